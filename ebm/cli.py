@@ -1,0 +1,244 @@
+"""The command line: run, list, show, eval, sample. Cyclopts parses it: typed, small, and never imports what a value names."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from ebm import __version__
+
+__all__ = ["main"]
+
+app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
+
+Kind = Literal["energy", "sampler", "objective", "task", "recipe"]
+Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+
+
+@app.command
+def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite: bool = False) -> None:
+    """Train what a recipe says, evaluate it, and write a run folder with a report.
+
+    Any value of the recipe can be set: `--energy.width 64 --steps 500 --seed 1` (a name without a dot belongs to [fit]; so
+    `--devices 2 --strategy ddp`). `ebm show RECIPE` lists them. The same command goes on with a run that was stopped.
+
+    Args:
+        recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
+        out: the run folder; by default runs/NAME, or runs/NAME-2 … where that holds a finished run.
+        overwrite: start anew in a folder that holds another or a finished run.
+    """
+    from ebm import recipes
+    from ebm.runs import fresh_folder
+    from ebm.training import fit
+
+    resolved = recipes.resolve(recipes.load(recipe), parse_settings(settings))
+    folder = out or fresh_folder(Path("runs") / recipe_name(recipe))
+    parts = recipes.assemble(resolved)
+    done = fit(
+        parts.energy,
+        parts.objective,
+        parts.task,
+        **parts.fit,
+        seed=resolved["seed"],
+        out=folder,
+        overwrite=overwrite,
+        recipe=parts.recipe,
+    )
+    print_metrics(done.metrics)
+    print(f"report: {done.path / 'report.html'}")
+
+
+@app.command(name="list")
+def list_components(kind: Kind | None = None, /) -> None:
+    """List the registered components with who offers them, and what is wrong with installed plugins.
+
+    Args:
+        kind: only this kind.
+    """
+    from ebm.registry import KINDS, components, problems
+
+    for each in [kind] if kind else KINDS:
+        rows = [(c_name, c.distribution, c.summary) for c_name, c in components(each).items()]
+        print_table(each, ("name", "from", "what it is"), rows)
+    if found := problems():
+        print_table("not loaded", ("from", "what", "reason"), [(p.distribution, p.what, p.reason) for p in found])
+
+
+@app.command
+def show(name: str, /, *, kind: Kind | None = None) -> None:
+    """Show a recipe or a component with its parameters, their defaults and what they mean.
+
+    Args:
+        name: the name of a recipe or a component, or the path of a recipe file.
+        kind: the kind, where several have something of this name.
+    """
+    from ebm import recipes
+    from ebm.registry import KINDS, component, components, nearest
+
+    kinds = [kind] if kind else [k for k in KINDS if name in components(k) or name.rpartition(":")[2] in components(k)]
+    if name.endswith(".toml"):
+        kinds = ["recipe"]
+    if not kinds:
+        everything = [n for k in KINDS for n in components(k)]
+        raise ValueError(f"nothing is named {name!r}: {nearest(name, everything)}")
+    for each in kinds:
+        if each == "recipe":
+            show_recipe(name, recipes.resolve(recipes.load(name)))
+        else:
+            found = component(each, name)
+            print(f"{each} {name} ({found.distribution})\n\n{inspect.getdoc(found.factory) or ''}\n")
+            print_table("parameters", ("name", "type", "default", "meaning"), describe(found.factory))
+
+
+@app.command(name="eval")
+def evaluate(run: Path, /, *, split: str = "test", limit: int | None = None, seed: int = 0) -> None:
+    """Evaluate a run by its task.
+
+    Args:
+        run: the run folder.
+        split: the part of the data to judge by.
+        limit: how many examples at most.
+        seed: what every random draw is derived from.
+    """
+    from ebm.runs import load
+
+    print_metrics(load(run).evaluate(split, limit=limit, seed=seed))
+
+
+@app.command
+def sample(run: Path, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> None:
+    """Sample from a run: writes samples.safetensors and a picture.
+
+    Args:
+        run: the run folder.
+        n: how many samples.
+        seed: what every random draw is derived from.
+        out: the folder to write to; by default the run folder.
+    """
+    from safetensors.torch import save
+
+    from ebm import checkpoints
+    from ebm.report import picture_of_samples
+    from ebm.runs import load
+
+    if n < 1:
+        raise ValueError(f"--n {n}: ask for at least one sample")
+    loaded = load(run)
+    samples = loaded.sample(n, seed=seed)
+    folder = out or run
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = picture_of_samples(loaded, samples)
+    for name, content in (("samples.safetensors", save({"samples": samples.contiguous()})), ("samples.png", picture)):
+        if content is not None:
+            with checkpoints.atomic(folder / name) as draft:
+                draft.write_bytes(content)
+            print(folder / name)
+
+
+def parse_settings(tokens: Sequence[str]) -> dict[str, str]:
+    """Reads `--energy.width 64 --steps=500` as {"energy.width": "64", "fit.steps": "500"}."""
+    settings: dict[str, str] = {}
+    rest = list(tokens)
+    while rest:
+        key, equals, value = rest.pop(0).partition("=")
+        if not key.startswith("--"):
+            raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
+        if not equals:
+            if not rest:
+                raise ValueError(f"{key} has no value: write {key} VALUE")
+            value = rest.pop(0)
+        name = key[2:].replace("-", "_")
+        settings[name if "." in name or name in ("seed", "summary") else f"fit.{name}"] = value
+    return settings
+
+
+def recipe_name(recipe: str) -> str:
+    """Names the folder of a recipe's runs: its own name, or for a run's recipe.toml that run's."""
+    path = Path(recipe)
+    if path.suffix != ".toml":
+        return recipe.rpartition(":")[2]
+    return path.absolute().parent.name if path.stem == "recipe" else path.stem
+
+
+def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[str, str, str, str]]:
+    """Lists a factory's parameters: (name, type, value or default, meaning from the docstring)."""
+    from docstring_parser import parse
+
+    from ebm.registry import parameters
+
+    text = inspect.getdoc(factory) or ""
+    if inspect.isclass(factory):
+        text += "\n\n" + (inspect.getdoc(factory.__init__) or "")
+    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in parse(text).params}
+    rows = []
+    for name, p in parameters(factory).items():
+        kind = "" if p.annotation is p.empty else str(getattr(p.annotation, "__name__", p.annotation))
+        default = "required" if p.default is p.empty else repr(p.default)
+        if values is not None:
+            if name not in values:
+                continue
+            default = repr(values[name])
+        rows.append((name, kind, default, meanings.get(name, "")))
+    return rows
+
+
+def show_recipe(name: str, recipe: dict[str, Any]) -> None:
+    """Prints a resolved recipe, table by table, with what every value means."""
+    from ebm.training import fit
+
+    print(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
+
+    def table(path: str, kind: str, values: dict[str, Any]) -> None:
+        from ebm.recipes import COMPONENT_PARAMETERS
+        from ebm.registry import component
+
+        factory = fit if kind == "fit" else component(kind, values["use"]).factory
+        plain = {k: v for k, v in values.items() if k not in COMPONENT_PARAMETERS}
+        title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
+        print_table(title, ("name", "type", "value", "meaning"), describe(factory, plain))
+        for key, value in values.items():
+            if key in COMPONENT_PARAMETERS:
+                for i, part in enumerate(value if isinstance(value, list) else [value]):
+                    suffix = f"[{i}]" if isinstance(value, list) else ""
+                    table(f"{path}.{key}{suffix}", COMPONENT_PARAMETERS[key], part)
+
+    for kind in ("task", "energy", "sampler", "objective", "fit"):
+        if kind in recipe:
+            table(kind, kind, recipe[kind])
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table that fits the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, show_header=bool(rows))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console().print(table, "")
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    """Prints numbers, one a line."""
+    for name, value in metrics.items():
+        print(f"{name:>24} {value:.5g}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; what is wrong with its input is one line on stderr, and exit status 2."""
+    try:
+        app(arguments)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+        print(f"ebm: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,237 @@
+"""Small landscapes, each with one difficulty: a barrier, a narrowing neck, a curved valley."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ebm.energies.analytic.base import LOG_2PI, Analytic, Number
+
+__all__ = ["DoubleWell", "Funnel", "Ring"]
+
+
+class DoubleWell(Analytic):
+    """Has two wells with a barrier between them: E(y) = b (y₁²/a² - 1)² + (y₂² + … + y_d²) / 2.
+
+    The minima lie at y₁ = ±a, where E = 0; the barrier at y₁ = 0 has height b. log Z, the variance of y₁ and its
+    distribution function come from the trapezoidal rule in float64 on 4,001 points: for a smooth density that vanishes at
+    both ends its error falls faster than any power of the spacing, and is below 1e-12 here.
+
+    Arguments:
+        dim: d, the number of coordinates; those after the first are standard normal.
+        barrier: b, in units of the temperature.
+        location: a, the distance of each minimum from the origin.
+
+    Raises:
+        ValueError: for a barrier or a location that is no positive number, or dim < 1.
+
+    >>> DoubleWell(barrier=2.0)(torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 2.0]]))
+    tensor([0., 2., 2.])
+    """
+
+    barrier: Tensor
+    location: Tensor
+
+    def __init__(self, dim: int = 2, barrier: Number = 2.0, location: Number = 1.0) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"DoubleWell(dim={dim}): pass at least 1")
+        self.dim = dim
+        self.hold(barrier=barrier, location=location)
+        self.require_positive_number("barrier", "location")
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, d) to energies (*chains,)."""
+        self.check(y)
+        first, others = y[..., 0] / self.location, y[..., 1:]
+        return self.barrier * (first.square() - 1).square() + others.square().sum(-1) / 2
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero by symmetry, (d,)."""
+        return self.location.new_zeros(self.dim)
+
+    @property
+    def variance(self) -> Tensor:
+        """E[y₁²] by quadrature, then ones, (d,)."""
+        u, density = self._table()
+        second = self.location.square() * (density @ u.square() / density.sum())
+        return torch.cat([second.to(self.location).reshape(1), self.location.new_ones(self.dim - 1)])
+
+    @property
+    def log_z(self) -> Tensor:
+        """log ∫ exp(-b (y₁²/a² - 1)²) dy₁ by quadrature, plus (d - 1) log(2π) / 2."""
+        u, density = self._table()
+        log_first = (density.sum() * (u[1] - u[0]) * self.location).log()
+        return (log_first + (self.dim - 1) * LOG_2PI / 2).to(self.location)
+
+    def score(self, y: Tensor) -> Tensor:
+        """Computes (-4b y₁ (y₁²/a² - 1) / a², -y₂, …, -y_d)."""
+        first, others, square = y[..., :1], y[..., 1:], self.location.square()
+        return torch.cat([-4 * self.barrier * first * (first.square() / square - 1) / square, -others], -1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n samples (n, d): y₁ by inverting its distribution function, linear between the 4,001 points."""
+        u, density = self._table()
+        cdf = torch.cumulative_trapezoid(density, u)
+        cdf = torch.cat([cdf.new_zeros(1), cdf / cdf[-1]])
+        draw = torch.rand(n, generator=generator, dtype=u.dtype, device=u.device)
+        right = torch.searchsorted(cdf, draw).clamp(1, len(u) - 1)
+        share = (draw - cdf[right - 1]) / (cdf[right] - cdf[right - 1])
+        first = torch.lerp(u[right - 1], u[right], share).to(self.location) * self.location
+        noise = torch.randn(n, self.dim - 1, generator=generator, dtype=first.dtype, device=first.device)
+        return torch.cat([first[:, None], noise], -1)
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """A grid of u = y₁/a and its unnormalised density, in float64, out to where that has fallen below e⁻⁵⁰."""
+        barrier = self.barrier.double()
+        reach = (1 + (50 / barrier).sqrt()).sqrt()
+        u = reach * torch.linspace(-1, 1, 4001, dtype=torch.float64, device=barrier.device)
+        return u, (-barrier * (u.square() - 1).square()).exp()
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, barrier={self.barrier.item():g}, location={self.location.item():g}"
+
+
+class Funnel(Analytic):
+    """Narrows exponentially to a neck, Neal's funnel: v = y₁ ~ N(0, s²), and the other coordinates x | v ~ N(0, eᵛ).
+
+    E(y) = v² / (2s²) + e⁻ᵛ |x|² / 2 + (d - 1) v / 2, and log Z = d log(2π) / 2 + log s.
+
+    Arguments:
+        dim: d, the number of coordinates, v included (Neal's has 10).
+        scale: s.
+
+    Source: Slice sampling (Neal, 2003), section 8.
+
+    Raises:
+        ValueError: for a scale that is no positive number, or dim < 2.
+
+    >>> Funnel(dim=2)(torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
+    tensor([0., 2., 2.])
+    """
+
+    scale: Tensor
+
+    def __init__(self, dim: int = 2, scale: Number = 3.0) -> None:
+        super().__init__()
+        if dim < 2:
+            raise ValueError(f"Funnel(dim={dim}): pass at least 2, one coordinate to set the width of the others")
+        self.dim = dim
+        self.hold(scale=scale)
+        self.require_positive_number("scale")
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, d) to energies (*chains,)."""
+        self.check(y)
+        v, x = y[..., 0], y[..., 1:]
+        return ((v / self.scale).square() + (-v).exp() * x.square().sum(-1) + (self.dim - 1) * v) / 2
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero, (d,)."""
+        return self.scale.new_zeros(self.dim)
+
+    @property
+    def variance(self) -> Tensor:
+        """s², then E[eᵛ] = exp(s²/2) for the others, (d,)."""
+        square = self.scale.square()
+        return torch.cat([square.reshape(1), (square / 2).exp().expand(self.dim - 1)])
+
+    @property
+    def log_z(self) -> Tensor:
+        """d log(2π) / 2 + log s."""
+        return self.dim * LOG_2PI / 2 + self.scale.log()
+
+    def score(self, y: Tensor) -> Tensor:
+        """Computes (-v/s² + e⁻ᵛ |x|² / 2 - (d - 1) / 2, -e⁻ᵛ x)."""
+        v, x = y[..., :1], y[..., 1:]
+        precision = torch.exp(-v)
+        of_v = -v / self.scale**2 + precision * (x**2).sum(-1, keepdim=True) / 2 - (self.dim - 1) / 2
+        return torch.cat([of_v, -precision * x], -1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n samples (n, d): v, then x given v."""
+        noise = torch.randn(n, self.dim, generator=generator, dtype=self.scale.dtype, device=self.scale.device)
+        v = self.scale * noise[:, :1]
+        return torch.cat([v, (v / 2).exp() * noise[:, 1:]], -1)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, scale={self.scale.item():g}"
+
+
+class Ring(Analytic):
+    """Has its minima on a circle in the plane: E(y) = (|y|² - r²)² / (8 r² w²), near the circle (|y| - r)² / (2w²).
+
+    A polynomial, so smooth at the origin too. |y|² is a normal N(r², (2rw)²) cut off at zero, which gives everything in
+    closed form: with a = r / 2w and the standard normal's density φ and distribution function Φ,
+    Z = π √(2π) 2rw Φ(a), and E|y|² = r² + 2rw φ(a) / Φ(a).
+
+    Arguments:
+        radius: r.
+        width: w, the standard deviation of |y| where w is much less than r.
+
+    Raises:
+        ValueError: for a radius or a width that is no positive number.
+
+    >>> Ring(radius=2.0, width=0.5)(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+    tensor([0., 2.])
+    """
+
+    radius: Tensor
+    width: Tensor
+    dim = 2
+
+    def __init__(self, radius: Number = 2.0, width: Number = 0.25) -> None:
+        super().__init__()
+        self.hold(radius=radius, width=width)
+        self.require_positive_number("radius", "width")
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, 2) to energies (*chains,)."""
+        self.check(y)
+        return ((y.square().sum(-1) - self.radius**2) / self._spread()).square() / 2
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero by symmetry, (2,)."""
+        return self.radius.new_zeros(2)
+
+    @property
+    def variance(self) -> Tensor:
+        """E|y|² / 2 for both coordinates, (2,)."""
+        edge = self.radius / (2 * self.width)
+        hazard = (-edge.square() / 2).exp() / math.sqrt(2 * math.pi) / torch.special.ndtr(edge)
+        return ((self.radius**2 + self._spread() * hazard) / 2).expand(2)
+
+    @property
+    def log_z(self) -> Tensor:
+        """log(π √(2π) 2rw Φ(r / 2w))."""
+        edge = self.radius / (2 * self.width)
+        return math.log(math.pi) + LOG_2PI / 2 + self._spread().log() + torch.special.log_ndtr(edge)
+
+    def score(self, y: Tensor) -> Tensor:
+        """Computes -y (|y|² - r²) / (2 r² w²)."""
+        radius, width = self.radius, self.width
+        return -y * ((y * y).sum(-1, keepdim=True) - radius**2) / (2 * radius**2 * width**2)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n samples (n, 2): |y|² by inverting its distribution function, and an angle."""
+        like = self.radius
+        draw, turn = torch.rand(2, n, generator=generator, dtype=like.dtype, device=like.device)
+        # From the upper tail, 1 - draw in (0, 1], which ndtri resolves where the cut is far away.
+        normal = -torch.special.ndtri((1 - draw) * torch.special.ndtr(like / (2 * self.width)))
+        distance = (like**2 + self._spread() * normal).clamp_min(0).sqrt()
+        return torch.stack([distance * (2 * math.pi * turn).cos(), distance * (2 * math.pi * turn).sin()], -1)
+
+    def _spread(self) -> Tensor:
+        """The standard deviation 2rw of |y|² before it is cut off."""
+        return 2 * self.radius * self.width
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius.item():g}, width={self.width.item():g}"

@@ -1,0 +1,72 @@
+"""The convolutional network as an energy of images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalise
+
+from ebm.energies.unconditional import Unconditional
+
+__all__ = ["ConvEnergy"]
+
+
+class ConvEnergy(Unconditional):
+    """Scores images with strided convolutions: E(y) = wᵀ h(y), h smooth.
+
+    Each convolution (4 x 4, stride 2) halves the sides and doubles the channels, to at most four times `width`, until the
+    shorter side is 2 or 3; then one hidden layer, and a head without bias (a constant gets no gradient). A kernel that the
+    stride divides covers every pixel equally often, or ∇E would show a checkerboard, which sampling then draws.
+
+    There is no batch norm, for chains must not see each other, and SiLU is smooth, for training differentiates ∇E.
+
+    Arguments:
+        channels: C.
+        image_size: the side of a square image, or (height, width).
+        width: channels after the first convolution.
+        spectral_norm: divides every kernel but the head's by its largest singular value (as a matrix), which bounds how
+            steep h is and leaves the scale to the head; estimated by power iteration, one step per forward in train mode.
+
+    Source: Spectral normalization for generative adversarial networks (Miyato et al., 2018), equation 8.
+
+    Raises:
+        ValueError: for sizes too small, and (at the call) a y whose last three axes are not an image of that size.
+
+    >>> import torch
+    >>> ConvEnergy(channels=1, image_size=8, width=8)(torch.zeros(5, 3, 1, 8, 8)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        image_size: int | tuple[int, int] = 28,
+        width: int = 32,
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(channels, width) < 1 or min(height, length) < 4:
+            raise ValueError(
+                f"ConvEnergy(channels={channels}, image_size={image_size}, width={width}): "
+                f"pass at least 1 channel, images of at least 4 x 4, and a width of at least 1"
+            )
+        self.event = (channels, height, length)
+        wrap = normalise if spectral_norm else lambda layer: layer
+        layers: list[nn.Module] = []
+        before, after = channels, width
+        while min(height, length) > 3:
+            layers += [wrap(nn.Conv2d(before, after, 4, stride=2, padding=1)), nn.SiLU()]
+            height, length = height // 2, length // 2
+            before, after = after, min(2 * after, 4 * width)
+        layers += [nn.Flatten(), wrap(nn.Linear(before * height * length, 4 * width)), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(4 * width, 1, bias=False))
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, C, H, W) to energies (*chains,)."""
+        if y.shape[-3:] != self.event:
+            channels, height, width = self.event
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}, but this ConvEnergy scores images "
+                f"(*chains, {channels}, {height}, {width}): check channels and image_size"
+            )
+        return self.layers(y.reshape(-1, *self.event)).reshape(y.shape[:-3])

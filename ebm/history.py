@@ -1,0 +1,66 @@
+"""The history of a run: every logged number, as rows of a CSV file that a resumed run continues to the byte."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["History", "read_history"]
+
+COLUMNS = ("step", "split", "name", "value")
+
+
+class History:
+    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard where it is installed."""
+
+    def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
+        path = folder / "metrics.csv"
+        self.file = path.open("r+" if path.exists() else "w+", newline="", encoding="utf-8")
+        self.file.truncate(size)  # rows written after the checkpoint we go on from will be written again
+        self.file.seek(0, os.SEEK_END)
+        self.writer = csv.writer(self.file)
+        if not size:
+            self.writer.writerow(COLUMNS)
+        self.board = _tensorboard(folder / "tensorboard", step)
+
+    def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Logs the numbers of one step; they reach the file at once."""
+        for name, value in values.items():
+            self.writer.writerow((step, split, name, repr(float(value))))
+            if self.board is not None:
+                self.board.add_scalar(f"{split}/{name}", value, step)
+        self.file.flush()
+
+    def size(self) -> int:
+        """Makes sure that all rows are on disk, and returns how many bytes they take."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step or None)
+
+
+def read_history(folder: Path) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
+    """Reads `metrics.csv` as {(split, name): (steps, values)}."""
+    found: dict[tuple[str, str], tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            steps, values = found[row["split"], row["name"]]
+            steps.append(int(row["step"]))
+            values.append(float(row["value"]))
+    return dict(found)

@@ -1,0 +1,20 @@
+"""Objectives: how data shape the landscape."""
+
+from ebm.interfaces import Objective
+from ebm.objectives.combine import WeightedSum
+from ebm.objectives.contrastive import ContrastiveDivergence
+from ebm.objectives.reconstruction import Reconstruction
+from ebm.objectives.score_matching import DenoisingScoreMatching
+from ebm.registry import hookimpl
+
+__all__ = ["ContrastiveDivergence", "DenoisingScoreMatching", "Objective", "Reconstruction", "WeightedSum"]
+
+
+@hookimpl
+def ebm_objectives() -> dict[str, type[Objective]]:
+    return {
+        "contrastive-divergence": ContrastiveDivergence,
+        "denoising-score-matching": DenoisingScoreMatching,
+        "reconstruction": Reconstruction,
+        "weighted-sum": WeightedSum,
+    }

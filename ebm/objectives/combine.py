@@ -1,0 +1,55 @@
+"""Weighted sums of objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler
+
+__all__ = ["WeightedSum"]
+
+
+class WeightedSum(Objective):
+    """Adds objectives: L = Σ_i w_i L_i.
+
+    Arguments:
+        objectives: the objectives L_i.
+        weights: their weights w_i; none means 1 each.
+
+    Terms: every objective's own, prefixed with its number, and `i.loss`.
+
+    >>> from ebm.objectives import DenoisingScoreMatching
+    >>> both = WeightedSum([DenoisingScoreMatching(0.1), DenoisingScoreMatching(0.5)], weights=[1.0, 0.1])
+    >>> sorted(both(lambda y: (y**2).sum(-1), Batch(torch.ones(3, 2))).terms)[:3]
+    ['0.energy_data', '0.grad_norm', '0.loss']
+    """
+
+    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float] = ()) -> None:
+        super().__init__()
+        if not objectives or (weights and len(weights) != len(objectives)):
+            raise ValueError(f"{len(objectives)} objectives and {len(weights)} weights: pass at least one, and a weight for each")
+        self.objectives = nn.ModuleList(objectives)
+        self.weights = tuple(map(float, weights)) or (1.0,) * len(objectives)
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """The sampler of the first objective that has one."""
+        return next((o.sampler for o in self.objectives if getattr(o, "sampler", None) is not None), None)
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        losses = [objective(energy, batch, start=start, generator=generator) for objective in self.objectives]
+        terms = {f"{i}.loss": loss.value.detach() for i, loss in enumerate(losses)}
+        for i, loss in enumerate(losses):
+            terms |= {f"{i}.{name}": term for name, term in loss.terms.items()}
+        value = torch.stack([weight * loss.value for weight, loss in zip(self.weights, losses, strict=True)]).sum()
+        return Loss(value, terms)

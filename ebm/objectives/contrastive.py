@@ -1,0 +1,108 @@
+"""Contrastive divergence: lower the energy of data, raise that of samples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, bind, landscapes
+from ebm.randomness import randn_like
+
+__all__ = ["ContrastiveDivergence"]
+
+
+class ContrastiveDivergence(Objective):
+    """Trains an energy by maximum likelihood with samples from short chains.
+
+        L = E[E(x)] − E[E(x⁻)] + energy_l2 (E[E(x)²] + E[E(x⁻)²]),
+
+    where x are data and x⁻ the ends of the sampler's chains, taken as constants: ∇L without the L2 is the gradient of the
+    negative log-likelihood, but for the chains' bias. Chains that start at data: CD-k; at noise: short-run; from a buffer
+    (a `ReplayAugmented` sampler): persistent CD, whose fresh rows start as `start` says.
+
+    Source: Hinton, 2002; Tieleman, 2008; Nijkamp et al., 2019 (arXiv 1904.09770); L2: Du and Mordatch, 2019, eq. (4).
+
+    Arguments:
+        sampler: moves the chains.
+        start: "data" or "noise" (the task's start, or standard normal noise without a task).
+        energy_l2: weight of the squared energies, which holds their size near zero.
+        data_noise: standard deviation of normal noise added to the data, which smooths a landscape over lattice-like data.
+        task: says what noise is.
+
+    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around zero), displacement (mean
+    distance between a chain's ends), grad_norm (at the chains' last step).
+
+    >>> from ebm.samplers import LangevinDynamics
+    >>> objective = ContrastiveDivergence(LangevinDynamics(step_size=0.1, steps=5))
+    >>> sorted(objective(lambda y: (y**2).sum(-1) / 2, Batch(torch.ones(3, 2))).terms)
+    ['displacement', 'energy_data', 'energy_gap', 'energy_samples', 'grad_norm']
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        start: Literal["data", "noise"] = "data",
+        energy_l2: float = 0.0,
+        data_noise: float = 0.0,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__()
+        if start not in ("data", "noise"):
+            raise ValueError(f"start={start!r}: choose data (CD-k) or noise (short-run)")
+        if energy_l2 < 0 or data_noise < 0:
+            raise ValueError(f"energy_l2={energy_l2}, data_noise={data_noise}: pass numbers of at least 0")
+        self.sampler, self.task = sampler, task
+        self.start, self.energy_l2, self.data_noise = start, energy_l2, data_noise
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        data = batch.target
+        if self.data_noise:
+            data = data + self.data_noise * randn_like(data, generator)
+        begun, samples, displacement, grad_norm = self._chains(energy, batch, data, start, generator)
+        at_data = bind(energy, batch.context)
+        at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
+        positive, negative = at_data(data), at_samples(samples)
+        gap = batch.mean(positive) - begun.mean(negative)
+        value = gap
+        if self.energy_l2:
+            value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))
+        return Loss(
+            value,
+            {
+                "energy_data": batch.mean(positive.detach()),
+                "energy_samples": begun.mean(negative.detach()),
+                "energy_gap": gap.detach(),
+                "displacement": displacement,
+                "grad_norm": grad_norm,
+            },
+        )
+
+    def _chains(
+        self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """Runs the negative chains: (their batch, their ends, how far they moved, the gradient norm at the last step)."""
+        with torch.no_grad():
+            y = self._start(batch, data, generator) if start is None else start
+            begun, y = self.sampler.begin(batch, y, generator=generator)
+            first, info = y, None
+            functions = landscapes(energy, begun.context)
+            for state, info in self.sampler.trajectory(functions, y, generator=generator):  # noqa: B007 (the last is used)
+                y = state.y
+            self.sampler.finish(begun, y)
+            norm = None if info is None else info.grad_norm
+            grad_norm = y.new_zeros(()) if norm is None else norm.mean()
+            return begun, self.sampler.point(y), (y - first).flatten(1).norm(dim=1).mean(), grad_norm
+
+    def _start(self, batch: Batch, data: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.start == "data":
+            return data
+        return randn_like(data, generator) if self.task is None else self.task.start(batch, generator=generator)

@@ -1,0 +1,91 @@
+"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unroll, landscapes
+
+__all__ = ["Reconstruction"]
+
+
+class Reconstruction(Objective):
+    """Trains an energy so that descending it from a random start ends at the truth.
+
+    With y_1 … y_K the states of a trajectory and d the distance to the target,
+
+        L = mean_k d(y_k)  (reduce="mean", the graph kept within each step),   or   L = d(y_K)  (reduce="last").
+
+    Second order: the gradient passes through the sampler's own gradients. Source: arXiv 2507.02092, section 3.
+
+    Arguments:
+        sampler: moves y from the start; its learnable step sizes train with the energy.
+        task: gives start and distance where those are not passed.
+        start: start(batch, generator=) -> y_0.
+        distance: distance(y, batch) -> (*chains,), differentiable.
+        reduce: "mean" over the steps, or the "last" step only.
+        unroll: which graph is kept; "each" for mean and "last" for last, unless given ("full" is the whole trajectory).
+
+    Terms: first_step, last_step (mean distances), energy_gap (mean energy before the first step minus before the last).
+
+    >>> from ebm.samplers import GradientDescent
+    >>> objective = Reconstruction(
+    ...     GradientDescent(step_size=0.5, steps=2),
+    ...     start=lambda batch, generator=None: torch.zeros_like(batch.target),
+    ...     distance=lambda y, batch: ((y - batch.target) ** 2).mean(-1),
+    ... )
+    >>> objective(lambda y: ((y - 1) ** 2).sum(-1) / 2, Batch(torch.ones(3, 2))).value.item()    # (1/4 + 1/16) / 2
+    0.15625
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        task: Task | None = None,
+        start: Callable[..., Tensor] | None = None,
+        distance: Callable[[Tensor, Batch], Tensor] | None = None,
+        reduce: Literal["mean", "last"] = "mean",
+        unroll: Unroll | None = None,
+    ) -> None:
+        super().__init__()
+        if reduce not in ("mean", "last"):
+            raise ValueError(f"reduce={reduce!r}: choose mean or last")
+        if task is None and (start is None or distance is None):
+            raise ValueError("Reconstruction needs to know where y starts and how far it is: pass task, or start and distance")
+        self.sampler, self.reduce = sampler, reduce
+        self.start = start if task is None or start is not None else task.start
+        self.distance = distance if task is None or distance is not None else task.distance
+        self.unroll: Unroll = unroll or ("each" if reduce == "mean" else "last")
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        y = self.start(batch, generator=generator) if start is None else start
+        batch, y = self.sampler.begin(batch, y, generator=generator)
+        functions = landscapes(energy, batch.context)
+        distances, energies = [], []
+        for state, info in self.sampler.trajectory(functions, y, unroll=self.unroll, generator=generator):
+            y = state.y
+            distances.append(batch.mean(self.distance(y, batch)))
+            energies.append(info.energy.detach())
+        if not distances:
+            raise ValueError("Reconstruction's sampler takes no step, so there is nothing to train: set steps >= 1")
+        self.sampler.finish(batch, y.detach())
+        value = torch.stack(distances).mean() if self.reduce == "mean" else distances[-1]
+        return Loss(
+            value,
+            {
+                "first_step": distances[0].detach(),
+                "last_step": distances[-1].detach(),
+                "energy_gap": batch.mean(energies[0] - energies[-1]),
+            },
+        )

@@ -1,0 +1,257 @@
+"""Recipes: a TOML file that names registered components and their arguments. Data only: reading one runs no code.
+
+A table with the key `use` is a component; its other keys are its factory's keywords, and tables nest where a factory takes a
+component (`[objective.sampler]`, `energies = [{use = …}, …]`). What the data decide comes from `task.spec`, and a built task,
+energy or sampler is handed to a factory that has a parameter of that name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from ebm.randomness import subseed
+from ebm.registry import KINDS, check_keywords, component, hookimpl, nearest, parameters
+
+__all__ = ["Parts", "assemble", "load", "read", "resolve"]
+
+BUNDLED = Path(__file__).with_name("recipes")
+TABLES = ("task", "energy", "sampler", "objective", "fit")
+# A parameter of one of these names takes a component, or several, of the kind.
+COMPONENT_PARAMETERS = {kind: kind for kind in KINDS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
+
+
+@hookimpl
+def ebm_recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(BUNDLED.glob("*.toml"))}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe builds: the components, the keywords of `fit`, and the recipe itself with all defaults written out."""
+
+    task: Any
+    energy: Any
+    sampler: Any
+    objective: Any
+    fit: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Reads a recipe file.
+
+    Raises:
+        ValueError: where it cannot be read, is not TOML, or has a table that no recipe has.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            recipe = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"recipe {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not TOML: {error}") from error
+    return _check_tables(recipe, f"recipe {path}")
+
+
+def load(name: str | Path) -> dict[str, Any]:
+    """Reads a recipe by its registered name, or from a file (`runs/x/recipe.toml`)."""
+    if str(name).endswith(".toml"):
+        return read(name)
+    return read(component("recipe", str(name)).factory)
+
+
+def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
+    for key, value in recipe.items():
+        if key not in (*TABLES, "summary", "seed"):
+            raise ValueError(f"{what} has no place for {key!r}: {nearest(key, (*TABLES, 'summary', 'seed'))}")
+        if key in TABLES and not isinstance(value, dict):
+            raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
+    if not isinstance(recipe.get("summary", ""), str):
+        raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
+    return recipe
+
+
+def resolve(recipe: Mapping[str, Any], settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Applies settings ({"energy.width": "256"}) and checks every name, keyword and type; builds nothing.
+
+    Raises:
+        ValueError: naming the key, and the nearest known one.
+    """
+    recipe = _copy(recipe)
+    replaced = {key.removesuffix(".use"): value for key, value in (settings or {}).items() if key.endswith(".use")}
+    for key in sorted(replaced, key=len):
+        table = _table(recipe, key)
+        if table.get("use") != replaced[key]:
+            table.clear()  # another component: the old one's arguments mean nothing to it
+        table["use"] = replaced[key]
+    for key, text in (settings or {}).items():
+        if not key.endswith(".use"):
+            path, _, last = key.rpartition(".")
+            (_table(recipe, path) if path else recipe)[last.replace("-", "_")] = _value(text)
+    _check_tables(recipe, "a recipe")
+    seed = recipe.get("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed = {seed!r}: write a whole number of at least 0")
+    resolved: dict[str, Any] = {"summary": recipe.get("summary", ""), "seed": seed}
+    for kind in ("task", "energy", "sampler", "objective"):
+        if kind in recipe:
+            resolved[kind] = _resolve_component(kind, recipe[kind], kind)
+        elif kind != "sampler":
+            raise ValueError(f"the recipe has no [{kind}]: add the table, with use = the name of a {kind}")
+    resolved["fit"] = _resolve_keywords(_fit(), recipe.get("fit", {}), "fit", "fit", handed=FIT_HANDED)
+    return resolved
+
+
+def assemble(recipe: Mapping[str, Any]) -> Parts:
+    """Builds a resolved recipe's components; parameters start from the recipe's seed, and torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subseed(recipe["seed"], "parameters"))
+        built: dict[str, Any] = dict.fromkeys(("task", "energy", "sampler", "objective"))
+        complete = {"summary": recipe["summary"], "seed": recipe["seed"]}
+        for kind in built:
+            if kind in recipe:
+                built[kind], complete[kind] = _build(kind, recipe[kind], built)
+        fit, complete["fit"] = _fill(_fit(), recipe["fit"], built, handed=FIT_HANDED)
+    return Parts(**built, fit=fit, recipe=complete)
+
+
+FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "out", "overwrite")
+
+
+def _fit() -> Callable[..., Any]:
+    from ebm.training import fit
+
+    return fit
+
+
+def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:
+    if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+        raise ValueError(f"[{path}] names no component: write use = the name of a {kind}")
+    factory = component(kind, table["use"]).factory
+    keywords = {key: value for key, value in table.items() if key != "use"}
+    return {"use": table["use"], **_resolve_keywords(factory, keywords, f"{kind} {table['use']!r}", path)}
+
+
+def _resolve_keywords(
+    factory: Callable[..., Any], keywords: dict[str, Any], what: str, path: str, handed: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    known = {name: p for name, p in parameters(factory).items() if name not in handed}
+    if unknown := [name for name in keywords if name in handed]:
+        raise ValueError(f"{path}.{unknown[0]} is not a recipe's to say: it comes from elsewhere in the recipe or the call")
+    required = {name for name, p in known.items() if p.default is p.empty}
+    check_keywords(what, factory, {*keywords, *required, *handed})  # what is missing may come from the data
+    hints = type_hints(factory)
+    resolved: dict[str, Any] = {}
+    for name, value in keywords.items():
+        where = f"{path}.{name}"
+        kind = COMPONENT_PARAMETERS.get(name)
+        if kind and isinstance(value, dict):
+            resolved[name] = _resolve_component(kind, value, where)
+        elif kind and isinstance(value, list):
+            resolved[name] = [_resolve_component(kind, part, f"{where}[{i}]") for i, part in enumerate(value)]
+        elif kind:
+            raise ValueError(f"{where} = {value!r}: a recipe writes a component as a table, as in [{where}] use = …")
+        else:
+            resolved[name] = _typed(value, hints.get(name, Any), where)
+    return resolved
+
+
+def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Reads the types of a factory's keywords; none where its annotations cannot be resolved."""
+    try:
+        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:  # a plugin's annotations may name what only a type checker imports: then nothing is known
+        return {}
+
+
+def is_data(value: Any) -> bool:
+    """Tells whether a value can be written in a recipe."""
+    if isinstance(value, list | tuple):
+        return all(is_data(part) for part in value)
+    return isinstance(value, bool | int | str | float)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} = {value}: write a finite number")
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a type of its own, which says nothing about data
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = list(dict.fromkeys(part["msg"] for part in error.errors() if part["type"] != "is_instance_of"))
+        raise ValueError(f"{where} = {value!r}: {'; or '.join(reasons)} (it is a {_type_name(hint)})") from error
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Builds one component: (it, its table with the defaults written out)."""
+    factory = component(kind, table["use"]).factory
+    given = {key: value for key, value in table.items() if key != "use"}
+    keywords, complete = _fill(factory, given, built)
+    if kind != "task":
+        spec = getattr(built["task"], "spec", {})
+        known = parameters(factory)
+        for name in known.keys() - given.keys():
+            if name in spec:
+                keywords[name] = spec[name]
+                complete.pop(name, None)  # it comes from the data, also next time
+            elif built.get(name) is not None:
+                keywords[name] = built[name]
+    check_keywords(f"{kind} {table['use']!r}", factory, keywords)
+    return factory(**keywords), {"use": table["use"], **complete}
+
+
+def _fill(
+    factory: Callable[..., Any], given: Mapping[str, Any], built: Mapping[str, Any], handed: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Builds the components among a factory's keywords: (the keywords, the keywords as data with the defaults written out)."""
+    keywords: dict[str, Any] = {}
+    complete = {n: p.default for n, p in parameters(factory).items() if n not in handed and is_data(p.default)}
+    for name, value in given.items():
+        kind = COMPONENT_PARAMETERS.get(name)
+        if kind and isinstance(value, Mapping):
+            keywords[name], complete[name] = _build(kind, value, built)
+        elif kind and isinstance(value, list):
+            pairs = [_build(kind, part, built) for part in value]
+            keywords[name], complete[name] = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        else:
+            keywords[name] = complete[name] = value
+    return keywords, complete
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(part) for key, part in value.items()}
+    return [_copy(part) for part in value] if isinstance(value, list) else value
+
+
+def _table(recipe: dict[str, Any], path: str) -> dict[str, Any]:
+    table: Any = recipe
+    for key in path.replace("-", "_").split("."):
+        table = table.setdefault(key, {}) if not isinstance(table, list) else table[int(key)]
+        if not isinstance(table, dict | list):
+            raise ValueError(f"{path}: {key} is the value {table!r}, not a table")
+    return table
+
+
+def _value(text: str) -> Any:
+    """Reads a value typed on the command line as TOML, or as a bare string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,285 @@
+"""The registry: pluggy hooks by which the core and third-party packages offer components, and `build`, which makes them.
+
+A package joins through the entry-point group `ebm`. Nothing here loads a plugin before somebody asks for components.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+__all__ = ["Component", "Problem", "build", "component", "components", "hookimpl", "problems", "register"]
+
+CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
+CORE_MODULES = ("ebm.energies", "ebm.samplers", "ebm.objectives", "ebm.tasks", "ebm.recipes")
+KINDS = {
+    "energy": "ebm_energies",
+    "sampler": "ebm_samplers",
+    "objective": "ebm_objectives",
+    "task": "ebm_tasks",
+    "recipe": "ebm_recipes",
+}
+
+hookspec = pluggy.HookspecMarker("ebm")
+hookimpl = pluggy.HookimplMarker("ebm")
+
+
+class Hooks:
+    """What a plugin may implement; each returns a dictionary from a name to what it names."""
+
+    @hookspec
+    def ebm_energies(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers energies: name -> factory."""
+
+    @hookspec
+    def ebm_samplers(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers samplers: name -> factory."""
+
+    @hookspec
+    def ebm_objectives(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers objectives: name -> factory."""
+
+    @hookspec
+    def ebm_tasks(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers tasks: name -> factory."""
+
+    @hookspec
+    def ebm_recipes(self) -> Mapping[str, Path]:
+        """Offers recipes: name -> path of a TOML file."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered component: its name, what makes it (a recipe's is its path), who offers it, what it is."""
+
+    name: str
+    factory: Any
+    distribution: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a plugin got wrong, which stops nobody else."""
+
+    distribution: str
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution}: {self.what}: {self.reason}"
+
+
+@dataclass
+class Registry:
+    """Everything that was offered, by kind and name; a name may be offered by several distributions."""
+
+    offers: dict[str, dict[str, list[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.manager = pluggy.PluginManager("ebm")
+        self.manager.add_hookspecs(Hooks)
+
+    def add(self, plugin: Any, distribution: str) -> None:
+        """Registers one plugin; whatever is wrong with it is recorded, and what is right with it is kept."""
+        before = {id(caller) for caller in (self.manager.get_hookcallers(plugin) or [])}
+        try:
+            self.manager.register(plugin)
+        except Exception as error:  # a plugin's fault, whatever it is, stops nobody else
+            self.problems.append(Problem(distribution, "registering it", _reason(error)))
+            return
+        callers = [caller for caller in (self.manager.get_hookcallers(plugin) or []) if id(caller) not in before]
+        marked = {caller.name for caller in callers}
+        for name in sorted(marked - set(KINDS.values())):
+            self.problems.append(Problem(distribution, f"hook {name}", f"no such hook: {nearest(name, KINDS.values())}"))
+        for name in sorted(n for n in dir(plugin) if n in KINDS.values() and n not in marked):
+            self.problems.append(Problem(distribution, f"hook {name}", "not decorated with @ebm.registry.hookimpl"))
+        for kind, hook in KINDS.items():
+            for caller in callers:
+                if caller.name != hook:
+                    continue
+                for implementation in caller.get_hookimpls():
+                    if implementation.plugin is plugin:
+                        self._take(kind, hook, implementation.function, distribution)
+
+    def _take(self, kind: str, hook: str, function: Callable[[], Any], distribution: str) -> None:
+        try:
+            offered = dict(function())
+        except Exception as error:  # likewise
+            self.problems.append(Problem(distribution, f"hook {hook}", _reason(error)))
+            return
+        for name, factory in offered.items():
+            try:
+                self._offer(kind, name, factory, distribution)
+            except Exception as error:  # likewise
+                self.problems.append(Problem(distribution, f"{kind} {name!r}", _reason(error)))
+
+    def _offer(self, kind: str, name: str, factory: Any, distribution: str) -> None:
+        known = self.offers[kind].setdefault(name, []) if isinstance(name, str) else None
+        if known is None or not name or ":" in name:
+            raise ValueError("a component's name is a string without a colon")
+        if known and known[0].distribution == CORE:
+            raise ValueError("the name belongs to the core, so this offer is refused")
+        if any(other.distribution == distribution for other in known):
+            raise ValueError("offered twice by the same distribution; the first stands")
+        try:
+            summary = _recipe_summary(factory) if kind == "recipe" else _summary(factory)
+        except Exception:
+            if not known:
+                del self.offers[kind][name]
+            raise
+        known.append(Component(name, factory, distribution, summary))
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """Loads the core's components and every installed plugin, once."""
+    found = Registry()
+    for name in CORE_MODULES:
+        found.add(importlib.import_module(name), CORE)
+    if found.problems:
+        raise RuntimeError(f"the core's own components are broken: {found.problems[0]}")
+    for entry in entry_points(group="ebm"):
+        distribution = entry.dist.name if entry.dist is not None else entry.name
+        try:
+            plugin = _load(entry)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            found.problems.append(Problem(distribution, f"entry point {entry.name} = {entry.value}", _reason(error)))
+            continue
+        found.add(plugin, distribution)
+    return found
+
+
+def _load(entry: EntryPoint) -> Any:
+    plugin = entry.load()
+    if plugin is None:
+        raise ValueError("it points at None")
+    return plugin
+
+
+def register(plugin: Any, distribution: str = "local") -> None:
+    """Registers a plugin (a module, or an object with hook methods) that no entry point names: a notebook's, a test's."""
+    registry().add(plugin, distribution)
+
+
+def problems() -> list[Problem]:
+    """Lists what went wrong with installed plugins."""
+    return list(registry().problems)
+
+
+def components(kind: str) -> dict[str, Component]:
+    """Lists the registered components of a kind by name; where two plugins offer a name, by "distribution:name".
+
+    >>> components("sampler")["langevin"].distribution
+    'ebm-toolkit'
+    """
+    listed = {}
+    for name, offers in sorted(_offers(kind).items()):
+        for offer in offers:
+            listed[name if len(offers) == 1 else f"{offer.distribution}:{name}"] = offer
+    return listed
+
+
+def component(kind: str, name: str) -> Component:
+    """Finds one component by name, or by "distribution:name".
+
+    Raises:
+        ValueError: for an unknown kind or name (listing the known and the nearest), or a name that two plugins offer.
+    """
+    offers = _offers(kind)
+    distribution, _, plain = name.rpartition(":")
+    found = [c for c in offers.get(plain, []) if not distribution or c.distribution == distribution]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(f"{c.distribution}:{plain}" for c in found)
+        raise ValueError(f"{kind} {name!r} is offered by {len(found)} distributions: choose one of {choices}")
+    broken = "".join(f"\nnot loaded: {problem}" for problem in registry().problems)
+    raise ValueError(f"no {kind} is named {name!r}: {nearest(name, components(kind))}{broken}")
+
+
+def build(kind: str, name: str, /, **keywords: Any) -> Any:
+    """Builds a registered component, checking the keywords against its factory's signature.
+
+    Raises:
+        ValueError: for an unknown name or keyword (naming the nearest), or a missing one.
+
+    >>> build("sampler", "langevin", step_size=0.1).step_size
+    0.1
+    >>> build("sampler", "langevin", stepsize=0.1)
+    Traceback (most recent call last):
+    ...
+    ValueError: sampler 'langevin' has no keyword 'stepsize': did you mean 'step_size'? Known: step_size, steps, ...
+    """
+    if kind == "recipe":
+        raise ValueError("recipes are run, not built: ebm.recipes.load(name), or `ebm run NAME`")
+    factory = component(kind, name).factory
+    check_keywords(f"{kind} {name!r}", factory, keywords)
+    return factory(**keywords)
+
+
+def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Raises ValueError where keywords do not fit a factory's signature."""
+    known = parameters(factory)
+    given = set(keywords)
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values()):
+        for name in given - known.keys():
+            raise ValueError(f"{what} has no keyword {name!r}: {nearest(name, known)}")
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in given]
+    if missing:
+        raise ValueError(f"{what} needs {', '.join(missing)}")
+
+
+def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Lists the keywords that a factory takes."""
+    signature = inspect.signature(factory).parameters
+    return {name: p for name, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Says which known name is nearest, and lists them.
+
+    >>> nearest("witdh", ["width", "depth"])
+    "did you mean 'width'? Known: width, depth"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names) or 'none'}"
+
+
+def _offers(kind: str) -> dict[str, list[Component]]:
+    if kind not in KINDS:
+        raise ValueError(f"no kind is named {kind!r}: {nearest(kind, KINDS)}")
+    return registry().offers[kind]
+
+
+def _summary(factory: Any) -> str:
+    if not callable(factory):
+        raise ValueError(f"{factory!r} is not callable: offer a class or a function")
+    lines = (inspect.getdoc(factory) or "").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _recipe_summary(path: Any) -> str:
+    from ebm.recipes import read
+
+    return read(Path(str(path))).get("summary", "")
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+

@@ -1,0 +1,187 @@
+"""Runs: the folder that training writes, opened for writing, and read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from torch import nn
+
+from ebm import checkpoints, recipes
+from ebm.interfaces import EnergyFn, Objective, Sampler, Task
+from ebm.randomness import stream
+from ebm.samplers import LangevinDynamics
+from ebm.thinking import Thinker
+
+__all__ = ["Run", "load", "open_folder", "sampler_of"]
+
+
+@dataclass
+class Run:
+    """A trained model with everything that made it; its folder holds recipe.toml, checkpoints, metrics and report.html."""
+
+    path: Path
+    recipe: dict[str, Any]
+    energy: EnergyFn
+    sampler: Sampler
+    objective: Objective | None
+    task: Task | None
+    metrics: dict[str, float]
+
+    @property
+    def thinker(self) -> Thinker:
+        """The predictor that tasks judge."""
+        return Thinker(self.energy, self.sampler)
+
+    def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
+        """Judges the run by its task."""
+        task = self._task()
+        return task.evaluate(self.thinker, split=split, limit=limit, generator=stream(seed, "evaluate"))
+
+    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+        """Draws n samples (or predictions for the first n test rows), (n, *event), where the energy is taken."""
+        task, generator = self._task(), stream(seed, "sample")
+        found: list[torch.Tensor] = []
+        while sum(map(len, found)) < n:
+            for batch in task.loader("test", min(n, 1000)):
+                start = task.starts(self.thinker, batch, generator=generator)
+                y = self.thinker.predict(batch, start, generator=generator).y
+                found.append(self.sampler.point(y))
+                if sum(map(len, found)) >= n:
+                    break
+        return torch.cat(found)[:n]
+
+    def finish(self, seed: int) -> None:
+        """Writes report.html, and metrics.json last: it says that the run is finished."""
+        from ebm.report import write_report
+
+        write_report(self, seed)
+        checkpoints.write_text(self.path / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+
+    def _task(self) -> Task:
+        if self.task is None:
+            raise ValueError(f"{self.path} was made with a task of its own: load it with ebm.load(path, energy=…, task=…)")
+        return self.task
+
+
+def open_folder(
+    out: str | Path | None, settings: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool
+) -> Path:
+    """Makes a run's folder, or finds the unfinished run of the same settings in it.
+
+    Raises:
+        ValueError: where the folder holds another run or a finished one, or cannot be written to.
+    """
+    path = Path(out) if out is not None else fresh_folder(Path("runs") / "run")
+    described = json.loads(json.dumps({"settings": settings, "recipe": recipe}))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            clear(path)
+        elif (path / "run.json").exists():
+            _check_same(path, described)
+            return path
+        if recipe is not None:
+            checkpoints.write_text(path / "recipe.toml", tomli_w.dumps(recipe))
+        checkpoints.write_text(path / "run.json", json.dumps(described, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"the run folder {path} cannot be written to: {error}") from error
+    return path
+
+
+def fresh_folder(path: Path) -> Path:
+    """Finds a name that no finished run has taken: path, path-2, path-3 …"""
+    number, found = 1, path
+    while (found / "metrics.json").exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def clear(path: Path) -> None:
+    """Removes what a run wrote into a folder, and nothing else."""
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "report.html"):
+        (path / name).unlink(missing_ok=True)
+
+
+def _check_same(path: Path, described: dict[str, Any]) -> None:
+    if (path / "metrics.json").exists():
+        raise ValueError(f"{path} holds a finished run: choose another out, or pass overwrite=True to start anew")
+    try:
+        before = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'run.json'} is no run's description: {error}; pass overwrite=True to start anew") from error
+    different = sorted(_differences(before, described))
+    if different:
+        raise ValueError(
+            f"{path} holds an unfinished run with another {', '.join(different)}: choose another out, "
+            f"or pass overwrite=True to start anew"
+        )
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for key in a.keys() | b.keys() for d in _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if a == b else [path]
+
+
+def sampler_of(objective: Objective | None) -> Sampler:
+    """Finds the sampler that an objective trains with, to evaluate with where no other is given."""
+    sampler = getattr(objective, "sampler", None)
+    if isinstance(sampler, Sampler):
+        return sampler
+    warnings.warn(
+        f"{type(objective).__name__} has no sampler and none was given: evaluation samples by "
+        f"LangevinDynamics(step_size=0.01, steps=200)",
+        stacklevel=2,
+    )
+    return LangevinDynamics(step_size=0.01, steps=200)
+
+
+def load(
+    path: str | Path,
+    *,
+    energy: EnergyFn | None = None,
+    sampler: Sampler | None = None,
+    objective: Objective | None = None,
+    task: Task | None = None,
+) -> Run:
+    """Loads a run from its folder: its newest weights, in the components that its recipe builds or that are passed in.
+
+    Raises:
+        ValueError: where there is no run, or an energy made by hand is not passed.
+        checkpoints.CheckpointError: where the weights are truncated, foreign, or do not fit.
+    """
+    path = Path(path)
+    saved = checkpoints.latest(path / "checkpoints")
+    if saved is None:
+        raise ValueError(f"{path} holds no run with a checkpoint")
+    recipe: dict[str, Any] = {}
+    if (path / "recipe.toml").exists():
+        recipe = recipes.resolve(recipes.read(path / "recipe.toml"))
+        parts = recipes.assemble(recipe)
+        energy, task = energy or parts.energy, task or parts.task
+        objective, sampler = objective or parts.objective, sampler or parts.fit.get("sampler")
+    if energy is None:
+        raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
+    shared, own = checkpoints.read(saved, "shared"), checkpoints.read(saved, "rank0")
+    with checkpoints.named(saved):
+        if isinstance(energy, nn.Module):
+            average = {k.removeprefix("module."): v for k, v in shared["average"].items() if k.startswith("module.")}
+            energy.load_state_dict({**(average or shared["energy"]), **own["energy"]})
+        if objective is not None:
+            objective.load_state_dict({**shared["objective"], **own["objective"]})
+    if sampler is None:
+        sampler = sampler_of(objective)
+    metrics = path / "metrics.json"
+    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+    return Run(path, recipe, energy, sampler, objective, task, found)

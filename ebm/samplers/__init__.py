@@ -1,0 +1,40 @@
+"""Samplers: how y moves downhill, or through, a landscape. The update formula is the file."""
+
+from ebm.interfaces import Sampler
+from ebm.registry import hookimpl
+from ebm.samplers.anneal import Annealed
+from ebm.samplers.descent import GradientDescent
+from ebm.samplers.langevin import LangevinDynamics
+from ebm.samplers.mala import MALA
+from ebm.samplers.monotone import Monotone
+from ebm.samplers.replay import ReplayAugmented
+from ebm.samplers.retractions import clamp, softmax
+from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
+
+__all__ = [
+    "MALA",
+    "Annealed",
+    "Cosine",
+    "Geometric",
+    "GradientDescent",
+    "LangevinDynamics",
+    "Linear",
+    "Monotone",
+    "Polynomial",
+    "ReplayAugmented",
+    "Sampler",
+    "clamp",
+    "softmax",
+]
+
+
+@hookimpl
+def ebm_samplers() -> dict[str, type[Sampler]]:
+    return {
+        "annealed": Annealed,
+        "gradient-descent": GradientDescent,
+        "langevin": LangevinDynamics,
+        "mala": MALA,
+        "monotone": Monotone,
+        "replay": ReplayAugmented,
+    }

@@ -1,0 +1,99 @@
+"""Gradient descent: y⁺ = p − ε v, where p is the (noised, retracted) state and v the gradient or its momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import EnergyFn, Info, energy_and_grad
+from ebm.randomness import randn_like
+from ebm.samplers.retractions import Retraction
+from ebm.samplers.schedules import Schedule, as_schedule, at
+from ebm.samplers.stepping import SteppingSampler
+
+__all__ = ["DescentState", "GradientDescent"]
+
+
+class DescentState(NamedTuple):
+    """The state of gradient descent: `velocity` is None until the first step, and where there is no momentum."""
+
+    y: Tensor
+    t: int = 0
+    scale: Tensor | None = None
+    gain: float = 1.0
+    velocity: Tensor | None = None
+
+
+class GradientDescent(SteppingSampler):
+    """Descends the energy: plain, heavy-ball or Nesterov, on the state or on its retraction.
+
+    With z = y + noise_std ξ and p = retraction(z), a step is
+
+        v⁺ = momentum v + ∇E(p),    y⁺ = p − ε v⁺    (Nesterov: y⁺ = p − ε (∇E(p) + momentum v⁺)).
+
+    Source: with a softmax retraction, the thinking step of Energy-Based Transformers (arXiv 2507.02092, section 3.1).
+
+    Arguments:
+        step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        momentum: how much of the velocity a step keeps, in [0, 1).
+        nesterov: looks ahead along the velocity.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied to the state before each step.
+        noise_std: noise added to the state before the retraction and the gradient; a number or a schedule.
+        learnable: makes the step size a parameter.
+        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
+
+    >>> GradientDescent(step_size=0.5, steps=20).sample(lambda y: (y**2).sum(-1) / 2, torch.ones(1, 2)).round(decimals=4)
+    tensor([[0., 0.]])
+    """
+
+    def __init__(
+        self,
+        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
+        steps: int | tuple[int, int] = 1,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        retraction: str | Retraction | None = None,
+        noise_std: float | Schedule | Mapping[str, Any] = 0.0,
+        learnable: bool = False,
+        step_scale: float = 1.0,
+        grad_clip: float | None = None,
+    ) -> None:
+        super().__init__(
+            step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip
+        )
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: pass a number in [0, 1)")
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov=True needs momentum > 0")
+        self.momentum, self.nesterov = momentum, nesterov
+        self.noise_std = as_schedule(noise_std)
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> DescentState:
+        return DescentState(y)
+
+    def step(
+        self,
+        energy: EnergyFn,
+        state: DescentState,
+        *,
+        create_graph: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[DescentState, Info]:
+        z, noise_std = state.y, at(self.noise_std, state.t)
+        if isinstance(noise_std, Tensor) or noise_std:
+            z = z + noise_std * randn_like(z, generator)
+        point = self.point(z)
+        value, grad = energy_and_grad(energy, point, create_graph=create_graph)
+        direction, velocity = self.clipped(grad), None
+        if self.momentum:
+            velocity = direction if state.velocity is None else self.momentum * state.velocity + direction
+            direction = direction + self.momentum * velocity if self.nesterov else velocity
+        scale = self.scale(state, value, generator)
+        y = point - self.stride(state, scale, value, point) * direction
+        return DescentState(y, state.t + 1, scale, state.gain, velocity), Info(value, grad)

@@ -1,0 +1,79 @@
+"""Accept only if the energy falls: a step that does not lower a chain's energy leaves that chain as it was."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import EnergyFn, Info, evaluate, left
+from ebm.samplers.wrapper import Wrapper
+
+__all__ = ["Monotone", "MonotoneState"]
+
+
+class MonotoneState(NamedTuple):
+    """The inner sampler's state, and the energy (*chains,) at its point, None until the first step."""
+
+    inner: Any
+    energy: Tensor | None = None
+
+    @property
+    def y(self) -> Tensor:
+        return self.inner.y
+
+
+class Monotone(Wrapper):
+    """Accepts a step of its inner sampler only where it lowers the energy, chain by chain.
+
+        y⁺ = y' if E(point(y')) < E(point(y)), else y, raw and unretracted.
+
+    A rejected chain keeps its state, and where the inner sampler draws noise tries elsewhere at the next step. Costs one more
+    evaluation of the energy, without gradient, per step. A proposal that is not finite is rejected.
+
+    Source: the rule "accept lower energies" of Energy-Based Transformers' inference (arXiv 2507.02092).
+
+    Arguments:
+        sampler: the sampler whose steps are accepted or not.
+
+    >>> from ebm.samplers import GradientDescent
+    >>> Monotone(GradientDescent(step_size=3.0, steps=5)).sample(lambda y: (y**2).sum(-1) / 2, torch.ones(1, 1))
+    tensor([[1.]])
+    """
+
+    differentiable = False
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> MonotoneState:
+        return MonotoneState(self.sampler.init(energy, y, generator=generator))
+
+    def enter(self, energy: EnergyFn, state: MonotoneState) -> MonotoneState:
+        return MonotoneState(self.sampler.enter(energy, state.inner))
+
+    def step(
+        self,
+        energy: EnergyFn,
+        state: MonotoneState,
+        *,
+        create_graph: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[MonotoneState, Info]:
+        if create_graph:
+            raise ValueError("Monotone accepts or rejects, and no gradient passes through that: leave create_graph=False")
+        before = state.energy
+        if before is None:
+            before = evaluate(energy, self.point(state.y))
+        proposal, info = self.sampler.step(energy, state.inner, generator=generator)
+        after = evaluate(energy, self.point(proposal.y))
+        finite = torch.isfinite(proposal.y).reshape(*after.shape, -1).all(-1)
+        accepted = (after < before) & finite
+        inner = _choose(accepted, proposal, state.inner)
+        return MonotoneState(inner, torch.where(accepted, after, before)), Info(before, info.grad, accepted)
+
+
+def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
+    """Takes each chain's fields from the new state or the old; what is no tensor per chain (a step count) is the new one's."""
+    if isinstance(new, tuple):
+        return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
+    per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape
+    return torch.where(left(accepted, new), new, old) if per_chain and isinstance(old, Tensor) else new

@@ -1,0 +1,160 @@
+"""Replay: a buffer of past ends that later trajectories start from, rows together with their contexts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ebm.interfaces import Batch, Sampler, left
+from ebm.samplers.wrapper import Wrapper
+
+__all__ = ["ReplayAugmented"]
+
+
+class ReplayAugmented(Wrapper):
+    """Steps as its inner sampler does, and starts trajectories from a buffer of past ends.
+
+    With `join` = 0 a row of the start is swapped for a stored one (and its context with it) with probability 1 − fresh:
+    persistent contrastive divergence. With `join` > 0 the batch keeps its rows, and join × batch size stored rows (target,
+    context, weight and end) are appended to it: an EBT's second training stage. Only in train mode; rows are the first axis.
+    The buffer is saved with the module's state, and belongs to one process.
+
+    Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section 3.2 (5% fresh rows);
+    joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
+
+    Arguments:
+        sampler: the sampler that moves the chains.
+        capacity: how many rows the buffer holds.
+        fresh: the fraction of rows that start anew, where rows are swapped.
+        policy: which row a full buffer gives up: "fifo" the oldest, "reservoir" such that it stays a uniform sample of all.
+        join: the fraction of the batch size that is appended in stored rows; 0 swaps rows instead.
+
+    >>> from ebm.samplers import LangevinDynamics
+    >>> replay = ReplayAugmented(LangevinDynamics(step_size=0.1), capacity=100, fresh=0.0)
+    >>> batch = Batch(torch.zeros(4, 2))
+    >>> replay.finish(batch, torch.ones(4, 2))
+    >>> replay.begin(batch, torch.zeros(4, 2))[1].unique(), len(replay)
+    (tensor([1.]), 4)
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        capacity: int,
+        fresh: float = 0.05,
+        policy: Literal["fifo", "reservoir"] = "fifo",
+        join: float = 0.0,
+    ) -> None:
+        super().__init__(sampler)
+        if capacity < 1 or not 0 <= fresh <= 1 or join < 0 or policy not in ("fifo", "reservoir"):
+            raise ValueError(
+                f"ReplayAugmented(capacity={capacity}, fresh={fresh}, policy={policy!r}, join={join}): capacity is at least 1, "
+                f"fresh in [0, 1], policy fifo or reservoir, join at least 0"
+            )
+        self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
+        self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
+        self.seen = 0  # rows ever offered
+        self._own: int | None = None  # how many rows of the present batch are its own: joined ones are not stored again
+        self._draw = 0  # this batch's seed for the reservoir
+
+    def __len__(self) -> int:
+        return min(self.seen, self.capacity)
+
+    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+        batch, y = self.sampler.begin(batch, y, generator=generator)
+        if not self.training:
+            return batch, y
+        self._own = len(y)
+        device = "cpu" if generator is None else generator.device
+        if self.policy == "reservoir":
+            self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
+        if not len(self):
+            return batch, y
+        leaves, spec = pytree.tree_flatten(self._record(batch, y))
+        self._check(leaves)
+        if self.join:
+            count = min(int(self.join * len(y)), len(self))
+            rows = torch.randperm(len(self), generator=generator, device=device)[:count]
+            new = [_join(leaf, stored, rows) for leaf, stored in self._pairs(leaves)]
+        else:
+            rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
+            fresh = torch.rand(len(y), generator=generator, device=device) < self.fresh
+            new = [_swap(leaf, stored, rows, fresh) for leaf, stored in self._pairs(leaves)]
+        merged, end = pytree.tree_unflatten(new, spec)
+        return (batch._replace(context=merged) if not self.join else Batch(*merged)), end
+
+    def finish(self, batch: Batch, y: Tensor) -> None:
+        self.sampler.finish(batch, y)
+        if not self.training:
+            return
+        finite = torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
+        if not bool(finite.all()):
+            raise FloatingPointError(
+                f"rows {torch.nonzero(~finite).flatten().tolist()[:8]} are not finite: the replay buffer takes none of this batch"
+            )
+        leaves, _ = pytree.tree_flatten(self._record(batch, y.detach()))
+        own = slice(0, len(y) if self._own is None else self._own)
+        given = [leaf[own].detach() for leaf in leaves if leaf is not None]
+        if not self.rows:
+            self.rows = [leaf.new_zeros((self.capacity, *leaf.shape[1:])) for leaf in given]
+        self._check(leaves)
+        slots, sources = self._slots(len(given[0]))
+        for stored, leaf in zip(self.rows, given, strict=True):
+            stored[slots.to(stored.device)] = leaf[sources.to(leaf.device)].to(stored)
+        self.seen += len(given[0])
+        self._own = None
+
+    def _record(self, batch: Batch, y: Tensor) -> tuple[Any, Tensor]:
+        # Swapped rows bring their context; joined rows bring all of the batch.
+        return (tuple(batch) if self.join else batch.context), y
+
+    def _check(self, leaves: list[Any]) -> None:
+        shapes = [tuple(leaf.shape[1:]) for leaf in leaves if leaf is not None]
+        stored = [tuple(row.shape[1:]) for row in self.rows]
+        if shapes != stored:
+            raise ValueError(f"the batch's rows have shapes {shapes}, the replay buffer's {stored}: one buffer holds one kind")
+
+    def _pairs(self, leaves: list[Any]) -> list[tuple[Any, Tensor | None]]:
+        stored = iter(self.rows)
+        return [(leaf, None if leaf is None else next(stored)) for leaf in leaves]
+
+    def _slots(self, count: int) -> tuple[Tensor, Tensor]:
+        """Chooses where `count` new rows go: (slots, the rows that go there), no slot twice."""
+        order = torch.arange(self.seen, self.seen + count)
+        slots = order % self.capacity
+        if self.policy == "reservoir":
+            # Row number n (from 0) of all ever offered takes a slot drawn from 0 … n, and is dropped outside the buffer.
+            draw = torch.rand(count, generator=torch.Generator().manual_seed(self._draw), dtype=torch.float64)
+            slots = torch.where(order < self.capacity, order, (draw * (order + 1)).long())
+        winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}  # the last one wins
+        return torch.tensor(list(winner), dtype=torch.long), torch.tensor(list(winner.values()), dtype=torch.long)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        rows = {f"rows.{index}": stored[: len(self)] for index, stored in enumerate(self.rows)}
+        return {"seen": torch.tensor(self.seen), **rows}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        seen, stored = int(state["seen"]), [state[f"rows.{index}"] for index in range(len(state) - 1)]
+        if stored and min(seen, self.capacity) != len(stored[0]):
+            raise ValueError(f"the saved replay buffer holds {len(stored[0])} rows of {seen} seen: its capacity was another")
+        self.seen = seen
+        self.rows = [row.new_zeros((self.capacity, *row.shape[1:])) for row in stored]
+        for row, saved in zip(self.rows, stored, strict=True):
+            row[: len(saved)] = saved
+
+    def extra_repr(self) -> str:
+        return f"capacity={self.capacity}, fresh={self.fresh}, policy={self.policy!r}, join={self.join}"
+
+
+def _join(leaf: Any, stored: Tensor | None, rows: Tensor) -> Any:
+    return leaf if stored is None else torch.cat([leaf, stored[rows.to(stored.device)].to(leaf)])
+
+
+def _swap(leaf: Any, stored: Tensor | None, rows: Tensor, fresh: Tensor) -> Any:
+    if stored is None:
+        return leaf
+    keep = left(fresh.to(leaf.device), leaf)
+    return torch.where(keep, leaf, stored[rows.to(stored.device)].to(leaf))

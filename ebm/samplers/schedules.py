@@ -1,0 +1,93 @@
+"""Schedules: a number as a function of the step t of a trajectory, for step sizes, noise and temperatures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Cosine", "Geometric", "Linear", "Polynomial", "Schedule", "as_schedule", "at"]
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Goes from start to end in equal differences over `steps` steps, and stays there.
+
+    >>> [Linear(1.0, 0.0, steps=4)(t) for t in (0, 2, 4, 9)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, t: int) -> float:
+        return self.start + (self.end - self.start) * min(t / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Goes from start to end in equal ratios over `steps` steps, and stays there (both positive)."""
+
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (self.start > 0 and self.end > 0):
+            raise ValueError(f"Geometric({self.start}, {self.end}): both ends must be positive")
+
+    def __call__(self, t: int) -> float:
+        return self.start * (self.end / self.start) ** min(t / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Goes from start to end along half a cosine over `steps` steps, and stays there."""
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, t: int) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * min(t / self.steps, 1.0))) / 2
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Decays as start * (1 + t / delay)^-power, which makes ULA's bias vanish for 1/2 < power <= 1.
+
+    Source: Welling and Teh, 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics", section 3.
+    """
+
+    start: float
+    power: float = 0.55
+    delay: float = 1.0
+
+    def __call__(self, t: int) -> float:
+        return self.start * (1 + t / self.delay) ** -self.power
+
+
+SCHEDULES: dict[str, type] = {"linear": Linear, "geometric": Geometric, "cosine": Cosine, "polynomial": Polynomial}
+
+
+def as_schedule(value: Any) -> Any:
+    """Reads a schedule written as data, {"schedule": "cosine", "start": 0.1, "end": 0.01, "steps": 60}; else value itself."""
+    if not isinstance(value, Mapping):
+        return value
+    arguments = dict(value)
+    name = arguments.pop("schedule", None)
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule={name!r}: choose one of {', '.join(SCHEDULES)}")
+    try:
+        return SCHEDULES[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"schedule {name!r}: {error}") from error
+
+
+def at(value: Any, t: int) -> Any:
+    """Reads a number that may be a schedule at step t."""
+    return value(t) if callable(value) else value

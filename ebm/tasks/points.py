@@ -1,0 +1,159 @@
+"""Points of a plane or of a table's columns, as a density to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch
+from ebm.randomness import randn_like, stream
+from ebm.registry import nearest
+from ebm.tasks.rows import RowTask, draw_splits
+from ebm.tasks.tables import installed, read_table
+
+__all__ = ["Points"]
+
+
+def _uniform(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, dtype=torch.float64)
+
+
+def _choice(n: int, options: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(options, (n,), generator=generator)
+
+
+def _moons(n: int, generator: torch.Generator) -> Tensor:
+    angle = math.pi * _uniform(n, generator)
+    curve = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return torch.where(_choice(n, 2, generator).bool()[:, None], curve, curve.new_tensor([1.0, 0.5]) - curve)
+
+
+def _checkerboard(n: int, generator: torch.Generator) -> Tensor:
+    column, pair = _choice(n, 4, generator), _choice(n, 2, generator)
+    corner = torch.stack([column, 2 * pair + column % 2], dim=1)
+    return corner + torch.stack([_uniform(n, generator), _uniform(n, generator)], dim=1)
+
+
+def _circle(angle: Tensor, radius: Tensor) -> Tensor:
+    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def _rings(n: int, generator: torch.Generator) -> Tensor:
+    return _circle(2 * math.pi * _uniform(n, generator), 1.0 + _choice(n, 3, generator).double())
+
+
+def _eight_gaussians(n: int, generator: torch.Generator) -> Tensor:
+    return _circle(math.pi / 4 * _choice(n, 8, generator).double(), torch.ones(n, dtype=torch.float64))
+
+
+# name -> what draws the shape (n, 2), and the standard deviation of the noise around it
+SHAPES: dict[str, tuple[Callable[[int, torch.Generator], Tensor], float]] = {
+    "moons": (_moons, 0.1),  # two half circles of radius 1
+    "checkerboard": (_checkerboard, 0.0),  # eight squares of a 4 x 4 board
+    "rings": (_rings, 0.1),  # circles of radius 1, 2 and 3, equally likely
+    "eight-gaussians": (_eight_gaussians, 0.1),  # centres on a circle of radius 1
+}
+
+# name -> package, its file, the columns taken, keywords of the reader
+TABLES: dict[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
+    "airports": ("vega_datasets", "_data/airports.csv", ("longitude", "latitude"), {}),
+    "iris": (
+        "sklearn",
+        "datasets/data/iris.csv",
+        ("petal_length", "petal_width"),
+        # The file's own first line holds counts and species.
+        {"header": 0, "names": ["sepal_length", "sepal_width", "petal_length", "petal_width", "species"]},
+    ),
+}
+
+
+class Points(RowTask):
+    """Points of a 2-D density (moons, rings, airports …) or of columns of a table.
+
+    Each column is standardised by the training split: x = task.mean + task.std * y takes a sample y back to its units.
+    Chains start at standard normal noise. Tables are read through `datasets`, from a package's own file (airports:
+    vega_datasets, iris: scikit-learn) or from yours.
+
+    Arguments:
+        name: moons, checkerboard, rings, eight-gaussians (synthetic), airports, iris (real), or the path of a .csv or
+            .parquet file.
+        n: how many points are drawn, or taken at most from real data; 70 % are for training, 10 % for validation and 20 %
+            for testing, enough by default for two halves of 2,000.
+        noise: standard deviation of the noise around a synthetic shape, before it is standardised; 0.1 by default, and 0
+            for the checkerboard.
+        columns: the table's columns, as many as you like; longitude and latitude, or petal length and width, by default.
+        seed: fixes synthetic points and who is in which split.
+
+    Raises:
+        ValueError: an unknown name, split or column (with the nearest known one), data that are empty, not finite or
+            constant, a keyword that the named data do not have.
+        FileNotFoundError: there is no such file.
+        ImportError: a package that real data need is not installed.
+
+    >>> task = Points("moons", n=1000)
+    >>> task.spec, {split: len(rows.target) for split, rows in task.splits.items()}
+    ({'dim': 2}, {'train': 700, 'validation': 100, 'test': 200})
+    >>> batch = next(iter(task.loader("train", 64)))
+    >>> batch.target.shape, task.distance(task.start(batch), batch).shape
+    (torch.Size([64, 2]), torch.Size([64]))
+    """
+
+    def __init__(
+        self,
+        name: str | Path = "moons",
+        n: int | None = 20_000,
+        noise: float | None = None,
+        columns: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        name = str(name)
+        columns = (columns,) if isinstance(columns, str) else columns
+        if name in SHAPES:
+            points = self._shape(name, n, noise, columns, seed)
+        elif noise is not None:
+            raise ValueError(f"noise={noise} with {name!r}: noise is a keyword of synthetic points, {', '.join(SHAPES)}")
+        elif name in TABLES:
+            package, file, usual, options = TABLES[name]
+            columns = columns or usual
+            points = read_table(installed(package) / file, columns, **options)
+        elif name.lower().endswith((".csv", ".csv.gz", ".parquet")):
+            if not columns:
+                raise ValueError(f"columns={columns}: name the columns of {name} to take, as in columns=['lon', 'lat']")
+            points = read_table(Path(name).expanduser(), columns)
+        else:
+            raise ValueError(
+                f"unknown name {name!r}: {nearest(name, [*SHAPES, *TABLES])}, or a path ending in .csv or .parquet"
+            )
+        rows = draw_splits(len(points), n, seed)
+        train = points[rows["train"]]
+        self.mean, self.std = train.mean(0), train.std(0, correction=0)
+        constant = [column for column, std in zip(columns or "xy", self.std, strict=True) if not std > 0]
+        if constant:
+            raise ValueError(f"{name}: {constant} are constant over the {len(train)} training rows, and cannot be scaled")
+        dtype = torch.get_default_dtype()
+        self.splits = {split: Batch(((points[row] - self.mean) / self.std).to(dtype)) for split, row in rows.items()}
+        self.mean, self.std = self.mean.to(dtype), self.std.to(dtype)
+        self.spec = {"dim": points.shape[1]}
+
+    @staticmethod
+    def _shape(name: str, n: int | None, noise: float | None, columns: Sequence[str] | None, seed: int) -> Tensor:
+        draw, usual = SHAPES[name]
+        if columns is not None:
+            raise ValueError(f"columns={columns} with {name!r}: columns is a keyword of tables")
+        if n is None or n < 1:
+            raise ValueError(f"n={n}: say how many points of {name!r} are drawn, at least one")
+        noise = usual if noise is None else noise
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise={noise}: it is a standard deviation, at least 0")
+        generator = stream(seed, "points")
+        shape = draw(n, generator)
+        return shape + noise * randn_like(shape, generator)
+
+    def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws standard normal noise of the target's shape."""
+        return randn_like(batch.target, generator)

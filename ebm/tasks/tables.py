@@ -1,0 +1,95 @@
+"""Reads numbers from local csv and parquet files, through `datasets` and with no network."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm.registry import nearest
+
+__all__ = ["installed", "read_table"]
+
+
+def installed(package: str) -> Path:
+    """Finds the folder of an optional package without importing it.
+
+    Raises:
+        ImportError: it is not installed; names the extra that brings it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{package} is not installed: pip install 'ebm-toolkit[recipes]'")
+    return Path(spec.origin).parent
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> Tensor:
+    """Reads numeric columns of a local csv or parquet file through `datasets`, which leaves nothing behind: (rows, columns).
+
+    Arguments:
+        path: a .csv, .csv.gz or .parquet file.
+        columns: their names; all if None.
+        options: further keywords of `datasets`' reader, such as header and names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: `datasets` is not installed.
+        ValueError: the file has no rows or cannot be read, a column is missing, or a value is no finite number.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    installed("datasets")
+    import numpy as np
+    import pandas as pd
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    kind = "parquet" if path.suffix.lower() == ".parquet" else "csv"
+    if kind == "csv":
+        options["chunksize"] = None  # read in chunks, a column takes the first chunk's type, and a later one fails
+    try:
+        with tempfile.TemporaryDirectory() as cache, _no_progress_bars():
+            table = load_dataset(
+                kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache, keep_in_memory=True, **options
+            )
+            frame = table.to_pandas()
+    except (DatasetGenerationError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip()
+        raise ValueError(f"{path}: no rows could be read as {kind} ({reason})") from error
+    if frame.empty:
+        raise ValueError(f"{path}: it has no rows")
+    values = []
+    for column in frame if columns is None else columns:
+        if column not in frame:
+            raise ValueError(f"{path} has no column {column!r}: {nearest(column, frame)}")
+        numbers = np.asarray(pd.to_numeric(frame[column], errors="coerce"), dtype="float64")
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if len(bad):
+            cells = zip(bad[:5], frame[column].iloc[bad[:5]].tolist(), strict=True)
+            shown = ", ".join(f"{row} ({cell!r})" for row, cell in cells) + (", …" if len(bad) > 5 else "")
+            raise ValueError(
+                f"{path}, column {column!r}: {len(bad)} of {len(frame)} values are no finite numbers, in rows {shown}"
+            )
+        values.append(numbers)
+    return torch.from_numpy(np.stack(values, axis=1))
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

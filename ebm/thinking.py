@@ -1,0 +1,211 @@
+"""Thinking: optimising y at inference, over steps, candidates and time, with the energy as the only judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import (
+    Batch,
+    EnergyFn,
+    Prediction,
+    Sampler,
+    bind,
+    check_configuration,
+    check_steps,
+    eval_mode,
+    evaluate,
+    landscapes,
+    left,
+)
+
+__all__ = ["Thinker", "Thought", "think"]
+
+Select = Literal["min", "max", "max-drop"]
+
+
+class Thought(NamedTuple):
+    """What thinking returns: the chosen raw state, its energy, every candidate's energies, and the steps each chain took."""
+
+    y: Tensor  # (*chains, *event)
+    energy: Tensor  # (*chains,): E(point(y))
+    energies: Tensor  # (levels * steps + 1, candidates, *chains): before each step, and of the end
+    steps: Tensor  # (*chains,): steps that moved the chosen candidate
+
+
+def think(
+    energy: EnergyFn,
+    sampler: Sampler,
+    context: Any = None,
+    start: Tensor | Callable[..., Tensor] | None = None,
+    candidates: int = 1,
+    steps: int | None = None,
+    select: Select = "min",
+    patience: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Thought:
+    """Thinks: descends the energy from several starts, and keeps each chain's best candidate by its energy.
+
+    Candidates are a leading axis; the context is encoded once and shared. No step scale and no number of steps is drawn.
+
+    Arguments:
+        energy: an Energy, or a plain function.
+        sampler: moves y; its `point` says where energies are taken.
+        context: what the energy is conditioned on.
+        start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event), called per candidate.
+        candidates: how many starts are tried (self-verification).
+        steps: steps per landscape; by default the sampler's own (upper end).
+        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first energy to the last).
+        patience: a chain stops once its energy fell no further for this many steps of the last landscape; each chain then
+            keeps its state of lowest energy there. None: all steps are taken, and the end is kept.
+        generator: where starts and noise come from.
+
+    Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
+
+    >>> from ebm.samplers import GradientDescent
+    >>> sampler = GradientDescent(step_size=0.25, steps=8)
+    >>> thought = think(lambda y: (y**2).sum(-1), sampler, start=torch.randn(4, 3, 2), candidates=4)
+    >>> thought.y.shape, thought.energies.shape, thought.energy.max() < 1e-3
+    (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
+    """
+    y = _starts(start, candidates, generator)
+    if select not in ("min", "max", "max-drop"):
+        raise ValueError(f"select={select!r}: choose min, max or max-drop")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
+    if candidates == 1:
+        y = y[0]  # a lone candidate needs no axis of its own, and an energy that counts axes from the left may dislike one
+    functions = landscapes(energy, context)
+    with torch.no_grad(), eval_mode(sampler):
+        path, y, taken = _descend(sampler, functions, y, steps, patience, generator)
+        final = sampler.route(functions)[-1]
+        with eval_mode(final):
+            last = evaluate(final, sampler.point(y))
+    energies = torch.stack([*path, last])
+    if candidates == 1:
+        return Thought(y, last, energies[:, None], taken)
+    score = {"min": -last, "max": last, "max-drop": energies[0] - last}[select]
+    chosen = score.argmax(0)
+
+    def pick(values: Tensor) -> Tensor:
+        index = left(chosen[None], values).expand(1, *values.shape[1:])
+        return values.gather(0, index)[0]
+
+    return Thought(pick(y), pick(last), energies, pick(taken))
+
+
+def _descend(
+    sampler: Sampler,
+    functions: list[EnergyFn],
+    y: Tensor,
+    steps: int | None,
+    patience: int | None,
+    generator: torch.Generator | None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Runs the candidates' trajectory: (energies before each step, ends, steps taken by each chain)."""
+    trajectory = sampler.trajectory(functions, y, steps=steps, generator=generator)
+    per_landscape = check_steps(sampler.steps if steps is None else steps)[1]
+    visited = len(sampler.route(functions))
+    path: list[Tensor] = []
+    stopping: _Stopping | None = None
+    for state, info in trajectory:
+        if patience is not None and len(path) >= (visited - 1) * per_landscape:
+            stopping = stopping or _Stopping(patience, info.energy, y)
+            stopping.see(info.energy, y, taken=len(path))
+            path.append(stopping.energy)
+            if bool(stopping.stopped.all()):
+                path += [stopping.energy] * (visited * per_landscape - len(path))
+                return path, stopping.y, stopping.taken
+        else:
+            path.append(info.energy)
+        y = state.y
+    if stopping is None:
+        chains = y.shape if not path else path[0].shape
+        return path, y, torch.full(chains, len(path), device=y.device)
+    with eval_mode(functions[-1]):
+        stopping.see(evaluate(sampler.route(functions)[-1], sampler.point(y)), y, taken=len(path))
+    return path, stopping.y, stopping.taken
+
+
+class _Stopping:
+    """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for `patience` steps."""
+
+    def __init__(self, patience: int, energy: Tensor, y: Tensor) -> None:
+        self.patience = patience
+        self.energy, self.y = torch.full_like(energy, float("inf")), y
+        self.waited = torch.zeros_like(energy, dtype=torch.long)
+        self.taken = torch.zeros_like(self.waited)
+        self.stopped = torch.zeros_like(energy, dtype=torch.bool)
+
+    def see(self, energy: Tensor, y: Tensor, taken: int) -> None:
+        """Looks at the state y and its energy, after `taken` steps; stopped chains look no more."""
+        lower = (energy < self.energy) & ~self.stopped
+        self.energy = torch.where(lower, energy, self.energy)
+        self.y = torch.where(left(lower, y), y, self.y)
+        self.waited = torch.where(lower, 0, self.waited + 1)
+        self.taken = torch.where(self.stopped, self.taken, taken)
+        self.stopped = self.stopped | (self.waited >= self.patience)
+
+
+class Thinker:
+    """Predicts by thinking: a predictor made of an energy and a sampler, which tasks judge.
+
+    Arguments are `think`'s. With several candidates, `start` has them as its leading axis, or is a callable.
+
+    >>> from ebm.samplers import GradientDescent
+    >>> thinker = Thinker(lambda y: (y**2).sum(-1), GradientDescent(step_size=0.25, steps=8))
+    >>> thinker.predict(Batch(torch.zeros(3, 2)), torch.ones(3, 2)).evaluations
+    9
+    """
+
+    def __init__(
+        self,
+        energy: EnergyFn,
+        sampler: Sampler,
+        *,
+        candidates: int = 1,
+        steps: int | None = None,
+        select: Select = "min",
+        patience: int | None = None,
+    ) -> None:
+        self.energy, self.sampler = energy, sampler
+        self.candidates, self.steps, self.select, self.patience = candidates, steps, select, patience
+
+    def predict(
+        self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Thinks about a batch: the best candidate's point, its energy, and the forward passes spent on each chain."""
+        if isinstance(start, Tensor) and self.candidates == 1:
+            start = start[None]
+        thought = think(
+            self.energy,
+            self.sampler,
+            batch.context,
+            start,
+            candidates=self.candidates,
+            steps=self.steps,
+            select=self.select,
+            patience=self.patience,
+            generator=generator,
+        )
+        return Prediction(thought.y, thought.energy, len(thought.energies) * self.candidates)
+
+    def score(self, batch: Batch, y: Tensor) -> Tensor:
+        """Computes the energies (*chains,) of given configurations, at the last landscape."""
+        function = bind(self.energy, batch.context)
+        with torch.no_grad(), eval_mode(function):
+            return evaluate(function, y)
+
+
+def _starts(start: Any, candidates: int, generator: torch.Generator | None) -> Tensor:
+    if candidates < 1:
+        raise ValueError(f"candidates={candidates}: pass a number of at least 1")
+    if callable(start):
+        start = torch.stack([start(generator=generator) for _ in range(candidates)])
+    check_configuration(start, generator)
+    if len(start) != candidates:
+        raise ValueError(f"start has shape {tuple(start.shape)}, but candidates={candidates}: its first axis is the candidates")
+    return start

@@ -1,0 +1,194 @@
+"""Laws that every energy meets, whatever it is made of; in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from ebm.energies import (
+    ConvEnergy,
+    DoubleWell,
+    Funnel,
+    Gaussian,
+    GaussianMixture,
+    MLPEnergy,
+    Ring,
+    ScaledEnergy,
+    SumEnergy,
+    WithPrior,
+)
+from ebm.interfaces import Energy, energy_and_grad
+
+LAW = settings(max_examples=10, deadline=None, derandomize=True)
+MEANS = ((-1.0, 0.5), (2.0, 0.0), (0.0, -1.0))
+MATRIX = ((2.0, 0.5), (0.5, 1.0))
+
+
+def learn(values: object) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def calm(energy: Energy) -> Energy:
+    """In eval mode: power iteration moves a spectral norm's buffers at every forward in train mode."""
+    return energy.eval()
+
+
+# name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
+ENERGIES = {
+    "gaussian": (lambda: Gaussian(learn((1.0, 2.0)), learn(MATRIX)), (2,)),
+    "gaussian-diagonal": (lambda: Gaussian(learn((1.0, 2.0, 3.0)), learn((1.0, 2.0, 0.5))), (3,)),
+    "gaussian-isotropic": (lambda: Gaussian(learn((1.0, 2.0)), learn(0.5)), (2,)),
+    "mixture": (lambda: GaussianMixture(learn(MEANS), learn((MATRIX,) * 3), learn((1.0, 2.0, 3.0))), (2,)),
+    "mixture-diagonal": (lambda: GaussianMixture(learn(MEANS), learn(((1.0, 2.0), (0.5, 1.0), (2.0, 2.0)))), (2,)),
+    "mixture-isotropic": (lambda: GaussianMixture(learn(MEANS), learn((1.0, 0.5, 2.0))), (2,)),
+    "mixture-one-variance": (lambda: GaussianMixture(learn(MEANS), learn(0.5)), (2,)),
+    "mixture-no-parameters": (lambda: GaussianMixture(MEANS, 0.5, (0.0, 1.0, 2.0)), (2,)),
+    "double-well": (lambda: DoubleWell(3, learn(2.0), learn(1.5)), (3,)),
+    "double-well-line": (lambda: DoubleWell(1), (1,)),
+    "funnel": (lambda: Funnel(3, learn(2.0)), (3,)),
+    "ring": (lambda: Ring(learn(1.5), learn(0.5)), (2,)),
+    "mlp": (lambda: MLPEnergy(3, hidden=(8, 5)), (3,)),
+    "mlp-softplus": (lambda: MLPEnergy(2, hidden=(6,), activation="softplus"), (2,)),
+    "mlp-gelu": (lambda: MLPEnergy(2, hidden=(6,), activation="gelu"), (2,)),
+    "mlp-tanh": (lambda: MLPEnergy(2, hidden=(6,), activation="tanh"), (2,)),
+    "conv": (lambda: ConvEnergy(1, 8, width=2), (1, 8, 8)),
+    "conv-oblong": (lambda: ConvEnergy(2, (5, 9), width=2), (2, 5, 9)),
+    "conv-spectral-norm": (lambda: calm(ConvEnergy(1, 6, width=2, spectral_norm=True)), (1, 6, 6)),
+    "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
+    "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
+    "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),
+    "with-prior": (lambda: WithPrior(ConvEnergy(1, 4, width=2), std=2.0), (1, 4, 4)),
+}
+
+
+def make(name: str, seed: int = 0) -> tuple[Energy, tuple[int, ...]]:
+    torch.manual_seed(seed)
+    maker, event = ENERGIES[name]
+    return maker().double(), event
+
+
+def draw(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+every = pytest.mark.parametrize("name", ENERGIES)
+seeds = st.integers(0, 2**31)
+
+
+@every
+@LAW
+@given(chains=st.lists(st.integers(0, 3), max_size=3), seed=seeds)
+def test_output_shape_is_the_chains(name, chains, seed):
+    energy, event = make(name)
+    value = energy(draw(*chains, *event, seed=seed))
+    assert value.shape == tuple(chains)
+    assert value.dtype == torch.float64
+
+
+@every
+@LAW
+@given(seed=seeds)
+def test_chains_are_independent(name, seed):
+    energy, event = make(name)
+    y = draw(4, *event, seed=seed)
+    value, grad = energy_and_grad(energy, y)
+    order = torch.tensor([2, 0, 3, 1])
+    for got, expected in zip(energy_and_grad(energy, y[order]), (value[order], grad[order]), strict=True):
+        torch.testing.assert_close(got, expected)
+    changed = y.clone()
+    changed[1] = draw(*event, seed=seed + 1)
+    others = torch.tensor([0, 2, 3])
+    for got, expected in zip(energy_and_grad(energy, changed), (value, grad), strict=True):
+        torch.testing.assert_close(got[others], expected[others])
+    torch.testing.assert_close(energy(y.unflatten(0, (2, 2))), value.unflatten(0, (2, 2)))
+
+
+@every
+@settings(LAW, max_examples=2)
+@given(seed=seeds)
+def test_gradients_equal_finite_differences_twice_over(name, seed):
+    energy, event = make(name)
+    y = draw(2, *event, seed=seed).requires_grad_()
+    assert gradcheck(energy, y)
+    assert gradgradcheck(energy, y, fast_mode=y.numel() > 20)  # the fast mode checks random directions
+
+
+@every
+@LAW
+@given(seed=seeds)
+def test_cached_code_equals_uncached(name, seed):
+    energy, event = make(name)
+    y = draw(3, *event, seed=seed)
+    torch.testing.assert_close(energy.given()(y), energy(y))
+    assert len(energy.landscapes()) == energy.levels == 1
+
+
+@every
+def test_context_is_not_looked_at(name):
+    energy, event = make(name)
+    y, context = draw(3, *event), torch.zeros(7)
+    torch.testing.assert_close(energy.given(context)(y), energy(y))
+    torch.testing.assert_close(energy(y, energy.extend(energy.encode(context), context)), energy(y))
+
+
+@every
+def test_every_parameter_receives_a_gradient_from_the_energy_and_from_its_slope(name):
+    energy, event = make(name)
+    y = draw(5, *event).requires_grad_()
+    value, slope = energy_and_grad(energy, y, create_graph=True)
+    for loss in (value.sum(), slope.square().sum()):
+        names, parameters = zip(*energy.named_parameters(), strict=True) if list(energy.parameters()) else ((), ())
+        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if parameters else ()
+        for parameter, grad in zip(names, grads, strict=True):
+            # A mixture's weights are divided by their sum: they have one direction without a gradient, not all.
+            assert grad is not None, parameter
+            assert grad.isfinite().all(), parameter
+            assert grad.abs().sum() > 0, parameter
+
+
+@pytest.mark.parametrize("name", [name for name in ENERGIES if list(make(name)[0].parameters())])
+def test_parameters_gradients_equal_finite_differences(name):
+    energy, event = make(name)
+    y, parameters = draw(2, *event), dict(energy.named_parameters())
+
+    def symmetric(value: torch.Tensor) -> torch.Tensor:  # finite differences would leave the covariance matrices
+        return (value + value.mT) / 2 if value.ndim > 1 and value.shape[-1] == value.shape[-2] else value
+
+    def call(*values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(energy, dict(zip(parameters, map(symmetric, values), strict=True)), (y,))
+
+    assert gradcheck(call, tuple(parameters.values()), fast_mode=True)
+
+
+@every
+def test_state_dict_round_trip(name):
+    energy, event = make(name)
+    other, _ = make(name, seed=1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.25)  # as covariances and weights stay what they must be
+    y = draw(3, *event)
+    assert not list(energy.parameters()) or not torch.allclose(other(y), energy(y))
+    energy.load_state_dict(other.state_dict())
+    assert torch.equal(energy(y), other(y))
+
+
+@every
+def test_dtype_is_the_energys(name):
+    energy, event = make(name)
+    single = copy.deepcopy(energy).float()
+    y = draw(3, *event)
+    assert single(y.float()).dtype == torch.float32
+    torch.testing.assert_close(single(y.float()).double(), energy(y), rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_repr_says_what_it_is(name):
+    energy, _ = make(name)
+    assert type(energy).__name__ in repr(energy)
