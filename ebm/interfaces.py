@@ -169,7 +169,11 @@ class Energy(nn.Module):
     def __radd__(self, other: EnergyFn | float) -> Energy:
         from ebm.energies.compose import SumEnergy
 
-        return self if isinstance(other, int | float) and other == 0 else SumEnergy([other, self])  # sum() starts at 0
+        if isinstance(other, int | float):
+            if other == 0:
+                return self  # sum() starts at 0
+            raise TypeError(f"{other} is no energy: add an Energy, or a function of y")
+        return SumEnergy([other, self])
 
     def __mul__(self, scale: float) -> Energy:
         from ebm.energies.compose import ScaledEnergy
@@ -206,7 +210,7 @@ def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> li
         return energy.landscapes(context)
     if isinstance(energy, list | tuple | nn.ModuleList):
         return [bind(part, context) for part in energy]
-    return [energy]
+    return [energy]  # type: ignore[list-item]  # a Sequence that is neither list nor tuple is no energy
 
 
 def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -387,7 +391,7 @@ class Sampler(nn.Module):
                 f"{type(self).__name__} accepts or rejects its steps, and no gradient passes through that: "
                 f"unroll={unroll!r} is not possible, use unroll='none'"
             )
-        functions = list(energy) if isinstance(energy, list | tuple | nn.ModuleList) else [energy]
+        functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
         if not functions or not all(callable(function) for function in functions):
             raise ValueError(f"energy is {energy!r}: pass a callable, or a sequence of at least one")
         functions = self.route(functions)

@@ -86,18 +86,18 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, str] | None = None
     Raises:
         ValueError: naming the key, and the nearest known one.
     """
-    recipe = _copy(recipe)
+    draft: dict[str, Any] = _copy(recipe)
     replaced = {key.removesuffix(".use"): value for key, value in (settings or {}).items() if key.endswith(".use")}
     for key in sorted(replaced, key=len):
-        table = _table(recipe, key)
+        table = _table(draft, key)
         if table.get("use") != replaced[key]:
             table.clear()  # another component: the old one's arguments mean nothing to it
         table["use"] = replaced[key]
     for key, text in (settings or {}).items():
         if not key.endswith(".use"):
             path, _, last = key.rpartition(".")
-            (_table(recipe, path) if path else recipe)[last.replace("-", "_")] = _value(text)
-    _check_tables(recipe, "a recipe")
+            (_table(draft, path) if path else draft)[last.replace("-", "_")] = _value(text)
+    recipe = _check_tables(draft, "a recipe")
     seed = recipe.get("seed", 0)
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed = {seed!r}: write a whole number of at least 0")

@@ -39,22 +39,27 @@ class Hooks:
     @hookspec
     def ebm_energies(self) -> Mapping[str, Callable[..., Any]]:
         """Offers energies: name -> factory."""
+        raise NotImplementedError
 
     @hookspec
     def ebm_samplers(self) -> Mapping[str, Callable[..., Any]]:
         """Offers samplers: name -> factory."""
+        raise NotImplementedError
 
     @hookspec
     def ebm_objectives(self) -> Mapping[str, Callable[..., Any]]:
         """Offers objectives: name -> factory."""
+        raise NotImplementedError
 
     @hookspec
     def ebm_tasks(self) -> Mapping[str, Callable[..., Any]]:
         """Offers tasks: name -> factory."""
+        raise NotImplementedError
 
     @hookspec
     def ebm_recipes(self) -> Mapping[str, Path]:
         """Offers recipes: name -> path of a TOML file."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,14 @@ class Run:
 
     def finish(self, seed: int) -> None:
         """Writes report.html, and metrics.json last: it says that the run is finished."""
+        self.report(seed)
+        checkpoints.write_text(self.path / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+
+    def report(self, seed: int, stopped: str = "") -> None:
+        """Writes report.html; `stopped` says why training could not go on."""
         from ebm.report import write_report
 
-        write_report(self, seed)
-        checkpoints.write_text(self.path / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+        write_report(self, seed, stopped)
 
     def _task(self) -> Task:
         if self.task is None:
@@ -169,8 +173,10 @@ def load(
     if (path / "recipe.toml").exists():
         recipe = recipes.resolve(recipes.read(path / "recipe.toml"))
         parts = recipes.assemble(recipe)
-        energy, task = energy or parts.energy, task or parts.task
-        objective, sampler = objective or parts.objective, sampler or parts.fit.get("sampler")
+        energy = parts.energy if energy is None else energy
+        task = parts.task if task is None else task
+        objective = parts.objective if objective is None else objective
+        sampler = parts.fit.get("sampler") if sampler is None else sampler
     if energy is None:
         raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
     shared, own = checkpoints.read(saved, "shared"), checkpoints.read(saved, "rank0")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from ebm.history import History
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task
 from ebm.randomness import stream, subseed
 from ebm.runs import Run, load, open_folder, sampler_of
-from ebm.thinking import Thinker
 
 __all__ = ["Run", "fit", "load"]
 
@@ -111,7 +110,11 @@ def fit(
         )
 
     fabric = Fabric(
-        accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision
+        accelerator=accelerator,
+        strategy=strategy,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,  # type: ignore[arg-type]  # Fabric names the choices in its error
     )
     fabric.launch()
     if batch_size % fabric.world_size:
@@ -133,9 +136,10 @@ def fit(
     model, optimizer = fabric.setup(trainee, optimizer)
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
-    thinker = Thinker(judged, sampler or sampler_of(objective) or Sampler())
+    run = Run(folder, dict(recipe or {}), judged, sampler_of(objective) if sampler is None else sampler, objective, task, {})
 
-    with _own_randomness(subseed(seed, "global", fabric.global_rank)), _stop_signals() as stop:
+    own_randomness = _own_randomness(subseed(seed, "global", fabric.global_rank))
+    with own_randomness, _stop_signals() as stop, _report_of_divergence(run, seed, first):
         generator = stream(seed, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own = 0, (0, 0), 0, None
         if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
@@ -158,9 +162,8 @@ def fit(
                 group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule)
             loss = model(batch, generator)
             fabric.backward(loss.value)
-            norm = fabric.clip_gradients(
-                model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False
-            )
+            norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
+            assert norm is not None  # it is None only where a value is clipped
             finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
             logging = step % log_every == 0 or step == steps
             saving = step % checkpoint_every == 0 or step == steps or stop.signal is not None
@@ -169,7 +172,7 @@ def fit(
                 raise _not_finite(step, loss, norm, folder)
             optimizer.step()
             optimizer.zero_grad()
-            if average is not None:
+            if average is not None and isinstance(energy, nn.Module):
                 average.update_parameters(energy)
             bar.update()
 
@@ -178,7 +181,7 @@ def fit(
                 history.add(step, "train", row | {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]})
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(row.items())[:4]})
             if history is not None and evaluating:
-                history.add(step, "validation", _evaluate(task, thinker, "validation", evaluate_limit, seed, step, fabric))
+                history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, step, fabric))
             if saving and (stop.signal is None or fabric.world_size == 1):
                 shared = {
                     "step": step,
@@ -200,14 +203,11 @@ def fit(
                 stop.leave(step, folder)
         bar.close()
 
-        metrics: dict[str, float] = {}
         if history is not None:
-            metrics = _evaluate(task, thinker, "test", evaluate_limit, seed, steps, fabric)
-            history.add(steps, "test", metrics)
+            run.metrics = _evaluate(run, "test", evaluate_limit, seed, steps, fabric)
+            history.add(steps, "test", run.metrics)
             history.close()
-    run = Run(folder, dict(recipe or {}), judged, thinker.sampler, objective, task, metrics)
-    if first:
-        run.finish(seed)
+            run.finish(seed)
     fabric.barrier()
     return run
 
@@ -270,12 +270,23 @@ def _share(batch: Batch, rank: int, world_size: int) -> Batch:
     return batch if world_size == 1 else pytree.tree_map(rows, batch)
 
 
-def _evaluate(
-    task: Task, thinker: Thinker, split: str, limit: int | None, seed: int, step: int, fabric: Fabric
-) -> dict[str, float]:
+def _evaluate(run: Run, split: str, limit: int | None, seed: int, step: int, fabric: Fabric) -> dict[str, float]:
+    assert run.task is not None
     generator = stream(seed, "evaluate", step, device=fabric.device)
     with torch.no_grad(), fabric.autocast():
-        return {name: float(x) for name, x in task.evaluate(thinker, split=split, limit=limit, generator=generator).items()}
+        found = run.task.evaluate(run.thinker, split=split, limit=limit, generator=generator)
+    return {name: float(value) for name, value in found.items()}
+
+
+@contextmanager
+def _report_of_divergence(run: Run, seed: int, first: bool) -> Iterator[None]:
+    """Leaves a report behind where a value that is not finite ends the training."""
+    try:
+        yield
+    except FloatingPointError as error:
+        if first and (run.path / "metrics.csv").exists():
+            run.report(seed, stopped=str(error))
+        raise
 
 
 def _not_finite(step: int, loss: Loss, norm: Tensor, folder: Path) -> FloatingPointError:
@@ -292,7 +303,7 @@ def _not_finite(step: int, loss: Loss, norm: Tensor, folder: Path) -> FloatingPo
 
 
 def _state(part: Any, extra: bool) -> dict[str, Any]:
-    """Reads a module's state: its parameters and buffers, which all processes share, or what each keeps for itself (a buffer)."""
+    """Reads a module's parameters and buffers, which all processes share, or what each keeps for itself (a replay buffer)."""
     if not isinstance(part, nn.Module):
         return {}
     return {key: value for key, value in part.state_dict().items() if key.endswith("_extra_state") == extra}
@@ -338,7 +349,7 @@ def _restore(
 def _random_states() -> dict[str, Any]:
     """Reads the states of the global generators, which a third party's component may draw from."""
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

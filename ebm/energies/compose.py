@@ -67,9 +67,7 @@ class SumEnergy(Energy):
             parts += energy.energies if isinstance(energy, SumEnergy) else [as_energy(energy)]
         levels = [part.levels for part in parts]
         if not parts or len({*levels} - {1}) > 1:
-            raise ValueError(
-                f"SumEnergy of parts with {levels} landscapes: pass parts with one, or all with the same number"
-            )
+            raise ValueError(f"SumEnergy of parts with {levels} landscapes: pass parts with one, or all with the same number")
         self.energies, self.levels = nn.ModuleList(parts), max(levels)
 
     def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:

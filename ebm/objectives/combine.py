@@ -37,7 +37,8 @@ class WeightedSum(Objective):
     @property
     def sampler(self) -> Sampler | None:
         """The sampler of the first objective that has one."""
-        return next((o.sampler for o in self.objectives if getattr(o, "sampler", None) is not None), None)
+        found = (getattr(objective, "sampler", None) for objective in self.objectives)
+        return next((sampler for sampler in found if isinstance(sampler, Sampler)), None)
 
     def forward(
         self,

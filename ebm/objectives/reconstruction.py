@@ -54,11 +54,12 @@ class Reconstruction(Objective):
         super().__init__()
         if reduce not in ("mean", "last"):
             raise ValueError(f"reduce={reduce!r}: choose mean or last")
-        if task is None and (start is None or distance is None):
+        if task is not None:
+            start, distance = start or task.start, distance or task.distance
+        if start is None or distance is None:
             raise ValueError("Reconstruction needs to know where y starts and how far it is: pass task, or start and distance")
         self.sampler, self.reduce = sampler, reduce
-        self.start = start if task is None or start is not None else task.start
-        self.distance = distance if task is None or distance is not None else task.distance
+        self.start, self.distance = start, distance
         self.unroll: Unroll = unroll or ("each" if reduce == "mean" else "last")
 
     def forward(

@@ -63,6 +63,9 @@ class ReplayAugmented(Wrapper):
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
+    def __bool__(self) -> bool:
+        return True  # an empty buffer is a sampler all the same
+
     def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:

@@ -71,7 +71,7 @@ class SteppingSampler(Sampler):
         else:
             self.step_size = float(step_size)  # a Python number keeps a float64 trajectory exact
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> State:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
         return State(y)
 
     def point(self, y: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Wrapper(Sampler):
         self.sampler = sampler
 
     @property
-    def steps(self) -> int | tuple[int, int]:  # type: ignore[override]  # read through, so that there is one number
+    def steps(self) -> int | tuple[int, int]:  # read through: there is one number
         return self.sampler.steps
 
     @steps.setter

@@ -140,7 +140,7 @@ def test_parts_must_agree_on_what_a_chain_is():
     ],
 )
 def test_errors_restate_the_call(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 

@@ -405,7 +405,7 @@ def test_evaluation_stops_at_what_is_not_finite_or_shaped():
         task.evaluate(Summed())
     with pytest.raises(FloatingPointError, match=r"not finite in 1 of 10 chains \(chain 3\)"):
         task.evaluate(Broken())
-    with pytest.raises(ValueError, match=r"\(10, 2\) into \(9, 2\)"):
+    with pytest.raises(ValueError, match=r"\(9, 2\) for targets of \(10, 2\)"):
         task.evaluate(Short())
     for keywords in ({"limit": 1}, {"limit": -1}, {"split": "tset"}):
         with pytest.raises(ValueError, match=r"halves of at least two rows|unknown split"):

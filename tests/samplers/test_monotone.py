@@ -1,0 +1,95 @@
+"""Laws of Monotone: the energy never rises, and what is rejected leaves its chain as it was."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebm.samplers import GradientDescent, LangevinDynamics, Monotone
+from tests.helpers import Valley, close, laws, normal, quadratic, seeded, seeds
+from tests.problems import PROBLEMS
+
+INNER = {
+    "langevin": lambda size: LangevinDynamics(size, steps=6),
+    "descent": lambda size: GradientDescent(size, steps=6),
+    "momentum": lambda size: GradientDescent(size, steps=6, momentum=0.9),
+    "softmax": lambda size: GradientDescent(size, steps=6, retraction="softmax", noise_std=0.5),
+}
+
+
+@pytest.mark.parametrize("inner", INNER)
+@laws
+@given(size=st.floats(0.01, 3.0), seed=seeds, name=st.sampled_from(sorted(PROBLEMS)))
+def test_the_energy_never_rises_whatever_the_step(inner, size, seed, name):
+    energy, y = PROBLEMS[name].energy, PROBLEMS[name].sample(5, seeded(seed))
+    moving = Monotone(INNER[inner](size))
+    before, state = energy(moving.point(y)), y
+    for state, info in moving.trajectory(energy, y, generator=seeded(seed)):
+        after = energy(moving.point(state.y))
+        assert bool((after <= before).all())
+        close(info.energy, before)
+        close(state.energy, after)
+        assert torch.equal(after < before, info.accepted)
+        before = after
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_rejected_chain_keeps_its_raw_state(inner):
+    def steep(y):
+        return torch.where(y[..., 0] > 0, quadratic(y), -1e9 * y[..., 1])  # the second kind leaps, and lands higher
+
+    moving, y = Monotone(INNER[inner](5.0)), normal(40, 3)
+    previous = y
+    for state, info in moving.trajectory(quadratic, y, generator=seeded()):
+        assert torch.equal(state.y[~info.accepted], previous[~info.accepted])
+        previous = state.y
+    assert steep(y).shape == (40,)
+
+
+@settings(laws, max_examples=30)
+@given(st.sampled_from([0.0, 0.5, 0.9]), st.floats(0.3, 4.0), seeds)
+def test_it_equals_the_loop_chain_by_chain(momentum, size, seed):
+    """A rejected chain is as it was, its velocity too; a first velocity is zero."""
+    energy, y = Valley(), normal(6, 2, seed=seed)
+    expected = []
+    for row in y:
+        velocity = torch.zeros_like(row)
+        for _ in range(5):
+            point = row.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(energy(point), point)
+            tried = momentum * velocity + slope
+            if energy(row - size * tried) < energy(row):
+                row, velocity = row - size * tried, tried
+        expected.append(row)
+    moving = Monotone(GradientDescent(size, steps=5, momentum=momentum))
+    close(moving.sample(energy, y), torch.stack(expected), rtol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_proposal_that_is_not_finite_is_rejected(bad):
+    def energy(y):
+        return torch.where(y[:, 0] < 0.5, bad, quadratic(y))
+
+    y = torch.tensor([[1.0, 0.0], [8.0, 0.0]], dtype=torch.float64)
+    path = list(Monotone(GradientDescent(0.6, steps=2)).trajectory(energy, y))
+    assert [info.accepted.tolist() for _, info in path] == [[False, True], [False, True]]
+    close(path[-1][0].y, torch.tensor([[1.0, 0.0], [1.28, 0.0]], dtype=torch.float64))
+
+
+def test_noise_tries_elsewhere_after_a_rejection():
+    moving = Monotone(LangevinDynamics(0.5, steps=40))
+    path = [info.accepted for _, info in moving.trajectory(quadratic, normal(20, 1) / 2, generator=seeded())]
+    accepted = torch.stack(path)
+    later = accepted.cummax(0).values & ~accepted
+    assert bool((~accepted).any(0).all())  # every chain was rejected once
+    assert bool((later[:-1] & accepted[1:]).any())  # and some went on after that
+
+
+def test_a_new_landscape_is_compared_with_itself():
+    """The second landscape lies far above the first: a cached energy of the first would reject everything."""
+    moving, y = Monotone(GradientDescent(0.1, steps=3)), normal(4, 2)
+    path = list(moving.trajectory([quadratic, lambda y: quadratic(y) + 100], y))
+    assert all(bool(info.accepted.all()) for _, info in path)
+    close(path[3][1].energy, quadratic(path[2][0].y) + 100)

@@ -1,0 +1,146 @@
+"""Laws of the step size: numbers, tensors per chain, parameters, schedules, and the errors of each."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ebm.samplers import MALA, GradientDescent, LangevinDynamics
+from ebm.samplers.stepping import std_of
+from tests.helpers import close, gradient, laws, normal, quadratic, seeded, seeds
+
+KINDS = (GradientDescent, LangevinDynamics, MALA)
+
+
+@laws
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=2).map(tuple), seeds)
+def test_a_step_size_per_chain_broadcasts_from_the_left(chains, seed):
+    sizes = normal(*chains, seed=seed).abs() + 0.01
+    y = normal(*chains, 3, 2, seed=seed + 1)
+    moved = GradientDescent(sizes).sample(lambda y: y.square().sum((-2, -1)) / 2, y)
+    for index in range(math.prod(chains)):
+        close(moved.reshape(-1, 3, 2)[index], (1 - sizes.flatten()[index]) * y.reshape(-1, 3, 2)[index])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_takes_a_step_size_per_chain(kind):
+    y = torch.ones(2, 4000, 3, dtype=torch.float64)
+    sizes = torch.tensor([1e-4, 1e-2], dtype=torch.float64)[:, None].expand(2, 4000)
+    moved = (kind(sizes, steps=1).sample(quadratic, y, generator=seeded()) - y).square().mean((1, 2)).sqrt()
+    ratio = 100 if kind is GradientDescent else 10  # a step of ε, or noise of √(2ε)
+    assert (moved[1] / moved[0]).item() == pytest.approx(ratio, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (1, 3), (3, 2)])
+def test_a_step_size_of_another_shape_is_refused(kind, shape):
+    with pytest.raises(ValueError, match=r"step_size shape .* chains' \(3,\)"):
+        kind(torch.full(shape, 0.1), steps=1).sample(quadratic, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [0.0, -0.1, math.nan, math.inf, torch.tensor([0.1, 0.0]), torch.tensor(-1.0), None, "big"])
+def test_step_sizes_that_cannot_work_are_refused(kind, size):
+    with pytest.raises(ValueError):
+        kind(size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [({"steps": -1}, "steps=-1"), ({"steps": (3, 1)}, "steps="), ({"step_scale": 0.5}, "step_scale=0.5")],
+)
+def test_other_arguments_that_cannot_work_are_refused(kind, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        kind(0.1, **keywords)
+
+
+def test_a_step_scale_or_a_clip_that_is_no_number_is_refused():
+    for keywords in ({"step_scale": math.nan}, {"step_scale": math.inf}, {"grad_clip": 0.0}, {"grad_clip": math.nan}):
+        with pytest.raises(ValueError):
+            GradientDescent(0.1, **keywords)
+    with pytest.raises(ValueError, match="cannot be learnable"):
+        GradientDescent(lambda t: 0.1, learnable=True)
+
+
+@pytest.mark.parametrize("kind", [GradientDescent, LangevinDynamics])
+def test_a_learnable_step_size_is_a_parameter_and_a_buffer_is_saved(kind):
+    given_parameter = nn.Parameter(torch.tensor(0.25))
+    for moving in (kind(0.25, learnable=True), kind(torch.tensor(0.25), learnable=True), kind(given_parameter)):
+        assert [name for name, _ in moving.named_parameters()] == ["step_size"]
+        assert moving.step_size.item() == 0.25
+    assert kind(given_parameter).step_size is given_parameter
+    held = kind(torch.tensor([0.1, 0.2]))
+    assert list(held.state_dict()) == ["step_size"]
+    assert not list(held.parameters())
+    assert not list(kind(0.1).state_dict())
+
+
+def test_a_learnable_step_size_keeps_the_precision_it_was_given_in():
+    moving = GradientDescent(torch.tensor(0.1, dtype=torch.float64), learnable=True)
+    assert moving.step_size.dtype == torch.float64
+
+
+def test_a_learned_step_size_stays_positive():
+    moving, y = GradientDescent(0.1, learnable=True), torch.ones(3, 2)
+    with torch.no_grad():
+        moving.step_size.fill_(-5.0)
+    moved = y - moving.sample(quadratic, y)
+    close(moved, torch.full_like(y, 1e-4), rtol=1e-2)
+
+
+@laws
+@given(st.floats(1e-3, 0.1), st.floats(0.1, 2.0), seeds)
+def test_steps_follow_a_schedule_of_the_steps_taken(first, ratio, seed):
+    y, expected = normal(3, 2, seed=seed), normal(3, 2, seed=seed)
+    for t in range(4):
+        expected = expected - first * ratio**t * expected
+    moving = GradientDescent(lambda t: first * ratio**t, steps=4)
+    close(moving.sample(quadratic, y), expected)
+    close(moving.sample([quadratic, quadratic], y, steps=2), expected)  # t goes on over landscapes
+    *_, (half, _) = moving.trajectory(quadratic, y, steps=2)
+    close(moving.sample(quadratic, half, steps=2), expected)  # and over trajectories
+
+
+@laws
+@given(seeds, st.floats(0.05, 2.0))
+def test_a_clip_bounds_every_entry(seed, clip):
+    y = normal(4, 3, seed=seed)
+    moved = y - GradientDescent(0.5, grad_clip=clip).sample(quadratic, y)
+    close(moved, 0.5 * torch.tensor([[max(-clip, min(clip, x)) for x in row] for row in y.tolist()], dtype=torch.float64))
+
+
+def test_a_step_size_made_by_a_network_carries_its_gradient():
+    slope = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def ended(value):
+        return GradientDescent(lambda t: value / (1 + t), steps=3).sample(quadratic, normal(3, 2), unroll="each").sum()
+
+    moving = GradientDescent(lambda t: slope / (1 + t), steps=3)
+    end = moving.sample(quadratic, normal(3, 2), unroll="full").sum()
+    close(torch.autograd.grad(end, slope)[0], gradient(lambda v: ended(v).item(), slope), rtol=1e-6)
+
+
+def test_samplers_can_be_copied_and_say_what_they_are():
+    for kind in KINDS:
+        moving = copy.deepcopy(kind(0.5, steps=(2, 3), step_scale=2.0))
+        assert moving.steps == (2, 3)
+        assert "step_size=0.5" in repr(moving)
+        assert moving.sample(quadratic, normal(3, 2), generator=seeded()).shape == (3, 2)
+
+
+def test_the_noise_of_langevin_dynamics():
+    assert std_of(0.5, 4.0) == 2.0
+    close(std_of(torch.tensor(0.5), 4.0), torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trajectory_leaves_nothing_on_the_sampler(kind):
+    moving = kind(0.1, steps=3, step_scale=2.0)
+    before = {key: repr(value) for key, value in vars(moving).items()}
+    moving.sample(quadratic, normal(3, 2), generator=seeded())
+    assert {key: repr(value) for key, value in vars(moving).items()} == before
