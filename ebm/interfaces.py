@@ -231,9 +231,9 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
         raise RuntimeError(
             "sampling needs the energy's gradients, which torch.inference_mode() forbids: use torch.no_grad() instead"
         )
+    check_configuration(y)
     with torch.enable_grad():
         if not (create_graph and y.requires_grad):
-            check_configuration(y)
             # A tensor made under inference_mode cannot be differentiated, its copy can.
             y = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
         value = evaluate(energy, y)
@@ -258,7 +258,7 @@ def evaluate(energy: EnergyFn, y: Tensor) -> Tensor:
     except RuntimeError as error:
         held = (p for module in _modules(energy)[:1] for p in (*module.parameters(), *module.buffers()))
         parameter = next((p for p in held if p.is_floating_point() and (p.dtype, p.device) != (y.dtype, y.device)), None)
-        if parameter is None:
+        if parameter is None or not any(word in str(error) for word in ("type", "device")):
             raise
         raise ValueError(
             f"y is {y.dtype} on {y.device}, but the energy holds {parameter.dtype} on {parameter.device}: "
@@ -289,8 +289,12 @@ def _way_out(shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
 
 def _modules(energy: Any) -> list[nn.Module]:
     """Lists the modules behind an energy function, where there are any to be found."""
-    found = energy.energy if isinstance(energy, Given) else getattr(energy, "__self__", energy)
-    return list(found.modules()) if isinstance(found, nn.Module) else []
+    while not isinstance(energy, nn.Module):
+        # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's method has it as `__self__`.
+        energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
+        if energy is None:
+            return []
+    return list(energy.modules())
 
 
 def check_configuration(y: Any, generator: torch.Generator | None = None) -> None:
@@ -384,13 +388,7 @@ class Sampler(nn.Module):
             ValueError: for arguments that cannot work, at the call.
             FloatingPointError: where a state or an energy stops being finite, naming step and chains.
         """
-        if unroll not in ("none", "each", "last", "full"):
-            raise ValueError(f"unroll={unroll!r}: choose none, each, last or full")
-        if unroll != "none" and not self.differentiable:
-            raise ValueError(
-                f"{type(self).__name__} accepts or rejects its steps, and no gradient passes through that: "
-                f"unroll={unroll!r} is not possible, use unroll='none'"
-            )
+        check_unroll(self, unroll)
         functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
         if not functions or not all(callable(function) for function in functions):
             raise ValueError(f"energy is {energy!r}: pass a callable, or a sequence of at least one")
@@ -399,10 +397,15 @@ class Sampler(nn.Module):
         check_configuration(y if fresh else y.y, generator)
         if torch.is_inference_mode_enabled():
             energy_and_grad(functions[0], y if fresh else y.y)  # raises, with the way out
+        if not fresh and len(functions) > 1:
+            raise ValueError(
+                f"a State goes on on the landscape where it stands: pass state.y to go through {len(functions)} landscapes"
+            )
         counts = [self._count(self.steps if steps is None else steps, generator) for _ in functions]
-        state = self.init(functions[0], y, generator=generator) if fresh else y
         if not torch.is_grad_enabled():
             unroll = "none"
+        with eval_mode(functions[0]), torch.set_grad_enabled(unroll == "full"):
+            state = self.init(functions[0], y, generator=generator) if fresh else y
         return self._walk(functions, counts, state, unroll, generator)
 
     def sample(
@@ -451,6 +454,17 @@ class Sampler(nn.Module):
                 watch.see(taken, state.y, info.energy)
                 yield state, info
         watch.end()
+
+
+def check_unroll(sampler: Sampler, unroll: str) -> None:
+    """Raises ValueError where a sampler cannot keep such a graph."""
+    if unroll not in ("none", "each", "last", "full"):
+        raise ValueError(f"unroll={unroll!r}: choose none, each, last or full")
+    if unroll != "none" and not sampler.differentiable:
+        raise ValueError(
+            f"{type(sampler).__name__} accepts or rejects its steps, and no gradient passes through that: "
+            f"unroll={unroll!r} is not possible, use unroll='none'"
+        )
 
 
 def check_steps(steps: Any) -> tuple[int, int]:

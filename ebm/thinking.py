@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -71,6 +71,21 @@ def think(
     >>> thought.y.shape, thought.energies.shape, thought.energy.max() < 1e-3
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
+    return _think(energy, sampler, context, start, candidates, steps, select, patience, generator)[0]
+
+
+def _think(
+    energy: EnergyFn,
+    sampler: Sampler,
+    context: Any,
+    start: Any,
+    candidates: int,
+    steps: int | None,
+    select: Select,
+    patience: int | None,
+    generator: torch.Generator | None,
+) -> tuple[Thought, int]:
+    """Thinks, and counts the forward passes spent on each candidate."""
     y = _starts(start, candidates, generator)
     if select not in ("min", "max", "max-drop"):
         raise ValueError(f"select={select!r}: choose min, max or max-drop")
@@ -78,15 +93,16 @@ def think(
         raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
     if candidates == 1:
         y = y[0]  # a lone candidate needs no axis of its own, and an energy that counts axes from the left may dislike one
-    functions = landscapes(energy, context)
-    with torch.no_grad(), eval_mode(sampler):
+    with torch.no_grad(), eval_mode(sampler), eval_mode(energy):
+        functions = [Counted(function) for function in landscapes(energy, context)]
+        final = sampler.route([*functions])[-1]
         path, y, taken = _descend(sampler, functions, y, steps, patience, generator)
-        final = sampler.route(functions)[-1]
-        with eval_mode(final):
-            last = evaluate(final, sampler.point(y))
+        last = evaluate(final, sampler.point(y))
+    passes = sum(function.calls for function in functions)
+    taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
     energies = torch.stack([*path, last])
     if candidates == 1:
-        return Thought(y, last, energies[:, None], taken)
+        return Thought(y, last, energies[:, None], taken), passes
     score = {"min": -last, "max": last, "max-drop": energies[0] - last}[select]
     chosen = score.argmax(0)
 
@@ -94,40 +110,48 @@ def think(
         index = left(chosen[None], values).expand(1, *values.shape[1:])
         return values.gather(0, index)[0]
 
-    return Thought(pick(y), pick(last), energies, pick(taken))
+    return Thought(pick(y), pick(last), energies, pick(taken)), passes
+
+
+class Counted:
+    """Counts how often an energy function is called."""
+
+    def __init__(self, energy: EnergyFn) -> None:
+        self.energy, self.calls = energy, 0
+
+    def __call__(self, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self.energy(y)
 
 
 def _descend(
     sampler: Sampler,
-    functions: list[EnergyFn],
+    functions: Sequence[EnergyFn],
     y: Tensor,
     steps: int | None,
     patience: int | None,
     generator: torch.Generator | None,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Runs the candidates' trajectory: (energies before each step, ends, steps taken by each chain)."""
-    trajectory = sampler.trajectory(functions, y, steps=steps, generator=generator)
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Runs the trajectory: (energies before each step, ends, steps taken by each chain or None where there is no step)."""
+    visited = sampler.route([*functions])
     per_landscape = check_steps(sampler.steps if steps is None else steps)[1]
-    visited = len(sampler.route(functions))
+    total = len(visited) * per_landscape
     path: list[Tensor] = []
     stopping: _Stopping | None = None
-    for state, info in trajectory:
-        if patience is not None and len(path) >= (visited - 1) * per_landscape:
-            stopping = stopping or _Stopping(patience, info.energy, y)
-            stopping.see(info.energy, y, taken=len(path))
-            path.append(stopping.energy)
-            if bool(stopping.stopped.all()):
-                path += [stopping.energy] * (visited * per_landscape - len(path))
-                return path, stopping.y, stopping.taken
-        else:
-            path.append(info.energy)
+    for state, info in sampler.trajectory(functions, y, steps=steps, generator=generator):
+        energy = info.energy
+        if patience is not None and len(path) >= total - per_landscape:
+            stopping = stopping or _Stopping(patience, energy, y)
+            energy = stopping.see(energy, y, taken=len(path))
+        path.append(energy)
         y = state.y
-    if stopping is None:
-        chains = y.shape if not path else path[0].shape
-        return path, y, torch.full(chains, len(path), device=y.device)
-    with eval_mode(functions[-1]):
-        stopping.see(evaluate(sampler.route(functions)[-1], sampler.point(y)), y, taken=len(path))
-    return path, stopping.y, stopping.taken
+        if stopping is not None and bool(stopping.stopped.all()):
+            path += [stopping.energy] * (total - len(path))
+            return path, stopping.y, stopping.taken
+    if stopping is not None:
+        stopping.see(evaluate(visited[-1], sampler.point(y)), y, taken=total)
+        return path, stopping.y, stopping.taken
+    return path, y, torch.full_like(path[0], total, dtype=torch.long) if path else None
 
 
 class _Stopping:
@@ -140,14 +164,15 @@ class _Stopping:
         self.taken = torch.zeros_like(self.waited)
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
-    def see(self, energy: Tensor, y: Tensor, taken: int) -> None:
-        """Looks at the state y and its energy, after `taken` steps; stopped chains look no more."""
+    def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
+        """Looks at the state y and its energy after `taken` steps; returns the energies, those of stopped chains as kept."""
         lower = (energy < self.energy) & ~self.stopped
         self.energy = torch.where(lower, energy, self.energy)
         self.y = torch.where(left(lower, y), y, self.y)
         self.waited = torch.where(lower, 0, self.waited + 1)
         self.taken = torch.where(self.stopped, self.taken, taken)
         self.stopped = self.stopped | (self.waited >= self.patience)
+        return torch.where(self.stopped, self.energy, energy)
 
 
 class Thinker:
@@ -180,24 +205,14 @@ class Thinker:
         """Thinks about a batch: the best candidate's point, its energy, and the forward passes spent on each chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
-        thought = think(
-            self.energy,
-            self.sampler,
-            batch.context,
-            start,
-            candidates=self.candidates,
-            steps=self.steps,
-            select=self.select,
-            patience=self.patience,
-            generator=generator,
-        )
-        return Prediction(thought.y, thought.energy, len(thought.energies) * self.candidates)
+        energy, sampler, how = self.energy, self.sampler, (self.candidates, self.steps, self.select, self.patience)
+        thought, passes = _think(energy, sampler, batch.context, start, *how, generator)
+        return Prediction(thought.y, thought.energy, passes * self.candidates)
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of given configurations, at the last landscape."""
-        function = bind(self.energy, batch.context)
-        with torch.no_grad(), eval_mode(function):
-            return evaluate(function, y)
+        with torch.no_grad(), eval_mode(self.energy):
+            return evaluate(bind(self.energy, batch.context), y)
 
 
 def _starts(start: Any, candidates: int, generator: torch.Generator | None) -> Tensor:

@@ -266,8 +266,8 @@ def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> No
 def quick_report(monkeypatch: Any) -> None:
     """Replaces the report by a few words, since pictures take longer than a tiny run."""
 
-    def write(run: Any, seed: int) -> None:
-        (run.path / "report.html").write_text(f"seed {seed}, {run.metrics}\n{(run.path / 'metrics.csv').read_text()}")
+    def write(run: Any, seed: int, *words: str) -> None:
+        (run.path / "report.html").write_text(f"seed {seed}, {run.metrics}, {words}\n{(run.path / 'metrics.csv').read_text()}")
 
     monkeypatch.setattr("ebm.report.write_report", write)
 

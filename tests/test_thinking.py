@@ -361,7 +361,7 @@ class Counted(Valley):
 
 @pytest.mark.parametrize("candidates", [1, 3])
 @pytest.mark.parametrize("patience", [None, 1, 3])
-@pytest.mark.parametrize("make", [GradientDescent, LangevinDynamics])
+@pytest.mark.parametrize("make", [GradientDescent, LangevinDynamics, MALA, lambda *a, **k: Monotone(LangevinDynamics(*a, **k))])
 def test_evaluations_are_the_forward_passes_spent(make, patience, candidates):
     energy, batch = Counted(), Batch(normal(3, 2), normal(3, 3))
     thinker = Thinker(energy, make(0.5, steps=20), candidates=candidates, patience=patience)

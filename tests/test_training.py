@@ -648,6 +648,25 @@ def test_a_loss_that_stops_being_finite_names_step_and_term_and_keeps_the_last_g
     assert read_history(tmp_path / "x")["train", "loss"][0] == list(range(1, 10))
 
 
+def test_a_run_that_diverged_leaves_a_report_and_its_own_error(tmp_path, monkeypatch):
+    class Broken(ContrastiveDivergence):
+        def forward(self, energy, batch, *, start=None, generator=None):
+            loss = super().forward(energy, batch, start=start, generator=generator)
+            return Loss(loss.value / 0, loss.terms)
+
+    with pytest.raises(FloatingPointError, match="training step 1"):
+        quick(tmp_path / "x", objective=Broken(langevin()))
+    assert "training step 1" in (tmp_path / "x" / "report.html").read_text()
+    assert not (tmp_path / "x" / "metrics.json").exists()
+
+    def full(*args, **keywords):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ebm.report.write_report", full)
+    with pytest.raises(FloatingPointError, match="training step 1"):
+        quick(tmp_path / "y", objective=Broken(langevin()))
+
+
 def test_a_full_disk_while_saving_loses_nothing(tmp_path, monkeypatch):
     save, calls = checkpoints.save_file, []
 

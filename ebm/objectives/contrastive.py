@@ -98,9 +98,12 @@ class ContrastiveDivergence(Objective):
             for state, info in self.sampler.trajectory(functions, y, generator=generator):  # noqa: B007 (the last is used)
                 y = state.y
             self.sampler.finish(begun, y)
-            norm = None if info is None else info.grad_norm
+            if info is None:
+                raise ValueError("ContrastiveDivergence's sampler takes no step, so there are no samples: set steps >= 1")
+            norm = info.grad_norm
             grad_norm = y.new_zeros(()) if norm is None else norm.mean()
-            return begun, self.sampler.point(y), (y - first).flatten(1).norm(dim=1).mean(), grad_norm
+            displacement = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1).mean()
+            return begun, self.sampler.point(y), displacement, grad_norm
 
     def _start(self, batch: Batch, data: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.start == "data":

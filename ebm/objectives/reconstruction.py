@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unroll, landscapes
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unroll, check_unroll, landscapes
 
 __all__ = ["Reconstruction"]
 
@@ -61,6 +61,7 @@ class Reconstruction(Objective):
         self.sampler, self.reduce = sampler, reduce
         self.start, self.distance = start, distance
         self.unroll: Unroll = unroll or ("each" if reduce == "mean" else "last")
+        check_unroll(sampler, self.unroll)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, energy_and_grad, left
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
 from ebm.randomness import randn_like
 
 __all__ = ["DenoisingScoreMatching"]
@@ -41,7 +42,7 @@ class DenoisingScoreMatching(Objective):
     def __init__(self, sigma: float | Sequence[float] = 0.1) -> None:
         super().__init__()
         self.sigma = (float(sigma),) if isinstance(sigma, int | float) else tuple(map(float, sigma))
-        if not self.sigma or not all(level > 0 for level in self.sigma):
+        if not self.sigma or not all(0 < level < math.inf for level in self.sigma):
             raise ValueError(f"sigma={sigma}: pass a positive number, or a ladder of them")
 
     def forward(
@@ -58,6 +59,7 @@ class DenoisingScoreMatching(Objective):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")
         if start is not None and len(self.sigma) > 1:
             raise ValueError("start is the noised points of one level: it cannot be given with a ladder")
+        check_configuration(batch.target, generator)
         sigma, order = self._spread(batch.target, generator)
         noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
         noised = batch.target + left(sigma, noise) * noise
@@ -65,17 +67,19 @@ class DenoisingScoreMatching(Objective):
             parts = [self._at(bind(energy, batch.context), noised, noise, sigma)]
             rows = torch.arange(len(noised), device=noised.device)
         else:
+            if len(order) < levels:
+                raise ValueError(f"a batch of {len(order)} rows cannot be spread over {levels} noise levels: make it larger")
             parts, groups = [], [order[level::levels] for level in range(levels)]
             for level, group in enumerate(groups):
-                if len(group):
-                    function = bind(energy, _rows(batch.context, group), level)
-                    parts.append(self._at(function, noised[group], noise[group], sigma[group]))
+                function = bind(energy, _rows(batch.context, group), level)
+                parts.append(self._at(function, noised[group], noise[group], sigma[group]))
             rows = torch.cat(groups)
         loss, value, norm = (torch.cat(column) for column in zip(*parts, strict=True))
         arranged = batch if levels == 1 else Batch(None, weight=_rows(batch.weight, rows))
         terms = {"energy_data": arranged.mean(value.detach()), "grad_norm": arranged.mean(norm.detach())}
         if levels > 1:
-            terms |= {f"loss_{level}": part[0].detach().mean() for level, part in enumerate(parts)}
+            for level, (part, group) in enumerate(zip(parts, groups, strict=True)):
+                terms[f"loss_{level}"] = Batch(None, weight=_rows(batch.weight, group)).mean(part[0].detach())
         return Loss(arranged.mean(loss), terms)
 
     def _spread(self, data: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

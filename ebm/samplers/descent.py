@@ -71,6 +71,8 @@ class GradientDescent(SteppingSampler):
             raise ValueError(f"momentum={momentum}: pass a number in [0, 1)")
         if nesterov and momentum == 0:
             raise ValueError("nesterov=True needs momentum > 0")
+        if isinstance(noise_std, int | float) and not noise_std >= 0:
+            raise ValueError(f"noise_std={noise_std}: pass a number of at least 0")
         self.momentum, self.nesterov = momentum, nesterov
         self.noise_std = as_schedule(noise_std)
 

@@ -60,12 +60,11 @@ class Monotone(Wrapper):
     ) -> tuple[MonotoneState, Info]:
         if create_graph:
             raise ValueError("Monotone accepts or rejects, and no gradient passes through that: leave create_graph=False")
-        before = state.energy
-        if before is None:
-            before = evaluate(energy, self.point(state.y))
-        proposal, info = self.sampler.step(energy, state.inner, generator=generator)
-        after = evaluate(energy, self.point(proposal.y))
-        finite = torch.isfinite(proposal.y).reshape(*after.shape, -1).all(-1)
+        with torch.no_grad():
+            before = evaluate(energy, self.point(state.y)) if state.energy is None else state.energy
+            proposal, info = self.sampler.step(energy, state.inner, generator=generator)
+            after = evaluate(energy, self.point(proposal.y))
+        finite = torch.isfinite(proposal.y).reshape(*after.shape, -1).all(-1) & torch.isfinite(after)
         accepted = (after < before) & finite
         inner = _choose(accepted, proposal, state.inner)
         return MonotoneState(inner, torch.where(accepted, after, before)), Info(before, info.grad, accepted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -17,10 +18,10 @@ __all__ = ["ReplayAugmented"]
 class ReplayAugmented(Wrapper):
     """Steps as its inner sampler does, and starts trajectories from a buffer of past ends.
 
-    With `join` = 0 a row of the start is swapped for a stored one (and its context with it) with probability 1 − fresh:
-    persistent contrastive divergence. With `join` > 0 the batch keeps its rows, and join × batch size stored rows (target,
-    context, weight and end) are appended to it: an EBT's second training stage. Only in train mode; rows are the first axis.
-    The buffer is saved with the module's state, and belongs to one process.
+    A stored row is an end with the target, context and weight it belongs to. With `join` = 0 each row of the batch and its
+    start are swapped for a stored one with probability 1 − fresh: persistent contrastive divergence. With `join` > 0 the batch
+    keeps its rows, and join × batch size stored ones are appended to it: an EBT's second training stage. Only in train mode;
+    rows are the first axis. The buffer is saved with the module's state, and belongs to one process.
 
     Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section 3.2 (5% fresh rows);
     joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
@@ -49,7 +50,7 @@ class ReplayAugmented(Wrapper):
         join: float = 0.0,
     ) -> None:
         super().__init__(sampler)
-        if capacity < 1 or not 0 <= fresh <= 1 or join < 0 or policy not in ("fifo", "reservoir"):
+        if capacity < 1 or not 0 <= fresh <= 1 or not 0 <= join < math.inf or policy not in ("fifo", "reservoir"):
             raise ValueError(
                 f"ReplayAugmented(capacity={capacity}, fresh={fresh}, policy={policy!r}, join={join}): capacity is at least 1, "
                 f"fresh in [0, 1], policy fifo or reservoir, join at least 0"
@@ -57,7 +58,7 @@ class ReplayAugmented(Wrapper):
         self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
         self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
         self.seen = 0  # rows ever offered
-        self._own: int | None = None  # how many rows of the present batch are its own: joined ones are not stored again
+        self._joined = 0  # how many rows at the end of the present batch came from here, and are not stored again
         self._draw = 0  # this batch's seed for the reservoir
 
     def __len__(self) -> int:
@@ -70,24 +71,23 @@ class ReplayAugmented(Wrapper):
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:
             return batch, y
-        self._own = len(y)
+        self._joined = 0
         device = "cpu" if generator is None else generator.device
         if self.policy == "reservoir":
             self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
         if not len(self):
             return batch, y
-        leaves, spec = pytree.tree_flatten(self._record(batch, y))
+        leaves, spec = pytree.tree_flatten((batch, y))
         self._check(leaves)
         if self.join:
-            count = min(int(self.join * len(y)), len(self))
-            rows = torch.randperm(len(self), generator=generator, device=device)[:count]
+            self._joined = min(int(self.join * len(y)), len(self))
+            rows = torch.randperm(len(self), generator=generator, device=device)[: self._joined]
             new = [_join(leaf, stored, rows) for leaf, stored in self._pairs(leaves)]
         else:
             rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
             fresh = torch.rand(len(y), generator=generator, device=device) < self.fresh
             new = [_swap(leaf, stored, rows, fresh) for leaf, stored in self._pairs(leaves)]
-        merged, end = pytree.tree_unflatten(new, spec)
-        return (batch._replace(context=merged) if not self.join else Batch(*merged)), end
+        return pytree.tree_unflatten(new, spec)
 
     def finish(self, batch: Batch, y: Tensor) -> None:
         self.sampler.finish(batch, y)
@@ -98,26 +98,25 @@ class ReplayAugmented(Wrapper):
             raise FloatingPointError(
                 f"rows {torch.nonzero(~finite).flatten().tolist()[:8]} are not finite: the replay buffer takes none of this batch"
             )
-        leaves, _ = pytree.tree_flatten(self._record(batch, y.detach()))
-        own = slice(0, len(y) if self._own is None else self._own)
-        given = [leaf[own].detach() for leaf in leaves if leaf is not None]
+        leaves, _ = pytree.tree_flatten((batch, y))
+        self._check(leaves)
+        own, self._joined = len(y) - self._joined, 0
+        given = [leaf[:own].detach() for leaf in leaves if leaf is not None]
         if not self.rows:
             self.rows = [leaf.new_zeros((self.capacity, *leaf.shape[1:])) for leaf in given]
-        self._check(leaves)
-        slots, sources = self._slots(len(given[0]))
+        slots, sources = self._slots(own)
         for stored, leaf in zip(self.rows, given, strict=True):
             stored[slots.to(stored.device)] = leaf[sources.to(leaf.device)].to(stored)
-        self.seen += len(given[0])
-        self._own = None
-
-    def _record(self, batch: Batch, y: Tensor) -> tuple[Any, Tensor]:
-        # Swapped rows bring their context; joined rows bring all of the batch.
-        return (tuple(batch) if self.join else batch.context), y
+        self.seen += own
 
     def _check(self, leaves: list[Any]) -> None:
+        if any(not isinstance(leaf, Tensor) for leaf in leaves if leaf is not None):
+            raise ValueError("a replay buffer stores tensors: the batch's target, context and weight may hold nothing else")
         shapes = [tuple(leaf.shape[1:]) for leaf in leaves if leaf is not None]
+        if len(counts := {len(leaf) for leaf in leaves if leaf is not None}) > 1:
+            raise ValueError(f"the batch's target, context and weight and y have {sorted(counts)} rows: rows belong together")
         stored = [tuple(row.shape[1:]) for row in self.rows]
-        if shapes != stored:
+        if stored and shapes != stored:
             raise ValueError(f"the batch's rows have shapes {shapes}, the replay buffer's {stored}: one buffer holds one kind")
 
     def _pairs(self, leaves: list[Any]) -> list[tuple[Any, Tensor | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 __all__ = ["Cosine", "Geometric", "Linear", "Polynomial", "Schedule", "as_schedule", "at"]
 
@@ -13,47 +13,53 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class Linear:
+class Between:
+    """Goes from start to end over `steps` steps, and stays there."""
+
+    start: float
+    end: float
+    steps: int
+    positive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not math.isfinite(self.start) or not math.isfinite(self.end):
+            raise ValueError(f"{self}: steps is at least 1, and both ends are finite")
+        if self.positive and not (self.start > 0 and self.end > 0):
+            raise ValueError(f"{self}: both ends must be positive")
+
+    def done(self, t: int) -> float:
+        """Says which fraction of the way is behind at step t."""
+        return min(t / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(Between):
     """Goes from start to end in equal differences over `steps` steps, and stays there.
 
     >>> [Linear(1.0, 0.0, steps=4)(t) for t in (0, 2, 4, 9)]
     [1.0, 0.5, 0.0, 0.0]
     """
 
-    start: float
-    end: float
-    steps: int
-
     def __call__(self, t: int) -> float:
-        return self.start + (self.end - self.start) * min(t / self.steps, 1.0)
+        return self.start + (self.end - self.start) * self.done(t)
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Between):
     """Goes from start to end in equal ratios over `steps` steps, and stays there (both positive)."""
 
-    start: float
-    end: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        if not (self.start > 0 and self.end > 0):
-            raise ValueError(f"Geometric({self.start}, {self.end}): both ends must be positive")
+    positive: ClassVar[bool] = True
 
     def __call__(self, t: int) -> float:
-        return self.start * (self.end / self.start) ** min(t / self.steps, 1.0)
+        return self.start * (self.end / self.start) ** self.done(t)
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Between):
     """Goes from start to end along half a cosine over `steps` steps, and stays there."""
 
-    start: float
-    end: float
-    steps: int
-
     def __call__(self, t: int) -> float:
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * min(t / self.steps, 1.0))) / 2
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * self.done(t))) / 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Polynomial:
     start: float
     power: float = 0.55
     delay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delay > 0:
+            raise ValueError(f"{self}: delay is positive")
 
     def __call__(self, t: int) -> float:
         return self.start * (1 + t / self.delay) ** -self.power

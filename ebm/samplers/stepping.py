@@ -43,7 +43,7 @@ class SteppingSampler(Sampler):
     ) -> None:
         super().__init__()
         low, high = check_steps(steps)
-        if step_scale < 1:
+        if not 1 <= step_scale < math.inf:
             raise ValueError(f"step_scale={step_scale}: pass s >= 1, the step is drawn from [step_size/s, step_size*s]")
         if grad_clip is not None and not grad_clip > 0:
             raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
@@ -59,13 +59,15 @@ class SteppingSampler(Sampler):
                 raise ValueError("a schedule cannot be learnable: pass step_size as a number or a tensor")
             self.step_size = step_size
             return
-        value = step_size.detach() if isinstance(step_size, Tensor) else torch.as_tensor(float(step_size))
+        if not isinstance(step_size, int | float | Tensor):
+            raise ValueError(f"step_size={step_size!r}: pass a number, a tensor, an nn.Parameter or a schedule")
+        value = step_size.detach() if isinstance(step_size, Tensor) else torch.tensor(step_size, dtype=torch.get_default_dtype())
         if not bool((torch.isfinite(value) & (value > 0)).all()):
             raise ValueError(f"step_size={step_size}: pass positive finite numbers")
         if isinstance(step_size, nn.Parameter):
             self.step_size = step_size
         elif learnable:
-            self.step_size = nn.Parameter(value.clone().to(torch.get_default_dtype()))
+            self.step_size = nn.Parameter(value.clone())
         elif isinstance(step_size, Tensor):
             self.register_buffer("step_size", step_size)
         else:
@@ -113,5 +115,7 @@ class SteppingSampler(Sampler):
 
 def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
     """Computes Langevin noise's standard deviation σ = √(2 ε T)."""
+    if not isinstance(temperature, Tensor) and temperature == 0:
+        return 0.0  # the square root's derivative at 0 is infinite, and would make that of a learnable step size NaN
     variance = 2 * temperature * step_size
     return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)

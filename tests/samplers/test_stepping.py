@@ -106,11 +106,13 @@ def test_steps_follow_a_schedule_of_the_steps_taken(first, ratio, seed):
     close(moving.sample(quadratic, half, steps=2), expected)  # and over trajectories
 
 
+@pytest.mark.parametrize("kind", [GradientDescent, LangevinDynamics])
 @laws
-@given(seeds, st.floats(0.05, 2.0))
-def test_a_clip_bounds_every_entry(seed, clip):
+@given(seed=seeds, clip=st.floats(0.05, 2.0))
+def test_a_clip_bounds_every_entry(kind, seed, clip):
     y = normal(4, 3, seed=seed)
-    moved = y - GradientDescent(0.5, grad_clip=clip).sample(quadratic, y)
+    without_noise = {"temperature": 0.0} if kind is LangevinDynamics else {}
+    moved = y - kind(0.5, steps=1, grad_clip=clip, **without_noise).sample(quadratic, y)
     close(moved, 0.5 * torch.tensor([[max(-clip, min(clip, x)) for x in row] for row in y.tolist()], dtype=torch.float64))
 
 
