@@ -112,7 +112,10 @@ class Bare(Task):
         self, predictor: Any, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         batch = Batch(self.data)
-        return {"energy": predictor.score(batch, self.data).mean().item(), "draw": torch.rand((), generator=generator).item()}
+        return {
+            "energy": predictor.score(batch, self.data).mean().item(),
+            "draw": torch.rand((), generator=generator).item(),
+        }
 
 
 class _Rows(Dataset[Tensor]):

@@ -61,7 +61,9 @@ def test_a_tree_is_put_together_as_it_was(tree):
 ONE, TWO = torch.zeros(1), torch.ones(1)
 
 
-@pytest.mark.parametrize("tree", [{"a": {"b": ONE}, "a/b": TWO}, {0: ONE, "0": TWO}, {"/a": ONE, "a": TWO}, {"a": [ONE], "a/0": TWO}])
+@pytest.mark.parametrize(
+    "tree", [{"a": {"b": ONE}, "a/b": TWO}, {0: ONE, "0": TWO}, {"/a": ONE, "a": TWO}, {"a": [ONE], "a/0": TWO}]
+)
 def test_paths_that_read_alike_are_kept_apart_or_refused(tree):
     try:
         tensors, value = flatten(tree)
@@ -238,7 +240,16 @@ def test_a_foreign_file_is_a_checkpoint_error(tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ['{"tensor": "gone"}', '{"tensor": 5}', '{"tensor": ["a"]}', '{"dict": 5}', '{"dict": [5]}', '{"dict": [[["a"], 1]]}', "{}", '{"x": 1}']
+    [
+        '{"tensor": "gone"}',
+        '{"tensor": 5}',
+        '{"tensor": ["a"]}',
+        '{"dict": 5}',
+        '{"dict": [5]}',
+        '{"dict": [[["a"], 1]]}',
+        "{}",
+        '{"x": 1}',
+    ]
     + ["[" * 100_000, '{"dict": [["a", {"tensor": "b"}]]}'],
 )
 def test_json_that_write_never_wrote_is_a_checkpoint_error(tmp_path, text):

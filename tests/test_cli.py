@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
+import shutil
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -20,8 +22,8 @@ from ebm.registry import KINDS, components, parameters
 from ebm.tasks import Points
 from ebm.training import fit
 
-TINY = ["--task.n", "60", "--energy.hidden", "[8]", "--steps", "4", "--batch-size", "8", "--log-every", "1", "--fit.sampler.steps", "2"]
-TINY += ["--evaluate-every", "2", "--objective.sampler.sampler.steps=2", "--objective.sampler.capacity=20"]
+TINY = shlex.split("--task.n 60 --energy.hidden [8] --steps 4 --batch-size 8 --log-every 1 --evaluate-every 2")
+TINY += shlex.split("--fit.sampler.steps 2 --objective.sampler.sampler.steps=2 --objective.sampler.capacity=20")
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +168,7 @@ def test_show_of_a_recipe_lists_all_that_can_be_set(said, name):
 
 def test_show_of_a_plugins_component_and_recipe(said, tmp_path):
     recipe = tmp_path / "bowl.toml"
-    recipe.write_text('summary = "A bowl."\n[task]\nuse = "still"\n[energy]\nuse = "quadric"\ncurvature = 3\n[objective]\nuse = "waiting"\n')
+    recipe.write_text('summary = "A bowl."\n[task]\nuse = "still"\n[energy]\nuse = "quadric"\n[objective]\nuse = "waiting"\n')
     write_distribution(tmp_path, "fake", entry="fake_plugins")
     write_distribution(tmp_path, "cook", offering("ebm_recipes", "bowl", repr(str(recipe))))
     with installed(tmp_path):
@@ -189,7 +191,10 @@ def test_show_of_a_name_that_two_offer_says_which(said, tmp_path):
     write_distribution(tmp_path, "two", offering("ebm_energies", "both", "lambda: 0"))
     write_distribution(tmp_path, "odd", offering("ebm_samplers", "odd", "dict"))
     with installed(tmp_path):
-        assert "is offered by 2 distributions: choose one of one:both, two:both" in fails(said, "show", "both")
+        complaint = fails(said, "show", "both")
+        assert "energy 'both' is offered by 2 distributions" in complaint
+        assert "one:both" in complaint
+        assert "two:both" in complaint
         assert said("show", "two:both")[0] == 0
         assert said("show", "odd")[0] == 0  # it has no signature to read
 
@@ -207,7 +212,7 @@ def test_show_picks_the_kind_where_names_are_shared(said, tmp_path):
 
 
 def test_settings_are_read_as_they_are_typed():
-    words = ["--energy.width", "64", "--steps=500", "--seed", "1", "--summary", "a b", "--fit.batch-size", "8", "--lr", "-1", "--strategy", "ddp"]
+    words = shlex.split("--energy.width 64 --steps=500 --seed 1 --fit.batch-size 8 --lr -1 --strategy ddp --summary 'a b'")
     assert parse_settings(words) == {
         "energy.width": "64",
         "fit.steps": "500",
@@ -261,7 +266,8 @@ def test_a_runs_recipe_repeats_the_run_to_the_same_numbers(said, tmp_path):
     assert said("run", Path("runs/density/recipe.toml"))[0] == 0
     assert said("run", Path("runs/density-2/recipe.toml"), "--out", "again")[0] == 0
     one, two, three = Path("runs/density"), Path("runs/density-2"), Path("again")
-    for file in ("metrics.csv", "metrics.json", "recipe.toml", "run.json", "report.html", "checkpoints/step-000000004/shared.safetensors"):
+    names = "metrics.csv metrics.json recipe.toml run.json report.html checkpoints/step-000000004/shared.safetensors"
+    for file in names.split():
         assert (one / file).read_bytes() == (two / file).read_bytes() == (three / file).read_bytes(), file
     assert said("run", Path("runs/density/recipe.toml"), "--seed", "4", "--out", "other")[0] == 0
     assert (one / "metrics.csv").read_bytes() != Path("other/metrics.csv").read_bytes()
@@ -278,7 +284,7 @@ def test_a_plugins_recipe_runs_and_is_repeated(said, tmp_path):
     write_distribution(tmp_path, "cook", offering("ebm_recipes", "bowl", repr(str(recipe))))
     with installed(tmp_path):
         assert said("run", "cook:bowl")[0] == 0
-        status, out, err = said("run", "runs/bowl/recipe.toml", "--out", "again")
+        status, _, err = said("run", "runs/bowl/recipe.toml", "--out", "again")
         assert status == 0, err
         assert Path("runs/bowl/metrics.csv").read_bytes() == Path("again/metrics.csv").read_bytes()
     assert "no task is named 'still'" in fails(said, "eval", "again")  # without the plugin
@@ -396,8 +402,6 @@ def test_sample_asks_for_a_number(said, run, words):
 
 
 def test_damage_is_told_in_one_line(said, run, tmp_path):
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
     (broken / "checkpoints" / "step-000000004" / "shared.json").write_text("{")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,14 +51,22 @@ def reconstruction(weighted: bool, **keywords: Any) -> dict[str, Any]:
     """An objective that draws nothing: a fixed start, and a sampler without noise."""
     task = Still(60, weighted=weighted)
     objective = Reconstruction(GradientDescent(0.1, steps=3, learnable=True), task)
-    usual = {"steps": 12, "batch_size": 8, "lr": 1e-3, "log_every": 1, "checkpoint_every": 5, "ema": 0.9, "clip_norm": 0.05}
-    return {"energy": mlp(), "objective": objective, "task": task, "sampler": langevin(), "weight_decay": 0.1, **usual, **keywords}
+    usual = {"steps": 12, "batch_size": 8, "lr": 1e-3, "log_every": 1, "checkpoint_every": 5}
+    usual |= {"ema": 0.9, "clip_norm": 0.05, "weight_decay": 0.1}
+    return {"energy": mlp(), "objective": objective, "task": task, "sampler": langevin(), **usual, **keywords}
 
 
 def persistent(**keywords: Any) -> dict[str, Any]:
     objective = ContrastiveDivergence(ReplayAugmented(langevin(), capacity=16), start="noise")
     usual = {"steps": 6, "batch_size": 8, "log_every": 1, "checkpoint_every": 3}
-    return {"energy": mlp(), "objective": objective, "task": Points("moons", n=60), "sampler": langevin(), **usual, **keywords}
+    return {
+        "energy": mlp(),
+        "objective": objective,
+        "task": Points("moons", n=60),
+        "sampler": langevin(),
+        **usual,
+        **keywords,
+    }
 
 
 def saved(folder: Path, name: str = "shared") -> Any:
@@ -308,10 +317,14 @@ def test_two_processes_stopped_at_any_moment_go_on_to_the_same_numbers(recipe, n
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components("recipe")))
 def test_any_bundled_recipe_trains_on_two_processes(tmp_path, name):
-    words = ["-m", "ebm", "run", name, "--steps", "2", "--checkpoint-every", "1", "--evaluate-limit", "8", "--out", str(tmp_path / "run"), *PAIR]
-    done = run_python(*words, cwd=tmp_path)
+    few = shlex.split("--steps 2 --checkpoint-every 1 --evaluate-limit 8")
+    done = run_python("-m", "ebm", "run", name, *few, *PAIR, "--out", str(tmp_path / "run"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {path.stem for path in (tmp_path / "run" / "checkpoints" / "step-000000002").iterdir()} == {"shared", "rank0", "rank1"}
+    assert {path.stem for path in (tmp_path / "run" / "checkpoints" / "step-000000002").iterdir()} == {
+        "shared",
+        "rank0",
+        "rank1",
+    }
 
 
 if __name__ == "__main__":

@@ -123,8 +123,10 @@ def test_a_name_that_two_plugins_offer_is_an_error_only_when_asked_for(fake):
     assert {"left:both", "right:both"} <= components("energy").keys()
     assert "both" not in components("energy")
     assert problems() == []
-    with pytest.raises(ValueError, match=r"energy 'both' is offered by 2 distributions: .*left:both, right:both"):
+    with pytest.raises(ValueError, match=r"energy 'both' is offered by 2 distributions") as caught:
         ebm.build("energy", "both")
+    assert "left:both" in str(caught.value)
+    assert "right:both" in str(caught.value)
     assert (ebm.build("energy", "left:both"), ebm.build("energy", "right:both")) == ("left", "right")
 
 
@@ -139,6 +141,7 @@ def test_one_distribution_offers_a_name_once(tmp_path):
 
 # --------------------------------------------------------------------------------------------------------- broken plugins
 
+HOOK = "from ebm.registry import hookimpl\n\n@hookimpl\ndef ebm_tasks():\n    "
 BROKEN = {
     "no-such-package": (None, "no_such_package", "No module named 'no_such_package'"),
     "no-such-name": ("x = 1\n", "no_such_name:plugin", "plugin"),
@@ -151,17 +154,17 @@ BROKEN = {
     "misspelt-hook": (offering("ebm_energys", "x"), None, "did you mean 'ebm_energies'"),
     "unmarked-hook": ("def ebm_energies():\n    return {}\n", None, "hookimpl"),
     "argument": (offering("ebm_energies", "x").replace("()", "(config)"), None, "config"),
-    "raises": ("from ebm.registry import hookimpl\n\n@hookimpl\ndef ebm_tasks():\n    raise OSError('no data')\n", None, "no data"),
-    "exits-in-hook": ("from ebm.registry import hookimpl\n\n@hookimpl\ndef ebm_tasks():\n    raise SystemExit(4)\n", None, "4"),
-    "no-mapping": ("from ebm.registry import hookimpl\n\n@hookimpl\ndef ebm_tasks():\n    return 5\n", None, "hook ebm_tasks"),
-    "none-mapping": ("from ebm.registry import hookimpl\n\n@hookimpl\ndef ebm_tasks():\n    return\n", None, "hook ebm_tasks"),
+    "raises": (HOOK + "raise OSError('no data')\n", None, "no data"),
+    "exits-in-hook": (HOOK + "raise SystemExit(4)\n", None, "SystemExit: 4"),
+    "no-mapping": (HOOK + "return 5\n", None, "hook ebm_tasks"),
+    "none-mapping": (HOOK + "return\n", None, "hook ebm_tasks"),
     "not-callable": (offering("ebm_energies", "five", "5"), None, "energy 'five': ValueError: 5 is not callable"),
     "bad-name": (offering("ebm_energies", "a:b"), None, "without a colon"),
     "empty-name": (offering("ebm_energies", ""), None, "a component's name"),
     "number-name": (offering("ebm_energies", 5), None, "a component's name"),
     "no-recipe": (offering("ebm_recipes", "gone", "'gone.toml'"), None, "recipe 'gone'"),
     "odd-truth": ("import numpy\nplugin = numpy.zeros(3)\n", "odd_truth:plugin", "odd_truth:plugin"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -273,10 +276,11 @@ def test_any_callable_may_be_offered(fake, factory, keywords, result):
 @LAW
 @given(st.text(max_size=20))
 def test_a_name_is_known_or_a_value_error_says_that_it_is_not(name):
-    try:
-        assert component("energy", name).name == name.rpartition(":")[2]
-    except ValueError as error:
-        assert "energy" in str(error)
+    if name in components("energy"):
+        assert component("energy", name).name == name
+        return
+    with pytest.raises(ValueError, match="no energy is named"):
+        component("energy", name)
 
 
 @LAW
@@ -296,7 +300,8 @@ after = set(sys.modules)
 ebm.Energy, ebm.Sampler, ebm.energy_and_grad, dir(ebm)
 still = set(sys.modules)
 components = ebm.components("energy")
-print(json.dumps([sorted(after - before), sorted(still - after), "loud" in after, "loud" in sys.modules, "loud" in components]))
+loud = ["loud" in names for names in (after, sys.modules, components)]
+print(json.dumps([sorted(after - before), sorted(still - after), loud]))
 """
 
 
@@ -304,13 +309,13 @@ def test_import_loads_little_more_than_torch_and_no_plugin(tmp_path):
     write_distribution(tmp_path, "loud", offering("ebm_energies", "loud"))
     done = run_python("-c", IMPORT, cwd=tmp_path, folders=(tmp_path,))
     assert done.returncode == 0, done.stderr
-    cost, later, loud_before, loud_after, offered = json.loads(done.stdout)
+    cost, later, loud = json.loads(done.stdout)
     # A count of modules cannot be disturbed by a slow machine; torch alone brings more than a thousand.
     assert [name for name in cost if name.partition(".")[0] not in ("ebm", *sys.stdlib_module_names)] == []
     assert [name for name in cost if name.startswith("ebm.")] == ["ebm.interfaces"]
     assert len(cost) < 10
     assert later == []
-    assert (loud_before, loud_after, offered) == (False, True, True)
+    assert loud == [False, True, True]
 
 
 def test_every_name_that_ebm_promises_is_there():

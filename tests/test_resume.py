@@ -1,4 +1,4 @@
-"""The law of resuming: a run stopped at any moment, by anything, and gone on with is the run that was never stopped, bit for bit.
+"""The law of resuming: a run stopped at any moment, by anything, and gone on with is the undisturbed run, bit for bit.
 
 Run as a script, this file is the process whose children are killed: `python test_resume.py FOLDER`.
 """
@@ -155,7 +155,11 @@ def send(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-STOPS = {"exception": (fail, Interrupted), "SIGINT": (send(signal.SIGINT), KeyboardInterrupt), "SIGTERM": (send(signal.SIGTERM), SystemExit)}
+STOPS = {
+    "exception": (fail, Interrupted),
+    "SIGINT": (send(signal.SIGINT), KeyboardInterrupt),
+    "SIGTERM": (send(signal.SIGTERM), SystemExit),
+}
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +186,9 @@ def _quick(monkeypatch, request):
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("at", [1, 3, 4, 6, 8, 12])  # before, at and after a checkpoint; at and after the end of an epoch; the last
+@pytest.mark.parametrize("at", [1, 3, 4, 6, 8, 12])
 def test_a_run_that_failed_at_any_step_goes_on_to_the_same_numbers(undisturbed, tmp_path, name, at):
+    """Before, at and after a checkpoint (every 3 steps) and the end of an epoch (every 3 or 5); at the last step."""
     with pytest.raises(Interrupted):
         train(name, tmp_path / "run", interrupting(at, fail))
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -284,14 +289,13 @@ def test_a_failed_evaluation_or_report_is_repeated(undisturbed, tmp_path, monkey
 
 
 def test_the_report_is_the_same_to_the_byte(tmp_path):
-    reports = []
-    for stops in ((), (4, 1, 5)):
-        for at in stops:
-            with pytest.raises(Interrupted if at == 5 else KeyboardInterrupt):
-                train("persistent, fifo", tmp_path / str(len(stops)) / "run", interrupting(at, fail if at == 5 else send(signal.SIGINT)))
-        reports.append(written(train("persistent, fifo", tmp_path / str(len(stops)) / "run").path, STEPS))
-    assert len(reports[0]["report.html"]) > 10_000
-    assert_same(reports[1], reports[0])
+    expected = written(train("persistent, fifo", tmp_path / "undisturbed" / "run").path, STEPS)
+    assert len(expected["report.html"]) > 10_000
+    for at, stop in ((4, "SIGINT"), (1, "SIGTERM"), (5, "exception")):
+        action, error = STOPS[stop]
+        with pytest.raises(error):
+            train("persistent, fifo", tmp_path / "stopped" / "run", interrupting(at, action))
+    assert_same(written(train("persistent, fifo", tmp_path / "stopped" / "run").path, STEPS), expected)
 
 
 def test_loading_data_in_other_processes_changes_nothing(undisturbed, tmp_path):
@@ -458,12 +462,13 @@ def command(recipe: Path, folder: str, *settings: str) -> list[str]:
 
 def start(recipe: Path, folder: str, *settings: str, **variables: str) -> subprocess.Popen[str]:
     environ = environment(recipe / "plugins", EBM_TEST_GO=str(recipe / "go"), **variables)
-    arguments = [sys.executable, *command(recipe, folder, *settings)]
-    return subprocess.Popen(arguments, cwd=recipe, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, *command(recipe, folder, *settings)]
+    return subprocess.Popen(words, cwd=recipe, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(recipe: Path, folder: str, *settings: str) -> subprocess.CompletedProcess[str]:
-    done = run_python(*command(recipe, folder, *settings), cwd=recipe, folders=(recipe / "plugins",), EBM_TEST_GO=str(recipe / "go"))
+    words = command(recipe, folder, *settings)
+    done = run_python(*words, cwd=recipe, folders=(recipe / "plugins",), EBM_TEST_GO=str(recipe / "go"))
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -494,7 +499,7 @@ def test_the_command_killed_by_every_signal_and_repeated_makes_the_undisturbed_r
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_is_the_undisturbed_run(recipe):
-    """The moments are drawn from a fixed seed; where exactly each kill lands is up to the system, and the law holds anywhere."""
+    """The moments come from a fixed seed; where exactly a kill lands is up to the system, and the law holds anywhere."""
     steps = "2000"
     finish(recipe, "undisturbed", "--steps", steps)
     moments, kills = random.Random(0), 0

@@ -98,12 +98,12 @@ class ContrastiveDivergence(Objective):
             for state, info in self.sampler.trajectory(functions, y, generator=generator):  # noqa: B007 (the last is used)
                 y = state.y
             self.sampler.finish(begun, y)
+            samples, still = self.sampler.point(y), y.new_zeros(())
             if info is None:
-                raise ValueError("ContrastiveDivergence's sampler takes no step, so there are no samples: set steps >= 1")
+                return begun, samples, still, still
             norm = info.grad_norm
-            grad_norm = y.new_zeros(()) if norm is None else norm.mean()
             displacement = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1).mean()
-            return begun, self.sampler.point(y), displacement, grad_norm
+            return begun, samples, displacement, still if norm is None else norm.mean()
 
     def _start(self, batch: Batch, data: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.start == "data":

@@ -60,37 +60,39 @@ class DenoisingScoreMatching(Objective):
         if start is not None and len(self.sigma) > 1:
             raise ValueError("start is the noised points of one level: it cannot be given with a ladder")
         check_configuration(batch.target, generator)
-        sigma, order = self._spread(batch.target, generator)
+        sigma, groups = self._spread(batch.target, generator)
         noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
         noised = batch.target + left(sigma, noise) * noise
         if levels == 1:
             parts = [self._at(bind(energy, batch.context), noised, noise, sigma)]
             rows = torch.arange(len(noised), device=noised.device)
         else:
-            if len(order) < levels:
-                raise ValueError(f"a batch of {len(order)} rows cannot be spread over {levels} noise levels: make it larger")
-            parts, groups = [], [order[level::levels] for level in range(levels)]
-            for level, group in enumerate(groups):
+            parts = []
+            for level, group in groups.items():
                 function = bind(energy, _rows(batch.context, group), level)
                 parts.append(self._at(function, noised[group], noise[group], sigma[group]))
-            rows = torch.cat(groups)
+            rows = torch.cat([*groups.values()])
         loss, value, norm = (torch.cat(column) for column in zip(*parts, strict=True))
         arranged = batch if levels == 1 else Batch(None, weight=_rows(batch.weight, rows))
         terms = {"energy_data": arranged.mean(value.detach()), "grad_norm": arranged.mean(norm.detach())}
         if levels > 1:
-            for level, (part, group) in enumerate(zip(parts, groups, strict=True)):
+            for (level, group), part in zip(groups.items(), parts, strict=True):
                 terms[f"loss_{level}"] = Batch(None, weight=_rows(batch.weight, group)).mean(part[0].detach())
         return Loss(arranged.mean(loss), terms)
 
-    def _spread(self, data: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Gives every row a noise level, as evenly as rows allow: (sigma (rows,), the order whose n-th row has level n mod L)."""
-        ladder = torch.tensor(self.sigma, dtype=data.dtype, device=data.device)
-        if len(self.sigma) == 1:
-            return ladder.expand(len(data)), torch.arange(len(data), device=data.device)
+    def _spread(self, data: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[int, Tensor]]:
+        """Gives every row a noise level, as evenly as rows allow: (sigma (rows,), the rows of each level that has any)."""
+        ladder, count = torch.tensor(self.sigma, dtype=data.dtype, device=data.device), len(self.sigma)
+        if count == 1:
+            return ladder.expand(len(data)), {}
         order = torch.randperm(len(data), generator=generator, device=data.device)
-        level = torch.empty_like(order)
-        level[order] = torch.arange(len(data), device=data.device) % len(self.sigma)
-        return ladder[level], order
+        # Which level the first row gets is drawn too: else the last levels would get fewer rows, or none of a small batch.
+        first = int(torch.randint(count, (), generator=generator, device=data.device))
+        groups = {(first + place) % count: order[place::count] for place in range(min(count, len(data)))}
+        sigma = torch.empty_like(ladder[:1]).repeat(len(data))
+        for level, rows in groups.items():
+            sigma[rows] = ladder[level]
+        return sigma, groups
 
     def _at(self, function: EnergyFn, noised: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value, grad = energy_and_grad(function, noised, create_graph=torch.is_grad_enabled())

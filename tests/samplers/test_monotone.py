@@ -48,7 +48,6 @@ def test_a_rejected_chain_keeps_its_raw_state(inner):
 @settings(laws, max_examples=30)
 @given(st.sampled_from([0.0, 0.5, 0.9]), st.floats(0.3, 4.0), seeds)
 def test_it_equals_the_loop_chain_by_chain(momentum, size, seed):
-    """A rejected chain is as it was, its velocity too; a first velocity is zero."""
     energy, y = Valley(), normal(6, 2, seed=seed)
     expected = []
     for row in y:
@@ -62,6 +61,18 @@ def test_it_equals_the_loop_chain_by_chain(momentum, size, seed):
         expected.append(row)
     moving = Monotone(GradientDescent(size, steps=5, momentum=momentum))
     close(moving.sample(energy, y), torch.stack(expected), rtol=1e-7)
+
+
+def test_a_rejected_chain_keeps_its_velocity_too():
+    """A hill lies at one step's length, at one and a half there is none: momentum of a rejected step would leap over it."""
+
+    def hill(y):
+        return (-y + 10 * (-((y - 1) ** 2) / 0.02).exp()).sum(-1)
+
+    y = torch.zeros(1, 1, dtype=torch.float64)
+    path = list(Monotone(GradientDescent(1.0, steps=4, momentum=0.5)).trajectory(hill, y))
+    assert not any(bool(info.accepted) for _, info in path)
+    assert torch.equal(path[-1][0].y, y)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
