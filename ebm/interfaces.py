@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -239,7 +238,7 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
         value = evaluate(energy, y)
         if not value.requires_grad:
             raise ValueError(_NO_GRADIENT.format(tuple(value.shape)))
-        (grad,) = torch.autograd.grad(value.sum(), y, create_graph=create_graph, allow_unused=True)
+        (grad,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=create_graph, allow_unused=True)
     if grad is None:
         raise ValueError(_NO_GRADIENT.format(tuple(value.shape)))
     return (value if create_graph else value.detach()), grad
@@ -439,17 +438,19 @@ class Sampler(nn.Module):
         generator: torch.Generator | None,
     ) -> Iterator[tuple[Any, Info]]:
         total, taken, watch = sum(counts), 0, _Watch()
+        if unroll != "full":
+            state = detach(state)
         for index, (energy, count) in enumerate(zip(functions, counts, strict=True)):
-            modules = _modules(energy)
+            calm = eval_mode(energy)
             if index:
-                with eval_mode(modules), torch.set_grad_enabled(unroll == "full"):
+                with calm, torch.set_grad_enabled(unroll == "full"):
                     state = self.enter(energy, state)
             for _ in range(count):
                 taken += 1
                 graph = unroll in ("each", "full") or (unroll == "last" and taken == total)
-                if unroll != "full":
+                if unroll == "each":  # the steps of "none", and those of "last" before the last, make no graph to cut
                     state = detach(state)
-                with eval_mode(modules), torch.set_grad_enabled(graph):
+                with calm, torch.set_grad_enabled(graph):
                     state, info = self.step(energy, state, create_graph=graph, generator=generator)
                 watch.see(taken, state.y, info.energy)
                 yield state, info
@@ -491,17 +492,21 @@ def detach(state: Any) -> Any:
     return state
 
 
-@contextmanager
-def eval_mode(energy: Any) -> Iterator[None]:
+class eval_mode:
     """Holds the module behind an energy (or a list of modules) in eval mode, and puts each part back into its own mode."""
-    modules = energy if isinstance(energy, list) else _modules(energy)
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
+
+    # A class, so that one serves all steps of a landscape: a generator made anew at each is a few per cent of a cheap step.
+    def __init__(self, energy: Any) -> None:
+        self.modules: list[nn.Module] = energy if isinstance(energy, list) else _modules(energy)
+        self.training: list[nn.Module] = []
+
+    def __enter__(self) -> None:
+        self.training = [module for module in self.modules if module.training]
+        for module in self.training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.training:
             module.training = True
 
 
@@ -513,13 +518,13 @@ class _Watch:
         self.seen: tuple[int, Tensor, Tensor] | None = None
 
     def see(self, step: int, y: Tensor, energy: Tensor) -> None:
-        # One sum screens all values (a sum of finite values that overflows is sent on to the exact look below).
+        # A sum screens all values (a sum of finite values that overflows is sent on to the exact look below).
+        if y.is_cpu:
+            if not math.isfinite(y.sum().item() + energy.sum().item()):
+                raise_if_not_finite(step, y.detach(), energy.detach())
+            return
         y, energy = y.detach(), energy.detach()
         probe = y.sum() + energy.sum()
-        if y.device.type == "cpu":
-            if not math.isfinite(probe.item()):
-                raise_if_not_finite(step, y, energy)
-            return
         if self.first is None:
             self.first = torch.zeros((), dtype=torch.long, device=y.device)
         self.first = torch.where((self.first == 0) & ~torch.isfinite(probe), step, self.first)

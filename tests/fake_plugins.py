@@ -275,6 +275,33 @@ def quick_report(monkeypatch: Any) -> None:
     monkeypatch.setattr("ebm.report.write_report", write)
 
 
+class Interrupted(Exception):
+    """What stops a run in a test."""
+
+
+def interrupting(at: int, action: Callable[[], Any]) -> Callable[[Any], Any]:
+    """Makes an objective do something in the middle of its call number `at`, once what it has drawn cannot be undone."""
+
+    def wrap(objective: Any) -> Any:
+        usual, calls = objective.forward, []
+
+        def forward(*args: Any, **keywords: Any) -> Any:
+            loss = usual(*args, **keywords)
+            calls.append(1)
+            if len(calls) == at:
+                action()
+            return loss
+
+        objective.forward = forward
+        return objective
+
+    return wrap
+
+
+def fail() -> None:
+    raise Interrupted
+
+
 def mlp(dtype: torch.dtype = torch.float32, seed: int = 0) -> MLPEnergy:
     """Makes a tiny energy of the plane, from a seed."""
     with torch.random.fork_rng():

@@ -22,13 +22,48 @@ from ebm.registry import KINDS, components, parameters
 from ebm.tasks import Points
 from ebm.training import fit
 
-TINY = shlex.split("--task.n 60 --energy.hidden [8] --steps 4 --batch-size 8 --log-every 1 --evaluate-every 2")
-TINY += shlex.split("--fit.sampler.steps 2 --objective.sampler.sampler.steps=2 --objective.sampler.capacity=20")
+TINY = """
+summary = "Tiny."
+
+[task]
+use = "points"
+n = 60
+
+[energy]
+use = "mlp"
+hidden = [8]
+
+[objective]
+use = "contrastive-divergence"
+start = "noise"
+
+[objective.sampler]
+use = "replay"
+capacity = 20
+
+[objective.sampler.sampler]
+use = "langevin"
+step_size = 0.1
+steps = 2
+
+[fit]
+steps = 4
+batch_size = 8
+log_every = 1
+evaluate_every = 2
+
+[fit.sampler]
+use = "langevin"
+step_size = 0.1
+steps = 2
+"""
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "200")
     quick_report(monkeypatch)
 
@@ -241,35 +276,44 @@ def test_names_of_runs():
 
 
 def test_run_trains_and_leaves_a_folder(said, tmp_path):
-    status, out, err = said("run", "density", *TINY, "--seed", "3", "--out", tmp_path / "x")
+    status, out, err = said("run", "../tiny.toml", "--seed", "3", "--out", tmp_path / "x")
     assert status == 0, err
     assert "mmd" in out
     assert str(tmp_path / "x" / "report.html") in out
     recipe = tomllib.loads((tmp_path / "x" / "recipe.toml").read_text())
     assert (recipe["seed"], recipe["fit"]["steps"], recipe["task"]["n"], recipe["energy"]["hidden"]) == (3, 4, 60, [8])
-    assert recipe["objective"]["sampler"]["sampler"]["steps"] == 2
+    assert recipe["objective"]["sampler"]["sampler"]["temperature"] == 1.0  # a default, written out
     assert (tmp_path / "x" / "report.html").exists()
     metrics = json.loads((tmp_path / "x" / "metrics.json").read_text())
     assert all(f"{name:>24} {value:.5g}" in out for name, value in metrics.items())
 
 
+def test_a_bundled_recipe_is_run_by_its_name(said):
+    few = shlex.split("--task.n 60 --steps 2 --batch-size 8 --evaluate-every 1 --evaluate-limit 4")
+    status, out, err = said("run", "density", *few)
+    assert status == 0, err
+    assert str(Path("runs/density/report.html")) in out
+    assert said("run", "density", *few)[0] == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["density", "density-2"]
+
+
 def test_options_may_stand_anywhere_and_with_an_equals_sign(said, tmp_path):
-    assert said("run", f"--out={tmp_path / 'x'}", "density", "--seed=3", *TINY)[0] == 0
-    assert said("run", "density", *TINY, "--seed", "3", "--out", tmp_path / "x", "--overwrite")[0] == 0
-    assert said("run", "density", "--overwrite", *TINY, "--out", tmp_path / "x", "--lr", "1e-2")[0] == 0
+    assert said("run", f"--out={tmp_path / 'x'}", "../tiny.toml", "--seed=3")[0] == 0
+    assert said("run", "../tiny.toml", "--seed", "3", "--out", tmp_path / "x", "--overwrite")[0] == 0
+    assert said("run", "../tiny.toml", "--overwrite", "--out", tmp_path / "x", "--lr", "1e-2")[0] == 0
     assert tomllib.loads((tmp_path / "x" / "recipe.toml").read_text())["fit"]["lr"] == 1e-2
-    fails(said, "run", "--steps", "4", "density")  # a setting cannot stand before the recipe it sets
+    fails(said, "run", "--steps", "4", "../tiny.toml")  # a setting cannot stand before the recipe it sets
 
 
 def test_a_runs_recipe_repeats_the_run_to_the_same_numbers(said, tmp_path):
-    assert said("run", "density", *TINY, "--seed", "3", "--ema", "0.5")[0] == 0
-    assert said("run", Path("runs/density/recipe.toml"))[0] == 0
-    assert said("run", Path("runs/density-2/recipe.toml"), "--out", "again")[0] == 0
-    one, two, three = Path("runs/density"), Path("runs/density-2"), Path("again")
+    assert said("run", "../tiny.toml", "--seed", "3", "--ema", "0.5")[0] == 0
+    assert said("run", Path("runs/tiny/recipe.toml"))[0] == 0
+    assert said("run", Path("runs/tiny-2/recipe.toml"), "--out", "again")[0] == 0
+    one, two, three = Path("runs/tiny"), Path("runs/tiny-2"), Path("again")
     names = "metrics.csv metrics.json recipe.toml run.json report.html checkpoints/step-000000004/shared.safetensors"
     for file in names.split():
         assert (one / file).read_bytes() == (two / file).read_bytes() == (three / file).read_bytes(), file
-    assert said("run", Path("runs/density/recipe.toml"), "--seed", "4", "--out", "other")[0] == 0
+    assert said("run", Path("runs/tiny/recipe.toml"), "--seed", "4", "--out", "other")[0] == 0
     assert (one / "metrics.csv").read_bytes() != Path("other/metrics.csv").read_bytes()
 
 
@@ -311,15 +355,15 @@ def test_a_plugins_recipe_runs_and_is_repeated(said, tmp_path):
     ],
 )
 def test_wrong_words_cost_one_line_and_nothing_else(said, words, reason):
-    complaint = fails(said, "run", "density", "--out", "x", *words)
+    complaint = fails(said, "run", "../tiny.toml", "--out", "x", *words)
     assert reason in complaint
     assert not Path("x").exists()
 
 
 def test_a_finished_run_is_not_overwritten_unasked(said):
-    assert said("run", "density", *TINY, "--out", "x")[0] == 0
+    assert said("run", "../tiny.toml", "--out", "x")[0] == 0
     before = Path("x/metrics.csv").read_bytes()
-    assert "holds a finished run" in fails(said, "run", "density", *TINY, "--out", "x")
+    assert "holds a finished run" in fails(said, "run", "../tiny.toml", "--out", "x")
     assert Path("x/metrics.csv").read_bytes() == before
 
 
@@ -329,21 +373,21 @@ def test_the_same_command_goes_on_with_a_stopped_run(said, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Points, "evaluate", stop)
-        status, _, err = said("run", "density", *TINY, "--checkpoint-every", "1")
+        status, _, err = said("run", "../tiny.toml", "--checkpoint-every", "1")
     assert (status, err.strip().splitlines()[-1]) == (130, "stopped here")
-    assert checkpoints.steps(Path("runs/density/checkpoints")) == [1]
-    complaint = fails(said, "run", "density", *TINY, "--checkpoint-every", "1", "--lr", "0.5")
+    assert checkpoints.steps(Path("runs/tiny/checkpoints")) == [1]
+    complaint = fails(said, "run", "../tiny.toml", "--checkpoint-every", "1", "--lr", "0.5")
     assert "unfinished run with another" in complaint
     assert "fit.lr" in complaint
-    assert said("run", "density", *TINY, "--checkpoint-every", "1")[0] == 0
-    assert [path.name for path in Path("runs").iterdir()] == ["density"]
+    assert said("run", "../tiny.toml", "--checkpoint-every", "1")[0] == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny"]
 
 
 def test_any_failure_of_a_plugin_is_told_without_a_traceback_of_ours(said, tmp_path):
     """A plugin's KeyError or TypeError is its author's to see in full, a value error the user's."""
     write_distribution(tmp_path, "fake", offering("ebm_energies", "picky", "picky").replace("@hookimpl", PICKY + "@hookimpl"))
     with installed(tmp_path):
-        assert "even numbers only" in fails(said, "run", "density", "--energy.use", "picky", "--energy.n", "3", "--out", "x")
+        assert "even numbers only" in fails(said, "run", "../tiny.toml", "--energy.use", "picky", "--energy.n", "3", "--out", "x")
 
 
 PICKY = "def picky(n: int):\n    raise ValueError('even numbers only')\n\n"
@@ -357,8 +401,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         quick_report(patch)
-        recipe = ebm.recipes.resolve(ebm.recipes.load("density"), parse_settings(TINY))
-        parts = ebm.recipes.assemble(recipe)
+        parts = ebm.recipes.assemble(ebm.recipes.resolve(tomllib.loads(TINY)))
         fit(parts.energy, parts.objective, parts.task, **parts.fit, recipe=parts.recipe, out=folder)
     return folder
 
@@ -419,7 +462,7 @@ def tomli_of(run):
 
 
 def test_nothing_is_printed_to_stdout_but_answers(said, tmp_path):
-    status, out, err = said("run", "density", *TINY, "--out", tmp_path / "x")
+    status, out, err = said("run", "../tiny.toml", "--out", tmp_path / "x")
     assert status == 0
     assert len(out.splitlines()) == len(json.loads((tmp_path / "x" / "metrics.json").read_text())) + 1, out
     assert "warn" not in err.lower(), err

@@ -23,9 +23,12 @@ from fake_plugins import (
     Around,
     Bare,
     Dropped,
+    Interrupted,
     Still,
     assert_same,
     environment,
+    fail,
+    interrupting,
     langevin,
     mlp,
     quick_report,
@@ -122,33 +125,6 @@ def train(name: str, out: Path, wrap: Callable[[Any], Any] = lambda objective: o
     parts["objective"] = wrap(parts["objective"])
     usual = {"steps": STEPS, "batch_size": 8, "lr": 1e-2, "log_every": 1, "checkpoint_every": 3}
     return fit(**{**usual, **parts, **keywords}, out=out)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupting(at: int, action: Callable[[], Any]) -> Callable[[Any], Any]:
-    """Makes an objective do something in the middle of its call number `at`, once what it has drawn cannot be undone."""
-
-    def wrap(objective: Any) -> Any:
-        usual, calls = objective.forward, []
-
-        def forward(*args: Any, **keywords: Any) -> Any:
-            loss = usual(*args, **keywords)
-            calls.append(1)
-            if len(calls) == at:
-                action()
-            return loss
-
-        objective.forward = forward
-        return objective
-
-    return wrap
-
-
-def fail() -> None:
-    raise Interrupted
 
 
 def send(number: int) -> Callable[[], None]:

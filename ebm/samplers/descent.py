@@ -18,7 +18,7 @@ __all__ = ["DescentState", "GradientDescent"]
 
 
 class DescentState(NamedTuple):
-    """The state of gradient descent: `velocity` is None until the first step, and where there is no momentum."""
+    """The state of gradient descent: `velocity` is None where there is no momentum."""
 
     y: Tensor
     t: int = 0
@@ -77,7 +77,7 @@ class GradientDescent(SteppingSampler):
         self.noise_std = as_schedule(noise_std)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> DescentState:
-        return DescentState(y)
+        return DescentState(y, velocity=torch.zeros_like(y) if self.momentum else None)
 
     def step(
         self,
@@ -92,9 +92,9 @@ class GradientDescent(SteppingSampler):
             z = z + noise_std * randn_like(z, generator)
         point = self.point(z)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)
-        direction, velocity = self.clipped(grad), None
-        if self.momentum:
-            velocity = direction if state.velocity is None else self.momentum * state.velocity + direction
+        direction, velocity = self.clipped(grad), state.velocity
+        if velocity is not None:
+            velocity = self.momentum * velocity + direction
             direction = direction + self.momentum * velocity if self.nesterov else velocity
         scale = self.scale(state, value, generator)
         y = point - self.stride(state, scale, value, point) * direction

@@ -12,7 +12,7 @@ from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.retractions import Retraction
 from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, std_of
+from ebm.samplers.stepping import SteppingSampler, plus, std_of
 
 __all__ = ["LangevinDynamics"]
 
@@ -73,7 +73,7 @@ class LangevinDynamics(SteppingSampler):
         std = at(self.noise_std, state.t)
         if std is None:
             std = std_of(step_size, at(self.temperature, state.t))
-        y = point - step_size * self.clipped(grad)
+        y = plus(point, -step_size, self.clipped(grad))
         if isinstance(std, Tensor) or std:
-            y = y + std * randn_like(point, generator)
+            y = plus(y, std, randn_like(point, generator))
         return State(y, state.t + 1, scale, state.gain), Info(value, grad)

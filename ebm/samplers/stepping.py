@@ -93,6 +93,8 @@ class SteppingSampler(Sampler):
 
     def stride(self, state: Any, scale: Tensor | None, energy: Tensor, y: Tensor) -> float | Tensor:
         """Computes the step size of this step: a number, or a tensor that broadcasts over y from the left."""
+        if scale is None and state.gain == 1.0 and isinstance(fixed := self.step_size, float):
+            return fixed
         step_size = at(self.step_size, state.t)
         if isinstance(step_size, Tensor):
             if step_size.ndim and step_size.shape != energy.shape:
@@ -111,6 +113,11 @@ class SteppingSampler(Sampler):
     def extra_repr(self) -> str:
         size = tuple(self.step_size.shape) if isinstance(self.step_size, Tensor) else self.step_size
         return f"step_size={size}, steps={self.steps}"
+
+
+def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
+    """Computes y + a x in one pass over memory, for a number or a tensor a that broadcasts from the left."""
+    return torch.addcmul(y, a, x) if isinstance(a, Tensor) else torch.add(y, x, alpha=a)
 
 
 def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:

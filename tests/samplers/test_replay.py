@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ebm import checkpoints
 from ebm.interfaces import Batch
-from ebm.samplers import GradientDescent, LangevinDynamics, ReplayAugmented
+from ebm.samplers import MALA, GradientDescent, LangevinDynamics, ReplayAugmented
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
 
@@ -337,8 +337,11 @@ def test_a_buffer_of_another_capacity_is_refused():
 @given(seed=seeds)
 def test_it_moves_as_its_inner_sampler_does(seed):
     y = normal(4, 2, seed=seed)
-    moving, inner = make(steps=3), LangevinDynamics(0.1, steps=3)
-    close(moving.sample(quadratic, y, generator=seeded(seed)), inner.sample(quadratic, y, generator=seeded(seed)))
+    for inner in (LangevinDynamics(0.1, steps=3), MALA(0.5, steps=3)):
+        moving = ReplayAugmented(inner, capacity=3)
+        for energy in (quadratic, [quadratic, lambda y: 2 * quadratic(y + 1)]):
+            ends = (each.sample(energy, y, generator=seeded(seed)) for each in (moving, inner))
+            assert torch.equal(*ends)
     outer = ReplayAugmented(GradientDescent(0.1, steps=2, retraction="softmax"), capacity=3)
     assert outer.steps == 2
     assert outer.differentiable
