@@ -95,24 +95,28 @@ def named(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} does not fit this run's energy, objective or optimiser: {error}") from error
 
 
-def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
+def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Splits nested dictionaries and lists into tensors by path, and a JSON value that holds the paths in their places.
 
     >>> flatten({"a": [torch.ones(1), 2]})
     ({'a/0': tensor([1.])}, {'dict': [['a', [{'tensor': 'a/0'}, 2]]]})
     """
-    if isinstance(tree, Tensor):
-        return {prefix: tree.detach()}, {"tensor": prefix}
-    if isinstance(tree, Mapping):
-        parts = {key: flatten(value, f"{prefix}/{key}".lstrip("/")) for key, value in tree.items()}
-        tensors = {path: tensor for found, _ in parts.values() for path, tensor in found.items()}
-        return tensors, {"dict": [[key, value] for key, (_, value) in parts.items()]}
-    if isinstance(tree, list | tuple):
-        items = [flatten(value, f"{prefix}/{index}".lstrip("/")) for index, value in enumerate(tree)]
-        return {path: tensor for found, _ in items for path, tensor in found.items()}, [value for _, value in items]
-    if tree is None or isinstance(tree, bool | int | float | str):
-        return {}, tree
-    raise TypeError(f"{prefix} is {type(tree).__name__}, which a checkpoint cannot hold: tensors, numbers, strings, lists, dicts")
+    tensors: dict[str, Tensor] = {}
+
+    def split(part: Any, path: str) -> Any:
+        if isinstance(part, Tensor):
+            name = path if path not in tensors else f"{path}#{len(tensors)}"  # {0: x, "0": y} reads alike
+            tensors[name] = part.detach()
+            return {"tensor": name}
+        if isinstance(part, Mapping):
+            return {"dict": [[key, split(value, f"{path}/{key}".lstrip("/"))] for key, value in part.items()]}
+        if isinstance(part, list | tuple):
+            return [split(value, f"{path}/{index}".lstrip("/")) for index, value in enumerate(part)]
+        if part is None or isinstance(part, bool | int | float | str):
+            return part
+        raise TypeError(f"{path} is {type(part).__name__}: a checkpoint holds tensors, numbers, strings, lists and dictionaries")
+
+    return tensors, split(tree, "")
 
 
 def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -154,7 +158,7 @@ def read(folder: Path, name: str, device: torch.device | str = "cpu") -> Any:
     path = path.with_suffix(".json")
     try:
         return unflatten(json.loads(path.read_text(encoding="utf-8")), tensors)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint's contents: {error!r}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,12 @@ from ebm import __version__
 
 __all__ = ["main"]
 
-app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
+app = App(
+    name="ebm",
+    version=__version__,
+    help="Compose, train, sample and judge energy-based models.",
+    suppress_keyboard_interrupt=False,  # a stopped run has something to say
+)
 
 Kind = Literal["energy", "sampler", "objective", "task", "recipe"]
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -49,8 +55,9 @@ def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite:
         overwrite=overwrite,
         recipe=parts.recipe,
     )
-    print_metrics(done.metrics)
-    print(f"report: {done.path / 'report.html'}")
+    if is_first_process():
+        print_metrics(done.metrics)
+        print(f"report: {done.path / 'report.html'}")
 
 
 @app.command(name="list")
@@ -80,7 +87,13 @@ def show(name: str, /, *, kind: Kind | None = None) -> None:
     from ebm import recipes
     from ebm.registry import KINDS, component, components, nearest
 
-    kinds = [kind] if kind else [k for k in KINDS if name in components(k) or name.rpartition(":")[2] in components(k)]
+    distribution, _, plain = name.rpartition(":")
+
+    def offers(kind: str) -> bool:
+        names = {c.name for c in components(kind).values() if not distribution or c.distribution == distribution}
+        return plain in names
+
+    kinds = [kind] if kind else [k for k in KINDS if offers(k)]
     if name.endswith(".toml"):
         kinds = ["recipe"]
     if not kinds:
@@ -96,14 +109,14 @@ def show(name: str, /, *, kind: Kind | None = None) -> None:
 
 
 @app.command(name="eval")
-def evaluate(run: Path, /, *, split: str = "test", limit: int | None = None, seed: int = 0) -> None:
-    """Evaluate a run by its task.
+def evaluate(run: Path, /, *, split: str = "test", limit: int | None = None, seed: int | None = None) -> None:
+    """Evaluate a run by its task; without options, to the numbers that the run ended with.
 
     Args:
         run: the run folder.
         split: the part of the data to judge by.
-        limit: how many examples at most.
-        seed: what every random draw is derived from.
+        limit: how many examples at most; by default what the recipe says.
+        seed: what every random draw is derived from; by default the recipe's.
     """
     from ebm.runs import load
 
@@ -149,7 +162,7 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, str]:
         if not key.startswith("--"):
             raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise ValueError(f"{key} has no value: write {key} VALUE")
             value = rest.pop(0)
         name = key[2:].replace("-", "_")
@@ -179,28 +192,28 @@ def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[s
     for name, p in parameters(factory).items():
         kind = "" if p.annotation is p.empty else str(getattr(p.annotation, "__name__", p.annotation))
         default = "required" if p.default is p.empty else repr(p.default)
-        if values is not None:
-            if name not in values:
-                continue
-            default = repr(values[name])
+        if name in (values or {}):
+            default = repr(values[name])  # type: ignore[index]
         rows.append((name, kind, default, meanings.get(name, "")))
     return rows
 
 
 def show_recipe(name: str, recipe: dict[str, Any]) -> None:
     """Prints a resolved recipe, table by table, with what every value means."""
+    from ebm.recipes import COMPONENT_PARAMETERS, FIT_HANDED
+    from ebm.registry import component
     from ebm.training import fit
 
     print(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
 
     def table(path: str, kind: str, values: dict[str, Any]) -> None:
-        from ebm.recipes import COMPONENT_PARAMETERS
-        from ebm.registry import component
-
         factory = fit if kind == "fit" else component(kind, values["use"]).factory
-        plain = {k: v for k, v in values.items() if k not in COMPONENT_PARAMETERS}
         title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
-        print_table(title, ("name", "type", "value", "meaning"), describe(factory, plain))
+        # What takes a component is shown as a table of its own, and fit is handed more than a recipe may say.
+        left_out = {*COMPONENT_PARAMETERS, *(FIT_HANDED if kind == "fit" else ())}
+        rows = [row for row in describe(factory, values) if row[0] not in left_out]
+        rows = [(n, t, "from the data" if v == "required" else v, m) for n, t, v, m in rows]
+        print_table(title, ("name", "type", "value", "meaning"), rows)
         for key, value in values.items():
             if key in COMPONENT_PARAMETERS:
                 for i, part in enumerate(value if isinstance(value, list) else [value]):
@@ -237,8 +250,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        complain(str(stop) or "stopped")
         raise SystemExit(130) from None
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
-        print(f"ebm: {error}", file=sys.stderr)
+        complain(f"ebm: {error}")
         raise SystemExit(2) from None
+
+
+def complain(line: str) -> None:
+    """Prints a line on stderr, once where several processes have the same to say."""
+    if is_first_process():
+        print(line, file=sys.stderr)
+
+
+def is_first_process() -> bool:
+    """Tells whether this is the first of the processes that a launcher started."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

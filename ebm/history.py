@@ -19,6 +19,8 @@ class History:
 
     def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
         path = folder / "metrics.csv"
+        if size and (not path.exists() or path.stat().st_size < size):
+            raise ValueError(f"{path} is missing or shorter than the {size} bytes at the last checkpoint: restore it, or start anew")
         self.file = path.open("r+" if path.exists() else "w+", newline="", encoding="utf-8")
         self.file.truncate(size)  # rows written after the checkpoint we go on from will be written again
         self.file.seek(0, os.SEEK_END)
@@ -52,7 +54,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step or None)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_history(folder: Path) -> dict[tuple[str, str], tuple[list[int], list[float]]]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["randn_like", "stream", "uniform"]
+__all__ = ["own_randomness", "randn_like", "random_states", "set_random_states", "stream", "subseed", "uniform"]
 
 
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -35,3 +40,39 @@ def randn_like(y: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def uniform(y: Tensor, low: float, high: float, generator: torch.Generator | None = None) -> Tensor:
     """Draws uniform numbers in [low, high) of y's shape, dtype and device."""
     return low + (high - low) * torch.rand(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+
+
+def random_states() -> dict[str, Any]:
+    """Reads the states of the global generators, which a third party's component may draw from."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, keys.tolist(), position, has_gauss, cached],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Sets what `random_states` read."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Seeds the global generators for a run, and gives the caller's states back after it."""
+    before = random_states()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        set_random_states(before)

@@ -57,7 +57,7 @@ def read(path: str | Path) -> dict[str, Any]:
             recipe = tomllib.load(file)
     except OSError as error:
         raise ValueError(f"recipe {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"recipe {path} is not TOML: {error}") from error
     return _check_tables(recipe, f"recipe {path}")
 
@@ -96,7 +96,7 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, str] | None = None
     for key, text in (settings or {}).items():
         if not key.endswith(".use"):
             path, _, last = key.rpartition(".")
-            (_table(draft, path) if path else draft)[last.replace("-", "_")] = _value(text)
+            (_table(draft, path) if path else draft)[last.replace("-", "_")] = _value(key, text)
     recipe = _check_tables(draft, "a recipe")
     seed = recipe.get("seed", 0)
     if type(seed) is not int or seed < 0:
@@ -121,6 +121,8 @@ def assemble(recipe: Mapping[str, Any]) -> Parts:
             if kind in recipe:
                 built[kind], complete[kind] = _build(kind, recipe[kind], built)
         fit, complete["fit"] = _fill(_fit(), recipe["fit"], built, handed=FIT_HANDED)
+        if built["sampler"] is not None:
+            fit.setdefault("sampler", built["sampler"])
     return Parts(**built, fit=fit, recipe=complete)
 
 
@@ -177,21 +179,39 @@ def is_data(value: Any) -> bool:
     """Tells whether a value can be written in a recipe."""
     if isinstance(value, list | tuple):
         return all(is_data(part) for part in value)
-    return isinstance(value, bool | int | str | float)
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} = {value}: write a finite number")
+    if not _finite(value):
+        raise ValueError(f"{where} = {value}: write finite numbers only")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a type of its own, which says nothing about data
         return value
     try:
-        return adapter.validate_python(value)
+        typed = adapter.validate_python(value)
+        if not _same_kind(value, typed):
+            raise ValueError(f"{where} = {value!r}: it is a {_type_name(hint)}")
+        return typed
     except ValidationError as error:
         reasons = list(dict.fromkeys(part["msg"] for part in error.errors() if part["type"] != "is_instance_of"))
         raise ValueError(f"{where} = {value!r}: {'; or '.join(reasons)} (it is a {_type_name(hint)})") from error
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping | list):
+        return all(map(_finite, value.values() if isinstance(value, Mapping) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _same_kind(value: Any, typed: Any) -> bool:
+    """Tells whether a value was taken for what it is: a string is no number, and truth is no count."""
+    if isinstance(value, list) and isinstance(typed, list | tuple) and len(value) == len(typed):
+        return all(map(_same_kind, value, typed))
+    if isinstance(value, bool) or isinstance(typed, bool):
+        return value is typed
+    return not isinstance(value, str) or isinstance(typed, str | Path)
 
 
 def _type_name(hint: Any) -> str:
@@ -221,7 +241,8 @@ def _fill(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Builds the components among a factory's keywords: (the keywords, the keywords as data with the defaults written out)."""
     keywords: dict[str, Any] = {}
-    complete = {n: p.default for n, p in parameters(factory).items() if n not in handed and is_data(p.default)}
+    known = {name: p.default for name, p in parameters(factory).items() if name not in (*handed, *COMPONENT_PARAMETERS)}
+    complete = {name: default for name, default in known.items() if is_data(default)}
     for name, value in given.items():
         kind = COMPONENT_PARAMETERS.get(name)
         if kind and isinstance(value, Mapping):
@@ -241,17 +262,27 @@ def _copy(value: Any) -> Any:
 
 
 def _table(recipe: dict[str, Any], path: str) -> dict[str, Any]:
+    """Finds a table by its path; where there is none it is made, and a number finds a table in a list of them."""
     table: Any = recipe
     for key in path.replace("-", "_").split("."):
-        table = table.setdefault(key, {}) if not isinstance(table, list) else table[int(key)]
+        if isinstance(table, list):
+            if not key.isdecimal() or int(key) >= len(table):
+                raise ValueError(f"{path}: {key!r} is none of the {len(table)} entries, which are counted from 0")
+            table = table[int(key)]
+        else:
+            table = table.setdefault(key, {})
         if not isinstance(table, dict | list):
             raise ValueError(f"{path}: {key} is the value {table!r}, not a table")
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} is the list {table!r}: set it as a whole")
     return table
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     """Reads a value typed on the command line as TOML, or as a bare string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -95,20 +95,21 @@ class Registry:
         self.manager = pluggy.PluginManager("ebm")
         self.manager.add_hookspecs(Hooks)
 
-    def add(self, plugin: Any, distribution: str) -> None:
+    def add(self, plugin: Any, distribution: str, what: str = "registering it") -> None:
         """Registers one plugin; whatever is wrong with it is recorded, and what is right with it is kept."""
-        before = {id(caller) for caller in (self.manager.get_hookcallers(plugin) or [])}
         try:
             self.manager.register(plugin)
+            callers = self.manager.get_hookcallers(plugin) or []
         except Exception as error:  # a plugin's fault, whatever it is, stops nobody else
-            self.problems.append(Problem(distribution, "registering it", _reason(error)))
+            self.problems.append(Problem(distribution, what, _reason(error)))
             return
-        callers = [caller for caller in (self.manager.get_hookcallers(plugin) or []) if id(caller) not in before]
         marked = {caller.name for caller in callers}
         for name in sorted(marked - set(KINDS.values())):
             self.problems.append(Problem(distribution, f"hook {name}", f"no such hook: {nearest(name, KINDS.values())}"))
         for name in sorted(n for n in dir(plugin) if n in KINDS.values() and n not in marked):
             self.problems.append(Problem(distribution, f"hook {name}", "not decorated with @ebm.registry.hookimpl"))
+        if not callers and not any(problem.distribution == distribution for problem in self.problems):
+            self.problems.append(Problem(distribution, what, f"{plugin!r} offers nothing: it has no hook, as in ebm_energies"))
         for kind, hook in KINDS.items():
             for caller in callers:
                 if caller.name != hook:
@@ -120,7 +121,7 @@ class Registry:
     def _take(self, kind: str, hook: str, function: Callable[[], Any], distribution: str) -> None:
         try:
             offered = dict(function())
-        except Exception as error:  # likewise
+        except (Exception, SystemExit) as error:  # likewise
             self.problems.append(Problem(distribution, f"hook {hook}", _reason(error)))
             return
         for name, factory in offered.items():
@@ -156,14 +157,13 @@ def registry() -> Registry:
         raise RuntimeError(f"the core's own components are broken: {found.problems[0]}")
     for entry in entry_points(group="ebm"):
         distribution = entry.dist.name if entry.dist is not None else entry.name
+        what = f"entry point {entry.name} = {entry.value}"
         try:
             plugin = _load(entry)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            found.problems.append(Problem(distribution, f"entry point {entry.name} = {entry.value}", _reason(error)))
+        except (Exception, SystemExit) as error:  # likewise
+            found.problems.append(Problem(distribution, what, _reason(error)))
             continue
-        found.add(plugin, distribution)
+        found.add(plugin, distribution, what)
     return found
 
 
@@ -237,11 +237,11 @@ def build(kind: str, name: str, /, **keywords: Any) -> Any:
 
 def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[str]) -> None:
     """Raises ValueError where keywords do not fit a factory's signature."""
-    known = parameters(factory)
-    given = set(keywords)
-    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values()):
-        for name in given - known.keys():
-            raise ValueError(f"{what} has no keyword {name!r}: {nearest(name, known)}")
+    known, given = parameters(factory), list(keywords)
+    if not any(p.kind is p.VAR_KEYWORD for p in _signature(factory).values()):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{what} has no keyword {name!r}: {nearest(name, known)}")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in given]
     if missing:
         raise ValueError(f"{what} needs {', '.join(missing)}")
@@ -249,8 +249,14 @@ def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[st
 
 def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Lists the keywords that a factory takes."""
-    signature = inspect.signature(factory).parameters
-    return {name: p for name, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {name: p for name, p in _signature(factory).items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:  # some built-in types have none: they take what they take
+        return inspect.signature(lambda **keywords: None).parameters
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ebm import checkpoints, recipes
 from ebm.interfaces import EnergyFn, Objective, Sampler, Task
@@ -40,17 +41,22 @@ class Run:
         """The predictor that tasks judge."""
         return Thinker(self.energy, self.sampler)
 
-    def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
-        """Judges the run by its task."""
-        task = self._task()
-        return task.evaluate(self.thinker, split=split, limit=limit, generator=stream(seed, "evaluate"))
+    def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int | None = None) -> dict[str, float]:
+        """Judges the run by its task; limit and seed are the recipe's where not given, which repeats what the run found."""
+        if limit is None:
+            limit = self.recipe.get("fit", {}).get("evaluate_limit")
+        generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self._device())
+        with torch.no_grad():
+            found = self._task().evaluate(self.thinker, split=split, limit=limit, generator=generator)
+        return {name: float(value) for name, value in found.items()}
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
         """Draws n samples (or predictions for the first n test rows), (n, *event), where the energy is taken."""
-        task, generator = self._task(), stream(seed, "sample")
+        task, generator = self._task(), stream(seed, "sample", device=self._device())
         found: list[torch.Tensor] = []
         while sum(map(len, found)) < n:
             for batch in task.loader("test", min(n, 1000)):
+                batch = pytree.tree_map(lambda leaf: leaf.to(generator.device) if isinstance(leaf, torch.Tensor) else leaf, batch)
                 start = task.starts(self.thinker, batch, generator=generator)
                 y = self.thinker.predict(batch, start, generator=generator).y
                 found.append(self.sampler.point(y))
@@ -69,6 +75,10 @@ class Run:
 
         write_report(self, seed, stopped)
 
+    def _device(self) -> torch.device:
+        parameters = self.energy.parameters() if isinstance(self.energy, nn.Module) else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
     def _task(self) -> Task:
         if self.task is None:
             raise ValueError(f"{self.path} was made with a task of its own: load it with ebm.load(path, energy=…, task=…)")
@@ -76,22 +86,22 @@ class Run:
 
 
 def open_folder(
-    out: str | Path | None, settings: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool
+    out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool
 ) -> Path:
-    """Makes a run's folder, or finds the unfinished run of the same settings in it.
+    """Makes a run's folder, or finds the unfinished run of the same description in it.
 
     Raises:
         ValueError: where the folder holds another run or a finished one, or cannot be written to.
     """
     path = Path(out) if out is not None else fresh_folder(Path("runs") / "run")
-    described = json.loads(json.dumps({"settings": settings, "recipe": recipe}))
+    described = json.loads(json.dumps({**described, "recipe": recipe}))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            clear(path)
-        elif (path / "run.json").exists():
+        if not overwrite and (path / "run.json").exists():
             _check_same(path, described)
-            return path
+            if checkpoints.latest(path / "checkpoints") is not None:
+                return path
+        clear(path)  # a run that left no checkpoint starts anew
         if recipe is not None:
             checkpoints.write_text(path / "recipe.toml", tomli_w.dumps(recipe))
         checkpoints.write_text(path / "run.json", json.dumps(described, indent=2) + "\n")
@@ -112,14 +122,17 @@ def fresh_folder(path: Path) -> Path:
 def clear(path: Path) -> None:
     """Removes what a run wrote into a folder, and nothing else."""
     for name in ("checkpoints", "tensorboard"):
-        shutil.rmtree(path / name, ignore_errors=True)
+        if (path / name).exists():
+            shutil.rmtree(path / name)
     for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "report.html"):
         (path / name).unlink(missing_ok=True)
 
 
-def _check_same(path: Path, described: dict[str, Any]) -> None:
+def _check_same(path: Path, described: Mapping[str, Any]) -> None:
     if (path / "metrics.json").exists():
         raise ValueError(f"{path} holds a finished run: choose another out, or pass overwrite=True to start anew")
+    if checkpoints.latest(path / "checkpoints") is None and _is_json(path / "run.json"):
+        return  # it trained nothing that could be lost
     try:
         before = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -132,8 +145,16 @@ def _check_same(path: Path, described: dict[str, Any]) -> None:
         )
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
         return [d for key in a.keys() | b.keys() for d in _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
     return [] if a == b else [path]
 

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from ebm import checkpoints
+from ebm import checkpoints, processes
 from ebm.history import History
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task
-from ebm.randomness import stream, subseed
+from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import Run, load, open_folder, sampler_of
+from ebm.stopping import stop_signals
 
 __all__ = ["Run", "fit", "load"]
 
@@ -46,6 +40,7 @@ def fit(
     weight_decay: float = 0.0,
     warmup: int = 0,
     schedule: Literal["constant", "cosine"] = "constant",
+    lr_end: float = 0.1,
     clip_norm: float | None = None,
     ema: float = 0.0,
     log_every: int = 10,
@@ -79,7 +74,8 @@ def fit(
         betas: AdamW's betas.
         weight_decay: AdamW's weight decay, on the energy's parameters.
         warmup: steps over which the learning rate rises from lr / warmup.
-        schedule: "constant", or "cosine" down to a tenth of lr at the last step.
+        schedule: "constant", or "cosine" down to lr_end at the last step.
+        lr_end: where the cosine schedule ends, as a fraction of lr.
         clip_norm: the largest norm of all gradients together.
         ema: decay of the energy's moving average, which is then what is evaluated and loaded; 0 means none.
         log_every: steps between logged rows.
@@ -91,7 +87,7 @@ def fit(
         strategy: Fabric's: "auto", "ddp" …
         devices: Fabric's: how many processes, or "auto".
         num_nodes: Fabric's: how many machines.
-        precision: Fabric's: "32-true", "bf16-mixed", "64-true" …
+        precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
         overwrite: starts anew in a folder that holds another or a finished run.
@@ -103,31 +99,21 @@ def fit(
     """
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
-    if steps < 1 or batch_size < 1 or not lr > 0 or not 0 <= ema < 1 or checkpoint_every < 1 or log_every < 1:
-        raise ValueError(
-            f"fit(steps={steps}, batch_size={batch_size}, lr={lr}, ema={ema}, checkpoint_every={checkpoint_every}, "
-            f"log_every={log_every}): counts are at least 1, lr is positive, ema in [0, 1)"
-        )
-
-    fabric = Fabric(
-        accelerator=accelerator,
-        strategy=strategy,
-        devices=devices,
-        num_nodes=num_nodes,
-        precision=precision,  # type: ignore[arg-type]  # Fabric names the choices in its error
+    _check(settings)
+    fabric = _fabric(
+        accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision
     )
     fabric.launch()
-    if batch_size % fabric.world_size:
-        raise ValueError(f"batch_size={batch_size} does not divide over {fabric.world_size} processes")
+    processes.check(fabric, batch_size)
     first = fabric.global_rank == 0
-    folder = Path(fabric.broadcast(str(open_folder(out, settings, recipe, overwrite)) if first else ""))
 
     trainee = Trainee(energy, objective)
     decayed, free = _parameters(energy), _parameters(objective)
     free = [p for p in free if all(p is not q for q in decayed)]
+    free_lr = lr if sampler_lr is None else sampler_lr
     groups = [
         {"params": decayed, "lr": lr, "weight_decay": weight_decay, "peak": lr},
-        {"params": free, "lr": sampler_lr or lr, "weight_decay": 0.0, "peak": sampler_lr or lr},
+        {"params": free, "lr": free_lr, "weight_decay": 0.0, "peak": free_lr},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -136,10 +122,13 @@ def fit(
     model, optimizer = fabric.setup(trainee, optimizer)
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
+    named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
+    described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
+    folder = Path(processes.agree(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
     run = Run(folder, dict(recipe or {}), judged, sampler_of(objective) if sampler is None else sampler, objective, task, {})
 
-    own_randomness = _own_randomness(subseed(seed, "global", fabric.global_rank))
-    with own_randomness, _stop_signals() as stop, _report_of_divergence(run, seed, first):
+    mine = own_randomness(subseed(seed, "global", fabric.global_rank))
+    with mine, stop_signals() as stop, _report_of_divergence(run, seed, first):
         generator = stream(seed, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own = 0, (0, 0), 0, None
         if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
@@ -147,9 +136,8 @@ def fit(
             done, place, size = shared["step"], tuple(shared["place"]), shared["history"]
         batches = _batches(task, batch_size, seed, workers, place)
         if own is not None:
-            batches = _ahead(batches) if done < steps else batches
             generator.set_state(own["generator"])
-            _set_random_states(own["random"])
+            set_random_states(own["random"])
         history = History(folder, size, done) if first else None
         bar = tqdm(range(steps), initial=done, disable=None if first else True, dynamic_ncols=True)
         model.train()
@@ -157,16 +145,16 @@ def fit(
 
         for step in range(done + 1, steps + 1):
             place, batch = next(batches)
-            batch = fabric.to_device(_share(batch, fabric.global_rank, fabric.world_size))
+            batch = fabric.to_device(processes.share(fabric, batch))
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule)
-            loss = model(batch, generator)
-            fabric.backward(loss.value)
+                group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule, lr_end)
+            loss, portion = model(batch, generator), processes.portion(fabric, batch)
+            fabric.backward(loss.value * portion)
             norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
             assert norm is not None  # it is None only where a value is clipped
             finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
             logging = step % log_every == 0 or step == steps
-            saving = step % checkpoint_every == 0 or step == steps or stop.signal is not None
+            saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
                 raise _not_finite(step, loss, norm, folder)
@@ -176,13 +164,15 @@ def fit(
                 average.update_parameters(energy)
             bar.update()
 
+            row = processes.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
             if history is not None and logging:
-                row = {"loss": float(loss.value.detach())} | {name: float(term) for name, term in loss.terms.items()}
                 history.add(step, "train", row | {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]})
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(row.items())[:4]})
             if history is not None and evaluating:
-                history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, step, fabric))
-            if saving and (stop.signal is None or fabric.world_size == 1):
+                history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, fabric))
+            stopping = stop.signal is not None  # looked at once: a signal may come at any moment
+            if saving or (stopping and fabric.world_size == 1):
+                _check_parameters(step, model, folder)
                 shared = {
                     "step": step,
                     "place": list(place),
@@ -194,22 +184,63 @@ def fit(
                 }
                 own = {
                     "generator": generator.get_state(),
-                    "random": _random_states(),
+                    "random": random_states(),
                     "energy": _state(energy, extra=True),
                     "objective": _state(objective, extra=True),
                 }
                 _save(folder / "checkpoints", step, shared, own, fabric)
-            if stop.signal is not None:
+            if stopping:
                 stop.leave(step, folder)
         bar.close()
 
         if history is not None:
-            run.metrics = _evaluate(run, "test", evaluate_limit, seed, steps, fabric)
+            run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
+            if stop.signal is not None:
+                stop.leave(steps, folder)
             history.add(steps, "test", run.metrics)
             history.close()
             run.finish(seed)
-    fabric.barrier()
+    run.metrics = fabric.broadcast(run.metrics)
     return run
+
+
+BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps": (lambda n: n >= 1, "at least 1"),
+    "batch_size": (lambda n: n >= 1, "at least 1"),
+    "lr": (lambda x: 0 < x < math.inf, "a positive number"),
+    "sampler_lr": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "betas": (lambda pair: len(pair) == 2 and all(0 <= x < 1 for x in pair), "two numbers in [0, 1)"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "warmup": (lambda n: n >= 0, "at least 0"),
+    "schedule": (lambda name: name in ("constant", "cosine"), "constant or cosine"),
+    "lr_end": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
+    "clip_norm": (lambda x: x > 0, "a positive number"),
+    "ema": (lambda x: 0 <= x < 1, "in [0, 1)"),
+    "log_every": (lambda n: n >= 1, "at least 1"),
+    "evaluate_every": (lambda n: n >= 0, "at least 0"),
+    "evaluate_limit": (lambda n: n >= 1, "at least 1"),
+    "checkpoint_every": (lambda n: n >= 1, "at least 1"),
+    "workers": (lambda n: n >= 0, "at least 0"),
+    "precision": (
+        lambda name: name in ("32-true", "bf16-mixed", "16-mixed"),
+        "32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
+    ),
+    "seed": (lambda n: n >= 0, "at least 0"),
+}
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument of fit that cannot work, before anything is made or written."""
+    for name, (fits, what) in BOUNDS.items():
+        if name in settings and not fits(settings[name]):
+            raise ValueError(f"fit({name}={settings[name]!r}): {name} is {what}")
+
+
+def _fabric(**options: Any) -> Fabric:
+    try:
+        return Fabric(**options)
+    except Exception as error:  # Fabric has errors of many kinds for options that do not exist or fit each other
+        raise ValueError(f"Fabric cannot be made of {options}: {error}") from error
 
 
 class Trainee(nn.Module):
@@ -220,62 +251,53 @@ class Trainee(nn.Module):
         self.energy, self.objective = energy, objective
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
-        return self.objective(self.energy, batch, generator=generator)
+        loss = self.objective(self.energy, batch, generator=generator)
+        if not isinstance(loss, Loss):
+            raise ValueError(f"{type(self.objective).__name__} returned {type(loss).__name__}: return Loss(value, terms)")
+        return loss
 
 
 def _parameters(part: Any) -> list[nn.Parameter]:
     return [p for p in part.parameters() if p.requires_grad] if isinstance(part, nn.Module) else []
 
 
-def _rate(step: int, steps: int, warmup: int, schedule: str) -> float:
+def _rate(step: int, steps: int, warmup: int, schedule: str, end: float = 0.1) -> float:
     """Computes the learning rate of step 1 … steps as a fraction of its peak."""
     if step <= warmup:
         return step / warmup
     if schedule == "constant":
         return 1.0
-    return 0.1 + 0.9 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+    return end + (1 - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
 def _batches(
     task: Task, batch_size: int, seed: int, workers: int, place: tuple[int, int]
 ) -> Iterator[tuple[tuple[int, int], Batch]]:
-    """Yields ((epoch, batches taken of it), batch) for ever, from a place on."""
+    """Iterates over ((epoch, batches taken of it), batch) for ever, from a place on; what precedes it is dropped at once."""
     epoch, taken = place
-    while True:
-        count = 0
-        for batch in task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers):
-            count += 1
-            if count > taken:
+    batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers)) if taken else None
+    for _ in range(taken):
+        next(batches)  # type: ignore[arg-type]  # there is an iterator where some are taken
+
+    def following(epoch: int, count: int, batches: Iterator[Batch] | None) -> Iterator[tuple[tuple[int, int], Batch]]:
+        while True:
+            if batches is None:
+                count = 0
+                batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers))
+            for batch in batches:
+                count += 1
                 yield (epoch, count), batch
-        if not count:
-            raise ValueError(f"the training split of {type(task).__name__} gives no batch of {batch_size}: it is empty")
-        epoch, taken = epoch + 1, 0
+            if not count:
+                raise ValueError(f"the training split of {type(task).__name__} gives no batch of {batch_size}: it is empty")
+            epoch, batches = epoch + 1, None
+
+    return following(epoch, taken, batches)
 
 
-def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """Draws the next batch now, so that what loading draws from the global generators is drawn before they are set."""
-    return itertools.chain([next(batches)], batches)
-
-
-def _share(batch: Batch, rank: int, world_size: int) -> Batch:
-    """Takes one process's rows of a batch."""
-
-    def rows(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if len(leaf) % world_size:
-            raise ValueError(f"a batch of {len(leaf)} rows does not divide over {world_size} processes")
-        return leaf.chunk(world_size)[rank]
-
-    return batch if world_size == 1 else pytree.tree_map(rows, batch)
-
-
-def _evaluate(run: Run, split: str, limit: int | None, seed: int, step: int, fabric: Fabric) -> dict[str, float]:
-    assert run.task is not None
-    generator = stream(seed, "evaluate", step, device=fabric.device)
-    with torch.no_grad(), fabric.autocast():
-        found = run.task.evaluate(run.thinker, split=split, limit=limit, generator=generator)
-    return {name: float(value) for name, value in found.items()}
+def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric) -> dict[str, float]:
+    # The same draws at every evaluation: what differs between two is the model.
+    with fabric.autocast():
+        return run.evaluate(split, limit=limit, seed=seed)
 
 
 @contextmanager
@@ -285,8 +307,22 @@ def _report_of_divergence(run: Run, seed: int, first: bool) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         if first and (run.path / "metrics.csv").exists():
-            run.report(seed, stopped=str(error))
+            try:
+                run.report(seed, stopped=str(error))
+            except Exception as second:  # what stopped the run matters more than why it could not be drawn
+                error.add_note(f"the report could not be written: {second}")
         raise
+
+
+def _check_parameters(step: int, model: nn.Module, folder: Path) -> None:
+    """Raises FloatingPointError where a step made parameters that are not finite, before they are saved."""
+    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if bad:
+        saved = checkpoints.latest(folder / "checkpoints")
+        raise FloatingPointError(
+            f"training step {step}: the step made {', '.join(bad)} not finite; the weights were last saved in "
+            f"{saved or 'no checkpoint'}. A lower lr is the usual way out"
+        )
 
 
 def _not_finite(step: int, loss: Loss, norm: Tensor, folder: Path) -> FloatingPointError:
@@ -344,68 +380,3 @@ def _restore(
         if average is not None:
             average.load_state_dict(shared["average"])
     return shared, own
-
-
-def _random_states() -> dict[str, Any]:
-    """Reads the states of the global generators, which a third party's component may draw from."""
-    version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, keys.tolist(), position, has_gauss, cached],
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seeds the global generators for a run, and gives the caller's states back after it."""
-    before = _random_states()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        _set_random_states(before)
-
-
-class _Stop:
-    """Remembers a signal until the step in progress is done and saved; the second one stops at once."""
-
-    signal: int | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def leave(self, step: int, folder: Path) -> None:
-        message = f"stopped after step {step}; the same call with out={str(folder)!r} goes on from there"
-        raise KeyboardInterrupt(message) if self.signal == signal.SIGINT else SystemExit(message)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Catches SIGINT and SIGTERM while a run trains (in the main thread, the only one that may)."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What the laws share: settings, seeded draws, energies with every complication, an example of every registered component."""
+"""What the laws share: settings, seeded draws, energies with every complication, examples of registered components."""
 
 from __future__ import annotations
 

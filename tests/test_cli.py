@@ -218,7 +218,7 @@ def test_show_of_a_plugins_component_and_recipe(said, tmp_path):
         assert "A bowl." in out
         assert "c, which trains." in out
         assert said("show", str(recipe))[0] == 0
-        assert "no energy is named 'cook:quadric'" in fails(said, "show", "cook:quadric")
+        assert "nothing is named 'cook:quadric'" in fails(said, "show", "cook:quadric")
 
 
 def test_show_of_a_name_that_two_offer_says_which(said, tmp_path):

@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,11 +38,12 @@ from ebm import checkpoints
 from ebm.history import read_history
 from ebm.interfaces import Batch
 from ebm.objectives import ContrastiveDivergence, Reconstruction
+from ebm.processes import share
 from ebm.randomness import stream
 from ebm.registry import components
 from ebm.samplers import GradientDescent, ReplayAugmented
 from ebm.tasks import Points
-from ebm.training import _share, fit
+from ebm.training import fit
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -178,15 +180,19 @@ def test_bad_input_is_the_same_error_in_every_process(pair):
         assert "holds a finished run" in said["finished"]
 
 
+def process(rank, count):
+    return SimpleNamespace(global_rank=rank, world_size=count)
+
+
 def test_a_batch_is_dealt_out_whole():
     batch = Batch(torch.arange(8), (torch.arange(16).reshape(8, 2), None, "words"), torch.ones(8))
-    shares = [_share(batch, rank, 4) for rank in range(4)]
+    shares = [share(process(rank, 4), batch) for rank in range(4)]
     assert torch.equal(torch.cat([share.target for share in shares]), batch.target)
     assert torch.equal(torch.cat([share.context[0] for share in shares]), batch.context[0])
     assert [share.context[1:] for share in shares] == [(None, "words")] * 4
-    assert _share(batch, 0, 1) is batch
+    assert share(process(0, 1), batch) is batch
     with pytest.raises(ValueError, match="a batch of 8 rows does not divide over 3 processes"):
-        _share(batch, 0, 3)
+        share(process(0, 3), batch)
 
 
 # -------------------------------------------------------------------------------------------------------- the command line

@@ -183,12 +183,10 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_stops_nobody_else(fake, n
 
 
 def test_what_is_right_with_a_half_broken_plugin_is_kept(fake):
-    fake("half", offering("ebm_energies", "good") + offering("ebm_tasks", "bad").replace("()", "(config)"))
-    fake("third", offering("ebm_energies", "fine").replace("}", ", 'wrong': 5}"))
-    assert component("energy", "fine").distribution == "third"
-    assert "energy 'wrong'" in reasons("third")
+    fake("half", offering("ebm_energies", "good").replace("}", ", 'wrong': 5}") + offering("ebm_taskz", "lost"))
     assert component("energy", "good").distribution == "half"
-    assert "ebm_tasks" in reasons("half")
+    assert "energy 'wrong'" in reasons("half")
+    assert "hook ebm_taskz: no such hook: did you mean 'ebm_tasks'" in reasons("half")
 
 
 def test_one_broken_plugin_among_many_hides_none_of_the_reasons(fake):

@@ -123,6 +123,19 @@ def test_permuting_candidates_chooses_the_same(seed, select):
     close(one.energies[:, order], two.energies)
 
 
+def test_a_sequence_of_energies_is_one_landscape_after_the_other():
+    start, moving = normal(2, 4, 2), GradientDescent(0.3)
+    functions = [quadratic, lambda y: 2 * quadratic(y - 1)]
+    thought = think(functions, moving, None, start, candidates=2, steps=3)
+    path = list(moving.trajectory(functions, start, steps=3))
+    close(thought.energies[:-1], torch.stack([info.energy for _, info in path]))
+    close(thought.energies[-1], functions[1](path[-1][0].y))
+    energies, context = [Restless(), Restless()], normal(4, 3)
+    before = [energy.everything() for energy in energies]
+    think(energies, moving, context, start, candidates=2, steps=3, patience=1)
+    assert all(energy.untouched_since(was) for energy, was in zip(energies, before, strict=True))
+
+
 # ------------------------------------------------------------------------------------------------------------------ starts
 
 
@@ -169,7 +182,7 @@ def test_inference_mode_is_refused_with_the_way_out():
         think(quadratic, GradientDescent(0.1), start=torch.ones(1, 3, 2))
 
 
-# ------------------------------------------------------------------------------------------- nothing is drawn, nothing is moved
+# ---------------------------------------------------------------------------------------- nothing is drawn, nothing is moved
 
 
 @every
@@ -361,7 +374,9 @@ class Counted(Valley):
 
 @pytest.mark.parametrize("candidates", [1, 3])
 @pytest.mark.parametrize("patience", [None, 1, 3])
-@pytest.mark.parametrize("make", [GradientDescent, LangevinDynamics, MALA, lambda *a, **k: Monotone(LangevinDynamics(*a, **k))])
+@pytest.mark.parametrize(
+    "make", [GradientDescent, LangevinDynamics, MALA, lambda *a, **k: Monotone(LangevinDynamics(*a, **k))]
+)
 def test_evaluations_are_the_forward_passes_spent(make, patience, candidates):
     energy, batch = Counted(), Batch(normal(3, 2), normal(3, 3))
     thinker = Thinker(energy, make(0.5, steps=20), candidates=candidates, patience=patience)
@@ -371,7 +386,7 @@ def test_evaluations_are_the_forward_passes_spent(make, patience, candidates):
 
 
 def test_a_task_may_judge_a_thinker_with_several_candidates():
-    """Tasks hand one start to whichever predictor: several candidates come from it, or are refused where the thinker is made."""
+    """Tasks ask a predictor how many starts it wants."""
     from ebm.tasks import Points
 
     task = Points("moons", 200)

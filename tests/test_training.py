@@ -17,7 +17,21 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from fake_plugins import Around, Bare, Dropped, Still, installed, langevin, mlp, parameters, quick_report, write_distribution
+from fake_plugins import (
+    Around,
+    Bare,
+    Dropped,
+    Interrupted,
+    Still,
+    fail,
+    installed,
+    interrupting,
+    langevin,
+    mlp,
+    parameters,
+    quick_report,
+    write_distribution,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -170,22 +184,23 @@ class NoTest(Points):
 
 
 @LAW
-@given(st.integers(1, 300), st.integers(0, 300))
-def test_the_learning_rate_rises_linearly_and_falls_to_a_tenth(steps, warmup):
-    rates = [_rate(step, steps, warmup, "cosine") for step in range(1, steps + 1)]
-    assert all(0 < rate <= 1 for rate in rates)
+@given(st.integers(1, 300), st.integers(0, 300), st.sampled_from([0.0, 0.1, 1.0]))
+def test_the_learning_rate_rises_linearly_and_falls_to_its_end(steps, warmup, end):
+    rates = [_rate(step, steps, warmup, "cosine", end) for step in range(1, steps + 1)]
+    assert all(0 <= rate <= 1 for rate in rates)
     assert rates[: min(warmup, steps)] == [step / warmup for step in range(1, min(warmup, steps) + 1)]
     falling = rates[warmup:]
     assert falling == sorted(falling, reverse=True)
     if falling:
-        assert falling[-1] == pytest.approx(0.1)
-    assert [_rate(step, steps, warmup, "constant") for step in range(warmup + 1, steps + 1)] == [1.0] * max(0, steps - warmup)
+        assert falling[-1] == pytest.approx(end)
+    constant = [_rate(step, steps, warmup, "constant", end) for step in range(warmup + 1, steps + 1)]
+    assert constant == [1.0] * max(0, steps - warmup)
 
 
 def test_the_logged_learning_rate_is_the_schedules(tmp_path):
-    run = quick(tmp_path / "x", steps=6, warmup=2, schedule="cosine", lr=1e-2)
+    run = quick(tmp_path / "x", steps=6, warmup=2, schedule="cosine", lr=1e-2, lr_end=0.3)
     logged = [float(row["value"]) for row in table(run) if row["name"] == "lr"]
-    assert logged == pytest.approx([1e-2 * _rate(step, 6, 2, "cosine") for step in range(1, 7)])
+    assert logged == pytest.approx([1e-2 * _rate(step, 6, 2, "cosine", 0.3) for step in range(1, 7)])
 
 
 def test_the_objectives_learning_rate_is_its_own_and_may_be_zero(tmp_path):
@@ -567,6 +582,7 @@ ARGUMENTS = {
     "warmup": [-1],
     "schedule": ["cosin", ""],
     "clip_norm": [0.0, -1.0, float("nan")],
+    "lr_end": [-0.1, 1.1, float("nan")],
     "ema": [-0.1, 1.0, float("nan")],
     "log_every": [0, -1],
     "evaluate_every": [-1],

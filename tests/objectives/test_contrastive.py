@@ -114,13 +114,13 @@ def test_persistent_chains_go_on_where_they_ended():
 
 
 def test_stored_rows_are_judged_with_their_own_context():
-    """Every context is a centre of its own, far from the others; at temperature zero chains sit at theirs."""
-    replay = ReplayAugmented(GradientDescent(0.9, steps=8), capacity=8, fresh=0.0)
+    """Every context is a centre of its own, far from the others; chains start near theirs and hardly move."""
+    replay = ReplayAugmented(GradientDescent(1e-3, steps=1), capacity=8, fresh=0.2)
     aim, energy, g = ContrastiveDivergence(replay), Bowl(), seeded()
     for first in range(0, 20, 4):
         centres = 100.0 * torch.arange(first, first + 4, dtype=torch.float64)[:, None].expand(-1, 2)
         loss = aim(energy, Batch(centres + normal(4, 2), centres), generator=g)
-        assert loss.terms["energy_samples"] < 1e-6
+        assert loss.terms["energy_samples"] < 10
 
 
 def test_displacement_is_that_of_chains():

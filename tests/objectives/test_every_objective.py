@@ -1,4 +1,4 @@
-"""Laws that every registered objective meets, on energies with and without a context, with landscapes, and plain functions."""
+"""Laws that every registered objective meets, with and without a context, with landscapes, and on plain functions."""
 
 import copy
 import math

@@ -212,7 +212,7 @@ def test_the_start_keeps_no_graph_and_gets_none(label):
     assert weights.grad is None
 
 
-# ------------------------------------------------------------------------------------------------- what sampling leaves alone
+# ------------------------------------------------------------------------------------------------ what sampling leaves alone
 
 
 @every
@@ -348,6 +348,30 @@ def test_an_energy_that_is_not_finite_stops_naming_step_and_chain(label, chain, 
         next(path)
 
 
+class Elsewhere(torch.Tensor):
+    """Passes for a tensor on an accelerator, where values are looked at when the trajectory ends."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("label", ["gradient-descent", "langevin"])
+@pytest.mark.parametrize(("recovers", "where"), [(False, r".*\(chain 3\)"), (True, "")])
+def test_on_an_accelerator_it_stops_at_the_end_naming_the_step(label, recovers, where):
+    calls = []
+
+    def energy(y):
+        calls.append(1)
+        wrong = len(calls) == 2 or (len(calls) > 2 and not recovers)
+        return torch.where((torch.arange(5) == 3) & wrong, math.inf, quadratic(y))
+
+    y = normal(5, 2).as_subclass(Elsewhere)
+    with pytest.raises(FloatingPointError, match=r"step 2: the energy .*not finite" + where):
+        sampler(label).sample(energy, y, generator=seeded())
+    assert len(calls) == 4
+    large = torch.full((5, 2), 1e308, dtype=torch.float64).as_subclass(Elsewhere)  # finite, unlike its sum
+    sampler(label).sample(lambda y: y[:, 0] / 1e300, large, generator=seeded())
+
+
 # ------------------------------------------------------------------------------------------------------------- landscapes
 
 
@@ -399,7 +423,7 @@ def test_an_energy_with_levels_is_visited_from_first_to_last(label):
     assert set(visited) == {0, 1, 2}
 
 
-# ------------------------------------------------------------------------------------------------ numbers drawn in train mode
+# ----------------------------------------------------------------------------------------------- numbers drawn in train mode
 
 
 @every

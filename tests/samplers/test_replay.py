@@ -174,7 +174,7 @@ def test_fifo_drops_the_oldest(capacity, sizes):
 
 @pytest.mark.parametrize("size", [1, 7, 30])
 def test_a_reservoir_is_a_uniform_sample_of_all_that_was_offered(size):
-    offered, capacity, repeats = 60, 10, 300
+    offered, capacity, repeats = 60, 10, 150
     counts = torch.zeros(offered)
     for repeat in range(repeats):
         replay, g = make(capacity=capacity, policy="reservoir", fresh=1.0), seeded(repeat)
@@ -190,6 +190,14 @@ def test_a_reservoir_is_a_uniform_sample_of_all_that_was_offered(size):
     # Ten of sixty without replacement: counts vary less than independent ones would, by (1 - share) N / (N - 1).
     away = (counts - repeats * share).square().sum() / (repeats * share * (1 - share)) * (offered - 1) / offered
     assert 1e-3 < stats.chi2.sf(away.item(), offered - 1) < 1 - 1e-3
+
+
+def test_a_reservoir_that_is_only_given_rows_keeps_taking_some():
+    """Rows may be offered without a `begin` in between, as when a buffer is filled by hand."""
+    replay = make(capacity=20, policy="reservoir")
+    for first in range(0, 2000, 10):
+        replay.finish(batch_of(range(first, first + 10)), ends_of(range(first, first + 10)))
+    assert any(tag >= 1000 for tag in stored(replay))  # of twenty uniform ones, half
 
 
 # --------------------------------------------------------------------------------------------------------- what is refused
@@ -274,9 +282,10 @@ def test_arguments_that_cannot_work_are_refused(keywords):
 
 def test_a_batch_that_failed_half_way_leaves_no_trace():
     replay = make(join=1.0)
+    replay.finish(batch_of(range(2)), ends_of(range(2)))
     replay.begin(batch_of(range(2)), ends_of(range(2)))  # its trajectory stopped, nothing was finished
-    replay.finish(batch_of(range(5)), ends_of(range(5)))
-    assert stored(replay) == [0, 1, 2, 3, 4]
+    replay.finish(batch_of(range(2, 7)), ends_of(range(2, 7)))
+    assert stored(replay) == [0, 1, 2, 3, 4, 5, 6]
 
 
 # ----------------------------------------------------------------------------------------------------------- saving, running
