@@ -1,4 +1,4 @@
-"""What all tests share: no network, a cache of their own, and torch in the doctests' namespace."""
+"""What all tests share: no network, one thread (small tensors are faster on one), and torch in the doctests' namespace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
 
 @pytest.fixture(autouse=True)

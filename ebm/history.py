@@ -20,7 +20,7 @@ class History:
     def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
         path = folder / "metrics.csv"
         if size and (not path.exists() or path.stat().st_size < size):
-            raise ValueError(f"{path} is missing or shorter than the {size} bytes at the last checkpoint: restore it, or start anew")
+            raise ValueError(f"{path} is missing or has fewer than the last checkpoint's {size} bytes: restore it, or start anew")
         self.file = path.open("r+" if path.exists() else "w+", newline="", encoding="utf-8")
         self.file.truncate(size)  # rows written after the checkpoint we go on from will be written again
         self.file.seek(0, os.SEEK_END)

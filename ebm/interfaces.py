@@ -63,8 +63,9 @@ class Batch(NamedTuple):
         if self.weight.shape != values.shape:
             raise ValueError(f"weight shape {tuple(self.weight.shape)} differs from the chains' {tuple(values.shape)}")
         total = self.weight.sum()
-        # An all-masked batch says nothing: its loss and its gradient are zero, not 0/0.
-        return (self.weight * values).sum() / torch.where(total > 0, total, torch.ones_like(total))
+        # What has no weight has no say, even where it is not finite; and an all-masked batch gives zero, not 0/0.
+        counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
+        return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 class Loss(NamedTuple):
@@ -219,8 +220,8 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
     the graph (second order); without it they carry none, and y and the energy's parameters are left untouched.
 
     Raises:
-        ValueError: y is no floating tensor, or the energy's output is no prefix of y, has another dtype or device, or
-            does not depend on y.
+        ValueError: y is no floating tensor, or the energy's output is no prefix of y, is on another device, or does not
+            depend on y.
         RuntimeError: under `torch.inference_mode`, which forbids gradients.
 
     >>> energy_and_grad(lambda y: (y**2).sum(-1) / 2, torch.tensor([[3.0, 4.0]]))
@@ -381,7 +382,8 @@ class Sampler(nn.Module):
                 last step only); "full". Values agree between them, gradients differ. Under no_grad none is kept.
             generator: where noise comes from; torch's global generator if None.
 
-        Modules are evaluated in eval mode, so that sampling draws no dropout and moves no batch statistics.
+        Modules are evaluated in eval mode, so that sampling draws no dropout and moves no batch statistics. (A module that
+        only a closure knows cannot be found: call its `eval()` yourself.)
 
         Raises:
             ValueError: for arguments that cannot work, at the call.
@@ -497,7 +499,8 @@ class eval_mode:
 
     # A class, so that one serves all steps of a landscape: a generator made anew at each is a few per cent of a cheap step.
     def __init__(self, energy: Any) -> None:
-        self.modules: list[nn.Module] = energy if isinstance(energy, list) else _modules(energy)
+        parts = energy if isinstance(energy, list | tuple) else [energy]
+        self.modules: list[nn.Module] = [module for part in parts for module in _modules(part)]
         self.training: list[nn.Module] = []
 
     def __enter__(self) -> None:
@@ -515,7 +518,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
-        self.seen: tuple[int, Tensor, Tensor] | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
 
     def see(self, step: int, y: Tensor, energy: Tensor) -> None:
         # A sum screens all values (a sum of finite values that overflows is sent on to the exact look below).
@@ -524,15 +527,16 @@ class _Watch:
                 raise_if_not_finite(step, y.detach(), energy.detach())
             return
         y, energy = y.detach(), energy.detach()
-        probe = y.sum() + energy.sum()
+        finite = torch.isfinite(y).all() & torch.isfinite(energy).all()
         if self.first is None:
             self.first = torch.zeros((), dtype=torch.long, device=y.device)
-        self.first = torch.where((self.first == 0) & ~torch.isfinite(probe), step, self.first)
-        self.seen = (step, y, energy)
+        self.first = torch.where((self.first == 0) & ~finite, step, self.first)
+        self.seen = (y, energy)
 
     def end(self) -> None:
         if self.first is not None and self.seen is not None and (step := int(self.first)):
-            raise_if_not_finite(step, *self.seen[1:])
+            raise_if_not_finite(step, *self.seen)
+            raise FloatingPointError(f"step {step}: a state or an energy was not finite, though later ones are")
 
 
 def raise_if_not_finite(step: int | None, y: Tensor, energy: Tensor) -> None:

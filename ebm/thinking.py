@@ -202,7 +202,7 @@ class Thinker:
     def predict(
         self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
     ) -> Prediction:
-        """Thinks about a batch: the best candidate's point, its energy, and the forward passes spent on each chain."""
+        """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes spent on each chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
         energy, sampler, how = self.energy, self.sampler, (self.candidates, self.steps, self.select, self.patience)
@@ -210,7 +210,7 @@ class Thinker:
         return Prediction(thought.y, thought.energy, passes * self.candidates)
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
-        """Computes the energies (*chains,) of given configurations, at the last landscape."""
+        """Computes the energies (*chains,) of configurations y as they are (no retraction), at the last landscape."""
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 

@@ -180,19 +180,19 @@ def test_bad_input_is_the_same_error_in_every_process(pair):
         assert "holds a finished run" in said["finished"]
 
 
-def process(rank, count):
+def member(rank, count):
     return SimpleNamespace(global_rank=rank, world_size=count)
 
 
 def test_a_batch_is_dealt_out_whole():
     batch = Batch(torch.arange(8), (torch.arange(16).reshape(8, 2), None, "words"), torch.ones(8))
-    shares = [share(process(rank, 4), batch) for rank in range(4)]
+    shares = [share(member(rank, 4), batch) for rank in range(4)]
     assert torch.equal(torch.cat([share.target for share in shares]), batch.target)
     assert torch.equal(torch.cat([share.context[0] for share in shares]), batch.context[0])
     assert [share.context[1:] for share in shares] == [(None, "words")] * 4
-    assert share(process(0, 1), batch) is batch
+    assert share(member(0, 1), batch) is batch
     with pytest.raises(ValueError, match="a batch of 8 rows does not divide over 3 processes"):
-        share(process(0, 3), batch)
+        share(member(0, 3), batch)
 
 
 # -------------------------------------------------------------------------------------------------------- the command line

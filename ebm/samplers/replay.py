@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ebm.interfaces import Batch, Sampler, left
+from ebm.randomness import stream
 from ebm.samplers.wrapper import Wrapper
 
 __all__ = ["ReplayAugmented"]
@@ -58,7 +59,7 @@ class ReplayAugmented(Wrapper):
         self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
         self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
         self.seen = 0  # rows ever offered
-        self._joined = 0  # how many rows at the end of the present batch came from here, and are not stored again
+        self._joined = (0, 0)  # of how many rows of the present batch, how many at its end came from here: not stored again
         self._draw = 0  # this batch's seed for the reservoir
 
     def __len__(self) -> int:
@@ -71,7 +72,7 @@ class ReplayAugmented(Wrapper):
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:
             return batch, y
-        self._joined = 0
+        self._joined = (0, 0)
         device = "cpu" if generator is None else generator.device
         if self.policy == "reservoir":
             self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
@@ -80,8 +81,9 @@ class ReplayAugmented(Wrapper):
         leaves, spec = pytree.tree_flatten((batch, y))
         self._check(leaves)
         if self.join:
-            self._joined = min(int(self.join * len(y)), len(self))
-            rows = torch.randperm(len(self), generator=generator, device=device)[: self._joined]
+            count = min(int(self.join * len(y)), len(self))
+            self._joined = (len(y) + count, count)
+            rows = torch.randperm(len(self), generator=generator, device=device)[:count]
             new = [_join(leaf, stored, rows) for leaf, stored in self._pairs(leaves)]
         else:
             rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
@@ -100,7 +102,8 @@ class ReplayAugmented(Wrapper):
             )
         leaves, _ = pytree.tree_flatten((batch, y))
         self._check(leaves)
-        own, self._joined = len(y) - self._joined, 0
+        whole, joined = self._joined
+        own, self._joined = len(y) - (joined if whole == len(y) else 0), (0, 0)
         given = [leaf[:own].detach() for leaf in leaves if leaf is not None]
         if not self.rows:
             self.rows = [leaf.new_zeros((self.capacity, *leaf.shape[1:])) for leaf in given]
@@ -129,7 +132,7 @@ class ReplayAugmented(Wrapper):
         slots = order % self.capacity
         if self.policy == "reservoir":
             # Row number n (from 0) of all ever offered takes a slot drawn from 0 … n, and is dropped outside the buffer.
-            draw = torch.rand(count, generator=torch.Generator().manual_seed(self._draw), dtype=torch.float64)
+            draw = torch.rand(count, generator=stream(self._draw, self.seen), dtype=torch.float64)
             slots = torch.where(order < self.capacity, order, (draw * (order + 1)).long())
         winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}  # the last one wins
         return torch.tensor(list(winner), dtype=torch.long), torch.tensor(list(winner.values()), dtype=torch.long)

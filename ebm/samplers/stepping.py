@@ -64,6 +64,8 @@ class SteppingSampler(Sampler):
         value = step_size.detach() if isinstance(step_size, Tensor) else torch.tensor(step_size, dtype=torch.get_default_dtype())
         if not bool((torch.isfinite(value) & (value > 0)).all()):
             raise ValueError(f"step_size={step_size}: pass positive finite numbers")
+        if (learnable or isinstance(step_size, nn.Parameter)) and bool((value < SMALLEST_LEARNED).any()):
+            raise ValueError(f"step_size={step_size}: a learnable one is at least {SMALLEST_LEARNED}, below which it is held")
         if isinstance(step_size, nn.Parameter):
             self.step_size = step_size
         elif learnable:
