@@ -536,7 +536,7 @@ class _Watch:
     def end(self) -> None:
         if self.first is not None and self.seen is not None and (step := int(self.first)):
             raise_if_not_finite(step, *self.seen)
-            raise FloatingPointError(f"step {step}: a state or an energy was not finite, though later ones are")
+            raise FloatingPointError(f"step {step}: the energy or the state was not finite, though later ones are")
 
 
 def raise_if_not_finite(step: int | None, y: Tensor, energy: Tensor) -> None:
