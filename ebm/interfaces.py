@@ -420,8 +420,9 @@ class Sampler(nn.Module):
     ) -> Tensor:
         """Runs a trajectory and returns its end, the raw state y; arguments as `trajectory`'s."""
         end = y if isinstance(y, Tensor) else getattr(y, "y", y)
-        for state, _ in self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator):
+        for state, info in self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator):
             end = state.y
+            del info, state  # so that the next step finds their memory free
         return end
 
     def _count(self, steps: int | tuple[int, int], generator: torch.Generator | None) -> int:
@@ -456,6 +457,7 @@ class Sampler(nn.Module):
                     state, info = self.step(energy, state, create_graph=graph, generator=generator)
                 watch.see(taken, state.y, info.energy)
                 yield state, info
+                del info  # so that the next step finds its memory free
         watch.end()
 
 

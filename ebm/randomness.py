@@ -34,7 +34,7 @@ def subseed(seed: int, *names: str | int) -> int:
 
 def randn_like(y: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws standard normals of y's shape, dtype and device."""
-    return y.new_empty(y.shape).normal_(generator=generator)
+    return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def uniform(y: Tensor, low: float, high: float, generator: torch.Generator | None = None) -> Tensor:

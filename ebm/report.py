@@ -36,6 +36,7 @@ __all__ = ["picture_of_samples", "write_report"]
 Picture = tuple[str, bytes, str]  # kind (the template has a title and a caption for each), PNG, objective of a weighted sum
 
 POINTS, IMAGES = 500, 36  # chains that are run, for vectors and for images
+TINY = 16  # pixels a side, up to which a picture is enlarged
 WAYS, SNAPSHOTS = 5, 10  # chains whose way is shown, and how often
 DATA, SAMPLES, OTHER, NOISE, INK, GREY = "#1f5f8b", "#d2603a", "#c9a227", "#9aa3ad", "#22272e", "#57606a"
 STYLE: Any = {
@@ -293,13 +294,16 @@ def _image_pictures(data: Tensor, samples: Tensor, ways: Tensor, steps: list[int
 
 
 def _grid(axes: Axes, images: Tensor, low: float, high: float, columns: int | None = None) -> None:
-    """Lays images (n, C, H, W) out in a grid, a pixel apart."""
+    """Lays images (n, C, H, W) out in a grid, a pixel apart; tiny ones are enlarged smoothly, as squares are hard to read."""
+    gap = 1
+    if max(images.shape[-2:]) <= TINY:
+        images, gap = nn.functional.interpolate(images, scale_factor=6, mode="bicubic"), 6
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
-    sheet = torch.ones(math.ceil(n / columns) * columns, channels, height + 1, width + 1)
+    sheet = torch.ones(math.ceil(n / columns) * columns, channels, height + gap, width + gap)
     sheet[:n, :, :height, :width] = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
     sheet = sheet.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    axes.imshow(sheet[:-1, :-1].expand(-1, -1, 3).numpy(), interpolation="nearest")
+    axes.imshow(sheet[:-gap, :-gap].expand(-1, -1, 3).numpy(), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

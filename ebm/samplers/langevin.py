@@ -75,5 +75,6 @@ class LangevinDynamics(SteppingSampler):
             std = std_of(step_size, at(self.temperature, state.t))
         y = plus(point, -step_size, self.clipped(grad))
         if isinstance(std, Tensor) or std:
-            y = plus(y, std, randn_like(point, generator))
+            noise = randn_like(point, generator)
+            y = y.addcmul_(std, noise) if isinstance(std, Tensor) else y.add_(noise, alpha=std)
         return State(y, state.t + 1, scale, state.gain), Info(value, grad)
