@@ -207,7 +207,7 @@ class Thinker:
             start = start[None]
         energy, sampler, how = self.energy, self.sampler, (self.candidates, self.steps, self.select, self.patience)
         thought, passes = _think(energy, sampler, batch.context, start, *how, generator)
-        return Prediction(thought.y, thought.energy, passes * self.candidates)
+        return Prediction(thought.y, thought.energy, passes * self.candidates, thought.steps)
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of configurations y as they are (no retraction), at the last landscape."""
