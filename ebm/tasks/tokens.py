@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ebm.interfaces import Batch, Predictor, Task
+from ebm.interfaces import Batch, Prediction, Predictor, Task
 from ebm.randomness import stream
 
 __all__ = ["TokenTask"]
@@ -44,6 +44,10 @@ class TokenTask(Task):
         """Tells how many bytes of text a scored token stands for on average, where tokens stand for bytes."""
         return None
 
+    def scores(self, found: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores tokens (B, S) in further ways, by name; `evaluate` averages them over the tokens with weight."""
+        return {}
+
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader of `Batch`es of ids (batch_size, S).
 
@@ -57,7 +61,14 @@ class TokenTask(Task):
             raise ValueError(f"batch_size={batch_size}: it must be at least 1")
         rows: Any = self.data(split, seed=seed)
         if isinstance(rows, IterableDataset):
-            return DataLoader(rows, batch_size, drop_last=split == "train", num_workers=workers, collate_fn=_stack)
+            return DataLoader(
+                rows,
+                batch_size,
+                drop_last=split == "train",
+                num_workers=workers,
+                collate_fn=_stack,
+                generator=stream(seed, "loader"),
+            )
         training = split == "train"
         return DataLoader(
             rows,
@@ -118,6 +129,7 @@ class TokenTask(Task):
                 "energy": found.energy,
                 "steps": found.steps,
                 "weight": torch.ones_like(weight),
+                **self.scores(found, batch),
             }
             for name, value in values.items():
                 if value is not None:
@@ -134,7 +146,7 @@ class TokenTask(Task):
         if (length := self.bytes_per_token(split)) is not None:
             result["nats_per_byte"] = means["loss"] / length
             result["bits_per_byte"] = means["loss"] / length / math.log(2)
-        return result | {name: means[name] for name in ("energy", "steps") if name in means}
+        return result | {name: mean for name, mean in means.items() if name not in result}
 
 
 def _whole(batch: Any) -> Any:

@@ -1,0 +1,73 @@
+"""Transformer++: the feed-forward language model that Energy-Based Transformers are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebm.energies.ebt.blocks import initialise
+from ebm.energies.ebt.sizes import size_of
+from ebm.energies.ebt.stream import CausalStream, Code
+from ebm.energies.ebt.text import embed, expected
+from ebm.interfaces import Batch, Prediction, eval_mode
+
+__all__ = ["Transformer"]
+
+
+class Transformer(CausalStream):
+    """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer (Transformer++).
+
+    As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1 from the uniform
+    distribution is exactly the feed-forward prediction. So it trains (cross-entropy), generates (its code holds keys and
+    values) and is judged through the same objective, sampler and tasks as an EBT.
+
+    Arguments, shapes and errors are `TextEBT`'s. At equal sizes a TextEBT has as many parameters, and those of its head more.
+
+    Source: the Transformer++ of arXiv 2507.02092: Llama 2's block with a feed-forward of width dim.
+
+    >>> model = Transformer(vocab_size=11, dim=8, depth=2, heads=2)
+    >>> context = torch.tensor([[1, 2, 3]])
+    >>> model.logits(context).shape, model.given(context)(torch.full((1, 3, 11), 1 / 11)).shape
+    (torch.Size([1, 3, 11]), torch.Size([1, 3]))
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        size: str | None = None,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        hidden: int | None = None,
+    ) -> None:
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size={vocab_size}: a vocabulary has at least 2 tokens")
+        super().__init__(size_of(size, dim, depth, heads), hidden)
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, self.dim)
+        self.output = nn.Linear(self.dim, vocab_size, bias=False)
+        initialise(self)
+
+    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
+        return embed(self.embedding, context)
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+    def logits(self, context: Any) -> Tensor:
+        """Computes the next token's logits (B, S, vocab_size) at every position."""
+        logits = self.encode(context).logits
+        assert logits is not None
+        return logits
+
+    def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
+        """Maps y (*more, B, T, vocab_size) to −⟨y, logits⟩ (*more, B, T)."""
+        code = self.check(y.shape[:-1], code)
+        return -expected(y, code)
+
+    def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
+        """Predicts in one forward pass; there is nothing to start from, and nothing to draw."""
+        with torch.no_grad(), eval_mode(self):
+            return Prediction(self.logits(batch.context), None, 1)

@@ -1,0 +1,10 @@
+"""Energy-Based Transformers (arXiv 2507.02092)."""
+
+from __future__ import annotations
+
+from ebm.energies.ebt.causal import CausalEBT
+from ebm.energies.ebt.sizes import SIZES
+from ebm.energies.ebt.stream import CausalStream, Code
+from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
+
+__all__ = ["SIZES", "CausalEBT", "CausalStream", "Code", "Padded", "ResidualTextEBT", "TextEBT", "padded"]

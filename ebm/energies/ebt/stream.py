@@ -1,0 +1,146 @@
+"""The observed stream of a causal transformer: what is seen of a context, computed once and extended token by token."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebm.energies.ebt.attention import attend_to_past, future, turns
+from ebm.energies.ebt.blocks import Block, RMSNorm, modulate
+from ebm.energies.ebt.sizes import Size
+from ebm.interfaces import Energy, EnergyFn
+
+__all__ = ["CausalStream", "Code", "Conditioning"]
+
+Conditioning = Literal["none", "time", "adaln", "adaln-zero"]
+
+
+class Code(NamedTuple):
+    """An encoded context: the observed stream's keys and values. A value that nobody changes."""
+
+    keys: tuple[Tensor, ...]  # one (B, H, lead + S, d) per block
+    values: tuple[Tensor, ...]
+    level: int  # which landscape
+    length: int  # S: observed positions, padding included
+    pad: Tensor | None = None  # (B,): how many positions on the left of a row are padding
+    logits: Tensor | None = None  # (B, S, V): what the stream itself says of the next token, where it is asked
+
+
+class CausalStream(Energy):
+    """Encodes a context x_0 … x_{S-1} causally. A subclass writes `observe`, and `forward`, which scores y given the code.
+
+    Arguments:
+        size: depth, heads and dim.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how a landscape is told from another: "none", "time" (its embedding is a token in front), "adaln" or
+            "adaln-zero" (it scales, shifts and gates every block).
+        levels: how many landscapes there are.
+    """
+
+    def __init__(self, size: Size, hidden: int | None, conditioning: Conditioning = "none", levels: int = 1) -> None:
+        super().__init__()
+        if conditioning not in ("none", "time", "adaln", "adaln-zero"):
+            raise ValueError(f"conditioning={conditioning!r}: choose none, time, adaln or adaln-zero")
+        if levels < 1:
+            raise ValueError(f"levels={levels}: there is at least one landscape")
+        dim = size.dim
+        self.dim, self.heads, self.levels, self.conditioning = dim, size.heads, levels, conditioning
+        self.lead = 1 if conditioning == "time" else 0  # tokens in front of the observed ones
+        self.blocks = nn.ModuleList(Block(dim, size.heads, hidden or dim) for _ in range(size.depth))
+        self.norm = RMSNorm(dim)
+        if conditioning != "none":
+            self.level_embedding = nn.Embedding(levels, dim)
+        if conditioning.startswith("adaln"):
+            self.modulations = nn.ModuleList(nn.Linear(dim, 6 * dim) for _ in range(size.depth))
+            self.final_modulation = nn.Linear(dim, 2 * dim)
+
+    @abstractmethod
+    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
+        """Embeds a context: (B, S, D), and how many positions (B,) on the left are padding, or None."""
+
+    def read_out(self, hidden: Tensor) -> Tensor | None:
+        """Maps the stream's last hidden state (B, S, D) to logits (B, S, V), where the energy needs them."""
+        return None
+
+    def landscapes(self, context: Any = None) -> list[EnergyFn]:
+        if self.conditioning != "none":
+            return super().landscapes(context)
+        return [self.given(context)] * self.levels  # all landscapes are one: encoded once
+
+    def encode(self, context: Any = None, level: int = -1) -> Code:
+        x, pad = self.observe(context)
+        level %= self.levels
+        if self.lead:
+            front = self.level_embedding.weight[level].expand(len(x), 1, -1)
+            x = torch.cat([front.to(x.dtype), x], 1)
+        count = x.shape[1]
+        mask = None if pad is None else future(count, count, device=x.device, pad=pad, lead=self.lead)
+        keys, values, x = self._run(x, self.turns(0, count, pad, x.device), level, mask)
+        return Code(keys, values, level, count - self.lead, pad, self.read_out(x[:, self.lead :]))
+
+    def extend(self, code: Code, context: Any) -> Code:
+        x, pad = self.observe(context)
+        if pad is not None or len(x) != len(code.keys[0]):
+            raise ValueError(f"{len(x)} rows extend a code of {len(code.keys[0])}: pass as many, without padding")
+        old, new = code.keys[0].shape[2], x.shape[1]
+        mask = future(new, old + new, device=x.device, pad=code.pad, lead=self.lead)
+        keys, values, x = self._run(x, self.turns(old, new, code.pad, x.device), code.level, mask, code)
+        logits = self.read_out(x)
+        if logits is not None and code.logits is not None:
+            logits = torch.cat([code.logits, logits], 1)
+        return Code(keys, values, code.level, code.length + new, code.pad, logits)
+
+    def check(self, chains: torch.Size, code: Code | None) -> Code:
+        """Returns the code, once it is one that y with these chains (*more, B, T) can be scored given."""
+        if code is None:
+            raise ValueError(f"{type(self).__name__} scores y given a context: energy.given(context)(y)")
+        rows = len(code.keys[0])
+        if len(chains) < 2 or chains[-2] != rows or not 0 < chains[-1] <= code.length:
+            raise ValueError(
+                f"y has chains {tuple(chains)}, but the context has {rows} rows of {code.length} positions: pass chains "
+                f"(*more, {rows}, T), which are those of the last T positions"
+            )
+        return code
+
+    def _run(
+        self, x: Tensor, where: tuple[Tensor, Tensor], level: int, mask: Tensor | None, code: Code | None = None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Runs x (B, T, D) through the blocks, after a code's past: (all keys, all values, last hidden states)."""
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if code is not None:
+                k, v = torch.cat([code.keys[len(keys)], k], 2), torch.cat([code.values[len(keys)], v], 2)
+            keys.append(k)
+            values.append(v)
+            return attend_to_past(q, k, v, mask)
+
+        for block, modulation in zip(self.blocks, self.block_modulations(level), strict=True):
+            x = block(x, where, attend, modulation)
+        return tuple(keys), tuple(values), self.last(x, level)
+
+    def turns(self, first: int, count: int, pad: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Computes rotary turns of `count` positions from `first` on, padding not counted: (T, d/2), or (B, 1, T, d/2)."""
+        positions = torch.arange(first, first + count, device=device)
+        if pad is not None:
+            positions = torch.where(positions < self.lead, positions, (positions - pad[:, None]).clamp(min=self.lead))[:, None]
+        return turns(positions, self.dim // self.heads)
+
+    def block_modulations(self, level: int) -> list[Tensor | None]:
+        """Computes what adaLN does to each block at a level: (6 D,) each, or None without adaLN."""
+        if not self.conditioning.startswith("adaln"):
+            return [None] * len(self.blocks)
+        embedded = F.silu(self.level_embedding.weight[level])
+        return [modulation(embedded) for modulation in self.modulations]
+
+    def last(self, x: Tensor, level: int) -> Tensor:
+        """Normalises the last block's output, and modulates it with adaLN."""
+        x = self.norm(x)
+        if not self.conditioning.startswith("adaln"):
+            return x
+        return modulate(x, *self.final_modulation(F.silu(self.level_embedding.weight[level])).chunk(2, -1))

@@ -1,0 +1,156 @@
+"""Energy-Based Transformers of text: candidates are probability vectors over a vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebm.energies.ebt.blocks import initialise
+from ebm.energies.ebt.causal import CausalEBT
+from ebm.energies.ebt.sizes import size_of
+from ebm.energies.ebt.stream import Code, Conditioning
+
+__all__ = ["Padded", "TextEBT", "padded"]
+
+
+class Padded(NamedTuple):
+    """Rows of different lengths as one context: ids (B, S), of which the first pad (B,) of a row do not count."""
+
+    ids: Tensor
+    pad: Tensor
+
+
+def padded(rows: list[list[int]], device: torch.device | str = "cpu") -> Padded:
+    """Pads rows of ids on the left to one length.
+
+    >>> padded([[1, 2, 3], [4]])
+    Padded(ids=tensor([[1, 2, 3],
+            [0, 0, 4]]), pad=tensor([0, 2]))
+    """
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+    return Padded(ids, torch.tensor([longest - len(row) for row in rows], device=device))
+
+
+class TextEBT(CausalEBT):
+    """Scores next-token distributions: E_i = E(p_i | x_0 … x_i), for probability vectors p_i over the vocabulary.
+
+    The context is ids (B, S), or `Padded` rows; y is (*more, B, T, vocab_size), energies are (*more, B, T). Samplers move
+    logits whose softmax is scored: `GradientDescent(retraction="softmax")`.
+
+    Arguments:
+        vocab_size: V.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; by default by a matrix of their own.
+
+    Source: arXiv 2507.02092, sections 3 and 4.1.
+
+    Raises:
+        ValueError: for sizes that cannot work, and (at the call) ids outside the vocabulary or a y of another shape.
+
+    >>> energy = TextEBT(vocab_size=11, dim=8, depth=2, heads=2, conditioning="time", levels=2)
+    >>> context = torch.tensor([[1, 2, 3, 4, 5]])
+    >>> energy.given(context, level=0)(torch.full((1, 5, 11), 1 / 11)).shape
+    torch.Size([1, 5])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        size: str | None = None,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        hidden: int | None = None,
+        conditioning: Conditioning = "none",
+        levels: int = 1,
+        tied: bool = False,
+    ) -> None:
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size={vocab_size}: a vocabulary has at least 2 tokens")
+        super().__init__(size_of(size, dim, depth, heads), hidden, conditioning, levels)
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, self.dim)
+        self.candidate = None if tied else nn.Linear(vocab_size, self.dim, bias=False)
+        initialise(self)
+        if conditioning == "adaln-zero":
+            for part in (*self.modulations, self.final_modulation, self.head):
+                for parameter in part.parameters():
+                    nn.init.zeros_(parameter)
+
+    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
+        return embed(self.embedding, context)
+
+    def propose(self, y: Tensor) -> Tensor:
+        if y.shape[-1] != self.vocab_size:
+            raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {self.vocab_size} tokens of the vocabulary")
+        return y @ self.embedding.weight if self.candidate is None else self.candidate(y)
+
+
+class ResidualTextEBT(TextEBT):
+    """Adds a feed-forward reading of the context to a TextEBT: E = −⟨p, U h(context)⟩ + E_θ(p, context).
+
+    h is the observed stream's last hidden state, U an output matrix. E_θ's head starts at zero, so that at first, and after
+    one step of size 1 from the uniform distribution, this is exactly the feed-forward transformer softmax(U h): thinking
+    starts where that ends, and learns what to add. Candidates are embedded by the input table, so that the parameters are
+    those of a `Transformer`, and D more. This form is ours: it is not in arXiv 2507.02092.
+
+    Arguments, shapes and errors are `TextEBT`'s.
+
+    >>> energy = ResidualTextEBT(vocab_size=11, dim=8, depth=2, heads=2)
+    >>> energy.given(torch.tensor([[1, 2, 3]]))(torch.full((4, 1, 3, 11), 1 / 11)).shape    # four candidates
+    torch.Size([4, 1, 3])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        size: str | None = None,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        hidden: int | None = None,
+        conditioning: Conditioning = "none",
+        levels: int = 1,
+        tied: bool = True,
+    ) -> None:
+        super().__init__(vocab_size, size, dim, depth, heads, hidden, conditioning, levels, tied)
+        self.output = nn.Linear(self.dim, vocab_size, bias=False)
+        initialise(self.output)
+        nn.init.zeros_(self.head.weight)
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+    def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
+        refined = super().forward(y, code)
+        return refined - expected(y, code)
+
+
+def embed(table: nn.Embedding, context: Any) -> tuple[Tensor, Tensor | None]:
+    """Embeds ids (B, S), or `Padded` rows of them: (B, S, D) and their padding.
+
+    Raises:
+        ValueError: the context is none of those, or has ids outside the vocabulary.
+    """
+    ids, pad = context if isinstance(context, Padded) else (context, None)
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+        what = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"the context is {what}: pass ids (B, S) of whole numbers, with at least one position")
+    if ids.is_cpu and not 0 <= int(ids.min()) <= int(ids.max()) < table.num_embeddings:
+        raise ValueError(f"the context has ids from {int(ids.min())} to {int(ids.max())}, outside the {table.num_embeddings} tokens")
+    return table(ids), pad
+
+
+def expected(y: Tensor, code: Code | None) -> Tensor:
+    """Computes ⟨y, logits⟩ (*more, B, T) for the logits of the code's last T positions."""
+    assert code is not None and code.logits is not None
+    return (y * code.logits[:, code.length - y.shape[-2] :]).sum(-1)

@@ -1,0 +1,186 @@
+"""Turns text into tokens: bytes, a byte-pair encoding trained on the spot, or a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+__all__ = ["BytePairs", "Bytes", "Pretrained", "Tokenizer", "encode_prompt", "make_tokenizer"]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What text needs of a tokenizer. Text never encodes to `end`, whatever it says, and `decode` leaves `end` out."""
+
+    vocab_size: int
+    end: int  # the id of end-of-text
+    unknown: int | None  # the id of what the vocabulary cannot say, where there is such a thing
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class Bytes:
+    """Takes the 256 bytes of UTF-8 as tokens, and end-of-text as the 257th.
+
+    >>> Bytes().encode("né"), Bytes().decode([110, 195, 169, 256])
+    ([110, 195, 169], 'né')
+    """
+
+    vocab_size = 257
+    end = 256
+    unknown: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """Lists the bytes of a text."""
+        return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Reads the bytes of every text as an array of uint8."""
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Joins bytes to a text; bytes that are no UTF-8 become U+FFFD."""
+        return bytes(token for token in ids if token != self.end).decode(errors="replace")
+
+
+class BytePairs:
+    """Merges frequent pairs of bytes into tokens (byte-level BPE); the same documents always give the same vocabulary.
+
+    End-of-text is the last id, and no text encodes to it.
+
+    Arguments:
+        documents: what the merges are learned from.
+        vocab_size: how many tokens there are, end-of-text included; fewer where the documents have no more pairs to merge.
+
+    Raises:
+        ImportError: `tokenizers` is not installed.
+        ValueError: vocab_size is below 257, which the bytes and end-of-text need.
+
+    >>> pairs = BytePairs(["low lower lowest"] * 4, vocab_size=260)
+    >>> pairs.vocab_size, pairs.decode(pairs.encode("slow, né"))
+    (260, 'slow, né')
+    """
+
+    unknown: int | None = None
+
+    def __init__(self, documents: Iterable[str], vocab_size: int) -> None:
+        if vocab_size < Bytes.vocab_size:
+            raise ValueError(f"vocab_size={vocab_size}: at least 257, for the 256 bytes and end-of-text")
+        try:
+            from tokenizers import Tokenizer as Model
+            from tokenizers import decoders, models, pre_tokenizers, trainers
+        except ImportError as error:
+            raise ImportError("tokenizers is not installed: pip install 'ebm-toolkit[recipes]'") from error
+        self.model = Model(models.BPE())
+        self.model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self.model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        self.model.train_from_iterator(documents, trainer)
+        self.end = self.model.get_vocab_size()
+        self.vocab_size = self.end + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Lists the tokens of a text."""
+        return self.model.encode(text).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encodes every text as an array of int32."""
+        return [np.array(found.ids, np.int32) for found in self.model.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Joins tokens to a text; bytes that are no UTF-8 become U+FFFD."""
+        return self.model.decode([token for token in ids if token != self.end])
+
+
+class Pretrained:
+    """Takes a Hugging Face tokenizer, from a local folder or by its hub name.
+
+    Arguments:
+        name: the folder or the name, as in "EleutherAI/gpt-neox-20b".
+
+    Raises:
+        ValueError: it cannot be loaded, has no vocabulary, or knows no end-of-text.
+    """
+
+    def __init__(self, name: str) -> None:
+        way_out = 'tokenizer="bytes" needs no network, no package and no training'
+        try:
+            from transformers import AutoTokenizer
+
+            self.model: Any = AutoTokenizer.from_pretrained(name)
+        except (ImportError, OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the Hugging Face tokenizer {name!r} cannot be loaded ({reason}): {way_out}") from error
+        self.vocab_size = len(self.model)
+        if self.vocab_size < 2:
+            raise ValueError(f"tokenizer {name!r} has {self.vocab_size} tokens, its vocabulary was not found: {way_out}")
+        if self.model.eos_token_id is None:
+            raise ValueError(f"tokenizer {name!r} has no eos_token, which has to end every document: {way_out}")
+        self.end: int = self.model.eos_token_id
+        unknown = self.model.unk_token_id  # GPT-2's byte-level vocabulary has everything, and calls eos unknown
+        self.unknown: int | None = None if unknown == self.end else unknown
+
+    def encode(self, text: str) -> list[int]:
+        """Lists the tokens of a text."""
+        return self._ids([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encodes every text as an array of int32."""
+        return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Joins tokens to a text."""
+        kept = [token for token in ids if token != self.end]
+        return self.model.decode(kept, clean_up_tokenization_spaces=False)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []  # which transformers cannot encode
+        # A text may say "<|endoftext|>" without ending there; and windows are cut later, so no length is too long.
+        found = self.model(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return found["input_ids"]
+
+
+def make_tokenizer(name: str, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
+    """Makes a tokenizer: "bytes", "bpe" (trained on `documents()`, to `vocab_size` tokens), or Hugging Face's of that name.
+
+    Raises:
+        ImportError: a package that it needs is not installed.
+        ValueError: the name means nothing, or vocab_size is missing or does not apply.
+
+    >>> make_tokenizer("bytes", list).vocab_size
+    257
+    """
+    if name == "bpe":
+        if vocab_size is None:
+            raise ValueError("tokenizer='bpe' needs vocab_size, the number of tokens to learn, as in vocab_size=4096")
+        return BytePairs(documents(), vocab_size)
+    if vocab_size is not None:
+        raise ValueError(f"vocab_size={vocab_size} with tokenizer={name!r}: vocab_size is a keyword of tokenizer='bpe'")
+    if not name:
+        raise ValueError("tokenizer='': choose bytes, bpe, or a Hugging Face tokenizer's folder or name")
+    return Bytes() if name == "bytes" else Pretrained(name)
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encodes what a model is to go on from; an empty prompt is end-of-text, after which a document begins.
+
+    Raises:
+        ValueError: the tokenizer has no token for a piece of the text; names the piece.
+
+    >>> encode_prompt(Bytes(), ""), encode_prompt(Bytes(), "In")
+    ([256], [73, 110])
+    """
+    ids = tokenizer.encode(text)
+    if tokenizer.unknown is not None and tokenizer.unknown in ids:
+        pieces = (piece for piece in text.split() if tokenizer.unknown in tokenizer.encode(piece))
+        raise ValueError(f"the tokenizer has no token for {next(pieces, text)!r}: leave it out of the prompt")
+    return ids or [tokenizer.end]
