@@ -104,15 +104,11 @@ class Info(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a predictor returns: predictions, their energies (None for a feed-forward model), forward passes spent.
-
-    `steps` (*chains,) says how many steps moved each chain, where the predictor takes steps.
-    """
+    """What a predictor returns: predictions, their energies (None for a feed-forward model), forward passes spent."""
 
     y: Tensor
     energy: Tensor | None
     evaluations: int
-    steps: Tensor | None = None
 
 
 class Predictor(Protocol):

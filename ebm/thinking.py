@@ -22,7 +22,7 @@ from ebm.interfaces import (
     left,
 )
 
-__all__ = ["Thinker", "Thought", "think"]
+__all__ = ["Considered", "Thinker", "Thought", "think"]
 
 Select = Literal["min", "max", "max-drop"]
 
@@ -111,6 +111,12 @@ def _think(
         return values.gather(0, index)[0]
 
     return Thought(pick(y), pick(last), energies, pick(taken)), passes
+
+
+class Considered(Prediction):
+    """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any other."""
+
+    steps: Tensor
 
 
 class Counted:
@@ -207,7 +213,9 @@ class Thinker:
             start = start[None]
         energy, sampler, how = self.energy, self.sampler, (self.candidates, self.steps, self.select, self.patience)
         thought, passes = _think(energy, sampler, batch.context, start, *how, generator)
-        return Prediction(thought.y, thought.energy, passes * self.candidates, thought.steps)
+        prediction = Considered(thought.y, thought.energy, passes * self.candidates)
+        prediction.steps = thought.steps
+        return prediction
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of configurations y as they are (no retraction), at the last landscape."""

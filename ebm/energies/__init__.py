@@ -8,6 +8,7 @@ from typing import Any
 from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
+from ebm.energies.ebt import FrameEBT, ResidualTextEBT, TextEBT
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
@@ -15,13 +16,16 @@ from ebm.registry import hookimpl
 __all__ = [
     "ConvEnergy",
     "DoubleWell",
+    "FrameEBT",
     "Funnel",
     "Gaussian",
     "GaussianMixture",
     "MLPEnergy",
+    "ResidualTextEBT",
     "Ring",
     "ScaledEnergy",
     "SumEnergy",
+    "TextEBT",
     "Unconditional",
     "WithPrior",
 ]
@@ -41,4 +45,7 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "sum": SumEnergy,
         "scaled": ScaledEnergy,
         "with-prior": WithPrior,
+        "text-ebt": TextEBT,
+        "residual-text-ebt": ResidualTextEBT,
+        "frame-ebt": FrameEBT,
     }

@@ -6,10 +6,12 @@ from ebm.interfaces import Task
 from ebm.registry import hookimpl
 from ebm.tasks.digits import Digits
 from ebm.tasks.points import Points
+from ebm.tasks.questions import Questions
+from ebm.tasks.text import Text
 
-__all__ = ["Digits", "Points"]
+__all__ = ["Digits", "Points", "Questions", "Text"]
 
 
 @hookimpl
 def ebm_tasks() -> dict[str, type[Task]]:
-    return {"points": Points, "digits": Digits}
+    return {"points": Points, "digits": Digits, "text": Text, "questions": Questions}

@@ -126,9 +126,7 @@ class Points(RowTask):
                 raise ValueError(f"columns={columns}: name the columns of {name} to take, as in columns=['lon', 'lat']")
             points = read_table(Path(name).expanduser(), columns)
         else:
-            raise ValueError(
-                f"unknown name {name!r}: {nearest(name, [*SHAPES, *TABLES])}, or a path ending in .csv or .parquet"
-            )
+            raise ValueError(f"unknown name {name!r}: {nearest(name, [*SHAPES, *TABLES])}, or a path ending in .csv or .parquet")
         rows = draw_splits(len(points), n, seed)
         train = points[rows["train"]]
         self.mean, self.std = train.mean(0), train.std(0, correction=0)

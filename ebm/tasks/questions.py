@@ -132,7 +132,7 @@ class Questions(TokenTask):
             raise ValueError(
                 "tokenizer='bpe' is learned from text: pass the tokenizer of the Text, as in tokenizer=text.tokenizer"
             )
-        self.tokenizer = make_tokenizer(tokenizer, list) if isinstance(tokenizer, str) else tokenizer
+        self.tokenizer = make_tokenizer(tokenizer, list)
         self.context_length, self.spec = context, {"vocab_size": self.tokenizer.vocab_size}
         hub, usual, split = HUBS.get(format, (None, None, "test"))
         source = hub if data is None else data

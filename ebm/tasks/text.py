@@ -39,13 +39,14 @@ class Text(TokenTask):
     A document's text and the seed decide its split: 90 % go to train, 5 % to validation, 5 % to test, and copies of a
     document go together. Where that leaves a split empty, the documents are dealt in the order of the same draws. Fewer than
     three documents are each cut into contiguous parts of 90, 5 and 5 % of their characters. A stream, whose length nobody
-    knows, goes by the draws alone. Two more splits are always there,
-    from outside the corpus: "documentation" and "source-code" of the running Python.
+    knows, goes by the draws alone. Two more splits are always there, from outside the corpus unless one of them is the source:
+    all of "documentation" and "source-code" of the running Python.
 
     Arguments:
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob of .txt, .json, .jsonl or
             .parquet; or the name of a hub dataset.
-        tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; or a Hugging Face tokenizer's folder or name.
+        tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face tokenizer's folder or name; or
+            a tokenizer, such as that of another `Text`.
         context: tokens that a window predicts.
         vocab_size: how many tokens "bpe" learns.
         column: where the text of a row is.
@@ -67,14 +68,14 @@ class Text(TokenTask):
     >>> batch = next(iter(task.loader("train", 8)))
     >>> batch.target.shape, task.spec, task.bytes_per_token("train")
     (torch.Size([8, 64]), {'vocab_size': 257}, 1.0)
-    >>> task.tokenizer.decode(batch.context[0].tolist()) in task.tokenizer.decode([*batch.context[0], batch.target[0, -1]])
+    >>> torch.equal(batch.context[:, 1:], batch.target[:, :-1])
     True
     """
 
     def __init__(
         self,
         source: str = "kjv",
-        tokenizer: str = "bytes",
+        tokenizer: str | Tokenizer = "bytes",
         context: int = 128,
         *,
         vocab_size: int | None = None,
@@ -104,7 +105,7 @@ class Text(TokenTask):
             self._shards = rows.num_shards if limit_documents is None else 1
         else:
             self._documents = deal(documents(source, **where)[:limit_documents], seed)
-        self.tokenizer: Tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size)
+        self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
         if not streaming and (count := len(self._pack("train")[0]) - 1) < context:
             raise ValueError(

@@ -149,8 +149,10 @@ class Pretrained:
         return found["input_ids"]
 
 
-def make_tokenizer(name: str, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
+def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
     """Makes a tokenizer: "bytes", "bpe" (trained on `documents()`, to `vocab_size` tokens), or Hugging Face's of that name.
+
+    What is a tokenizer already stays as it is.
 
     Raises:
         ImportError: a package that it needs is not installed.
@@ -167,6 +169,8 @@ def make_tokenizer(name: str, documents: Callable[[], Iterable[str]], vocab_size
         raise ValueError(f"vocab_size={vocab_size} with tokenizer={name!r}: vocab_size is a keyword of tokenizer='bpe'")
     if not name:
         raise ValueError("tokenizer='': choose bytes, bpe, or a Hugging Face tokenizer's folder or name")
+    if not isinstance(name, str):
+        return name
     return Bytes() if name == "bytes" else Pretrained(name)
 
 

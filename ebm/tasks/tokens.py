@@ -127,7 +127,7 @@ class TokenTask(Task):
                 "loss": self.distance(found.y.float(), batch),
                 "accuracy": (found.y.argmax(-1) == batch.target).float(),
                 "energy": found.energy,
-                "steps": found.steps,
+                "steps": getattr(found, "steps", None),
                 "weight": torch.ones_like(weight),
                 **self.scores(found, batch),
             }

@@ -34,6 +34,16 @@ class CausalEBT(CausalStream):
     def propose(self, y: Tensor) -> Tensor:
         """Embeds candidates y (*chains, *event) as (*chains, D)."""
 
+    def reset_adaln(self) -> None:
+        """Initialises adaLN: torch's own draw for "adaln"; zeros, the head's included, for "adaln-zero"."""
+        if self.conditioning == "adaln":
+            for part in (*self.modulations, self.final_modulation):
+                part.reset_parameters()
+        if self.conditioning == "adaln-zero":
+            for part in (*self.modulations, self.final_modulation, self.head):
+                for parameter in part.parameters():
+                    nn.init.zeros_(parameter)
+
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps candidates y (*more, B, T, *event) for the last T of the code's S positions to energies (*more, B, T)."""
         x = self.propose(y)

@@ -81,10 +81,7 @@ class TextEBT(CausalEBT):
         self.embedding = nn.Embedding(vocab_size, self.dim)
         self.candidate = None if tied else nn.Linear(vocab_size, self.dim, bias=False)
         initialise(self)
-        if conditioning == "adaln-zero":
-            for part in (*self.modulations, self.final_modulation, self.head):
-                for parameter in part.parameters():
-                    nn.init.zeros_(parameter)
+        self.reset_adaln()
 
     def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
         return embed(self.embedding, context)
