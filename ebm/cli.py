@@ -1,4 +1,4 @@
-"""The command line: run, list, show, eval, sample. Cyclopts parses it: typed, small, and never imports what a value names."""
+"""The command line: run, list, show, eval, sample, generate. Cyclopts parses it: typed, small, and never imports what a value names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from ebm import __version__
+
+if TYPE_CHECKING:
+    from ebm.runs import Run
 
 __all__ = ["main"]
 
@@ -23,6 +26,7 @@ app = App(
 )
 
 Kind = Literal["energy", "sampler", "objective", "task", "recipe"]
+SWITCHES = ("--compile", "--fit.compile", "--task.streaming")  # settings that may stand without a value
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
@@ -39,25 +43,35 @@ def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite:
         overwrite: start anew in a folder that holds another or a finished run.
     """
     from ebm import recipes
-    from ebm.runs import fresh_folder
-    from ebm.training import fit
+    from ebm.runs import BASELINE, fresh_folder
 
     resolved = recipes.resolve(recipes.load(recipe), parse_settings(settings))
     folder = out or fresh_folder(Path("runs") / recipe_name(recipe))
-    parts = recipes.assemble(resolved)
-    done = fit(
-        parts.energy,
-        parts.objective,
-        parts.task,
-        **parts.fit,
-        seed=resolved["seed"],
-        out=folder,
-        overwrite=overwrite,
-        recipe=parts.recipe,
-    )
+    if (baseline := recipes.baseline_of(resolved)) is not None:
+        refuse_finished(folder, overwrite)
+        if overwrite or not (folder / BASELINE / "metrics.json").exists():
+            train(baseline, folder / BASELINE, overwrite)
+    done = train(resolved, folder, overwrite)
     if is_first_process():
-        print_metrics(done.metrics)
-        print(f"report: {done.path / 'report.html'}")
+        print_run(done)
+
+
+def refuse_finished(folder: Path, overwrite: bool) -> None:
+    """Raises ValueError where a folder holds a finished run, before its baseline is trained again."""
+    if (folder / "metrics.json").exists() and not overwrite:
+        raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
+
+
+def train(resolved: dict[str, Any], folder: Path, overwrite: bool) -> Run:
+    """Builds a resolved recipe and trains it."""
+    from ebm import recipes
+    from ebm.training import fit
+
+    parts = recipes.assemble(resolved)
+    options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
+    if is_first_process():
+        print(f"{folder}: {resolved['summary']}")
+    return fit(parts.energy, parts.objective, parts.task, **parts.fit, **options)
 
 
 @app.command(name="list")
@@ -153,6 +167,76 @@ def sample(run: Path, /, *, n: int = 64, seed: int = 0, out: Path | None = None)
             print(folder / name)
 
 
+@app.command(name="generate")
+def generate_text(
+    run: Path,
+    /,
+    *,
+    prompt: list[str],
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    think_steps: int | None = None,
+    candidates: int = 1,
+    patience: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Generate text from a run: prints what follows a prompt as it comes, or each of several prompts at the end.
+
+    Args:
+        run: the run folder.
+        prompt: what the text begins with ("" for a new document); more than once for several texts.
+        max_new_tokens: how many tokens to add at most; end-of-text ends a text before.
+        temperature: what logits are divided by; 0 takes the likeliest token.
+        top_k: draw from this many of the likeliest tokens.
+        top_p: draw from the likeliest tokens, as few as have this probability together.
+        think_steps: steps per landscape for each token; by default the run's.
+        candidates: starts that are tried for each token, of which the energy chooses.
+        patience: think about a token until its energy fell no further for this many steps.
+        seed: what every random draw is derived from.
+    """
+    from ebm.generation import generate, pieces
+    from ebm.randomness import stream
+    from ebm.runs import load
+    from ebm.tasks.tokenizers import encode_prompt
+    from ebm.tasks.tokens import TokenTask
+
+    loaded = load(run)
+    task, tokenizer = loaded.task, getattr(loaded.task, "tokenizer", None)
+    if not isinstance(task, TokenTask) or tokenizer is None:
+        raise ValueError(f"{run} was not trained on text: its task ({type(task).__name__}) has no tokenizer")
+    prompts = [encode_prompt(tokenizer, text) for text in prompt]
+    for text, ids in zip(prompt, prompts, strict=True):
+        if len(ids) > task.context_length:
+            raise ValueError(f"the prompt {text[:20]!r}… has {len(ids)} tokens, but the run's context is {task.context_length}")
+    tokens = generate(
+        loaded.energy,  # type: ignore[arg-type]  # what is no energy of text says so
+        loaded.sampler,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        window=task.context_length,
+        end=tokenizer.end,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        candidates=candidates,
+        steps=think_steps,
+        patience=patience,
+        start=task.starts_at,
+        generator=stream(seed, "generate", device=loaded.device),
+    )
+    if len(prompts) == 1:
+        print(prompt[0], end="", flush=True)
+        for piece in pieces(tokenizer, prompts[0], (int(ids) for ids in tokens)):
+            print(piece, end="", flush=True)
+        print()
+        return
+    columns = [ids.tolist() for ids in tokens]
+    for text, ids, row in zip(prompt, prompts, zip(*columns, strict=True), strict=True):
+        print(text, *pieces(tokenizer, ids, row), "\n", sep="")
+
+
 def parse_settings(tokens: Sequence[str]) -> dict[str, str]:
     """Reads `--energy.width 64 --steps=500` as {"energy.width": "64", "fit.steps": "500"}."""
     settings: dict[str, str] = {}
@@ -161,9 +245,11 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, str]:
         key, equals, value = rest.pop(0).partition("=")
         if not key.startswith("--"):
             raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
+        if not equals and (not rest or rest[0].startswith("--")):
+            if key not in SWITCHES:
                 raise ValueError(f"{key} has no value: write {key} VALUE")
+            value = "true"
+        elif not equals:
             value = rest.pop(0)
         name = key[2:].replace("-", "_")
         settings[name if "." in name or name in ("seed", "summary") else f"fit.{name}"] = value
@@ -237,6 +323,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table, "")
+
+
+def print_run(run: Run) -> None:
+    """Prints what a run found: its metrics, those of its baseline, and what thinking longer did."""
+    from ebm.study import read_findings
+
+    baseline = run.baseline
+    if baseline is None:
+        print_metrics(run.metrics)
+    else:
+        rows = [(n, f"{v:.5g}", f"{baseline.metrics[n]:.5g}" if n in baseline.metrics else "") for n, v in run.metrics.items()]
+        print_table("held-out data", ("", "run", "baseline"), rows)
+    found = [f for f in read_findings(run.path) if f.name == "loss"]
+    rows = [(f.split, f.who, str(f.steps or ""), str(f.candidates), f"{f.value:.4f}") for f in found]
+    if rows:
+        print_table("thinking", ("split", "who", "steps", "candidates", "loss"), rows)
+    print(f"report: {run.path / 'report.html'}")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -21,10 +21,11 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from ebm.randomness import subseed
 from ebm.registry import KINDS, check_keywords, component, hookimpl, nearest, parameters
 
-__all__ = ["Parts", "assemble", "load", "read", "resolve"]
+__all__ = ["Parts", "assemble", "baseline_of", "load", "read", "resolve"]
 
 BUNDLED = Path(__file__).with_name("recipes")
-TABLES = ("task", "energy", "sampler", "objective", "fit")
+TABLES = ("task", "energy", "sampler", "objective", "fit", "thinking")
+KEYS = (*TABLES, "summary", "seed", "baseline")
 # A parameter of one of these names takes a component, or several, of the kind.
 COMPONENT_PARAMETERS = {kind: kind for kind in KINDS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
 
@@ -71,12 +72,13 @@ def load(name: str | Path) -> dict[str, Any]:
 
 def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     for key, value in recipe.items():
-        if key not in (*TABLES, "summary", "seed"):
-            raise ValueError(f"{what} has no place for {key!r}: {nearest(key, (*TABLES, 'summary', 'seed'))}")
+        if key not in KEYS:
+            raise ValueError(f"{what} has no place for {key!r}: {nearest(key, KEYS)}")
         if key in TABLES and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
-    if not isinstance(recipe.get("summary", ""), str):
-        raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
+    for key in ("summary", "baseline"):
+        if not isinstance(recipe.get(key, ""), str):
+            raise ValueError(f"{what}: {key} is {recipe[key]!r}: write a string")
     return recipe
 
 
@@ -108,7 +110,32 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, str] | None = None
         elif kind != "sampler":
             raise ValueError(f"the recipe has no [{kind}]: add the table, with use = the name of a {kind}")
     resolved["fit"] = _resolve_keywords(_fit(), recipe.get("fit", {}), "fit", "fit", handed=FIT_HANDED)
+    if "thinking" in recipe:
+        resolved["thinking"] = _resolve_keywords(_study(), recipe["thinking"], "thinking", "thinking", handed=("run", "seed"))
+    if recipe.get("baseline"):
+        load(recipe["baseline"])  # raises where there is none
+        resolved["baseline"] = recipe["baseline"]
     return resolved
+
+
+# What a baseline says for itself: everything else of [fit] it shares with the run that it is compared with.
+OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler")
+
+
+def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Resolves the recipe of a resolved recipe's baseline: same task, seed, steps and batches, and the same size.
+
+    What both energies have a keyword for (size, dim, depth, heads …) follows the run; how it is optimised is its own.
+    """
+    if "baseline" not in recipe:
+        return None
+    baseline = load(recipe["baseline"])
+    shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
+    known = parameters(component("energy", baseline["energy"]["use"]).factory)
+    size = {name: value for name, value in recipe["energy"].items() if name in known}
+    own = {"task": recipe["task"], "seed": recipe["seed"]}
+    energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
+    return resolve({**baseline, **own, "energy": energy, "fit": fit})
 
 
 def assemble(recipe: Mapping[str, Any]) -> Parts:
@@ -121,6 +148,7 @@ def assemble(recipe: Mapping[str, Any]) -> Parts:
             if kind in recipe:
                 built[kind], complete[kind] = _build(kind, recipe[kind], built)
         fit, complete["fit"] = _fill(_fit(), recipe["fit"], built, handed=FIT_HANDED)
+        complete |= {key: recipe[key] for key in ("thinking", "baseline") if key in recipe}
         if built["sampler"] is not None:
             fit.setdefault("sampler", built["sampler"])
     return Parts(**built, fit=fit, recipe=complete)
@@ -133,6 +161,12 @@ def _fit() -> Callable[..., Any]:
     from ebm.training import fit
 
     return fit
+
+
+def _study() -> Callable[..., Any]:
+    from ebm.study import study
+
+    return study
 
 
 def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pluggy
 __all__ = ["Component", "Problem", "build", "component", "components", "hookimpl", "problems", "register"]
 
 CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
-CORE_MODULES = ("ebm.energies", "ebm.samplers", "ebm.objectives", "ebm.tasks", "ebm.recipes")
+CORE_MODULES = ("ebm.energies", "ebm.baselines", "ebm.samplers", "ebm.objectives", "ebm.tasks", "ebm.recipes")
 KINDS = {
     "energy": "ebm_energies",
     "sampler": "ebm_samplers",

@@ -16,12 +16,15 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ebm import checkpoints, recipes
-from ebm.interfaces import EnergyFn, Objective, Sampler, Task
+from ebm.interfaces import EnergyFn, Objective, Predictor, Sampler, Task
 from ebm.randomness import stream
 from ebm.samplers import LangevinDynamics
+from ebm.study import study
 from ebm.thinking import Thinker
 
-__all__ = ["Run", "load", "open_folder", "sampler_of"]
+__all__ = ["BASELINE", "Run", "load", "open_folder", "sampler_of"]
+
+BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
 
 
 @dataclass
@@ -37,22 +40,34 @@ class Run:
     metrics: dict[str, float]
 
     @property
-    def thinker(self) -> Thinker:
-        """The predictor that tasks judge."""
-        return Thinker(self.energy, self.sampler)
+    def thinker(self) -> Predictor:
+        """The predictor that tasks judge: a feed-forward energy itself, or one that thinks."""
+        return self.energy if hasattr(self.energy, "predict") else Thinker(self.energy, self.sampler)  # type: ignore[return-value]
+
+    @property
+    def baseline(self) -> Run | None:
+        """The finished run of the recipe's baseline, where there is one."""
+        folder = self.path / BASELINE
+        return load(folder) if (folder / "metrics.json").exists() else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the energy's parameters are."""
+        parameters = self.energy.parameters() if isinstance(self.energy, nn.Module) else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
 
     def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int | None = None) -> dict[str, float]:
         """Judges the run by its task; limit and seed are the recipe's where not given, which repeats what the run found."""
         if limit is None:
             limit = self.recipe.get("fit", {}).get("evaluate_limit")
-        generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self._device())
+        generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self.device)
         with torch.no_grad():
-            found = self._task().evaluate(self.thinker, split=split, limit=limit, generator=generator)
+            found = self.judge().evaluate(self.thinker, split=split, limit=limit, generator=generator)
         return {name: float(value) for name, value in found.items()}
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
         """Draws n samples (or predictions for the first n test rows), (n, *event), where the energy is taken."""
-        task, generator = self._task(), stream(seed, "sample", device=self._device())
+        task, generator = self.judge(), stream(seed, "sample", device=self.device)
         found: list[torch.Tensor] = []
         while sum(map(len, found)) < n:
             for batch in task.loader("test", min(n, 1000)):
@@ -65,7 +80,9 @@ class Run:
         return torch.cat(found)[:n]
 
     def finish(self, seed: int) -> None:
-        """Writes report.html, and metrics.json last: it says that the run is finished."""
+        """Studies thinking where the recipe asks for it; writes report.html, and metrics.json last: it says that all is done."""
+        if "thinking" in self.recipe:
+            study(self, seed=seed, **self.recipe["thinking"])
         self.report(seed)
         checkpoints.write_text(self.path / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
 
@@ -75,11 +92,12 @@ class Run:
 
         write_report(self, seed, stopped)
 
-    def _device(self) -> torch.device:
-        parameters = self.energy.parameters() if isinstance(self.energy, nn.Module) else iter(())
-        return next((p.device for p in parameters), torch.device("cpu"))
+    def judge(self) -> Task:
+        """Returns the task.
 
-    def _task(self) -> Task:
+        Raises:
+            ValueError: the run was made with a task that no recipe builds, and was loaded without it.
+        """
         if self.task is None:
             raise ValueError(f"{self.path} was made with a task of its own: load it with ebm.load(path, energy=…, task=…)")
         return self.task
@@ -124,7 +142,7 @@ def clear(path: Path) -> None:
     for name in ("checkpoints", "tensorboard"):
         if (path / name).exists():
             shutil.rmtree(path / name)
-    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "report.html"):
+    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "thinking.csv", "report.html"):
         (path / name).unlink(missing_ok=True)
 
 

@@ -37,7 +37,7 @@ class Thought(NamedTuple):
 
 
 def think(
-    energy: EnergyFn,
+    energy: EnergyFn | Sequence[EnergyFn],
     sampler: Sampler,
     context: Any = None,
     start: Tensor | Callable[..., Tensor] | None = None,
@@ -52,7 +52,7 @@ def think(
     Candidates are a leading axis; the context is encoded once and shared. No step scale and no number of steps is drawn.
 
     Arguments:
-        energy: an Energy, or a plain function.
+        energy: an Energy, a plain function, or a list of such, one for each landscape.
         sampler: moves y; its `point` says where energies are taken.
         context: what the energy is conditioned on.
         start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event), called per candidate.
@@ -75,7 +75,7 @@ def think(
 
 
 def _think(
-    energy: EnergyFn,
+    energy: EnergyFn | Sequence[EnergyFn],
     sampler: Sampler,
     context: Any,
     start: Any,
@@ -86,11 +86,8 @@ def _think(
     generator: torch.Generator | None,
 ) -> tuple[Thought, int]:
     """Thinks, and counts the forward passes spent on each candidate."""
+    check_choices(candidates, select, patience)
     y = _starts(start, candidates, generator)
-    if select not in ("min", "max", "max-drop"):
-        raise ValueError(f"select={select!r}: choose min, max or max-drop")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
     if candidates == 1:
         y = y[0]  # a lone candidate needs no axis of its own, and an energy that counts axes from the left may dislike one
     with torch.no_grad(), eval_mode(sampler), eval_mode(energy):
@@ -117,6 +114,16 @@ class Considered(Prediction):
     """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any other."""
 
     steps: Tensor
+
+
+def check_choices(candidates: int, select: str, patience: int | None) -> None:
+    """Raises ValueError where candidates cannot be tried, chosen from or stopped so."""
+    if candidates < 1:
+        raise ValueError(f"candidates={candidates}: pass a number of at least 1")
+    if select not in ("min", "max", "max-drop"):
+        raise ValueError(f"select={select!r}: choose min, max or max-drop")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
 
 
 class Counted:
@@ -224,8 +231,6 @@ class Thinker:
 
 
 def _starts(start: Any, candidates: int, generator: torch.Generator | None) -> Tensor:
-    if candidates < 1:
-        raise ValueError(f"candidates={candidates}: pass a number of at least 1")
     if callable(start):
         start = torch.stack([start(generator=generator) for _ in range(candidates)])
     check_configuration(start, generator)

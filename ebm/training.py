@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ebm import checkpoints, processes
 from ebm.history import History
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import Run, load, open_folder, sampler_of
 from ebm.stopping import stop_signals
@@ -53,6 +53,7 @@ def fit(
     devices: int | str = "auto",
     num_nodes: int = 1,
     precision: str = "32-true",
+    compile: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -88,6 +89,7 @@ def fit(
         devices: Fabric's: how many processes, or "auto".
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
+        compile: compiles the energy and its gradient, which takes minutes and pays in long runs.
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
         overwrite: starts anew in a folder that holds another or a finished run.
@@ -122,6 +124,8 @@ def fit(
     model, optimizer = fabric.setup(trainee, optimizer)
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
+    if compile and isinstance(energy, Energy):
+        energy.compile()
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     folder = Path(processes.agree(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ebm.baselines.transformer import Transformer
+from ebm.registry import hookimpl
 
 __all__ = ["Transformer"]
+
+
+@hookimpl
+def ebm_energies() -> dict[str, Callable[..., Any]]:
+    """Offers the baselines, each as the energy whose one step is its prediction."""
+    return {"transformer": Transformer}

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ebm.energies.ebt.kernels import last_derivative
 
 __all__ = ["attend_to_past", "attend_to_past_and_self", "future", "turns"]
 
@@ -50,7 +51,8 @@ def attend_to_past(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     # A padded row's query may see nothing at all: it looks at itself, and nobody looks at it.
-    own = torch.arange(k.shape[-2] - q.shape[-2], k.shape[-2], device=q.device)[:, None] == torch.arange(k.shape[-2], device=q.device)
+    key = torch.arange(k.shape[-2], device=q.device)
+    own = key == key[-q.shape[-2] :, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden | own)
 
 
@@ -65,13 +67,14 @@ def attend_to_past_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, value
     q = q * q.shape[-1] ** -0.5
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula
         return attend_plainly(q, k, v, keys, values, hidden)
-    return _Attention.apply(q, k, v, keys, values, hidden)[0]  # type: ignore[no-untyped-call]
+    return _Attention.apply(q, k, v, keys, values, hidden)[0]
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
     """Writes the attention of scaled queries out as a product, a softmax and a product."""
     past = (q.flatten(2, 3) @ keys.mT).unflatten(2, q.shape[2:4]).masked_fill(hidden.unsqueeze(-3), -torch.inf)
-    weights = torch.cat([past, (q * k).sum(-1, keepdim=True)], -1).softmax(-1, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
+    scores = torch.cat([past, (q * k).sum(-1, keepdim=True)], -1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)
     seen = (weights[..., :-1].flatten(2, 3) @ values).unflatten(2, q.shape[2:4])
     return seen + weights[..., -1:] * v
 
@@ -110,7 +113,7 @@ class _Attention(torch.autograd.Function):
         keys, values = ctx.saved_tensors[3:5]
         # A sampler asks for the gradient of y alone: what is observed is upstream of other results only.
         wanted = _is_wanted(keys) or _is_wanted(values)
-        return (*_AttentionGradient.apply(g, *ctx.saved_tensors, wanted), None)  # type: ignore[no-untyped-call]
+        return (*_AttentionGradient.apply(g, *ctx.saved_tensors, wanted), None)
 
 
 class _AttentionGradient(torch.autograd.Function):
@@ -130,7 +133,7 @@ class _AttentionGradient(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:-1])
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(
         ctx: Any, q1: Tensor | None, k1: Tensor | None, v1: Tensor | None, keys1: Tensor | None, values1: Tensor | None
     ) -> tuple[Tensor | None, ...]:

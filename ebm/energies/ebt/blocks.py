@@ -46,10 +46,8 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=False)
 
-    def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, modulation: Tensor | None = None
-    ) -> Tensor:
-        """Transforms x (B, *, T, D); `attend` maps queries, keys and values (B, H, *, T, d) to what is seen; modulation (6 D,)."""
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, modulation: Tensor | None = None) -> Tensor:
+        """Transforms x (B, *, T, D); `attend` maps queries, keys, values (B, H, *, T, d) to what is seen; modulation (6 D,)."""
         shifts = (None,) * 6 if modulation is None else modulation.chunk(6, -1)
         qkv = self.qkv(modulate(self.attention_norm(x), shifts[0], shifts[1]))
         q, k, v = rearrange(qkv, "b ... t (three h d) -> three b h ... t d", three=3, h=self.heads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 

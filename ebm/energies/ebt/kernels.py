@@ -7,16 +7,45 @@ A compiler fuses the plain formulas itself, and gets them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["gated", "rms_norm", "turn"]
+__all__ = ["gated", "last_derivative", "rms_norm", "turn"]
 
 Grads = tuple[Tensor | None, ...]
+
+
+def last_derivative(backward: Callable[..., Grads]) -> Callable[..., Grads]:
+    """Makes the derivative of a backward pass an error.
+
+    torch's once_differentiable hangs its error on nothing, and torch.autograd.grad, which runs only what leads to the inputs
+    asked for, then passes it by: the derivative would be wrong in silence. Here the error leads to all that went in.
+    """
+
+    @wraps(backward)
+    def refusing(ctx: Any, *grads: Tensor | None) -> Grads:
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return results
+        return _Last.apply(len(results), *results, *grads, *ctx.saved_tensors)
+
+    return refusing
+
+
+class _Last(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> Grads:
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Grads:
+        raise RuntimeError("a third derivative of an EBT's kernel: they are written by hand up to the second")
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -24,7 +53,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if torch.compiler.is_compiling():
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight).to(x.dtype)
-    return _Norm.apply(wide, weight, epsilon)[0].to(x.dtype)  # type: ignore[no-untyped-call]
+    return _Norm.apply(wide, weight, epsilon)[0].to(x.dtype)
 
 
 class _Norm(torch.autograd.Function):
@@ -41,7 +70,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, _: None) -> Grads:
-        return (None,) * 3 if g is None else (*_NormGradient.apply(g, *ctx.saved_tensors), None)  # type: ignore[no-untyped-call]
+        return (None,) * 3 if g is None else (*_NormGradient.apply(g, *ctx.saved_tensors), None)
 
 
 class _NormGradient(torch.autograd.Function):
@@ -57,7 +86,7 @@ class _NormGradient(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, x1: Tensor | None, weight1: Tensor | None) -> Grads:
         # ⟨g, ẏ⟩ = r⟨u, ẋ⟩ − r³⟨u, x⟩⟨ẋ, x⟩/D + r⟨g ẇ, x⟩ with u = g w, and ∂r/∂x = −r³ x/D
         g, x, weight, r = ctx.saved_tensors
@@ -84,7 +113,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     """Computes silu(gate) up, the middle of SwiGLU (Shazeer, 2020)."""
     if torch.compiler.is_compiling():
         return F.silu(gate) * up
-    return _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+    return _Gated.apply(gate, up)
 
 
 class _Gated(torch.autograd.Function):
@@ -98,7 +127,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Grads:
-        return _GatedGradient.apply(g, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        return _GatedGradient.apply(g, *ctx.saved_tensors)
 
 
 class _GatedGradient(torch.autograd.Function):
@@ -112,7 +141,7 @@ class _GatedGradient(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, gate1: Tensor, up1: Tensor) -> Grads:
         # ⟨g, ẏ⟩ = g (f′ u ġ + f u̇) with f = silu, f′ = s (1 + x (1 − s)), f″ = s (1 − s) (2 + x (1 − 2 s))
         g, gate, up = ctx.saved_tensors
@@ -137,7 +166,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     >>> turn(torch.tensor([1.0, 0.0]), torch.tensor([0.0]), torch.tensor([1.0]))    # a quarter turn
     tensor([0., 1.])
     """
-    return _turned(x, cos, sin) if torch.compiler.is_compiling() else _Turn.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return _turned(x, cos, sin) if torch.compiler.is_compiling() else _Turn.apply(x, cos, sin)
 
 
 class _Turn(torch.autograd.Function):
@@ -155,7 +184,7 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Grads:
         cos, sin = ctx.saved_tensors
-        return _Turn.apply(g, cos, -sin), None, None  # type: ignore[no-untyped-call]  # back by the same angle
+        return _Turn.apply(g, cos, -sin), None, None  # back by the same angle
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def size_of(size: str | None, dim: int | None, depth: int | None, heads: int | N
     if size is None and (dim is None or depth is None or heads is None):
         raise ValueError(f"{given}: pass the name of a size ({', '.join(SIZES)}), or dim, depth and heads")
     named = SIZES[size] if size is not None else Size(0, 0, 0, 0.0)
-    found = Size(depth or named.depth, heads or named.heads, dim or named.dim, named.lr)
+    found = named._replace(**{k: v for k, v in (("depth", depth), ("heads", heads), ("dim", dim)) if v is not None})
     if min(found[:3]) < 1 or found.dim % (2 * found.heads):
         raise ValueError(f"{given}: all are at least 1, and dim divides by 2 heads (rotary positions turn pairs of numbers)")
     return found

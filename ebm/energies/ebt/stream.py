@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,6 +29,31 @@ class Code(NamedTuple):
     length: int  # S: observed positions, padding included
     pad: Tensor | None = None  # (B,): how many positions on the left of a row are padding
     logits: Tensor | None = None  # (B, S, V): what the stream itself says of the next token, where it is asked
+    rooms: tuple[Room | None, ...] = ()  # spare room behind the keys and values of each block, and behind the logits
+
+
+class Room:
+    """Spare room behind a tensor's rows, so that appending to them copies what is new, and only now and then what is old.
+
+    Who appends first takes the room; who comes later finds it taken and copies. So the rows themselves never change.
+    """
+
+    def __init__(self, rows: Tensor, size: int) -> None:
+        self.buffer, self.taken = rows.new_empty(*rows.shape[:-2], size, rows.shape[-1]), rows.shape[-2]
+        self.buffer[..., : self.taken, :] = rows
+
+
+def append(rows: Tensor, new: Tensor, room: Room | None) -> tuple[Tensor, Room | None]:
+    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them where that is free and nobody differentiates."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return torch.cat([rows, new], -2), None
+    count, total = rows.shape[-2], rows.shape[-2] + new.shape[-2]
+    if room is None or room.taken != count or total > room.buffer.shape[-2]:
+        room = Room(rows, 2 * total)
+    buffer = room.buffer.data  # a graph that kept the older rows may go on: they stay what they are
+    buffer[..., count:total, :] = new
+    room.taken = total
+    return buffer[..., :total, :], room
 
 
 class CausalStream(Energy):
@@ -47,10 +73,12 @@ class CausalStream(Energy):
             raise ValueError(f"conditioning={conditioning!r}: choose none, time, adaln or adaln-zero")
         if levels < 1:
             raise ValueError(f"levels={levels}: there is at least one landscape")
-        dim = size.dim
+        dim, hidden = size.dim, size.dim if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden}: the feed-forward is at least 1 wide")
         self.dim, self.heads, self.levels, self.conditioning = dim, size.heads, levels, conditioning
         self.lead = 1 if conditioning == "time" else 0  # tokens in front of the observed ones
-        self.blocks = nn.ModuleList(Block(dim, size.heads, hidden or dim) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(Block(dim, size.heads, hidden) for _ in range(size.depth))
         self.norm = RMSNorm(dim)
         if conditioning != "none":
             self.level_embedding = nn.Embedding(levels, dim)
@@ -88,11 +116,20 @@ class CausalStream(Energy):
             raise ValueError(f"{len(x)} rows extend a code of {len(code.keys[0])}: pass as many, without padding")
         old, new = code.keys[0].shape[2], x.shape[1]
         mask = future(new, old + new, device=x.device, pad=code.pad, lead=self.lead)
-        keys, values, x = self._run(x, self.turns(old, new, code.pad, x.device), code.level, mask, code)
+        spare, rooms = iter(code.rooms), list[Room | None]()
+
+        def grow(rows: Tensor, more: Tensor) -> Tensor:
+            rows, room = append(rows, more, next(spare, None))
+            rooms.append(room)
+            return rows
+
+        past = zip(code.keys, code.values, strict=True)
+        where = self.turns(old, new, code.pad, x.device)
+        keys, values, x = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
         logits = self.read_out(x)
         if logits is not None and code.logits is not None:
-            logits = torch.cat([code.logits, logits], 1)
-        return Code(keys, values, code.level, code.length + new, code.pad, logits)
+            logits = grow(code.logits, logits)
+        return Code(keys, values, code.level, code.length + new, code.pad, logits, tuple(rooms))
 
     def check(self, chains: torch.Size, code: Code | None) -> Code:
         """Returns the code, once it is one that y with these chains (*more, B, T) can be scored given."""
@@ -107,15 +144,23 @@ class CausalStream(Energy):
         return code
 
     def _run(
-        self, x: Tensor, where: tuple[Tensor, Tensor], level: int, mask: Tensor | None, code: Code | None = None
+        self,
+        x: Tensor,
+        where: tuple[Tensor, Tensor],
+        level: int,
+        mask: Tensor | None,
+        join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Runs x (B, T, D) through the blocks, after a code's past: (all keys, all values, last hidden states)."""
+        """Runs x (B, T, D) through the blocks; `join` puts a block's keys and values behind the past's, and is called in turn.
+
+        Returns:
+            All keys, all values, and the last hidden states.
+        """
         keys: list[Tensor] = []
         values: list[Tensor] = []
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if code is not None:
-                k, v = torch.cat([code.keys[len(keys)], k], 2), torch.cat([code.values[len(keys)], v], 2)
+            k, v = join(k, v)
             keys.append(k)
             values.append(v)
             return attend_to_past(q, k, v, mask)

@@ -142,12 +142,16 @@ def embed(table: nn.Embedding, context: Any) -> tuple[Tensor, Tensor | None]:
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
         what = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"the context is {what}: pass ids (B, S) of whole numbers, with at least one position")
-    if ids.is_cpu and not 0 <= int(ids.min()) <= int(ids.max()) < table.num_embeddings:
-        raise ValueError(f"the context has ids from {int(ids.min())} to {int(ids.max())}, outside the {table.num_embeddings} tokens")
+    if ids.is_cpu and not torch.compiler.is_compiling() and not 0 <= int(ids.min()) <= int(ids.max()) < table.num_embeddings:
+        found = f"ids from {int(ids.min())} to {int(ids.max())}"
+        raise ValueError(f"the context has {found}, outside the {table.num_embeddings} tokens")
     return table(ids), pad
 
 
 def expected(y: Tensor, code: Code | None) -> Tensor:
     """Computes ⟨y, logits⟩ (*more, B, T) for the logits of the code's last T positions."""
-    assert code is not None and code.logits is not None
+    assert code is not None
+    assert code.logits is not None
+    if y.shape[-1] != code.logits.shape[-1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.logits.shape[-1]} tokens of the vocabulary")
     return (y * code.logits[:, code.length - y.shape[-2] :]).sum(-1)

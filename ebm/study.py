@@ -1,0 +1,102 @@
+"""What thinking buys: a run's quality by thinking steps and by candidates, beside its baseline's."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ebm.checkpoints import atomic
+from ebm.interfaces import Predictor, Sampler
+from ebm.randomness import stream
+from ebm.thinking import Thinker
+
+if TYPE_CHECKING:
+    from ebm.runs import Run
+
+__all__ = ["Finding", "read_findings", "study"]
+
+FILE = "thinking.csv"
+
+
+class Finding(NamedTuple):
+    """One number: who predicted ("run" or "baseline") on which split, how it thought, and what was measured."""
+
+    who: str
+    split: str
+    steps: int  # per landscape; 0 for a baseline that does not think
+    candidates: int
+    name: str
+    value: float
+
+
+def study(
+    run: Run,
+    *,
+    steps: Sequence[int] = (1, 2, 3, 4, 6, 8),
+    candidates: Sequence[int] = (1, 4),
+    splits: Sequence[str] = ("test",),
+    limit: int | None = 64,
+    patience: int | None = 1,
+    seed: int | None = None,
+) -> list[Finding]:
+    """Judges a run by its task at several amounts of thinking, on the same examples as its baseline; writes thinking.csv.
+
+    More steps are tried with one candidate on every split, and more candidates with the run's own number of steps on the first.
+
+    Arguments:
+        run: a trained run.
+        steps: thinking steps per landscape.
+        candidates: starts that compete by their energy.
+        splits: what to judge on; the first is in distribution, the others need not be.
+        limit: examples of each.
+        patience: also judge adaptive stopping, where a chain stops once its energy fell no further for so many steps.
+        seed: what every draw is derived from; the run's by default.
+    """
+    found: list[Finding] = []
+    root = run.recipe.get("seed", 0) if seed is None else seed
+
+    def judge(who: str, predictor: Predictor, split: str, count: int, starts: int, suffix: str = "") -> None:
+        generator = stream(root, "study", split, device=run.device)
+        with torch.no_grad():
+            metrics = run.judge().evaluate(predictor, split=split, limit=limit, generator=generator)
+        found.extend(Finding(who, split, count, starts, name + suffix, float(value)) for name, value in metrics.items())
+
+    baseline, own = run.baseline, own_steps(run.sampler)
+    for split in splits:
+        if baseline is not None:
+            judge("baseline", baseline.thinker, split, 0, 1)
+        for count in sorted({*steps, own}):
+            judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
+    for count in sorted(set(candidates) - {1}):
+        judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)
+    if patience is not None:
+        longest = max(*steps, own)
+        judge("run", Thinker(run.energy, run.sampler, steps=longest, patience=patience), splits[0], longest, 1, "_adaptive")
+    write_findings(run.path, found)
+    return found
+
+
+def own_steps(sampler: Sampler) -> int:
+    """Counts the steps per landscape that a sampler takes in evaluation."""
+    return sampler.steps if isinstance(sampler.steps, int) else sampler.steps[1]
+
+
+def write_findings(folder: Path, found: Sequence[Finding]) -> None:
+    """Writes thinking.csv into a run's folder."""
+    with atomic(folder / FILE) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Finding._fields)
+        writer.writerows((*finding[:-1], repr(finding.value)) for finding in found)
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Reads thinking.csv, or nothing where there is none."""
+    if not (folder / FILE).exists():
+        return []
+    with (folder / FILE).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [Finding(who, split, int(steps), int(count), name, float(value)) for who, split, steps, count, name, value in rows]
