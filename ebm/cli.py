@@ -1,4 +1,4 @@
-"""The command line: run, list, show, eval, sample, generate. Cyclopts parses it: typed, small, and never imports what a value names."""
+"""The command line: run, list, show, eval, sample, generate. Cyclopts parses it: typed, small, importing no value's name."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def train(resolved: dict[str, Any], folder: Path, overwrite: bool) -> Run:
 
     parts = recipes.assemble(resolved)
     options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
-    if is_first_process():
-        print(f"{folder}: {resolved['summary']}")
+    complain(f"{folder}: {resolved['summary']}")
     return fit(parts.energy, parts.objective, parts.task, **parts.fit, **options)
 
 
@@ -336,9 +335,9 @@ def print_run(run: Run) -> None:
         rows = [(n, f"{v:.5g}", f"{baseline.metrics[n]:.5g}" if n in baseline.metrics else "") for n, v in run.metrics.items()]
         print_table("held-out data", ("", "run", "baseline"), rows)
     found = [f for f in read_findings(run.path) if f.name == "loss"]
-    rows = [(f.split, f.who, str(f.steps or ""), str(f.candidates), f"{f.value:.4f}") for f in found]
-    if rows:
-        print_table("thinking", ("split", "who", "steps", "candidates", "loss"), rows)
+    if found:
+        lines = [(f.split, f.who, str(f.steps or ""), str(f.candidates), f"{f.value:.4f}") for f in found]
+        print_table("thinking", ("split", "who", "steps", "candidates", "loss"), lines)
     print(f"report: {run.path / 'report.html'}")
 
 
@@ -361,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def complain(line: str) -> None:
-    """Prints a line on stderr, once where several processes have the same to say."""
+    """Prints a line on stderr, where it is in nobody's way, once where several processes have the same to say."""
     if is_first_process():
         print(line, file=sys.stderr)
 

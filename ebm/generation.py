@@ -101,14 +101,17 @@ def generate(
         codes: list[Code] = []
         ids, ended = origin.new_empty(0, dtype=torch.long), torch.zeros(len(rows), dtype=torch.bool, device=origin.device)
         for _ in range(max_new_tokens):
-            with torch.no_grad(), eval_mode(energy):  # and out of both before a caller sees the token
+            with torch.no_grad(), eval_mode([energy, sampler]):  # and out of both before a caller sees the token
                 if codes and codes[0].length < window:
                     codes = [energy.extend(code, ids[:, None]) for code in codes]
                 else:
                     codes = encoded(energy, rows if not codes else [row[-max(1, window // 2) :] for row in rows])
                 functions = [Given(energy, codes[level % len(codes)]) for level in range(energy.levels)]
-                thought = think(functions, sampler, None, begin, candidates, steps, select, patience, generator)
-                ids = draw(thought.y[:, -1], temperature, top_k, top_p, generator=generator)
+                if candidates == 1 and patience is None:  # think would spend a forward pass on an energy that nobody compares
+                    y = sampler.sample(functions, begin(generator), steps=steps, generator=generator)
+                else:
+                    y = think(functions, sampler, None, begin, candidates, steps, select, patience, generator).y
+                ids = draw(y[:, -1], temperature, top_k, top_p, generator=generator)
             if end is not None:
                 ids = ids.masked_fill(ended, end)
                 ended = ended | (ids == end)

@@ -330,9 +330,7 @@ def check_configuration(y: Any, generator: torch.Generator | None = None) -> Non
     if y.ndim == 0 or y.numel() == 0:
         raise ValueError(f"y has shape {tuple(y.shape)}: there are no chains to move")
     if generator is not None and generator.device.type != y.device.type:
-        raise ValueError(
-            f"the generator lives on {generator.device}, y on {y.device}: make it with torch.Generator(y.device)"
-        )
+        raise ValueError(f"the generator lives on {generator.device}, y on {y.device}: make it with torch.Generator(y.device)")
 
 
 def left(values: Tensor, like: Tensor) -> Tensor:

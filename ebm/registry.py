@@ -292,5 +292,3 @@ def _recipe_summary(path: Any) -> str:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ebm import report_tokens
 from ebm.checkpoints import write_text
+from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, Picture, figure_of
 from ebm.history import read_history
 from ebm.interfaces import Batch, check_steps, eval_mode, landscapes
 from ebm.randomness import stream, subseed, uniform
@@ -33,20 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["picture_of_samples", "write_report"]
 
-Picture = tuple[str, bytes, str]  # kind (the template has a title and a caption for each), PNG, objective of a weighted sum
-
 POINTS, IMAGES = 500, 36  # chains that are run, for vectors and for images
 TINY = 16  # pixels a side, up to which a picture is enlarged
 WAYS, SNAPSHOTS = 5, 10  # chains whose way is shown, and how often
-DATA, SAMPLES, OTHER, NOISE, INK, GREY = "#1f5f8b", "#d2603a", "#c9a227", "#9aa3ad", "#22272e", "#57606a"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.labelcolor": GREY,
-    "legend.frameon": False,
-}
-STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
 NO_MATPLOTLIB = "matplotlib is not installed, so there are no pictures: pip install 'ebm-toolkit[recipes]'"
 
 
@@ -68,11 +57,13 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         except FloatingPointError as error:  # a landscape that chains fall out of deserves a report all the more
             notes.append(f"There are no pictures of samples, because chains ran away from the landscape. {error}")
             judged = judged if not judged.healthy else Verdict(False, "Training diverged: chains run away from the landscape.")
+        pictures += report_tokens.pictures(run)
         pictures += _pictures_of_curves(history)
     parts = [(kind, getattr(run, kind)) for kind in ("energy", "objective", "task", "sampler")]
     facts = [f"{kind} {getattr(part, '__name__', type(part).__name__)}" for kind, part in parts if part is not None]
     parameters = sum(p.numel() for p in run.energy.parameters()) if isinstance(run.energy, nn.Module) else 0
     steps = max((steps[-1] for (split, _), (steps, _) in history.items() if split == "train"), default=0)
+    compared = run.baseline.metrics if run.baseline is not None else {}
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("ebm").joinpath("report.html").read_text(encoding="utf-8")
     )
@@ -81,12 +72,19 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         facts=[*facts, f"{parameters:,} parameters", f"{steps:,} training steps", f"seed {seed}"],
         verdict=judged,
         notes=notes,
-        metrics=[(name, f"{value:.5g}") for name, value in run.metrics.items()],
+        metrics=[(name, f"{value:.5g}", _number(compared.get(name))) for name, value in run.metrics.items()],
+        compared=bool(compared),
         step_sizes=_step_sizes(run),
+        strips=[] if stopped else report_tokens.strips(run, seed),
+        continuations=[] if stopped else report_tokens.continuations(run, seed),
         pictures=[(kind, base64.b64encode(png).decode(), of) for kind, png, of in pictures],
         recipe=tomli_w.dumps(run.recipe) if run.recipe else "",
     )
     write_text(run.path / "report.html", page + "\n")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
 def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
@@ -95,12 +93,12 @@ def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
     if find_spec("matplotlib") is None:
         warnings.warn(NO_MATPLOTLIB, stacklevel=2)
     elif _kind(spec, samples) == "images":
-        with _figure(5, 5) as (figure, png):
+        with figure_of(5, 5) as (figure, png):
             _grid(figure.subplots(), samples, samples.min().item(), samples.max().item())
         return png.getvalue()
     elif _kind(spec, samples) == "points":
         batch = next(iter(run.task.loader("test", POINTS)))  # type: ignore[union-attr]  # it has a spec
-        with _figure(5.6, 5) as (figure, png):
+        with figure_of(5.6, 5) as (figure, png):
             axes = figure.subplots()
             if batch.context is None:
                 _landscape(figure, axes, run, batch.target)
@@ -125,7 +123,7 @@ def _pictures_of_curves(history: History) -> list[Picture]:
     pictures = []
     for group in [name.removesuffix("energy_samples") for name in train if name.rpartition(".")[2] == "energy_samples"]:
         if {f"{group}energy_data", f"{group}energy_gap"} <= train.keys():
-            with _figure(9, 2.9) as (figure, png):
+            with figure_of(9, 2.9) as (figure, png):
                 left, right = figure.subplots(1, 2)
                 for name, color in (("data", DATA), ("samples", SAMPLES)):
                     _curve(left, train.pop(f"{group}energy_{name}"), color, name)
@@ -145,7 +143,7 @@ def _panels(kind: str, curves: Mapping[str, Curve], final: Mapping[str, Curve] |
     if not curves:
         return []
     rows = math.ceil(len(curves) / 3)
-    with _figure(9, 0.3 + 1.75 * rows) as (figure, png):
+    with figure_of(9, 0.3 + 1.75 * rows) as (figure, png):
         for number, (name, curve) in enumerate(curves.items(), 1):
             axes = figure.add_subplot(rows, 3, number)
             _curve(axes, curve, DATA)
@@ -175,7 +173,7 @@ def _curve(axes: Axes, curve: Curve, color: str, label: str | None = None) -> No
 
 def _pictures_of_chains(run: Run, seed: int) -> list[Picture]:
     """Draws data, samples, the way there and their energies, for data that can be looked at: vectors and images."""
-    spec, generator = getattr(run.task, "spec", {}), stream(seed, "report", device=_device(run))
+    spec, generator = getattr(run.task, "spec", {}), stream(seed, "report", device=run.device)
     if run.task is None or not ("image_size" in spec or "dim" in spec):
         return []
     with torch.random.fork_rng(devices=[]):
@@ -227,7 +225,7 @@ def _kind(spec: Mapping[str, Any], y: Tensor) -> str | None:
 
 def _plane_picture(run: Run, batch: Batch, samples: Tensor, ways: Tensor) -> Picture:
     """Draws data, samples and some chains' ways side by side, these over the landscape where all rows share one."""
-    with _figure(9.6, 3.1) as (figure, png):
+    with figure_of(9.6, 3.1) as (figure, png):
         left, middle, right = figure.subplots(1, 3)
         if batch.context is None:
             _landscape(figure, right, run, batch.target)
@@ -257,7 +255,7 @@ def _landscape(figure: Figure, axes: Axes, run: Run, data: Tensor) -> None:
 
     left, right, bottom, top = _box(data)
     across, up = torch.linspace(left, right, 160), torch.linspace(bottom, top, 160)
-    y = torch.cartesian_prod(up, across).flip(1).to(_device(run))
+    y = torch.cartesian_prod(up, across).flip(1).to(run.device)
     energy = run.thinker.score(Batch(y), y).cpu().double().reshape(160, 160)
     finite = energy[energy.isfinite()]  # a prior may put walls up
     lowest = finite.min().item()
@@ -280,12 +278,12 @@ def _box(data: Tensor) -> tuple[float, float, float, float]:
 def _image_pictures(data: Tensor, samples: Tensor, ways: Tensor, steps: list[int]) -> Iterator[Picture]:
     """Draws grids of data and of samples, and chains on their way."""
     low, high = data.min().item(), data.max().item()
-    with _figure(9, 4.7) as (figure, png):
+    with figure_of(9, 4.7) as (figure, png):
         for axes, images, title in zip(figure.subplots(1, 2), (data, samples), ("held-out data", "samples"), strict=True):
             _grid(axes, images, low, high)
             axes.set_title(title)
     yield "images", png.getvalue(), ""
-    with _figure(9, 0.4 + ways.shape[1] * min(0.9, 9 / len(steps))) as (figure, png):
+    with figure_of(9, 0.4 + ways.shape[1] * min(0.9, 9 / len(steps))) as (figure, png):
         axes = figure.subplots()
         _grid(axes, ways.transpose(0, 1).flatten(0, 1), low, high, columns=len(steps))
         axes.set_xticks([(data.shape[-1] + 1) * (i + 0.5) - 1 for i in range(len(steps))], list(map(str, steps)))
@@ -317,7 +315,7 @@ def _histogram(energies: Mapping[str, np.ndarray]) -> bytes:
     spread = max(float(np.ptp(near)), 1e-6)
     low, high = max(everything.min(), near.min() - 3 * spread), min(everything.max(), near.max() + 3 * spread)
     bins = np.linspace(low, max(high, low + spread), 61).tolist()
-    with _figure(9, 2.9) as (figure, png):
+    with figure_of(9, 2.9) as (figure, png):
         axes = figure.subplots()
         for (name, energy), color in zip(finite.items(), (DATA, SAMPLES, OTHER, NOISE), strict=False):
             share = np.full(len(energy), 1 / len(energies[name]))
@@ -326,23 +324,3 @@ def _histogram(energies: Mapping[str, np.ndarray]) -> bytes:
         axes.set(xlabel="energy (low is compatible)", ylabel="share")
         axes.legend()
     return png.getvalue()
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """Gives a figure of so many inches, and a buffer that holds its PNG afterwards, whatever style the caller has set."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    png = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, png
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-
-
-def _device(run: Run) -> torch.device:
-    parameters = run.energy.parameters() if isinstance(run.energy, nn.Module) else iter(())
-    return next((p.device for p in parameters), torch.device("cpu"))

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ebm import checkpoints, recipes
-from ebm.interfaces import EnergyFn, Objective, Predictor, Sampler, Task
+from ebm.interfaces import EnergyFn, Objective, Sampler, Task
 from ebm.randomness import stream
 from ebm.samplers import LangevinDynamics
 from ebm.study import study
@@ -40,9 +40,9 @@ class Run:
     metrics: dict[str, float]
 
     @property
-    def thinker(self) -> Predictor:
+    def thinker(self) -> Any:
         """The predictor that tasks judge: a feed-forward energy itself, or one that thinks."""
-        return self.energy if hasattr(self.energy, "predict") else Thinker(self.energy, self.sampler)  # type: ignore[return-value]
+        return self.energy if hasattr(self.energy, "predict") else Thinker(self.energy, self.sampler)
 
     @property
     def baseline(self) -> Run | None:
@@ -103,9 +103,7 @@ class Run:
         return self.task
 
 
-def open_folder(
-    out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool
-) -> Path:
+def open_folder(out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool) -> Path:
     """Makes a run's folder, or finds the unfinished run of the same description in it.
 
     Raises:

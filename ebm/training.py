@@ -102,9 +102,7 @@ def fit(
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
     _check(settings)
-    fabric = _fabric(
-        accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision
-    )
+    fabric = _fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     processes.check(fabric, batch_size)
     first = fabric.global_rank == 0

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ebm
-from ebm import cli
+from ebm import cli, recipes
 from ebm.baselines import Transformer
 from ebm.energies import MLPEnergy
 from ebm.energies.ebt import ResidualTextEBT, TextEBT
 from ebm.energies.ebt.stream import CausalStream
 from ebm.generation import draw, generate, pieces
 from ebm.interfaces import Given
-from ebm.objectives import Reconstruction
 from ebm.runs import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
-from ebm.tasks.text import Text
 from ebm.tasks.tokenizers import Bytes
 from ebm.thinking import think
 
@@ -196,7 +194,9 @@ def test_the_same_generator_draws_the_same_text_and_no_other_is_touched(start):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("keywords", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-300}, {"temperature": 1e-9, "top_p": 1.0}])
+@pytest.mark.parametrize(
+    "keywords", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-300}, {"temperature": 1e-9, "top_p": 1.0}]
+)
 def test_what_leaves_one_token_is_greedy(keywords):
     energy = energy_of()
     greedy = texts(energy, [[1, 2], [3]])
@@ -253,6 +253,14 @@ def test_more_thinking_and_more_candidates_are_think_s():
     thought = think([*energy.landscapes(ids)], SAMPLER, None, starts, candidates=4, steps=5, patience=2)
     keywords = {"candidates": 4, "steps": 5, "patience": 2, "start": "noise", "generator": generator()}
     assert texts(energy, [[1, 2, 3]], 1, **keywords).item() == thought.y[:, -1].argmax(-1).item()
+
+
+def test_no_number_of_steps_and_no_step_size_is_drawn():
+    drawing = GradientDescent(step_size=3.0, steps=(1, 4), step_scale=2.0, retraction="softmax").train()
+    plain = GradientDescent(step_size=3.0, steps=4, retraction="softmax")
+    found = [[*generate(energy_of(), s, [[1, 2]], max_new_tokens=8, window=9, temperature=0)] for s in (drawing, plain)]
+    assert found[0] == found[1]
+    assert drawing.training
 
 
 def test_a_row_that_ended_repeats_the_end_and_the_last_one_to_end_stops_all():
@@ -341,7 +349,7 @@ def test_pieces_end_with_the_text():
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory):
-    """A run on text of two steps, with the parts that its folder does not name."""
+    """A run on text, of two steps."""
     folder = tmp_path_factory.mktemp("text")
     source = folder / "corpus.txt"
     source.write_text("In the beginning was the word, né. " * 40)
@@ -356,12 +364,10 @@ def text_run(tmp_path_factory):
         },
         "fit": {"steps": 2, "batch_size": 2, "evaluate_limit": 2},
     }
-    torch.manual_seed(0)
-    task, sampler = Text(str(source), context=16), GradientDescent(step_size=10.0, steps=2, retraction="softmax")
-    energy = TextEBT(**task.spec, **TINY)
+    parts = recipes.assemble(recipes.resolve(recipe))
     with pytest.MonkeyPatch.context() as patch:
         quick_report(patch)
-        ebm.fit(energy, Reconstruction(sampler), task, steps=2, batch_size=2, evaluate_limit=2, out=folder / "run", recipe=recipe)
+        ebm.fit(parts.energy, parts.objective, parts.task, **parts.fit, out=folder / "run", recipe=parts.recipe)
     return folder / "run"
 
 
@@ -390,8 +396,9 @@ def test_the_command_streams_a_prompt_and_what_follows(said, text_run):
 
 
 def test_the_command_thinks_and_draws_as_it_is_told(said, text_run):
+    drawing = ("--temperature", 1, "--top-k", 5, "--top-p", 0.9)
     thinking = ("--think-steps", 3, "--candidates", 2, "--patience", 1)
-    status, out, _ = said(text_run, "--prompt", "In", "--max-new-tokens", 5, "--temperature", 1, "--top-k", 5, "--top-p", 0.9, *thinking)
+    status, out, _ = said(text_run, "--prompt", "In", "--max-new-tokens", 5, *drawing, *thinking)
     assert status == 0
     assert out.startswith("In")
     greedy = [said(text_run, "--prompt", "In", "--max-new-tokens", 5, "--temperature", 0, "--seed", seed)[1] for seed in (0, 1)]

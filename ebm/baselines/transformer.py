@@ -23,7 +23,18 @@ class Transformer(CausalStream):
     distribution is exactly the feed-forward prediction. So it trains (cross-entropy), generates (its code holds keys and
     values) and is judged through the same objective, sampler and tasks as an EBT.
 
-    Arguments, shapes and errors are `TextEBT`'s. At equal sizes a TextEBT has as many parameters, and those of its head more.
+    The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has as many parameters, and D more.
+
+    Arguments:
+        vocab_size: V.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+
+    Raises:
+        ValueError: as a TextEBT does.
 
     Source: the Transformer++ of arXiv 2507.02092: Llama 2's block with a feed-forward of width dim.
 

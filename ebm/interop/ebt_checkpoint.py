@@ -27,7 +27,7 @@ Names = dict[str, str | tuple[str, ...]]
 
 KINDS = {"text_ebt": "text_ebt", "text_thinking": "text_ebt", "text_transformer": "text_transformer", "video_ebt": "video_ebt"}
 CONDITIONING = {"default": "none", "time_embed": "time", "adaln": "adaln", "adaln_zero": "adaln-zero"}
-SELECT = {"min": "min", "max": "max", "max_gap": "max-drop"}
+SELECT: dict[str, Any] = {"min": "min", "max": "max", "max_gap": "max-drop"}
 STEP_SIZE, NOISE = "alpha", "langevin_dynamics_noise_std"
 
 # Flags of the reference that we have no counterpart of, and the values at which they do nothing.
@@ -119,7 +119,9 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> tuple[Mapping[str, Tenso
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{source} cannot be read without running code that it holds (weights_only=True): {error}") from error
+            raise ValueError(
+                f"{source} cannot be read without running code that it holds (weights_only=True): {error}"
+            ) from error
     state = held.get("state_dict", held) if isinstance(held, Mapping) else held
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{source if isinstance(source, str | Path) else 'the mapping'} is no state dict: names to tensors")
@@ -248,7 +250,9 @@ def _sampler(state: Mapping[str, Tensor], flags: Mapping[str, Any], kind: str) -
     if not flags.get("langevin_dynamics_noise"):
         noise = 0.0
     if noise and kind == "video_ebt":
-        raise ValueError("hparams['langevin_dynamics_noise'] of a video model is noise on embeddings, which has no counterpart here")
+        raise ValueError(
+            "hparams['langevin_dynamics_noise'] of a video model is noise on embeddings, which has no counterpart here"
+        )
     clip = float(flags.get("clamp_futures_grad_max_change", 9.0)) / step_size if flags.get("clamp_futures_grad") else None
     return GradientDescent(
         step_size,
@@ -293,7 +297,7 @@ def _thinker(energy: Energy, sampler: GradientDescent, flags: Mapping[str, Any])
     if not flags.get("infer_ebt_advanced"):
         return Thinker(energy, sampler)
     trained = sampler.step_size
-    step_size = trained if isinstance(trained, float) else float(trained.detach())  # type: ignore[arg-type,union-attr]
+    step_size = trained if isinstance(trained, float) else float(trained.detach())
     override = float(flags.get("infer_ebt_override_alpha") or 0.0)
     if override:
         step_size = override if override >= 1 else step_size * override
@@ -308,7 +312,7 @@ def _thinker(energy: Energy, sampler: GradientDescent, flags: Mapping[str, Any])
     if technique not in SELECT:
         raise ValueError(f"hparams['infer_energy_sampling_technique'] is {technique!r}: {nearest(technique, SELECT)}")
     noise = float(flags.get("infer_langevin_dynamics_noise") or 0.0) or sampler.noise_std
-    loop: Sampler = GradientDescent(step_size, asked, retraction=sampler.retraction, noise_std=noise)  # type: ignore[arg-type]
+    loop: Sampler = GradientDescent(step_size, asked, retraction=sampler.retraction, noise_std=noise)
     if flags.get("infer_accept_lower_energies"):
         loop = Monotone(loop)
-    return Thinker(energy, loop, candidates=int(flags.get("infer_generated_samples") or 1), select=SELECT[technique])  # type: ignore[arg-type]
+    return Thinker(energy, loop, candidates=int(flags.get("infer_generated_samples") or 1), select=SELECT[technique])

@@ -64,9 +64,7 @@ class GradientDescent(SteppingSampler):
         step_scale: float = 1.0,
         grad_clip: float | None = None,
     ) -> None:
-        super().__init__(
-            step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip
-        )
+        super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: pass a number in [0, 1)")
         if nesterov and momentum == 0:

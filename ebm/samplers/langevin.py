@@ -55,9 +55,7 @@ class LangevinDynamics(SteppingSampler):
         learnable: bool = False,
         grad_clip: float | None = None,
     ) -> None:
-        super().__init__(
-            step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip
-        )
+        super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip)
         for name, value in (("temperature", temperature), ("noise_std", noise_std)):
             if isinstance(value, int | float) and not value >= 0:
                 raise ValueError(f"{name}={value}: pass a number of at least 0")

@@ -172,7 +172,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if x.dtype != cos.dtype:
+        if x.dtype != cos.dtype or x.stride(-1) != 1:  # such as an expanded gradient
             return _turned(x, cos, sin)
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # one pass over memory
         return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)

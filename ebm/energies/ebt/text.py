@@ -100,7 +100,18 @@ class ResidualTextEBT(TextEBT):
     starts where that ends, and learns what to add. Candidates are embedded by the input table, so that the parameters are
     those of a `Transformer`, and D more. This form is ours: it is not in arXiv 2507.02092.
 
-    Arguments, shapes and errors are `TextEBT`'s.
+    Arguments:
+        vocab_size: V.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; or by a matrix of their own.
+
+    Shapes and errors are `TextEBT`'s.
 
     >>> energy = ResidualTextEBT(vocab_size=11, dim=8, depth=2, heads=2)
     >>> energy.given(torch.tensor([[1, 2, 3]]))(torch.full((4, 1, 3, 11), 1 / 11)).shape    # four candidates
