@@ -31,8 +31,9 @@ class Dyck(TokenTask):
     Token k opens kind k, token kinds + k closes it, token 2 kinds is the end. A row is one string: the target is the string
     and an end, the context an end and the string. Behind them are ends of weight 0.
 
-    What can be predicted: the kind of a closing bracket, always (`closing_accuracy` 1); its coming, in part; the kind of an
-    opening bracket, never. By default the best possible predictor has loss 0.743 and accuracy 0.643 on shallow strings.
+    What can be predicted: of what closes, the kind, always; of what opens, never; and which of the two comes, in part. Who
+    knows the distribution has by default a loss of 0.917 nats, an accuracy of 0.55 and a closing accuracy of 1 on "test".
+    Who always closes the last open bracket has a closing accuracy of 1 at any depth.
 
     Arguments:
         kinds: kinds of brackets.
@@ -43,8 +44,7 @@ class Dyck(TokenTask):
         start: where thinking starts, "uniform" or "noise".
         seed: fixes the strings and who is in which split.
 
-    Source: arXiv 2507.02092, section 4.3, gives nested brackets as an example of generalising out of distribution; the
-    distribution here is ours.
+    Source: balanced brackets as an example of what is out of distribution are from arXiv 2507.02092; the strings are ours.
 
     Raises:
         ValueError: an argument is out of range, or depths overlap.
