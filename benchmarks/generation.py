@@ -28,8 +28,8 @@ from ebm.generation import generate
 from ebm.samplers import GradientDescent
 from ebm.thinking import think
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from concatenated import landscapes_of
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.concatenated import landscapes_of
 
 GROWTH, SPEEDUP = 1.3, 100.0
 SHORT, LONG, TOKENS, VOCABULARY = 64, 512, 256, 257

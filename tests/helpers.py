@@ -90,9 +90,7 @@ class Restless(Energy):
         super().__init__()
         torch.manual_seed(0)
         self.encoder = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-        self.body = nn.Sequential(
-            nn.Linear(dim, 4), nn.Tanh(), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1, bias=False)
-        )
+        self.body = nn.Sequential(nn.Linear(dim, 4), nn.Tanh(), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1, bias=False))
         self.double()
         self.body[0].eval()  # modes are mixed on purpose
 
@@ -185,9 +183,7 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "reconstruction/full": lambda: reconstruction(unroll="full"),
     "reconstruction/scale": lambda: reconstruction(sampler=descent(step_size=0.1, step_scale=2.0, steps=(2, 4))),
     "contrastive-divergence": lambda: contrastive(),
-    "contrastive-divergence/noise": lambda: contrastive(
-        sampler=langevin(step_size=0.3, steps=8), start="noise", energy_l2=0.01
-    ),
+    "contrastive-divergence/noise": lambda: contrastive(sampler=langevin(step_size=0.3, steps=8), start="noise", energy_l2=0.01),
     "contrastive-divergence/noised-data": lambda: contrastive(data_noise=0.1),
     "contrastive-divergence/mala": lambda: contrastive(sampler=mala()),
     "contrastive-divergence/replay": lambda: contrastive(

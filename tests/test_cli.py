@@ -12,7 +12,6 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from fake_plugins import REPOSITORY, installed, offering, quick_report, run_python, write_distribution
 from safetensors.torch import load_file
 
 import ebm
@@ -21,6 +20,7 @@ from ebm.cli import describe, main, parse_settings, recipe_name
 from ebm.registry import KINDS, components, parameters
 from ebm.tasks import Points
 from ebm.training import fit
+from tests.fake_plugins import REPOSITORY, installed, offering, quick_report, run_python, write_distribution
 
 TINY = """
 summary = "Tiny."
@@ -204,7 +204,7 @@ def test_show_of_a_recipe_lists_all_that_can_be_set(said, name):
 def test_show_of_a_plugins_component_and_recipe(said, tmp_path):
     recipe = tmp_path / "bowl.toml"
     recipe.write_text('summary = "A bowl."\n[task]\nuse = "still"\n[energy]\nuse = "quadric"\n[objective]\nuse = "waiting"\n')
-    write_distribution(tmp_path, "fake", entry="fake_plugins")
+    write_distribution(tmp_path, "fake", entry="tests.fake_plugins")
     write_distribution(tmp_path, "cook", offering("ebm_recipes", "bowl", repr(str(recipe))))
     with installed(tmp_path):
         status, out, _ = said("show", "quadric")
@@ -324,7 +324,7 @@ def test_a_plugins_recipe_runs_and_is_repeated(said, tmp_path):
         '[objective.objective]\nuse = "reconstruction"\n[objective.objective.sampler]\nuse = "gradient-descent"\nsteps = 2\n'
         "[fit]\nsteps = 3\nbatch_size = 8\nlog_every = 1\n"
     )
-    write_distribution(tmp_path, "fake", entry="fake_plugins")
+    write_distribution(tmp_path, "fake", entry="tests.fake_plugins")
     write_distribution(tmp_path, "cook", offering("ebm_recipes", "bowl", repr(str(recipe))))
     with installed(tmp_path):
         assert said("run", "cook:bowl")[0] == 0

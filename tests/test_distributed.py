@@ -19,19 +19,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import (
-    PATIENCE,
-    Still,
-    environment,
-    installed,
-    langevin,
-    mlp,
-    parameters,
-    quick_report,
-    run_python,
-    write_distribution,
-    written,
-)
 
 import ebm
 from ebm import checkpoints
@@ -44,6 +31,19 @@ from ebm.registry import components
 from ebm.samplers import GradientDescent, ReplayAugmented
 from ebm.tasks import Points
 from ebm.training import fit
+from tests.fake_plugins import (
+    PATIENCE,
+    Still,
+    environment,
+    installed,
+    langevin,
+    mlp,
+    parameters,
+    quick_report,
+    run_python,
+    write_distribution,
+    written,
+)
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -230,7 +230,7 @@ steps = 2
 
 @pytest.fixture
 def recipe(tmp_path):
-    write_distribution(tmp_path / "plugins", "fake", entry="fake_plugins")
+    write_distribution(tmp_path / "plugins", "fake", entry="tests.fake_plugins")
     (tmp_path / "pair.toml").write_text(RECIPE)
     return tmp_path
 

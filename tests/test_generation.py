@@ -6,8 +6,6 @@ import contextlib
 
 import pytest
 import torch
-from concatenated import landscapes_of
-from fake_plugins import quick_report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -25,6 +23,8 @@ from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.tokenizers import Bytes
 from ebm.thinking import think
+from tests.concatenated import landscapes_of
+from tests.fake_plugins import quick_report
 
 V = 13
 TINY = {"dim": 8, "depth": 2, "heads": 2}

@@ -257,9 +257,7 @@ def test_steps_are_read_as_a_pair(good):
     assert check_steps(good[0]) == good[1]
 
 
-@pytest.mark.parametrize(
-    "bad", [-1, 2.0, "4", "ab", None, True, (4, 2), (1, 2, 3), (1,), (1.0, 2.0), (-1, 2), (False, True)]
-)
+@pytest.mark.parametrize("bad", [-1, 2.0, "4", "ab", None, True, (4, 2), (1, 2, 3), (1,), (1.0, 2.0), (-1, 2), (False, True)])
 def test_other_steps_are_refused(bad):
     with pytest.raises(ValueError, match="steps="):
         check_steps(bad)
@@ -337,9 +335,7 @@ def test_what_is_not_written_is_named():
 # --------------------------------------------------------------------------------------------------------- modes, samplers
 
 
-@pytest.mark.parametrize(
-    "of", [lambda e: e, lambda e: e.given(normal(5, 3)), lambda e: list(e.modules()), lambda e: e.forward]
-)
+@pytest.mark.parametrize("of", [lambda e: e, lambda e: e.given(normal(5, 3)), lambda e: list(e.modules()), lambda e: e.forward])
 def test_eval_mode_holds_and_gives_back_every_parts_own_mode(of):
     energy = Restless()
     held = of(energy)

@@ -13,7 +13,6 @@ import tomllib
 import pytest
 import tomli_w
 import torch
-from fake_plugins import installed, offering, write_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from ebm.recipes import assemble, load, read, resolve
 from ebm.registry import components
 from ebm.samplers import LangevinDynamics, ReplayAugmented
 from ebm.tasks import Points
+from tests.fake_plugins import installed, offering, write_distribution
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True)
 

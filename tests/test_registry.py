@@ -8,7 +8,6 @@ import sys
 from types import ModuleType
 
 import pytest
-from fake_plugins import HERE, environment, installed, offering, run_python, write_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from ebm import registry
 from ebm.energies import MLPEnergy
 from ebm.registry import KINDS, Problem, Registry, component, components, hookimpl, nearest, problems
 from ebm.samplers import LangevinDynamics
+from tests.fake_plugins import HERE, environment, installed, offering, run_python, write_distribution
 
 LAW = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -28,7 +28,7 @@ def reasons(distribution: str) -> str:
 @pytest.fixture
 def fake(tmp_path):
     """Installs a distribution from its source, and the working one of fake_plugins; a test may write more before it asks."""
-    write_distribution(tmp_path, "working", entry="fake_plugins")
+    write_distribution(tmp_path, "working", entry="tests.fake_plugins")
     with installed(tmp_path):
         yield lambda name, source=None, entry=None: write_distribution(tmp_path, name, source, entry)
 

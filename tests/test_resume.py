@@ -18,7 +18,14 @@ from typing import Any
 
 import pytest
 import torch
-from fake_plugins import (
+
+from ebm import checkpoints
+from ebm.history import read_history
+from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
+from ebm.samplers import MALA, GradientDescent, ReplayAugmented
+from ebm.tasks import Points
+from ebm.training import fit
+from tests.fake_plugins import (
     PATIENCE,
     Around,
     Bare,
@@ -36,13 +43,6 @@ from fake_plugins import (
     write_distribution,
     written,
 )
-
-from ebm import checkpoints
-from ebm.history import read_history
-from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
-from ebm.samplers import MALA, GradientDescent, ReplayAugmented
-from ebm.tasks import Points
-from ebm.training import fit
 
 STEPS = 12
 
@@ -426,7 +426,7 @@ steps = 3
 
 @pytest.fixture
 def recipe(tmp_path):
-    write_distribution(tmp_path / "plugins", "fake", entry="fake_plugins")
+    write_distribution(tmp_path / "plugins", "fake", entry="tests.fake_plugins")
     (tmp_path / "killed.toml").write_text(RECIPE)
     (tmp_path / "go").touch()
     return tmp_path

@@ -90,9 +90,7 @@ def test_energies_are_those_before_each_step_and_of_the_end(seed, levels, steps)
 
 
 @settings(laws, max_examples=30)
-@given(
-    seed=seeds, select=st.sampled_from(["min", "max", "max-drop"]), candidates=st.integers(1, 5), levels=st.integers(1, 2)
-)
+@given(seed=seeds, select=st.sampled_from(["min", "max", "max-drop"]), candidates=st.integers(1, 5), levels=st.integers(1, 2))
 def test_each_chain_chooses_for_itself(seed, select, candidates, levels):
     energy, context, start = Valley(levels=levels), normal(2, 3, 3, seed=seed), normal(candidates, 2, 3, 2, seed=seed + 1)
     moving = LangevinDynamics(0.3)
@@ -374,9 +372,7 @@ class Counted(Valley):
 
 @pytest.mark.parametrize("candidates", [1, 3])
 @pytest.mark.parametrize("patience", [None, 1, 3])
-@pytest.mark.parametrize(
-    "make", [GradientDescent, LangevinDynamics, MALA, lambda *a, **k: Monotone(LangevinDynamics(*a, **k))]
-)
+@pytest.mark.parametrize("make", [GradientDescent, LangevinDynamics, MALA, lambda *a, **k: Monotone(LangevinDynamics(*a, **k))])
 def test_evaluations_are_the_forward_passes_spent(make, patience, candidates):
     energy, batch = Counted(), Batch(normal(3, 2), normal(3, 3))
     thinker = Thinker(energy, make(0.5, steps=20), candidates=candidates, patience=patience)

@@ -17,21 +17,6 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from fake_plugins import (
-    Around,
-    Bare,
-    Dropped,
-    Interrupted,
-    Still,
-    fail,
-    installed,
-    interrupting,
-    langevin,
-    mlp,
-    parameters,
-    quick_report,
-    write_distribution,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -48,6 +33,21 @@ from ebm.runs import fresh_folder, open_folder, sampler_of
 from ebm.samplers import GradientDescent, LangevinDynamics, ReplayAugmented
 from ebm.tasks import Points
 from ebm.training import Trainee, _batches, _rate, fit
+from tests.fake_plugins import (
+    Around,
+    Bare,
+    Dropped,
+    Interrupted,
+    Still,
+    fail,
+    installed,
+    interrupting,
+    langevin,
+    mlp,
+    parameters,
+    quick_report,
+    write_distribution,
+)
 
 LAW = settings(max_examples=50, deadline=None, derandomize=True)
 ROWS = 60  # of which 42 are for training
@@ -817,7 +817,7 @@ def test_streams_differ_by_purpose_rank_and_seed():
 
 
 def test_a_plugins_recipe_trains(tmp_path):
-    write_distribution(tmp_path, "fake", entry="fake_plugins")
+    write_distribution(tmp_path, "fake", entry="tests.fake_plugins")
     with installed(tmp_path), warnings.catch_warnings():
         warnings.simplefilter("error")
         recipe = tiny_recipe(task={"use": "still"}, energy={"use": "quadric"})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from ebm.interfaces import Task
 from ebm.registry import hookimpl
 from ebm.tasks.digits import Digits
+from ebm.tasks.dyck import Dyck
 from ebm.tasks.points import Points
 from ebm.tasks.questions import Questions
 from ebm.tasks.text import Text
 
-__all__ = ["Digits", "Points", "Questions", "Text"]
+__all__ = ["Digits", "Dyck", "Points", "Questions", "Text"]
 
 
 @hookimpl
 def ebm_tasks() -> dict[str, type[Task]]:
-    return {"points": Points, "digits": Digits, "text": Text, "questions": Questions}
+    return {"points": Points, "digits": Digits, "text": Text, "dyck": Dyck, "questions": Questions}

@@ -44,7 +44,7 @@ class Dyck(TokenTask):
         start: where thinking starts, "uniform" or "noise".
         seed: fixes the strings and who is in which split.
 
-    Source: balanced brackets as an example of what is out of distribution are from arXiv 2507.02092; the strings are ours.
+    Source: arXiv 2507.02092 judges out of distribution on BIG-bench's Dyck languages; these strings are our own.
 
     Raises:
         ValueError: an argument is out of range, or depths overlap.

@@ -60,9 +60,7 @@ def energies(label):
 
 def test_every_registered_objective_is_tested():
     missing = without_example("objective", OBJECTIVES)
-    assert not missing, (
-        f"no laws run over the objectives {missing}: add an example of each to OBJECTIVES in tests/helpers.py"
-    )
+    assert not missing, f"no laws run over the objectives {missing}: add an example of each to OBJECTIVES in tests/helpers.py"
 
 
 @every
@@ -200,9 +198,7 @@ def test_weights_of_another_shape_are_refused(label):
         objective(label)(Valley(), batch, generator=seeded())
 
 
-@pytest.mark.parametrize(
-    "label", [label for label in OBJECTIVES if "score-matching" not in label and label != "weighted-sum"]
-)
+@pytest.mark.parametrize("label", [label for label in OBJECTIVES if "score-matching" not in label and label != "weighted-sum"])
 def test_chains_that_are_not_finite_stop_with_their_names(label):
     start = normal(4, 2)
     start[3, 0] = math.nan

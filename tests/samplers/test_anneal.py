@@ -83,9 +83,7 @@ def test_annealing_works_inside_other_wrappers(wrap):
 
 
 def test_annealing_works_around_other_wrappers():
-    moving = Annealed(
-        ReplayAugmented(GradientDescent(0.1, steps=2), capacity=4), temperatures=[2.0, 1.0], step_scales=[0.5, 1.0]
-    )
+    moving = Annealed(ReplayAugmented(GradientDescent(0.1, steps=2), capacity=4), temperatures=[2.0, 1.0], step_scales=[0.5, 1.0])
     y = normal(4, 3)
     close(moving.sample(quadratic, y), y * (1 - 0.025) ** 2 * 0.9**2)
     lowered = Annealed(Monotone(GradientDescent(0.1, steps=2)), temperatures=[2.0, 1.0])

@@ -342,9 +342,7 @@ def test_an_energy_that_is_not_finite_stops_naming_step_and_chain(label, chain, 
     path = sampler(label).trajectory(energy, normal(5, 2), generator=seeded())
     for _ in range(step - 1):
         next(path)
-    with pytest.raises(
-        FloatingPointError, match=rf"step {step}: the energy is not finite in 1 of 5 chains \(chain {chain}\)"
-    ):
+    with pytest.raises(FloatingPointError, match=rf"step {step}: the energy is not finite in 1 of 5 chains \(chain {chain}\)"):
         next(path)
 
 

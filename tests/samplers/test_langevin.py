@@ -100,9 +100,7 @@ def test_the_stationary_variance_on_a_gaussian(step_size, precision, temperature
 
 @pytest.mark.parametrize("start", [0.0, 3.0])
 def test_the_stationary_variance_is_reached_from_elsewhere(start):
-    y = LangevinDynamics(0.2, steps=80).sample(
-        quadratic, torch.full((CHAINS, 1), start, dtype=torch.float64), generator=seeded()
-    )
+    y = LangevinDynamics(0.2, steps=80).sample(quadratic, torch.full((CHAINS, 1), start, dtype=torch.float64), generator=seeded())
     within(y.mean(), 0.0, 1.06)
     within(y.square().mean(), 1 / 0.9, math.sqrt(2) / 0.9)
 
