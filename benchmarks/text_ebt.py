@@ -1,0 +1,156 @@
+"""What a training step of a TextEBT costs, beside the concatenated-stream form that recomputes everything at each thinking step.
+
+The bars are ratios of times within one run (how many times as fast we are), and of peak memory:
+
+    first stage (two landscapes, loss at both)          1.8x eager, 2.3x compiled, 4x compiled under bfloat16 autocast
+    second stage (three steps, loss at the last)        2.2x eager
+    peak memory of a training step, beyond the data's   0.6 of the other's
+
+    python benchmarks/text_ebt.py                       # eager, about three minutes
+    python benchmarks/text_ebt.py --compile             # and compiled, some minutes more
+
+Both forms hold the same weights and take the same starts; first their losses and gradients are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ebm.energies import TextEBT
+from ebm.interfaces import Batch
+from ebm.objectives import Reconstruction
+from ebm.samplers import GradientDescent
+from tests.concatenated import landscapes_of
+
+VOCABULARY = 257
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def distance(y: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(y.flatten(0, -2), batch.target.flatten(), reduction="none").view(batch.target.shape)
+
+
+def case(stage: str, settings: argparse.Namespace) -> tuple[TextEBT, Reconstruction, Batch, Tensor]:
+    """Makes a model, its objective, a batch and a start."""
+    torch.manual_seed(0)
+    size = {"dim": settings.dim, "depth": settings.depth, "heads": settings.heads}
+    energy = TextEBT(VOCABULARY, conditioning="time", levels=2 if stage == "first" else 1, **size)
+    sampler = GradientDescent(step_size=5.0, steps=1 if stage == "first" else 3, retraction="softmax")
+    reduce = "mean" if stage == "first" else "last"
+    objective = Reconstruction(sampler, start=lambda batch, generator=None: None, distance=distance, reduce=reduce)
+    ids = torch.randint(VOCABULARY, (settings.batch, settings.context + 1))
+    return energy, objective, Batch(ids[:, 1:], ids[:, :-1]), torch.randn(settings.batch, settings.context, VOCABULARY)
+
+
+def step(stage: str, settings: argparse.Namespace, form: str) -> Callable[[], tuple[float, Tensor]]:
+    """Makes what takes one training step in a form, and returns its loss and all gradients."""
+    energy, objective, batch, start = case(stage, settings)
+    if form.startswith("compiled"):
+        energy.compile()
+    autocast = torch.autocast("cpu", torch.bfloat16) if form.endswith("bfloat16") else nullcontext()
+
+    def take() -> tuple[float, Tensor]:
+        energy.zero_grad()
+        with autocast:
+            functions = landscapes_of(energy, batch.context) if form == "concatenated" else energy
+            loss = objective(functions, batch, start=start).value
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in energy.parameters()])
+
+    return take
+
+
+def timed(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def peak(stage: str, settings: argparse.Namespace, form: str) -> float:
+    """Measures the peak memory (MB) of two steps beyond that of the model and the batch, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (stage, settings, form))
+
+
+def _peak(stage: str, settings: argparse.Namespace, form: str) -> float:
+    torch.set_num_threads(settings.threads)
+    small = argparse.Namespace(**{**vars(settings), "batch": 1, "context": 8})
+    step(stage, small, form)()  # loads what a first step loads
+    take = step(stage, settings, form)
+    before, highest, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            highest[0] = max(highest[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    take()
+    take()
+    done.set()
+    watcher.join()
+    return highest[0] - before
+
+
+def resident() -> float:
+    """Reads how many MB of memory this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def main() -> int:
+    settings = parse()
+    torch.set_num_threads(settings.threads)
+    bars = {("first", "eager"): 1.8, ("second", "eager"): 2.2}
+    if settings.compile:
+        bars |= {("first", "compiled"): 2.3, ("first", "compiled, bfloat16"): 4.0}
+    table = Table("stage", "form", "ms", "concatenated, ms", "ratio (quartiles)", "bar", title=str(vars(settings)))
+    missed = 0
+    for (stage, form), bar in bars.items():
+        ours, theirs = step(stage, settings, form), step(stage, settings, "concatenated")
+        (loss, grad), (other, other_grad) = ours(), theirs()
+        error = ((grad - other_grad).norm() / other_grad.norm()).item()
+        assert "bfloat16" in form or error < 1e-3, f"{stage}, {form}: losses {loss} and {other}, gradients differ by {error:.1e}"
+        pairs = [(timed(ours), timed(theirs)) for _ in range(settings.rounds)]
+        low, median, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+        mine, its = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+        table.add_row(stage, form, f"{mine:.0f}", f"{its:.0f}", f"{median:.2f} ({low:.2f}-{high:.2f})", f">= {bar}")
+        missed += median < bar
+    for stage in ("first", "second"):
+        mine, its = peak(stage, settings, "eager"), peak(stage, settings, "concatenated")
+        table.add_row(stage, "peak memory", f"{mine:.0f} MB", f"{its:.0f} MB", f"{mine / its:.2f}", "<= 0.6")
+        missed += mine / its > 0.6
+    Console(width=130).print(table)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
