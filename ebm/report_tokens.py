@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.figures import DATA, INK, NOISE, SAMPLES, Picture, figure_of
+from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, Picture, figure_of
 from ebm.interfaces import Batch
 from ebm.randomness import stream
 from ebm.study import Finding, read_findings
@@ -47,6 +47,9 @@ def pictures(run: Run) -> list[Picture]:
     drawn = [_thinking_picture(run, loss, [f for f in found if f.name == "energy"], splits[0])]
     if len(splits) > 1:
         drawn.append(_splits_picture(loss, splits))
+    closing = [finding for finding in read_findings(run.path) if finding.name == "closing_accuracy"]
+    if closing:
+        drawn.append(_depths_picture(closing, splits))
     return drawn
 
 
@@ -81,8 +84,25 @@ def _splits_picture(loss: Sequence[Finding], splits: Sequence[str]) -> Picture:
     return "splits", png.getvalue(), ""
 
 
+def _depths_picture(closing: Sequence[Finding], splits: Sequence[str]) -> Picture:
+    """Draws how often closing brackets are right, split by split, for the baseline and for several amounts of thinking."""
+    with figure_of(9.6, 3.0) as (figure, png):
+        axes = figure.subplots()
+        steps = sorted({f.steps for f in closing if f.candidates == 1})
+        for count in steps:
+            values = [f.value for split in splits for f in closing if (f.split, f.steps, f.candidates) == (split, count, 1)]
+            share = steps.index(count) / max(1, len(steps) - 1)
+            how = {"color": DATA, "linestyle": (0, (4, 3))} if count == 0 else {"color": SAMPLES, "alpha": 0.3 + 0.7 * share}
+            axes.plot(
+                splits, values, "o-" if count else "o", label=f"{count} steps" if count else "baseline", markersize=4, **how
+            )
+        axes.set(title="closing brackets predicted right", ylabel="share")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return "depths", png.getvalue(), ""
+
+
 def _gains(axes: Axes, loss: Sequence[Finding], splits: Sequence[str], against: str) -> None:
-    for split, color in zip(splits, (DATA, SAMPLES, INK), strict=False):
+    for split, color in zip(splits, (DATA, SAMPLES, INK, OTHER, NOISE), strict=False):
         curve = {f.steps: f.value for f in loss if f.split == split and f.candidates == 1}
         base = curve.get(0, 0.0) if against == "the baseline" else curve[min(step for step in curve if step)]
         gain = {step: 100 * (base - value) / base for step, value in sorted(curve.items()) if step}
