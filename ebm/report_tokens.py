@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, Picture, figure_of
 from ebm.interfaces import Batch
 from ebm.randomness import stream
 from ebm.study import Finding, read_findings
-from ebm.tasks.text import Text
 from ebm.tasks.tokens import TokenTask
 from ebm.thinking import Thinker, think
 
@@ -56,11 +55,13 @@ def pictures(run: Run) -> list[Picture]:
 def _thinking_picture(run: Run, loss: Sequence[Finding], energy: Sequence[Finding], split: str) -> Picture:
     flat = [f.value for f in loss if f.who == "baseline" and f.split == split]
     with figure_of(9.6, 3.0) as (figure, png):
-        left, middle, right = figure.subplots(1, 3)
+        several = any(f.candidates > 1 for f in loss)
+        left, *more, right = figure.subplots(1, 2 + several)
         steps = {f.steps: f.value for f in loss if f.who == "run" and f.split == split and f.candidates == 1}
         own = run.sampler.steps if isinstance(run.sampler.steps, int) else run.sampler.steps[1]
         starts = {1: steps[own]} | {f.candidates: f.value for f in loss if f.who == "run" and f.candidates > 1}
-        for axes, curve, label in ((left, steps, "thinking steps per landscape"), (middle, starts, "candidates")):
+        curves = [(left, steps, "thinking steps per landscape"), *((axes, starts, "candidates") for axes in more)]
+        for axes, curve, label in curves:
             axes.plot(list(curve), list(curve.values()), "o-", color=SAMPLES, label="thinking", markersize=4)
             if flat:
                 axes.axhline(flat[0], color=DATA, linestyle=(0, (4, 3)), label="baseline")
@@ -115,7 +116,7 @@ def _gains(axes: Axes, loss: Sequence[Finding], splits: Sequence[str], against: 
 def strips(run: Run, seed: int) -> list[list[Token]]:
     """Thinks about held-out windows with adaptive stopping: each token with its final energy, and the steps it took."""
     task = run.task
-    if not isinstance(task, Text) or not isinstance(run.thinker, Thinker):
+    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer") or not isinstance(run.thinker, Thinker):
         return []
     generator = stream(seed, "strips", device=run.device)
     batch = _first(task, STRIPS, run.device)
@@ -138,7 +139,7 @@ def continuations(run: Run, seed: int) -> list[tuple[str, str, str]]:
     from ebm.generation import generate
 
     task = run.task
-    if not isinstance(task, Text):
+    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer"):
         return []
     prompts = [row[: min(PROMPT, task.context_length)] for row in _first(task, 2, run.device).context.tolist()]
     written = []
@@ -158,7 +159,7 @@ def _first(task: TokenTask, count: int, device: torch.device) -> Batch:
     return Batch(*(None if field is None else field.to(device) for field in batch))
 
 
-def _readable(task: Text, token: int) -> str:
+def _readable(task: Any, token: int) -> str:
     """Writes a token so that it can be seen."""
     if token == task.tokenizer.end:
         return "⏹"
