@@ -45,6 +45,11 @@ class CausalEBT(CausalStream):
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps candidates y (*more, B, T, *event) for the last T of the code's S positions to energies (*more, B, T)."""
+        # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
+        return (self.consider(y, code) * self.head.weight[0]).sum(-1)
+
+    def consider(self, y: Tensor, code: Code | None) -> Tensor:
+        """Runs the prediction stream: candidates y (*more, B, T, *event) to its last hidden states (*more, B, T, D)."""
         x = self.propose(y)
         code = self.check(x.shape[:-1], code)
         more, (rows, count) = x.shape[:-3], x.shape[-3:-1]
@@ -62,6 +67,4 @@ class CausalEBT(CausalStream):
 
         for block, modulation in zip(self.blocks, self.block_modulations(code.level), strict=True):
             x = block(x, where, attend, modulation)
-        # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
-        energy = (self.last(x, code.level) * self.head.weight[0]).sum(-1)
-        return rearrange(energy, "b n t -> n b t").reshape(*more, rows, count)
+        return rearrange(self.last(x, code.level), "b n t d -> n b t d").reshape(*more, rows, count, self.dim)
