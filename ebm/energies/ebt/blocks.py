@@ -65,7 +65,7 @@ def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draws every Linear's weight from Xavier's normal distribution, and sets its bias to zero.
+    """Draws every matrix from Xavier's normal distribution, each of stacked ones on its own, and sets biases to zero.
 
     Embeddings keep torch's N(0, 1). Source: the EBT reference.
     """
@@ -74,3 +74,7 @@ def initialise(module: nn.Module) -> None:
             nn.init.xavier_normal_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+    for block in module.modules():
+        if isinstance(block, Block):
+            for matrix in (*block.qkv.weight.chunk(3), *block.gate_up.weight.chunk(2)):
+                nn.init.xavier_normal_(matrix)

@@ -93,12 +93,13 @@ class TextEBT(CausalEBT):
 
 
 class ResidualTextEBT(TextEBT):
-    """Adds a feed-forward reading of the context to a TextEBT: E = −⟨p, U h(context)⟩ + E_θ(p, context).
+    """Refines a feed-forward reading of the context: E = −⟨p, U (h(context) + w ⊙ x(p, context))⟩.
 
-    h is the observed stream's last hidden state, U an output matrix. E_θ's head starts at zero, so that at first, and after
-    one step of size 1 from the uniform distribution, this is exactly the feed-forward transformer softmax(U h): thinking
-    starts where that ends, and learns what to add. Candidates are embedded by the input table, so that the parameters are
-    those of a `Transformer`, and D more. This form is ours: it is not in arXiv 2507.02092.
+    h is the observed stream's last hidden state, x the prediction stream's, U an output matrix, and w (D,) starts at zero. So
+    at first, and after one step of size 1 from the uniform distribution, this is exactly the feed-forward transformer
+    softmax(U h): thinking starts where that ends, and learns what to add by looking at the context once more, with the
+    candidate in mind. Candidates are embedded by the input table and a vector in common, so that the parameters are those of
+    a `Transformer` and 2 D more. This form is ours: it is not in arXiv 2507.02092.
 
     Arguments:
         vocab_size: V.
@@ -133,14 +134,19 @@ class ResidualTextEBT(TextEBT):
         super().__init__(vocab_size, size, dim, depth, heads, hidden, conditioning, levels, tied)
         self.output = nn.Linear(self.dim, vocab_size, bias=False)
         initialise(self.output)
+        # A spread-out candidate's mean embedding is next to nothing, and the norm would blow up its gradient: not with this.
+        self.common = nn.Parameter(torch.randn(self.dim))
         nn.init.zeros_(self.head.weight)
 
     def read_out(self, hidden: Tensor) -> Tensor:
         return self.output(hidden)
 
+    def propose(self, y: Tensor) -> Tensor:
+        return super().propose(y) + self.common
+
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        refined = super().forward(y, code)
-        return refined - expected(y, code)
+        refined = (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
+        return -expected(y, code) - refined
 
 
 def embed(table: nn.Embedding, context: Any) -> tuple[Tensor, Tensor | None]:
