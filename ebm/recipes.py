@@ -133,7 +133,8 @@ def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
     size = {name: value for name, value in recipe["energy"].items() if name in known}
-    own = {"task": recipe["task"], "seed": recipe["seed"], "summary": f"The baseline, {recipe['baseline']}, of: {recipe['summary']}"}
+    summary = f"The baseline, {recipe['baseline']}, of: {recipe['summary']}"
+    own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
     energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
     return resolve({**baseline, **own, "energy": energy, "fit": fit})
 
