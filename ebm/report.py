@@ -75,6 +75,7 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         metrics=[(name, f"{value:.5g}", _number(compared.get(name))) for name, value in run.metrics.items()],
         compared=bool(compared),
         step_sizes=_step_sizes(run),
+        adaptive=report_tokens.adaptive(run),
         strips=[] if stopped else report_tokens.strips(run, seed),
         continuations=[] if stopped else report_tokens.continuations(run, seed),
         pictures=[(kind, base64.b64encode(png).decode(), of) for kind, png, of in pictures],

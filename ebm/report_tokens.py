@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ebm.runs import Run
 
-__all__ = ["continuations", "pictures", "strips"]
+__all__ = ["adaptive", "continuations", "pictures", "strips"]
 
 STRIPS, LONGEST = 3, 8  # windows whose tokens are coloured, and the steps that a token thinks at most there
 PROMPT, WRITTEN, TEMPERATURE = 48, 240, 0.7  # tokens of a prompt and of its continuation
@@ -111,6 +111,18 @@ def _gains(axes: Axes, loss: Sequence[Finding], splits: Sequence[str], against: 
     axes.axhline(0, color=NOISE, linewidth=0.8)
     axes.set(xlabel="thinking steps per landscape", title=f"loss below that of {against} (%)", xticks=list(gain))
     axes.legend()
+
+
+def adaptive(run: Run) -> str:
+    """Says what adaptive stopping found, where it was studied."""
+    found = {f.name: f for f in read_findings(run.path) if f.name in ("loss_adaptive", "steps_adaptive")}
+    if len(found) < 2:
+        return ""
+    loss, steps = found["loss_adaptive"], found["steps_adaptive"]
+    return (
+        f"Stopping each token once its energy falls no further, after at most {steps.steps} steps per landscape: {steps.value:.2f} "
+        f"steps on average, and a loss of {loss.value:.4f}."
+    )
 
 
 def strips(run: Run, seed: int) -> list[list[Token]]:

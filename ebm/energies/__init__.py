@@ -8,7 +8,7 @@ from typing import Any
 from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
-from ebm.energies.ebt import FrameEBT, ResidualTextEBT, TextEBT
+from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
@@ -20,6 +20,7 @@ __all__ = [
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "ImageEBT",
     "MLPEnergy",
     "ResidualTextEBT",
     "Ring",
@@ -48,4 +49,5 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "text-ebt": TextEBT,
         "residual-text-ebt": ResidualTextEBT,
         "frame-ebt": FrameEBT,
+        "image-ebt": ImageEBT,
     }

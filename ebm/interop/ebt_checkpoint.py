@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ebm.baselines import Transformer
-from ebm.energies.ebt import FrameEBT, TextEBT
+from ebm.energies.ebt import FrameEBT, ImageEBT, TextEBT
 from ebm.energies.ebt.blocks import Block
 from ebm.interfaces import Batch, Energy, Objective, Predictor, Sampler
 from ebm.objectives import Reconstruction
@@ -25,10 +25,10 @@ __all__ = ["Imported", "from_ebt_checkpoint"]
 
 Names = dict[str, str | tuple[str, ...]]
 
-KINDS = {"text_ebt": "text_ebt", "text_thinking": "text_ebt", "text_transformer": "text_transformer", "video_ebt": "video_ebt"}
+KINDS = {kind: kind for kind in ("text_ebt", "video_ebt", "image_ebt", "text_transformer")} | {"text_thinking": "text_ebt"}
 CONDITIONING = {"default": "none", "time_embed": "time", "adaln": "adaln", "adaln_zero": "adaln-zero"}
 SELECT: dict[str, Any] = {"min": "min", "max": "max", "max_gap": "max-drop"}
-STEP_SIZE, NOISE = "alpha", "langevin_dynamics_noise_std"
+STEP_SIZE, NOISE, POSITIONS = "alpha", "langevin_dynamics_noise_std", "transformer.pos_embed"
 
 # Flags of the reference that we have no counterpart of, and the values at which they do nothing.
 IDLE: dict[str, tuple[Any, ...]] = {
@@ -71,7 +71,9 @@ def from_ebt_checkpoint(
         state_dict_or_path: a state dict, or the path of a .safetensors or of a pickled checkpoint, which is read with
             `weights_only=True`; keys may have the prefixes `model.` and `_orig_mod.`.
         hparams: the reference's flags, as a mapping or a namespace; by default those in the checkpoint.
-        kind: text_ebt, video_ebt or text_transformer; by default told from the flags `modality` and `model_name`.
+        kind: text_ebt, video_ebt, image_ebt or text_transformer; by default told from the flags `modality` and `model_name`.
+
+    An image model's objective starts at `batch.context`, the noised images.
 
     Two things differ on purpose: an accepted-only-if-lower step keeps a rejected state as it was (the reference flattens it),
     and evaluation draws no noise of its own but what the inference flags ask for.
@@ -97,9 +99,9 @@ def from_ebt_checkpoint(
         return Imported(None, None, None, model, {f"predictor.{name}": key for name, key in names.items()})
     if (variant := flags.get("ebt_type", "default")) not in CONDITIONING:
         raise ValueError(f"hparams['ebt_type'] is {variant!r}: {nearest(str(variant), CONDITIONING)}")
-    make = _text if kind == "text_ebt" else _frames
+    make: Callable[..., tuple[Any, Names]] = {"text_ebt": _text, "video_ebt": _frames, "image_ebt": _image}[kind]
     energy, names = make(state, flags, CONDITIONING[variant])
-    _load(energy, names, state, (STEP_SIZE, NOISE))
+    _load(energy, names, state, (STEP_SIZE, NOISE, POSITIONS))
     sampler = _sampler(state, flags, kind)
     objective = _objective(sampler, flags, energy, kind)
     every: Names = {f"energy.{name}": key for name, key in names.items()}
@@ -173,6 +175,25 @@ def _frames(state: Mapping[str, Tensor], flags: Mapping[str, Any], conditioning:
     energy = FrameEBT(_shape(state, f"{projection}.weight", 2)[1], **shape)
     names: Names = {f"projection.{part}": f"{projection}.{part}" for part in ("weight", "bias")}
     return energy, names | _conditioned(energy)
+
+
+def _image(state: Mapping[str, Tensor], flags: Mapping[str, Any], conditioning: Any) -> tuple[ImageEBT, Names]:
+    shape = _shape(state, "transformer.x_embedder.proj.weight", 4)
+    height, width = flags["image_dims"]
+    multiplier = float(flags.get("ffn_dim_multiplier") or 1.0)
+    energy = ImageEBT((height, width), shape[2], shape[1], mlp_ratio=multiplier, **_size(flags))
+    if POSITIONS in state and not torch.allclose(state[POSITIONS][0], energy.positions, atol=1e-5):
+        raise ValueError(f"{POSITIONS} holds other positions than sines and cosines of rows and columns")
+    names: Names = {"condition": "learned_adaln_condition.weight", "head.weight": "transformer.final_layer.linear.weight"}
+    for part in ("weight", "bias"):
+        names[f"patches.proj.{part}"] = f"transformer.x_embedder.proj.{part}"
+        names[f"final_modulation.{part}"] = f"transformer.final_layer.adaLN_modulation.1.{part}"
+        for index in range(len(energy.mlps)):
+            theirs = f"transformer.blocks.{index}"
+            names |= {f"attentions.{index}.{layer}.{part}": f"{theirs}.attn.{layer}.{part}" for layer in ("qkv", "proj")}
+            names |= {f"mlps.{index}.{layer}.{part}": f"{theirs}.mlp.{layer}.{part}" for layer in ("fc1", "fc2")}
+            names[f"modulations.{index}.{part}"] = f"{theirs}.adaLN_modulation.1.{part}"
+    return energy, names
 
 
 def _stream(blocks: nn.ModuleList) -> Names:
@@ -254,9 +275,10 @@ def _sampler(state: Mapping[str, Tensor], flags: Mapping[str, Any], kind: str) -
             "hparams['langevin_dynamics_noise'] of a video model is noise on embeddings, which has no counterpart here"
         )
     clip = float(flags.get("clamp_futures_grad_max_change", 9.0)) / step_size if flags.get("clamp_futures_grad") else None
+    again = _levels(flags) if kind == "image_ebt" else 1  # an image's landscapes are all one
     return GradientDescent(
         step_size,
-        (fewest, repeats + 1) if repeats else 1,
+        (again * fewest, again * (repeats + 1)) if repeats else again,
         retraction="softmax" if kind == "text_ebt" and flags.get("normalize_initial_condition", True) else None,
         noise_std=noise,
         learnable=bool(flags.get("mcmc_step_size_learnable")),
@@ -276,6 +298,8 @@ def _objective(sampler: GradientDescent, flags: Mapping[str, Any], energy: Energ
 
     def start(batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         like = batch.target
+        if kind == "image_ebt":
+            return batch.context
         if vocab_size is not None:
             like = torch.empty((*like.shape, vocab_size), device=like.device)
         return wide * randn_like(like, generator)
@@ -284,10 +308,13 @@ def _objective(sampler: GradientDescent, flags: Mapping[str, Any], energy: Energ
         target = batch.target.expand(y.shape[:-1])
         return F.cross_entropy(y.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
+    def images(y: Tensor, batch: Batch) -> Tensor:
+        return F.smooth_l1_loss(y, batch.target.expand_as(y), reduction="none").flatten(-3).mean(-1)
+
     def frames(y: Tensor, batch: Batch) -> Tensor:
         return F.smooth_l1_loss(y, batch.target.expand_as(y), reduction="none").mean(-1)
 
-    distance: Callable[[Tensor, Batch], Tensor] = text if kind == "text_ebt" else frames
+    distance = {"text_ebt": text, "video_ebt": frames, "image_ebt": images}[kind]
     unroll: Any = "last" if last else "full" if flags.get("no_mcmc_detach") else "each"
     return Reconstruction(loop, start=start, distance=distance, reduce="last" if last else "mean", unroll=unroll)
 

@@ -17,6 +17,7 @@ from ebm.energies import (
     Funnel,
     Gaussian,
     GaussianMixture,
+    ImageEBT,
     MLPEnergy,
     Ring,
     ScaledEnergy,
@@ -37,6 +38,13 @@ def learn(values: object) -> nn.Parameter:
 def calm(energy: Energy) -> Energy:
     """In eval mode: power iteration moves a spectral norm's buffers at every forward in train mode."""
     return energy.eval()
+
+
+def stirred(energy: Energy) -> Energy:
+    """With all parameters drawn at random: some start at zero, and hide others."""
+    for parameter in energy.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return energy
 
 
 # name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
@@ -60,6 +68,7 @@ ENERGIES = {
     "conv": (lambda: ConvEnergy(1, 8, width=2), (1, 8, 8)),
     "conv-oblong": (lambda: ConvEnergy(2, (5, 9), width=2), (2, 5, 9)),
     "conv-spectral-norm": (lambda: calm(ConvEnergy(1, 6, width=2, spectral_norm=True)), (1, 6, 6)),
+    "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
     "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),
