@@ -120,8 +120,8 @@ def adaptive(run: Run) -> str:
         return ""
     loss, steps = found["loss_adaptive"], found["steps_adaptive"]
     return (
-        f"Stopping each token once its energy falls no further, after at most {steps.steps} steps per landscape: {steps.value:.2f} "
-        f"steps on average, and a loss of {loss.value:.4f}."
+        f"Stopping each token once its energy falls no further, at most {steps.steps} steps per landscape: "
+        f"{steps.value:.2f} steps on average, and a loss of {loss.value:.4f}."
     )
 
 

@@ -9,21 +9,22 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ebm.energies.ebt.blocks import modulate
 from ebm.energies.ebt.sizes import size_of
-from ebm.interfaces import Energy
+from ebm.energies.unconditional import Unconditional
 
 __all__ = ["ImageEBT"]
 
 EPSILON = 1e-6  # of every LayerNorm, as in DiT
 
 
-class ImageEBT(Energy):
+class ImageEBT(Unconditional):
     """Scores images with a diffusion transformer's blocks: E(y) is the mean over patches of a linear head's output.
 
     Blocks are modulated by one learned vector (adaLN-zero), so that all energies are 0 at first. Position is fixed, sines and
-    cosines of rows and columns. Attention is written out: fused kernels have no second derivative.
+    cosines of rows and columns. Attention takes torch's plain kernel: fused ones have no second derivative.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -75,11 +76,8 @@ class ImageEBT(Energy):
         self.patches = PatchEmbed(None, patch_size, channels, width_of, strict_img_size=False)
         self.register_buffer("positions", positions(height // patch_size, width // patch_size, width_of), persistent=False)
         self.condition = nn.Parameter(torch.randn(1, width_of))
-        attentions = [Attention(width_of, shape.heads, qkv_bias=True) for _ in range(shape.depth)]
-        for attention in attentions:
-            attention.fused_attn = False
         hidden, gelu = int(width_of * mlp_ratio), partial(nn.GELU, approximate="tanh")
-        self.attentions = nn.ModuleList(attentions)
+        self.attentions = nn.ModuleList(Attention(width_of, shape.heads, qkv_bias=True) for _ in range(shape.depth))
         self.mlps = nn.ModuleList(Mlp(width_of, hidden, act_layer=gelu) for _ in range(shape.depth))  # type: ignore[arg-type]
         self.modulations = nn.ModuleList(nn.Linear(width_of, 6 * width_of) for _ in range(shape.depth))
         self.final_modulation = nn.Linear(width_of, 2 * width_of)
@@ -100,7 +98,8 @@ class ImageEBT(Energy):
         x = self.patches(y.reshape(-1, *self.event)) + self.positions
         for attention, mlp, modulation in zip(self.attentions, self.mlps, self.modulations, strict=True):
             shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation(condition).chunk(6, -1)
-            x = x + gate * attention(modulate(normalised(x), shift, scale))
+            with sdpa_kernel(SDPBackend.MATH):
+                x = x + gate * attention(modulate(normalised(x), shift, scale))
             x = x + gate_mlp * mlp(modulate(normalised(x), shift_mlp, scale_mlp))
         x = modulate(normalised(x), *self.final_modulation(condition).chunk(2, -1))
         return (x * self.head.weight[0]).sum(-1).mean(-1).reshape(chains)
