@@ -50,7 +50,8 @@ _LAZY = {
     "fit": "ebm.training",
     "load": "ebm.training",
 }
-_SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "interop", "testing", "recipes", "registry", "training"}
+_SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "baselines", "interop", "testing"}
+_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study"}
 
 
 def __getattr__(name: str) -> Any:
