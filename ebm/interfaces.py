@@ -139,7 +139,7 @@ class Energy(nn.Module):
     """
 
     levels: int = 1
-    _value_and_grad: Callable[[Tensor, Any], tuple[Tensor, Tensor]] | None = None  # where it was compiled
+    _compiled: tuple[Callable[..., Any], Callable[..., tuple[Tensor, Tensor]]] | None = None  # encode, and value with gradient
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Computes once everything that does not depend on y. By default the code is the context itself."""
@@ -157,6 +157,9 @@ class Energy(nn.Module):
         """Binds an encoded context: the result maps y to energies, and samplers never change the energy behind it."""
         if not -self.levels <= level < self.levels:
             raise ValueError(f"level {level} of an energy with {self.levels} landscape(s)")
+        if self._compiled is not None and torch.is_grad_enabled():
+            encode, value_and_grad = self._compiled
+            return Given(self, encode(context, level % self.levels), value_and_grad)
         return Given(self, self.encode(context, level % self.levels))
 
     def landscapes(self, context: Any = None) -> list[EnergyFn]:
@@ -166,10 +169,12 @@ class Energy(nn.Module):
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compiles encoding, and the energy together with its gradient; takes `torch.compile`'s arguments.
 
-        The first steps then take minutes, and later ones less time. Results are those of eager mode up to rounding.
+        The first steps then take minutes, and later ones less time. Results are those of eager mode up to rounding. Only what is
+        bound with gradients enabled, as in training, runs compiled: elsewhere shapes change too often.
         """
-        self.encode = torch.compile(self.encode, *arguments, **options)  # type: ignore[method-assign]
-        self._value_and_grad = torch.compile(partial(_value_and_grad, self), *arguments, **options)
+        options.setdefault("dynamic", False)  # with shapes left open the compiled second derivative was not finite (torch 2.14)
+        encode = torch.compile(self.encode, *arguments, **options)
+        self._compiled = encode, torch.compile(partial(_value_and_grad, self), *arguments, **options)
 
     def __add__(self, other: EnergyFn) -> Energy:
         from ebm.energies.compose import SumEnergy
@@ -204,6 +209,7 @@ class Given:
 
     energy: Energy
     code: Any
+    compiled: Callable[..., tuple[Tensor, Tensor]] | None = None  # (y, code) -> E(y) and dE/dy
 
     def __call__(self, y: Tensor) -> Tensor:
         return self.energy(y, self.code)
@@ -253,9 +259,9 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
             "sampling needs the energy's gradients, which torch.inference_mode() forbids: use torch.no_grad() instead"
         )
     check_configuration(y)
-    if isinstance(energy, Given) and (compiled := energy.energy._value_and_grad) is not None:
+    if isinstance(energy, Given) and energy.compiled is not None:
         with torch.set_grad_enabled(create_graph):
-            return compiled(y if create_graph else y.detach(), energy.code)
+            return energy.compiled(y if create_graph else y.detach(), energy.code)
     with torch.enable_grad():
         if not (create_graph and y.requires_grad):
             # A tensor made under inference_mode cannot be differentiated, its copy can.

@@ -162,6 +162,9 @@ def test_a_compiled_energy_trains_as_an_eager_one():
     for compiled in (False, True):
         if compiled:
             energy.compile(backend="aot_eager")  # all but the generation of machine code, which takes minutes
+            assert energy.given(batch.context).compiled is not None
+            with torch.no_grad():  # where shapes change from call to call
+                assert energy.given(batch.context).compiled is None
         energy.zero_grad()
         loss = objective(energy, batch)
         loss.value.backward()
