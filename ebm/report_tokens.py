@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, Picture, figure_of
-from ebm.interfaces import Batch
+from ebm.interfaces import Batch, check_steps
 from ebm.randomness import stream
 from ebm.study import Finding, read_findings
 from ebm.tasks.tokens import TokenTask
@@ -58,7 +58,7 @@ def _thinking_picture(run: Run, loss: Sequence[Finding], energy: Sequence[Findin
         several = any(f.candidates > 1 for f in loss)
         left, *more, right = figure.subplots(1, 2 + several)
         steps = {f.steps: f.value for f in loss if f.who == "run" and f.split == split and f.candidates == 1}
-        own = run.sampler.steps if isinstance(run.sampler.steps, int) else run.sampler.steps[1]
+        own = check_steps(run.sampler.steps)[1]
         starts = {1: steps[own]} | {f.candidates: f.value for f in loss if f.who == "run" and f.candidates > 1}
         curves = [(left, steps, "thinking steps per landscape"), *((axes, starts, "candidates") for axes in more)]
         for axes, curve, label in curves:

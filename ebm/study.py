@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from ebm.checkpoints import atomic
-from ebm.interfaces import Predictor, Sampler
+from ebm.interfaces import Predictor, check_steps
 from ebm.randomness import stream
 from ebm.thinking import Thinker
 
@@ -65,7 +65,7 @@ def study(
             metrics = run.judge().evaluate(predictor, split=split, limit=limit, generator=generator)
         found.extend(Finding(who, split, count, starts, name + suffix, float(value)) for name, value in metrics.items())
 
-    baseline, own = run.baseline, own_steps(run.sampler)
+    baseline, own = run.baseline, check_steps(run.sampler.steps)[1]
     for split in splits:
         if baseline is not None:
             judge("baseline", baseline.thinker, split, 0, 1)
@@ -78,11 +78,6 @@ def study(
         judge("run", Thinker(run.energy, run.sampler, steps=longest, patience=patience), splits[0], longest, 1, "_adaptive")
     write_findings(run.path, found)
     return found
-
-
-def own_steps(sampler: Sampler) -> int:
-    """Counts the steps per landscape that a sampler takes in evaluation."""
-    return sampler.steps if isinstance(sampler.steps, int) else sampler.steps[1]
 
 
 def write_findings(folder: Path, found: Sequence[Finding]) -> None:

@@ -51,17 +51,7 @@ class RowTask(Task):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it must be at least 1")
-        data = _Rows(self.rows(split))
-        training = split == "train"
-        return DataLoader(
-            data,
-            batch_size,
-            shuffle=training,
-            drop_last=training and len(data) >= batch_size,
-            num_workers=workers,
-            collate_fn=_whole,
-            generator=stream(seed, "loader"),  # without one, a loader draws from torch's global generator
-        )
+        return loader_of(_Rows(self.rows(split)), batch_size, split == "train", seed, workers)
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Averages the squared error over the event: y (*more, rows, *event) -> (*more, rows).
@@ -138,6 +128,19 @@ class _Rows(Dataset[Batch]):
         return take(self.rows, index)
 
     __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
+
+
+def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: int) -> DataLoader[Batch]:
+    """Makes a loader of a dataset that serves a whole batch at a time; in training shuffled, and without a short last batch."""
+    return DataLoader(
+        rows,
+        batch_size,
+        shuffle=training,
+        drop_last=training and len(rows) >= batch_size,
+        num_workers=workers,
+        collate_fn=_whole,
+        generator=stream(seed, "loader"),  # without one, a loader draws from torch's global generator
+    )
 
 
 def _whole(batch: Any) -> Any:

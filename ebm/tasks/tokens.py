@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ebm.interfaces import Batch, Prediction, Predictor, Task
 from ebm.randomness import stream
+from ebm.tasks.rows import loader_of
 
 __all__ = ["TokenTask"]
 
@@ -69,16 +70,7 @@ class TokenTask(Task):
                 collate_fn=_stack,
                 generator=stream(seed, "loader"),
             )
-        training = split == "train"
-        return DataLoader(
-            rows,
-            batch_size,
-            shuffle=training,
-            drop_last=training and len(rows) >= batch_size,
-            num_workers=workers,
-            collate_fn=_whole,
-            generator=stream(seed, "loader"),  # without one, a loader draws from torch's global generator
-        )
+        return loader_of(rows, batch_size, split == "train", seed, workers)
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Makes the logits (B, S, V) that thinking starts from."""
@@ -147,10 +139,6 @@ class TokenTask(Task):
             result["nats_per_byte"] = means["loss"] / length
             result["bits_per_byte"] = means["loss"] / length / math.log(2)
         return result | {name: mean for name, mean in means.items() if name not in result}
-
-
-def _whole(batch: Any) -> Any:
-    return batch
 
 
 def _stack(rows: list[Batch]) -> Batch:

@@ -79,8 +79,8 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
     return seen + weights[..., -1:] * v
 
 
-# Left to autograd, the plain formula's second derivative takes some forty passes over (T, S) tensors. Written by hand it
-# takes a dozen, and keeps one such tensor alive. With scores s, weights w = softmax(s) and output o, the first derivative is
+# Left to autograd, the plain formula's second derivative takes many passes over (T, S) tensors. Written by hand it
+# takes fewer, and keeps one such tensor alive. With scores s, weights w = softmax(s) and output o, the first derivative is
 #
 #     a_j = ⟨g, v_j⟩,    ds_j = w_j (a_j − ā),    x̄ = Σ_j w_j x_j,
 #

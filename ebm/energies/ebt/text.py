@@ -12,7 +12,7 @@ from ebm.energies.ebt.causal import CausalEBT
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.stream import Code, Conditioning
 
-__all__ = ["Padded", "TextEBT", "padded"]
+__all__ = ["Padded", "ResidualTextEBT", "TextEBT", "embed", "expected", "padded"]
 
 
 class Padded(NamedTuple):
