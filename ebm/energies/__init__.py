@@ -8,7 +8,7 @@ from typing import Any
 from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
-from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
@@ -22,6 +22,7 @@ __all__ = [
     "GaussianMixture",
     "ImageEBT",
     "MLPEnergy",
+    "ResidualImageEBT",
     "ResidualTextEBT",
     "Ring",
     "ScaledEnergy",
@@ -50,4 +51,5 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "residual-text-ebt": ResidualTextEBT,
         "frame-ebt": FrameEBT,
         "image-ebt": ImageEBT,
+        "residual-image-ebt": ResidualImageEBT,
     }

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from ebm.energies.ebt.bidirectional import ImageEBT
+from ebm.energies.ebt.bidirectional import ImageEBT, ResidualImageEBT
 from ebm.energies.ebt.causal import CausalEBT
 from ebm.energies.ebt.frames import FrameEBT
 from ebm.energies.ebt.sizes import SIZES
 from ebm.energies.ebt.stream import CausalStream, Code
 from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
 
-__all__ = ["SIZES", "CausalEBT", "CausalStream", "Code", "FrameEBT", "ImageEBT", "Padded", "ResidualTextEBT", "TextEBT", "padded"]
+__all__ = [
+    "SIZES",
+    "CausalEBT",
+    "CausalStream",
+    "Code",
+    "FrameEBT",
+    "ImageEBT",
+    "Padded",
+    "ResidualImageEBT",
+    "ResidualTextEBT",
+    "TextEBT",
+    "padded",
+]

@@ -1,0 +1,179 @@
+"""The stream of a bidirectional transformer: patches of an image that all see each other, modulated by a condition."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ebm.energies.ebt.blocks import modulate
+from ebm.energies.ebt.sizes import Size
+from ebm.interfaces import Energy
+
+__all__ = ["Condition", "PatchStream", "positions"]
+
+EPSILON = 1e-6  # of every LayerNorm, as in DiT
+Condition: TypeAlias = Literal["none", "learned", "class", "embedding"]
+Code: TypeAlias = list[Tensor]  # the modulations (6 D,) or (B, 1, 6 D) of each block, and the last one (2 D,) or (B, 1, 2 D)
+
+
+class PatchStream(Energy):
+    """Transforms an image's patches by the blocks of a diffusion transformer (adaLN-zero); the base of image energies.
+
+    The condition is "none" (a block's six vectors are parameters of its own), "learned" (they are read from one learned
+    vector), "class" (from a label's) or "embedding" (from a given vector's projection). It is encoded once for a trajectory.
+
+    Arguments:
+        image_size: the side of a square image, or (height, width).
+        patch_size: the side of a patch, which divides them.
+        channels: C.
+        shape: depth, heads and the width D of a patch's token, divisible by 4.
+        mlp_ratio: the hidden width of a block's MLP, over D.
+        condition: what modulates the blocks.
+        condition_size: how many classes there are, or how wide an embedding is.
+
+    Source: DiT (Peebles and Xie, 2023).
+
+    Raises:
+        ValueError: for sizes that cannot work.
+        ImportError: timm is not installed.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        channels: int,
+        shape: Size,
+        mlp_ratio: float,
+        condition: Condition,
+        condition_size: int | None,
+    ) -> None:
+        super().__init__()
+        try:
+            from timm.layers import Mlp, PatchEmbed
+            from timm.layers.attention import Attention
+        except ImportError as error:
+            raise ImportError("image EBTs are made of timm's blocks: pip install 'ebm-toolkit[recipes]'") from error
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        dim = shape.dim
+        if min(height, width, patch_size, channels) < 1 or height % patch_size or width % patch_size or dim % 4:
+            raise ValueError(
+                f"{type(self).__name__}(image_size={image_size}, patch_size={patch_size}, channels={channels}, dim={dim}): "
+                f"patches tile the image, and 4 divides dim"
+            )
+        self.event, self.grid = (channels, height, width), (height // patch_size, width // patch_size)
+        self.patch_size, self.dim = patch_size, dim
+        self.positions: Tensor
+        self.register_buffer("positions", positions(*self.grid, dim), persistent=False)
+        self.patches = PatchEmbed(None, patch_size, channels, dim, strict_img_size=False)
+        hidden, gelu = int(dim * mlp_ratio), partial(nn.GELU, approximate="tanh")
+        self.attentions = nn.ModuleList(Attention(dim, shape.heads, qkv_bias=True) for _ in range(shape.depth))
+        for attention in self.attentions:
+            attention.fused_attn = False  # torch's fused kernels have no second derivative
+        self.mlps = nn.ModuleList(Mlp(dim, hidden, act_layer=gelu) for _ in range(shape.depth))  # type: ignore[arg-type]
+        self.condition, modulation = _condition(condition, condition_size, dim)
+        self.modulations = nn.ModuleList(modulation(6 * dim) for _ in range(shape.depth))
+        self.final_modulation = modulation(2 * dim)
+
+    def initialise(self) -> None:
+        """Draws Xavier-uniform weights and sets biases, and all that modulates, to 0: every block is the identity at first."""
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight.flatten(1))
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+        for part in (*self.modulations, self.final_modulation):
+            nn.init.zeros_(part.weight)
+
+    def encode(self, context: Any = None, level: int = -1) -> Code:
+        """Computes the modulations of all blocks: from labels (B,), embeddings (B, condition_size), or from nothing.
+
+        Raises:
+            ValueError: there is a condition, but the context is none.
+        """
+        if not isinstance(self.condition, nn.Module):
+            return self.modulated(None if self.condition is None else self.condition[0])
+        if not isinstance(context, Tensor):
+            raise ValueError(f"the context is {type(context).__name__}: pass labels (B,) or embeddings (B, condition_size)")
+        return self.modulated(self.condition(context).unsqueeze(-2))
+
+    def modulated(self, vector: Tensor | None) -> Code:
+        """Computes the modulations of all blocks from one condition vector (D,), or from one for each image (B, 1, D)."""
+        active = None if vector is None else F.silu(vector)
+        return [part(active) for part in (*self.modulations, self.final_modulation)]
+
+    def extend(self, code: Code, context: Any) -> Code:
+        """Returns the code as it is: what a condition says is said at once."""
+        return code
+
+    def depths(self, y: Tensor, code: Code) -> list[Tensor]:
+        """Computes tokens (*chains, T, D) of images (*chains, C, H, W): after the embedding, and after every block.
+
+        Raises:
+            ValueError: y has another shape.
+        """
+        if y.shape[-3:] != self.event:
+            name = type(self).__name__
+            raise ValueError(f"y has shape {tuple(y.shape)}, but this {name} scores images (*chains, {self.event})")
+        chains = y.shape[:-3]
+        x = self.patches(y.reshape(-1, *self.event)) + self.positions
+        x = x.reshape(*chains, *x.shape[-2:])
+        tokens = [x]
+        for attention, mlp, modulation in zip(self.attentions, self.mlps, code, strict=False):
+            shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, -1)
+            seen = modulate(normalised(x), shift, scale)
+            x = x + gate * attention(seen.reshape(-1, *seen.shape[-2:])).reshape(x.shape)
+            x = x + gate_mlp * mlp(modulate(normalised(x), shift_mlp, scale_mlp))
+            tokens.append(x)
+        return tokens
+
+    def consider(self, y: Tensor, code: Code) -> Tensor:
+        """Computes the last block's tokens (*chains, T, D), normalised and modulated, as a head reads them."""
+        return modulate(normalised(self.depths(y, code)[-1]), *code[-1].chunk(2, -1))
+
+
+class _Constant(nn.Module):
+    """Stands for a modulation that depends on no condition: its output is its weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, _: Tensor | None) -> Tensor:
+        return self.weight
+
+
+def _condition(condition: Condition, size: int | None, dim: int) -> tuple[Any, Any]:
+    """Makes what holds or computes the condition vector, and the class of what reads modulations from it."""
+    known = ("none", "learned", "class", "embedding")
+    if condition not in known or (size is None) != (condition in known[:2]) or (size is not None and size < 1):
+        raise ValueError(
+            f"condition={condition!r}, condition_size={size}: choose none or learned without a size, class with the number "
+            f"of classes, or embedding with its width"
+        )
+    if condition == "none":
+        return None, _Constant
+    made = {"learned": lambda: nn.Parameter(torch.randn(1, dim)), "class": lambda: nn.Embedding(size or 0, dim)}
+    return made.get(condition, lambda: nn.Linear(size or 0, dim))(), partial(nn.Linear, dim)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Normalises features to mean 0 and variance 1."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+
+def positions(rows: int, columns: int, dim: int) -> Tensor:
+    """Computes sines and cosines (rows * columns, dim) of patch positions: the first half by column, the second by row.
+
+    >>> positions(2, 3, 8).shape
+    torch.Size([6, 8])
+    """
+    frequencies = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.stack([column, row]).flatten(1)[..., None] * frequencies
+    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave side place f -> place (side wave f)").float()
