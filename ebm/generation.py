@@ -110,7 +110,7 @@ def generate(
                 if candidates == 1 and patience is None:  # think would spend a forward pass on an energy that nobody compares
                     y = sampler.sample(functions, begin(generator), steps=steps, generator=generator)
                 else:
-                    y = think(functions, sampler, None, begin, candidates, steps, select, patience, generator).y
+                    y = think(functions, sampler, None, begin, candidates, steps, select, patience, generator=generator).y
                 ids = draw(y[:, -1], temperature, top_k, top_p, generator=generator)
             if end is not None:
                 ids = ids.masked_fill(ended, end)

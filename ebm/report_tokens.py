@@ -115,7 +115,8 @@ def _gains(axes: Axes, loss: Sequence[Finding], splits: Sequence[str], against: 
 
 def adaptive(run: Run) -> str:
     """Says what adaptive stopping found, where it was studied."""
-    found = {f.name: f for f in read_findings(run.path) if f.name in ("loss_adaptive", "steps_adaptive")}
+    # reversed, so that the first split, in distribution, is what remains
+    found = {f.name: f for f in reversed(read_findings(run.path)) if f.name in ("loss_adaptive", "steps_adaptive")}
     if len(found) < 2:
         return ""
     loss, steps = found["loss_adaptive"], found["steps_adaptive"]

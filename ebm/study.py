@@ -23,11 +23,11 @@ FILE = "thinking.csv"
 
 
 class Finding(NamedTuple):
-    """One number: who predicted ("run" or "baseline") on which split, how it thought, and what was measured."""
+    """One number: who predicted ("run", "baseline" or a rival) on which split, how it thought, and what was measured."""
 
     who: str
     split: str
-    steps: int  # per landscape; 0 for a baseline that does not think
+    steps: int  # per landscape; a baseline's forward passes where it can take several; 0 for who does not think
     candidates: int
     name: str
     value: float
@@ -41,6 +41,9 @@ def study(
     splits: Sequence[str] = ("test",),
     limit: int | None = 64,
     patience: int | None = 1,
+    tolerance: float = 0.0,
+    passes: Sequence[int] = (),
+    rivals: Sequence[str] = (),
     seed: int | None = None,
 ) -> list[Finding]:
     """Judges a run by its task at several amounts of thinking, on the same examples as its baseline; writes thinking.csv.
@@ -54,6 +57,9 @@ def study(
         splits: what to judge on; the first is in distribution, the others need not be.
         limit: examples of each.
         patience: also judge adaptive stopping, where a chain stops once its energy fell no further for so many steps.
+        tolerance: the least fall, as a share of the energy, that counts for adaptive stopping.
+        passes: forward passes of a baseline that can take several (which has `at(passes)`); the last on every split.
+        rivals: methods without a model that the task knows (which has `rival(name)`), judged on every split.
         seed: what every draw is derived from; the run's by default.
     """
     found: list[Finding] = []
@@ -67,15 +73,21 @@ def study(
 
     baseline, own = run.baseline, check_steps(run.sampler.steps)[1]
     for split in splits:
-        if baseline is not None:
+        for name in rivals:
+            judge(name, run.judge().rival(name), split, 0, 1)  # type: ignore[attr-defined]  # the recipe's author knows the task
+        if baseline is not None and not passes:
             judge("baseline", baseline.thinker, split, 0, 1)
+        elif baseline is not None:
+            for count in passes if split == splits[0] else passes[-1:]:
+                judge("baseline", baseline.thinker.at(count), split, count, 1)
         for count in sorted({*steps, own}):
             judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
+        if patience is not None:
+            longest = max(*steps, own)
+            stopping = Thinker(run.energy, run.sampler, steps=longest, patience=patience, tolerance=tolerance)
+            judge("run", stopping, split, longest, 1, "_adaptive")
     for count in sorted(set(candidates) - {1}):
         judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)
-    if patience is not None:
-        longest = max(*steps, own)
-        judge("run", Thinker(run.energy, run.sampler, steps=longest, patience=patience), splits[0], longest, 1, "_adaptive")
     write_findings(run.path, found)
     return found
 

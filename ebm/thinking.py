@@ -45,6 +45,7 @@ def think(
     steps: int | None = None,
     select: Select = "min",
     patience: int | None = None,
+    tolerance: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Thought:
     """Thinks: descends the energy from several starts, and keeps each chain's best candidate by its energy.
@@ -61,6 +62,8 @@ def think(
         select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first energy to the last).
         patience: a chain stops once its energy fell no further for this many steps of the last landscape; each chain then
             keeps its state of lowest energy there. None: all steps are taken, and the end is kept.
+        tolerance: with patience, a fall counts only where it is more than this share of the energy's size (0.1: a tenth), and
+            the state of the last fall that counted is kept. Descent never stops falling by a little.
         generator: where starts and noise come from.
 
     Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
@@ -71,7 +74,7 @@ def think(
     >>> thought.y.shape, thought.energies.shape, thought.energy.max() < 1e-3
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
-    return _think(energy, sampler, context, start, candidates, steps, select, patience, generator)[0]
+    return _think(energy, sampler, context, start, candidates, steps, select, patience, tolerance, generator)[0]
 
 
 def _think(
@@ -83,17 +86,18 @@ def _think(
     steps: int | None,
     select: Select,
     patience: int | None,
+    tolerance: float,
     generator: torch.Generator | None,
 ) -> tuple[Thought, int]:
     """Thinks, and counts the forward passes spent on each candidate."""
-    check_choices(candidates, select, patience)
+    check_choices(candidates, select, patience, tolerance)
     y = _starts(start, candidates, generator)
     if candidates == 1:
         y = y[0]  # a lone candidate needs no axis of its own, and an energy that counts axes from the left may dislike one
     with torch.no_grad(), eval_mode(sampler), eval_mode(energy):
         functions = [Counted(function) for function in landscapes(energy, context)]
         final = sampler.route([*functions])[-1]
-        path, y, taken = _descend(sampler, functions, y, steps, patience, generator)
+        path, y, taken = _descend(sampler, functions, y, steps, patience, tolerance, generator)
         last = evaluate(final, sampler.point(y))
     passes = sum(function.calls for function in functions)
     taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
@@ -116,7 +120,7 @@ class Considered(Prediction):
     steps: Tensor
 
 
-def check_choices(candidates: int, select: str, patience: int | None) -> None:
+def check_choices(candidates: int, select: str, patience: int | None, tolerance: float = 0.0) -> None:
     """Raises ValueError where candidates cannot be tried, chosen from or stopped so."""
     if candidates < 1:
         raise ValueError(f"candidates={candidates}: pass a number of at least 1")
@@ -124,6 +128,8 @@ def check_choices(candidates: int, select: str, patience: int | None) -> None:
         raise ValueError(f"select={select!r}: choose min, max or max-drop")
     if patience is not None and patience < 1:
         raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
+    if not 0 <= tolerance < 1 or (tolerance and patience is None):
+        raise ValueError(f"tolerance={tolerance}, patience={patience}: pass a share in [0, 1), and the patience that it is for")
 
 
 class Counted:
@@ -143,6 +149,7 @@ def _descend(
     y: Tensor,
     steps: int | None,
     patience: int | None,
+    tolerance: float,
     generator: torch.Generator | None,
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Runs the trajectory: (energies before each step, ends, steps taken by each chain or None where there is no step)."""
@@ -154,7 +161,7 @@ def _descend(
     for state, info in sampler.trajectory(functions, y, steps=steps, generator=generator):
         energy = info.energy
         if patience is not None and len(path) >= total - per_landscape:
-            stopping = stopping or _Stopping(patience, energy, y)
+            stopping = stopping or _Stopping(patience, tolerance, energy, y)
             energy = stopping.see(energy, y, taken=len(path))
         path.append(energy)
         y = state.y
@@ -170,8 +177,8 @@ def _descend(
 class _Stopping:
     """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for `patience` steps."""
 
-    def __init__(self, patience: int, energy: Tensor, y: Tensor) -> None:
-        self.patience = patience
+    def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
+        self.patience, self.tolerance = patience, tolerance
         self.energy, self.y = torch.full_like(energy, float("inf")), y
         self.waited = torch.zeros_like(energy, dtype=torch.long)
         self.taken = torch.zeros_like(self.waited)
@@ -179,7 +186,9 @@ class _Stopping:
 
     def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
         """Looks at the state y and its energy after `taken` steps; returns the energies, those of stopped chains as kept."""
-        lower = (energy < self.energy) & ~self.stopped
+        # The first energy lies below the infinite one that it is compared with, whatever the tolerance.
+        least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
+        lower = (energy < least) & ~self.stopped
         self.energy = torch.where(lower, energy, self.energy)
         self.y = torch.where(left(lower, y), y, self.y)
         self.waited = torch.where(lower, 0, self.waited + 1)
@@ -208,9 +217,11 @@ class Thinker:
         steps: int | None = None,
         select: Select = "min",
         patience: int | None = None,
+        tolerance: float = 0.0,
     ) -> None:
         self.energy, self.sampler = energy, sampler
-        self.candidates, self.steps, self.select, self.patience = candidates, steps, select, patience
+        self.candidates, self.steps, self.select = candidates, steps, select
+        self.patience, self.tolerance = patience, tolerance
 
     def predict(
         self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
@@ -218,8 +229,8 @@ class Thinker:
         """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes spent on each chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
-        energy, sampler, how = self.energy, self.sampler, (self.candidates, self.steps, self.select, self.patience)
-        thought, passes = _think(energy, sampler, batch.context, start, *how, generator)
+        how = (self.candidates, self.steps, self.select, self.patience, self.tolerance)
+        thought, passes = _think(self.energy, self.sampler, batch.context, start, *how, generator)
         prediction = Considered(thought.y, thought.energy, passes * self.candidates)
         prediction.steps = thought.steps
         return prediction

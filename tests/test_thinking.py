@@ -165,6 +165,8 @@ def test_a_start_may_be_a_callable_that_draws_each_candidate():
         ({"select": "best"}, "select='best'.*min, max or max-drop"),
         ({"patience": 0}, "patience=0"),
         ({"patience": -1}, "patience=-1"),
+        ({"tolerance": 0.1}, "tolerance=0.1, patience=None"),
+        ({"tolerance": 1.0, "patience": 1}, "tolerance=1.0"),
         ({"steps": -1}, "steps=-1"),
         ({"steps": 1.5}, "steps=1.5"),
         ({"start": torch.zeros(2, 3, 2, device="meta"), "generator": seeded()}, "generator lives on cpu"),
@@ -244,11 +246,12 @@ def wavy(y):
     return (y.square() / 2 + 2 * (3 * y).cos()).sum(-1)
 
 
-def by_hand(energies, patience):
-    """One chain's loop: (the number of its state of lowest energy, the steps taken until it stopped)."""
+def by_hand(energies, patience, tolerance=0.0):
+    """One chain's loop: (the number of the state of its last fall that counted, the steps taken until it stopped)."""
     best, waited = 0, 0
     for k in range(1, len(energies)):
-        best, waited = (k, 0) if energies[k] < energies[best] else (best, waited + 1)
+        fell = energies[k] < energies[best] - tolerance * abs(energies[best])
+        best, waited = (k, 0) if fell else (best, waited + 1)
         if waited >= patience:
             return best, k
     return best, len(energies) - 1
@@ -261,18 +264,19 @@ def by_hand(energies, patience):
     patience=st.integers(1, 6),
     steps=st.integers(1, 10),
     select=st.sampled_from([min, max]),
+    tolerance=st.sampled_from([0.0, 0.05, 0.5]),
 )
-def test_patience_equals_the_loop_over_chains(seed, size, patience, steps, select):
+def test_patience_equals_the_loop_over_chains(seed, size, patience, steps, select, tolerance):
     moving, start = GradientDescent(size), 2 * normal(3, 4, 2, seed=seed)
     path = torch.stack([start, *(state.y for state, _ in moving.trajectory(wavy, start, steps=steps))])
-    thought = think(wavy, moving, None, start, 3, steps, select=select.__name__, patience=patience)
+    thought = think(wavy, moving, None, start, 3, steps, select=select.__name__, patience=patience, tolerance=tolerance)
     assert thought.energies.shape == (steps + 1, 3, 4)
     close(thought.energies[0], wavy(start))
     for chain in range(4):
         ended = []
         for candidate in range(3):
             energies = wavy(path[:, candidate, chain]).tolist()
-            best, taken = by_hand(energies, patience)
+            best, taken = by_hand(energies, patience, tolerance)
             assert thought.energies[-1, candidate, chain].item() == pytest.approx(energies[best])
             ended.append((energies[best], path[best, candidate, chain], taken))
         energy, state, taken = select(ended, key=lambda one: one[0])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ebm.baselines.classical import Classical, tuned
 from ebm.baselines.transformer import Transformer
 from ebm.registry import hookimpl
 
-__all__ = ["Transformer"]
+__all__ = ["Classical", "Transformer", "tuned"]
 
 
 @hookimpl

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from ebm.interfaces import Task
 from ebm.registry import hookimpl
+from ebm.tasks.denoising import Denoising
 from ebm.tasks.digits import Digits
 from ebm.tasks.dyck import Dyck
 from ebm.tasks.points import Points
 from ebm.tasks.questions import Questions
 from ebm.tasks.text import Text
 
-__all__ = ["Digits", "Dyck", "Points", "Questions", "Text"]
+__all__ = ["Denoising", "Digits", "Dyck", "Points", "Questions", "Text"]
 
 
 @hookimpl
 def ebm_tasks() -> dict[str, type[Task]]:
-    return {"points": Points, "digits": Digits, "text": Text, "dyck": Dyck, "questions": Questions}
+    return {
+        "points": Points,
+        "digits": Digits,
+        "text": Text,
+        "dyck": Dyck,
+        "questions": Questions,
+        "denoising": Denoising,
+    }

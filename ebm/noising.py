@@ -1,0 +1,63 @@
+"""Noising: the schedule by which clean pictures become noise, and what a denoiser sees of one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import left
+
+__all__ = ["NoiseSchedule", "Noisy"]
+
+
+class Noisy(NamedTuple):
+    """The context of a denoising batch: what is seen, and how strong its noise is, which an energy need not look at."""
+
+    image: Tensor  # (B, C, H, W)
+    step: Tensor  # (B,) int64: the noise's step on the schedule
+
+
+class NoiseSchedule:
+    """The forward process of denoising diffusion, with linearly growing betas.
+
+    At a step the clean picture is scaled by `signal` and Gaussian noise of standard deviation `std` is added, in units of
+    pixels, which lie in [-1, 1]. `betas`, `signal` and `std` are (steps,), in float64.
+
+    Arguments:
+        steps: how many steps lead from the picture to noise; betas go from 0.1 / steps to 20 / steps.
+
+    Raises:
+        ValueError: there are too few steps for betas below 1.
+
+    Source: arXiv 2006.11239, section 4.
+
+    >>> schedule = NoiseSchedule()
+    >>> round(schedule.std[99].item(), 4), schedule.step_of(0.3)
+    (0.3209, 92)
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        if steps <= 20:
+            raise ValueError(f"steps={steps}: a schedule needs more than 20, or its last betas would be 1 and above")
+        self.steps = steps
+        self.betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
+        kept = (1 - self.betas).cumprod(0)
+        self.signal, self.std = kept.sqrt(), (1 - kept).sqrt()
+
+    def noised(self, clean: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+        """Noises pictures (B, C, H, W), each at its own step (B,), with standard normal noise of the pictures' shape."""
+        signal, std = (left(table.to(clean)[step], clean) for table in (self.signal, self.std))
+        return signal * clean + std * noise
+
+    def step_of(self, std: float) -> int:
+        """Finds the step whose noise has the nearest standard deviation.
+
+        Raises:
+            ValueError: the schedule has no such noise.
+        """
+        low, high = self.std[0].item(), self.std[-1].item()
+        if not low <= std <= high:
+            raise ValueError(f"std={std}: the noise of this schedule has {low:.4g} to {high:.4g}, in pixels of -1 to 1")
+        return int((self.std - std).abs().argmin())
