@@ -24,8 +24,8 @@ from ebm.registry import KINDS, check_keywords, component, hookimpl, nearest, pa
 __all__ = ["Parts", "assemble", "baseline_of", "load", "read", "resolve"]
 
 BUNDLED = Path(__file__).with_name("recipes")
-TABLES = ("task", "energy", "sampler", "objective", "fit", "thinking")
-KEYS = (*TABLES, "summary", "seed", "baseline")
+TABLES = ("task", "energy", "sampler", "objective", "fit", "thinking", "probe")
+KEYS = (*TABLES, "summary", "seed", "baseline", "pace")
 # A parameter of one of these names takes a component, or several, of the kind.
 COMPONENT_PARAMETERS = {kind: kind for kind in KINDS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
 
@@ -112,9 +112,16 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, str] | None = None
     resolved["fit"] = _resolve_keywords(_fit(), recipe.get("fit", {}), "fit", "fit", handed=FIT_HANDED)
     if "thinking" in recipe:
         resolved["thinking"] = _resolve_keywords(_study(), recipe["thinking"], "thinking", "thinking", handed=("run", "seed"))
+    if "probe" in recipe:
+        resolved["probe"] = _resolve_keywords(_probe(), recipe["probe"], "probe", "probe", handed=("run",))
     if recipe.get("baseline"):
         load(recipe["baseline"])  # raises where there is none
         resolved["baseline"] = recipe["baseline"]
+    if "pace" in recipe:
+        pace = recipe["pace"]
+        if type(pace) not in (int, float) or not pace > 0 or "baseline" not in resolved:
+            raise ValueError(f"pace = {pace!r}: write how many steps a baseline takes for one of this recipe's, beside baseline")
+        resolved["pace"] = pace
     return resolved
 
 
@@ -123,14 +130,16 @@ OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_en
 
 
 def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Resolves the recipe of a resolved recipe's baseline: same task, seed, steps and batches, and the same size.
+    """Resolves the recipe of a resolved recipe's baseline: same task, seed and batches, and the same size.
 
+    It takes `pace` steps (1, unless the recipe says otherwise) for each of the recipe's, so that both may train for one time.
     What both energies have a keyword for (size, dim, depth, heads …) follows the run; how it is optimised is its own.
     """
     if "baseline" not in recipe:
         return None
     baseline = load(recipe["baseline"])
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
+    shared["steps"] = max(1, round(shared["steps"] * recipe.get("pace", 1)))
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
     size = {name: value for name, value in recipe["energy"].items() if name in known}
     summary = f"The baseline, {recipe['baseline']}, of: {recipe['summary']}"
@@ -149,7 +158,7 @@ def assemble(recipe: Mapping[str, Any]) -> Parts:
             if kind in recipe:
                 built[kind], complete[kind] = _build(kind, recipe[kind], built)
         fit, complete["fit"] = _fill(_fit(), recipe["fit"], built, handed=FIT_HANDED)
-        complete |= {key: recipe[key] for key in ("thinking", "baseline") if key in recipe}
+        complete |= {key: recipe[key] for key in ("thinking", "probe", "baseline", "pace") if key in recipe}
         if built["sampler"] is not None:
             fit.setdefault("sampler", built["sampler"])
     return Parts(**built, fit=fit, recipe=complete)
@@ -168,6 +177,12 @@ def _study() -> Callable[..., Any]:
     from ebm.study import study
 
     return study
+
+
+def _probe() -> Callable[..., Any]:
+    from ebm.probe import probe
+
+    return probe
 
 
 def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:

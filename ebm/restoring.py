@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ebm import checkpoints
-from ebm.interfaces import Batch, eval_mode
+from ebm.interfaces import Batch, check_steps, eval_mode
 from ebm.noising import NoiseSchedule
 from ebm.randomness import randn_like, stream
 from ebm.runs import Run
@@ -40,6 +40,7 @@ def denoise_file(
     steps: int | None = None,
     candidates: int = 1,
     patience: int | None = None,
+    tolerance: float = 0.15,
     stride: int | None = None,
     noise_step: int | None = None,
     noise_std: float | None = None,
@@ -61,7 +62,8 @@ def denoise_file(
         steps: steps per landscape; by default the run's.
         candidates: starts that are tried for each tile, of which the energy chooses. All of them are the tile itself: they differ
             by the sampler's noise alone.
-        patience: a tile is thought about until its energy fell no further for this many steps.
+        patience: the picture is thought about until the mean energy of its tiles fell no further for this many steps.
+        tolerance: with patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles; by default the task's.
         noise_step: the schedule's step whose signal and noise the picture has, for models that look at it; by default the
             strongest that the run was trained on.
@@ -86,7 +88,9 @@ def denoise_file(
     step, signal = _strength(task, noise_step, noise_std, add_noise)
     predictor = run.thinker
     if isinstance(predictor, Thinker):
-        predictor = Thinker(run.energy, run.sampler, steps=steps, candidates=candidates, patience=patience)
+        least = 0.0 if patience is None else tolerance
+        how: dict[str, Any] = {"candidates": candidates, "patience": patience, "tolerance": least}
+        predictor = Thinker(run.energy, run.sampler, steps=steps, **how)
     elif (steps, candidates, patience) != (None, 1, None):
         raise ValueError(
             f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and has "
@@ -102,6 +106,8 @@ def denoise_file(
         _write(image, files["noisy"], "PNG")
     stride = task.stride if stride is None else stride
     total = count_tiles(image.shape[1], image.shape[2], task.tile, stride)
+    if patience is not None:  # at most; tiles take their steps together
+        total *= check_steps(run.sampler.steps if steps is None else steps)[1]
     with tqdm(total=total, unit="tile", disable=None if progress else True, dynamic_ncols=True) as bar:
         found = restore(
             predictor,

@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 
 from ebm import checkpoints, recipes
 from ebm.interfaces import EnergyFn, Objective, Sampler, Task
+from ebm.probe import probe
 from ebm.randomness import stream
-from ebm.samplers import LangevinDynamics
+from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.study import study
 from ebm.thinking import Thinker
 
@@ -80,9 +81,11 @@ class Run:
         return torch.cat(found)[:n]
 
     def finish(self, seed: int) -> None:
-        """Studies thinking where the recipe asks for it; writes report.html, and metrics.json last: it says that all is done."""
+        """Studies thinking and probes features where the recipe asks; writes report.html, and metrics.json last: all is done."""
         if "thinking" in self.recipe:
             study(self, seed=seed, **self.recipe["thinking"])
+        if "probe" in self.recipe:
+            probe(self, **self.recipe["probe"])
         self.report(seed)
         checkpoints.write_text(self.path / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
 
@@ -140,7 +143,7 @@ def clear(path: Path) -> None:
     for name in ("checkpoints", "tensorboard"):
         if (path / name).exists():
             shutil.rmtree(path / name)
-    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "thinking.csv", "report.html"):
+    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "thinking.csv", "probe.csv", "report.html"):
         (path / name).unlink(missing_ok=True)
 
 
@@ -175,11 +178,16 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
-def sampler_of(objective: Objective | None) -> Sampler:
-    """Finds the sampler that an objective trains with, to evaluate with where no other is given."""
+def sampler_of(objective: Objective | None, energy: EnergyFn | None = None) -> Sampler:
+    """Finds the sampler that an objective trains with, to evaluate with where no other is given.
+
+    A feed-forward energy predicts without one: what is drawn of it then is the one step that leads to its prediction.
+    """
     sampler = getattr(objective, "sampler", None)
     if isinstance(sampler, Sampler):
         return sampler
+    if hasattr(energy, "predict"):
+        return GradientDescent(step_size=float(getattr(energy, "natural_step", 1)), steps=1)
     warnings.warn(
         f"{type(objective).__name__} has no sampler and none was given: evaluation samples by "
         f"LangevinDynamics(step_size=0.01, steps=200)",
@@ -224,7 +232,7 @@ def load(
         if objective is not None:
             objective.load_state_dict({**shared["objective"], **own["objective"]})
     if sampler is None:
-        sampler = sampler_of(objective)
+        sampler = sampler_of(objective, energy)
     metrics = path / "metrics.json"
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
     return Run(path, recipe, energy, sampler, objective, task, found)

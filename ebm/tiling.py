@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebm.interfaces import Batch, Predictor
+from ebm.interfaces import Batch, Predictor, check_steps
 from ebm.noising import Noisy
+from ebm.thinking import Thinker
 
 __all__ = ["Restored", "count_tiles", "restore"]
 
@@ -34,14 +35,17 @@ def restore(
     stride: int | None = None,
     step: int = 0,
     batch_size: int = 64,
+    start: Tensor | None = None,
     scores: Callable[[Batch, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Restored:
     """Restores a picture of any size: predicts its overlapping tiles from themselves, and blends what they become.
 
-    Each tile is a chain of its own: without noise in the sampler, what it becomes does not depend on the tiles beside it. Tiles
-    are weighted by sin² of the position in them, so that none shows an edge. A picture smaller than a tile is reflected (or,
+    Each tile is a chain of its own: without noise in the sampler, what it becomes does not depend on the tiles beside it. But
+    a thinker with patience takes its steps one at a time, all tiles together, and the whole picture stops once the mean of
+    its tiles' energies fell no further: a picture has one noise, and a tile alone tells noise from texture badly. Tiles are
+    weighted by sin² of the position in them, so that none shows an edge. A picture smaller than a tile is reflected (or,
     where it is too small for that, repeated) at its lower and right edge. Apart from one batch of tiles, memory holds the
     picture and its result.
 
@@ -52,6 +56,7 @@ def restore(
         stride: pixels between neighbouring tiles, at most `tile`; half of it by default.
         step: the noise step that the tiles' context says.
         batch_size: how many tiles are predicted together.
+        start: a picture that chains start from, where it is not the image itself.
         scores: maps a batch and its predicted tiles to scores of their patches (tiles, rows, columns), for the map.
         generator: where a sampler's noise comes from.
         advance: called with the number of tiles that have just been done, as a progress bar is.
@@ -69,10 +74,16 @@ def restore(
     _check_image(image)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: predict at least one tile at a time")
+    if start is not None and start.shape != image.shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}, the image {tuple(image.shape)}: they are one picture")
+    if isinstance(predictor, Thinker) and predictor.patience is not None:
+        options: dict[str, Any] = {"tile": tile, "stride": stride, "step": step, "batch_size": batch_size, "generator": generator}
+        return _patiently(predictor, predictor.patience, image, start, scores=scores, advance=advance, **options)
     (height, width), count = image.shape[1:], getattr(predictor, "candidates", 1)
     y_weights, x_weights = _weights(height, tile, stride, image), _weights(width, tile, stride, image)
     y_places, x_places = _places(height, tile, stride), _places(width, tile, stride)
     padded = _padded(_padded(image, tile, axis=-2), tile, axis=-1)
+    begun = padded if start is None else _padded(_padded(start, tile, axis=-2), tile, axis=-1)
     blend = torch.zeros_like(padded)
     scored = None if scores is None else torch.zeros_like(padded[0])
     total, moved, evaluations = 0.0, 0.0, 0
@@ -81,11 +92,13 @@ def restore(
     with torch.no_grad():
         for first in range(0, numbers, batch_size):
             cells = [divmod(number, len(x_places)) for number in range(first, min(first + batch_size, numbers))]
-            tiles = torch.stack([_window(padded, y_places[i], x_places[j], tile) for i, j in cells])
+            tiles, starts = (
+                torch.stack([_window(picture, y_places[i], x_places[j], tile) for i, j in cells]) for picture in (padded, begun)
+            )
             steps = torch.full((len(tiles),), step, dtype=torch.long, device=image.device)
             batch = Batch(tiles, Noisy(tiles, steps))
-            start = tiles if count == 1 else tiles.expand(count, *tiles.shape)
-            prediction = predictor.predict(batch, start, generator=generator)
+            starts = starts if count == 1 else starts.expand(count, *starts.shape)
+            prediction = predictor.predict(batch, starts, generator=generator)
             evaluations = max(evaluations, prediction.evaluations)
             if prediction.energy is None:
                 has_energy = False
@@ -111,6 +124,26 @@ def restore(
         moved / numbers if has_steps else None,
         None if scored is None else scored[:height, :width],
     )
+
+
+def _patiently(thinker: Thinker, patience: int, image: Tensor, start: Tensor | None, **options: Any) -> Restored:
+    """Restores step by step, until the mean energy of the picture's tiles fell no further for `patience` steps."""
+    how: dict[str, Any] = {"candidates": thinker.candidates, "select": thinker.select}
+    longest = check_steps(thinker.sampler.steps if thinker.steps is None else thinker.steps)[1]
+    one, y = Thinker(thinker.energy, thinker.sampler, steps=min(1, longest), **how), start
+    kept, best, taken, waited, evaluations = None, float("inf"), 0, 0, 0
+    for number in range(1, max(1, longest) + 1):
+        found = restore(one, image, start=y, **options)
+        assert found.energy is not None
+        y, evaluations = found.image, evaluations + found.evaluations
+        if kept is None or found.energy < best - thinker.tolerance * abs(best):
+            kept, best, taken, waited = found, found.energy, number, 0
+        else:
+            waited += 1
+        if waited >= patience:
+            break
+    assert kept is not None
+    return kept._replace(evaluations=evaluations, steps=float(min(taken, longest)))
 
 
 def count_tiles(height: int, width: int, tile: int, stride: int | None = None) -> int:

@@ -127,7 +127,8 @@ def fit(
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     folder = Path(processes.agree(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
-    run = Run(folder, dict(recipe or {}), judged, sampler_of(objective) if sampler is None else sampler, objective, task, {})
+    mover = sampler_of(objective, judged) if sampler is None else sampler
+    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {})
 
     mine = own_randomness(subseed(seed, "global", fabric.global_rank))
     with mine, stop_signals() as stop, _report_of_divergence(run, seed, first):

@@ -181,3 +181,36 @@ def test_no_gradients_are_kept_and_the_picture_stays_as_it_is():
 def test_what_cannot_be_tiled_says_so(keywords, reason):
     with pytest.raises(ValueError, match=reason):
         restore(Moves(), **{"image": torch.zeros(3, 8, 8), **keywords})
+
+
+@laws
+@given(
+    seed=st.integers(0, 999), tolerance=st.sampled_from([0, 0.1, 0.6]), patience=st.integers(1, 3), longest=st.integers(1, 6)
+)
+def test_a_patient_picture_stops_as_the_loop_over_its_steps_does(seed, tolerance, patience, longest):
+    def energy(y):
+        return (y.square() / 2 + 0.3 * (6 * y).cos()).mean((-3, -2, -1)) * 48
+
+    image, sampler = torch.randn(3, 9, 13, generator=torch.Generator().manual_seed(seed)), GradientDescent(0.4)
+    thinker = Thinker(energy, sampler, steps=longest, patience=patience, tolerance=tolerance)
+    found = restore(thinker, image, tile=4, stride=3)
+    y, kept, waited = image, None, 0
+    for number in range(1, longest + 1):
+        one = restore(Thinker(energy, sampler, steps=1), y, tile=4, stride=3)
+        y = one.image
+        if kept is None or one.energy < kept[0] - tolerance * abs(kept[0]):
+            kept, waited = (one.energy, one.image, number), 0
+        else:
+            waited += 1
+        if waited == patience:
+            break
+    assert (found.energy, found.steps) == (kept[0], kept[2])
+    assert torch.equal(found.image, kept[1])
+
+
+def test_chains_may_start_at_another_picture():
+    image, start = torch.zeros(1, 6, 6), torch.ones(1, 6, 6)
+    thinker = Thinker(lambda y: (y**2).sum((-3, -2, -1)) / 2, GradientDescent(0.5), steps=1)
+    torch.testing.assert_close(restore(thinker, image, tile=4, start=start).image, start / 2)
+    with pytest.raises(ValueError, match=r"start has shape \(1, 5, 6\)"):
+        restore(thinker, image, tile=4, start=torch.ones(1, 5, 6))

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ebm.baselines.classical import Classical, tuned
+from ebm.baselines.dit import DiT
 from ebm.baselines.transformer import Transformer
 from ebm.registry import hookimpl
 
-__all__ = ["Classical", "Transformer", "tuned"]
+__all__ = ["Classical", "DiT", "Transformer", "tuned"]
 
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
     """Offers the baselines, each as the energy whose one step is its prediction."""
-    return {"transformer": Transformer}
+    return {"dit": DiT, "transformer": Transformer}

@@ -3,11 +3,12 @@
 from ebm.interfaces import Objective
 from ebm.objectives.combine import WeightedSum
 from ebm.objectives.contrastive import ContrastiveDivergence
+from ebm.objectives.diffusion import Diffusion
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.score_matching import DenoisingScoreMatching
 from ebm.registry import hookimpl
 
-__all__ = ["ContrastiveDivergence", "DenoisingScoreMatching", "Objective", "Reconstruction", "WeightedSum"]
+__all__ = ["ContrastiveDivergence", "DenoisingScoreMatching", "Diffusion", "Objective", "Reconstruction", "WeightedSum"]
 
 
 @hookimpl
@@ -15,6 +16,7 @@ def ebm_objectives() -> dict[str, type[Objective]]:
     return {
         "contrastive-divergence": ContrastiveDivergence,
         "denoising-score-matching": DenoisingScoreMatching,
+        "diffusion": Diffusion,
         "reconstruction": Reconstruction,
         "weighted-sum": WeightedSum,
     }

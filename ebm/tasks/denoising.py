@@ -228,7 +228,7 @@ class Denoising(Task):
                 known = predictor.denoise(seen[0], std, 1.0 if split in CORRUPTIONS else signal)
                 found = Restored(known.to(device), None, 0, None, None)
             else:
-                where = {"tile": self.tile, "stride": self.stride, "step": int(step)}
+                where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": int(step)}
                 found = restore(predictor, seen[0].to(device), **where, generator=generator)
             energy = 0.0 if found.energy is None else found.energy
             if not bool(torch.isfinite(found.image).all() & torch.isfinite(torch.tensor(energy))):

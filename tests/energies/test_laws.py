@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from ebm.baselines import DiT
 from ebm.energies import (
     ConvEnergy,
     DoubleWell,
@@ -26,6 +27,7 @@ from ebm.energies import (
     WithPrior,
 )
 from ebm.interfaces import Energy, energy_and_grad
+from ebm.noising import Noisy
 
 LAW = settings(max_examples=10, deadline=None, derandomize=True)
 MEANS = ((-1.0, 0.5), (2.0, 0.0), (0.0, -1.0))
@@ -46,6 +48,24 @@ def stirred(energy: Energy) -> Energy:
     for parameter in energy.parameters():
         nn.init.normal_(parameter, std=0.3)
     return energy
+
+
+class Beside(Energy):
+    """Scores y beside one noisy picture, whatever the context."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+        self.register_buffer("image", draw(1, *energy.event), persistent=False)
+
+    def encode(self, context=None, level=-1):
+        return self.energy.encode(Noisy(self.image, torch.tensor([99])))[0]
+
+    def extend(self, code, context):
+        return code
+
+    def forward(self, y, code=None):
+        return self.energy(y, self.encode() if code is None else code)
 
 
 # name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
@@ -71,6 +91,7 @@ ENERGIES = {
     "conv-spectral-norm": (lambda: calm(ConvEnergy(1, 6, width=2, spectral_norm=True)), (1, 6, 6)),
     "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "residual-image-ebt": (lambda: stirred(ResidualImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
+    "dit": (lambda: stirred(Beside(DiT((4, 6), 2, 2, dim=8, depth=1, heads=2))), (2, 4, 6)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
     "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),

@@ -83,7 +83,19 @@ class ResidualImageEBT(BidirectionalEBT):
 
     A gradient step of size `patches` (how many there are, which undoes the mean) goes to N(y) + Jᵀ(y − N(y)), J = ∂N/∂y: to
     what a feed-forward denoiser predicts, and a correction that makes the field a gradient. So the energy starts where an
-    `ImageEBT` has to learn to be. Arguments, errors and sizes as an `ImageEBT`'s; here blocks have no condition by default.
+    `ImageEBT` has to learn to be. Errors are an `ImageEBT`'s.
+
+    Arguments:
+        image_size: the side of a square image, or (height, width).
+        patch_size: the side of a patch, which divides them.
+        channels: C.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a patch's token, divisible by 4.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        mlp_ratio: the hidden width of a block's MLP, over dim.
+        condition: "none", "learned" (one vector), "class" (the context is labels (B,)) or "embedding" (B, condition_size).
+        condition_size: how many classes there are, or how wide an embedding is.
 
     Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis, 2022), equation 10.
 

@@ -74,7 +74,7 @@ class PatchStream(Energy):
         hidden, gelu = int(dim * mlp_ratio), partial(nn.GELU, approximate="tanh")
         self.attentions = nn.ModuleList(Attention(dim, shape.heads, qkv_bias=True) for _ in range(shape.depth))
         for attention in self.attentions:
-            attention.fused_attn = False  # torch's fused kernels have no second derivative
+            attention.fused_attn = False  # type: ignore[assignment]  # torch's fused kernels have no second derivative
         self.mlps = nn.ModuleList(Mlp(dim, hidden, act_layer=gelu) for _ in range(shape.depth))  # type: ignore[arg-type]
         self.condition, modulation = _condition(condition, condition_size, dim)
         self.modulations = nn.ModuleList(modulation(6 * dim) for _ in range(shape.depth))
@@ -131,6 +131,10 @@ class PatchStream(Energy):
             x = x + gate_mlp * mlp(modulate(normalised(x), shift_mlp, scale_mlp))
             tokens.append(x)
         return tokens
+
+    def features(self, images: Tensor, code: Code | None = None) -> list[Tensor]:
+        """Averages the tokens of images (n, C, H, W) over their patches: (n, D) after the embedding, and after every block."""
+        return [tokens.mean(-2) for tokens in self.depths(images, self.encode() if code is None else code)]
 
     def consider(self, y: Tensor, code: Code) -> Tensor:
         """Computes the last block's tokens (*chains, T, D), normalised and modulated, as a head reads them."""

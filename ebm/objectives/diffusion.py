@@ -1,0 +1,84 @@
+"""Denoising diffusion: a network learns to tell the noise from the picture, and how sure it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm.baselines.diffusion import bound
+from ebm.interfaces import Batch, Loss, Objective, Task, check_configuration
+from ebm.randomness import randn_like
+
+__all__ = ["Diffusion"]
+
+
+class Diffusion(Objective):
+    """Trains a `DiT` to predict the noise ε at steps t that are drawn evenly, and its variance by the variational bound.
+
+        L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = sqrt(ā_t) x + sqrt(1 − ā_t) ε,
+
+    where the bound's mean is detached: the variance alone follows it. Targets are clean pictures in [−1, 1]; of a batch's noisy
+    ones nothing is used. The schedule is the energy's own.
+
+    Source: Improved DDPM (arXiv 2102.09672), equation 16; with the bound's weight of 1, as in DiT.
+
+    Arguments:
+        task: gives `steps` where they are not passed: from 0 to the strongest of its noise.
+        steps: the lowest and the highest step that is drawn; all of the schedule without a task.
+        vlb: whether the variance is learned.
+
+    Raises:
+        ValueError: steps are no such pair, or (at the call) the energy predicts no noise or its schedule does not have them.
+
+    Terms: noise_error (mean squared), vlb (bits a number).
+
+    >>> from ebm.baselines import DiT
+    >>> loss = Diffusion(steps=(0, 99))(DiT(8, 4, dim=8, depth=1, heads=2), Batch(torch.zeros(4, 3, 8, 8)))
+    >>> sorted(loss.terms), 0.5 < loss.terms["noise_error"] < 1.5      # it predicts no noise at first
+    (['noise_error', 'vlb'], tensor(True))
+    """
+
+    def __init__(self, task: Task | None = None, steps: tuple[int, int] | None = None, vlb: bool = True) -> None:
+        super().__init__()
+        if steps is None and task is not None and hasattr(task, "noise_step"):
+            steps = (0, task.noise_step[1])
+        if steps is not None and not (len(steps) == 2 and 0 <= steps[0] <= steps[1]):
+            raise ValueError(f"steps={steps}: pass a pair (low, high) of steps, from 0 on")
+        self.steps, self.vlb = steps, vlb
+
+    def forward(
+        self,
+        energy: Any,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        """Computes the loss of one batch, at steps and noise that are drawn anew.
+
+        Raises:
+            ValueError: the energy predicts no noise, its schedule is too short, or a start is given.
+        """
+        if not hasattr(energy, "noise_and_variance"):
+            raise ValueError(f"{type(energy).__name__} has no noise_and_variance(y, step): diffusion trains a DiT")
+        if start is not None:
+            raise ValueError("start is given, but diffusion noises the target itself: leave it out")
+        schedule = energy.schedule
+        low, high = (0, schedule.steps - 1) if self.steps is None else self.steps
+        if high >= schedule.steps:
+            raise ValueError(f"steps={self.steps}: the energy's schedule has steps 0 to {schedule.steps - 1}")
+        check_configuration(batch.target, generator)
+        # Mixed precision rounds what a module is given: weak noise, and the bound, need more digits than that.
+        clean = batch.target.to(torch.promote_types(batch.target.dtype, torch.float32))
+        step = torch.randint(low, high + 1, clean.shape[:1], generator=generator, device=clean.device)
+        noise = randn_like(clean, generator)
+        noisy = schedule.noised(clean, step, noise)
+        predicted, share = energy.noise_and_variance(noisy, step)
+        error = batch.mean((predicted - noise).square().flatten(1).mean(1))
+        terms = {"noise_error": error.detach()}
+        if not self.vlb:
+            return Loss(error, terms)
+        bits = batch.mean(bound(schedule, clean, noisy, step, predicted.detach(), share))
+        return Loss(error + bits, {**terms, "vlb": bits.detach()})
