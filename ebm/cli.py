@@ -1,4 +1,4 @@
-"""The command line: run, list, show, eval, sample, generate. Cyclopts parses it: typed, small, importing no value's name."""
+"""The command line: run, list, show, eval, probe, sample, generate, denoise. Cyclopts parses it, importing no value's name."""
 
 from __future__ import annotations
 
@@ -136,6 +136,34 @@ def evaluate(run: Path, /, *, split: str = "test", limit: int | None = None, see
     print_metrics(load(run).evaluate(split, limit=limit, seed=seed))
 
 
+@app.command(name="probe")
+def probe_features(
+    run: Path,
+    /,
+    *,
+    data: Annotated[tuple[str, ...], Parameter(negative=())] = ("digits-28", "digits-8"),
+    seeds: int = 3,
+    limit: int | None = 3_000,
+) -> None:
+    """Classify labelled images by a run's features: writes probe.csv, and the report anew.
+
+    Args:
+        run: the run folder; its baseline is probed, too.
+        data: digits-28, digits-8, a folder with a sub-folder of pictures for each class, or a hub dataset; more than once for
+            several.
+        seeds: how many splits of the images into training, validation and test parts.
+        limit: how many images of each data set at most.
+    """
+    from ebm.probe import probe
+    from ebm.runs import load
+
+    loaded = load(run)
+    probe(loaded, data=data, seeds=seeds, limit=limit)
+    loaded.report(loaded.recipe.get("seed", 0))
+    print_probe(run)
+    print(f"report: {run / 'report.html'}")
+
+
 @app.command
 def sample(run: Path, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> None:
     """Sample from a run: writes samples.safetensors and a picture.
@@ -236,6 +264,55 @@ def generate_text(
         print(text, *pieces(tokenizer, ids, row), "\n", sep="")
 
 
+@app.command(name="denoise")
+def denoise_photo(
+    run: Path,
+    photo: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    steps: int | None = None,
+    candidates: int = 1,
+    patience: int | None = None,
+    tolerance: float = 0.15,
+    stride: int | None = None,
+    noise_step: int | None = None,
+    noise_std: float | None = None,
+    add_noise: int | None = None,
+    map: bool = True,
+    seed: int = 0,
+) -> None:
+    """Denoise a photograph of any size by a run: writes the clean picture, and a map of its energy beside it.
+
+    Args:
+        run: the run folder.
+        photo: the picture, as noisy as it is.
+        out: the picture to write; by default the photo's name with -clean, in this folder.
+        steps: steps per landscape; by default the run's.
+        candidates: starts that are tried for each tile, of which the energy chooses (they differ by the sampler's noise).
+        patience: think, for --steps at most, until the picture's energy fell no further for this many steps.
+        tolerance: with --patience, the least fall that counts, as a share of the energy.
+        stride: pixels between neighbouring tiles; by default the task's.
+        noise_step: the step of the noise schedule that the picture has; by default the strongest of the run's training.
+        noise_std: instead, the standard deviation of the picture's noise, in pixels of -1 to 1.
+        add_noise: take the picture as clean, add the noise of this step, and write that picture too.
+        map: write the map (of an energy that knows its patches' energies).
+        seed: what every random draw is derived from.
+    """
+    from ebm.restoring import denoise_file
+    from ebm.runs import load
+
+    how: dict[str, Any] = {"steps": steps, "candidates": candidates, "patience": patience, "tolerance": tolerance}
+    noise: dict[str, Any] = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
+    done = denoise_file(load(run), photo, out, **how, **noise, stride=stride, energy_map=map, seed=seed, progress=True)
+    for path in (done.noisy, done.out, done.energy_map):
+        if path is not None:
+            print(path)
+    found = done.restored
+    numbers = {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
+    print_metrics({name: value for name, value in numbers.items() if value is not None})
+
+
 def parse_settings(tokens: Sequence[str]) -> dict[str, str]:
     """Reads `--energy.width 64 --steps=500` as {"energy.width": "64", "fit.steps": "500"}."""
     settings: dict[str, str] = {}
@@ -334,11 +411,24 @@ def print_run(run: Run) -> None:
     else:
         rows = [(n, f"{v:.5g}", f"{baseline.metrics[n]:.5g}" if n in baseline.metrics else "") for n, v in run.metrics.items()]
         print_table("held-out data", ("", "run", "baseline"), rows)
-    found = [f for f in read_findings(run.path) if f.name == "loss"]
+    found = [f for f in read_findings(run.path) if f.name in ("loss", "psnr", "psnr_adaptive")]
     if found:
-        lines = [(f.split, f.who, str(f.steps or ""), str(f.candidates), f"{f.value:.4f}") for f in found]
-        print_table("thinking", ("split", "who", "steps", "candidates", "loss"), lines)
+        kinds = {"psnr_adaptive": "≤ {}"}  # what stops by itself takes as many steps at most
+        lines = [
+            (f.split, f.who, kinds.get(f.name, "{}").format(f.steps) if f.steps else "", str(f.candidates), f"{f.value:.4f}")
+            for f in found
+        ]
+        print_table("thinking", ("split", "who", "steps", "candidates", found[0].name), lines)
+    print_probe(run.path)
     print(f"report: {run.path / 'report.html'}")
+
+
+def print_probe(folder: Path) -> None:
+    """Prints what probing a run's features found, where that was done."""
+    from ebm.probe import COLUMNS, lines, read_probe
+
+    if found := read_probe(folder):
+        print_table("linear probe", COLUMNS, lines(found))
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

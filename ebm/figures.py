@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DATA", "INK", "NOISE", "OTHER", "SAMPLES", "Picture", "figure_of"]
+__all__ = ["DATA", "GREY", "INK", "NOISE", "OTHER", "SAMPLES", "Picture", "figure_of", "histogram"]
 
 Picture = tuple[str, bytes, str]  # kind (the template has a title and a caption for each), PNG, objective of a weighted sum
 
@@ -38,3 +40,22 @@ def figure_of(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, png
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+
+
+def histogram(energies: Mapping[str, np.ndarray]) -> bytes:
+    """Draws the energies of several kinds of configurations, data and samples first."""
+    finite = {name: energy[np.isfinite(energy)] for name, energy in energies.items()}
+    everything, near = np.concatenate(list(finite.values())), np.concatenate(list(finite.values())[:2])
+    # Noise may lie so far away that data and samples fall into one bar: then the axis ends at three times their spread.
+    spread = max(float(np.ptp(near)), 1e-6)
+    low, high = max(everything.min(), near.min() - 3 * spread), min(everything.max(), near.max() + 3 * spread)
+    bins = np.linspace(low, max(high, low + spread), 61).tolist()
+    with figure_of(9, 2.9) as (figure, png):
+        axes = figure.subplots()
+        for (name, energy), color in zip(finite.items(), (DATA, SAMPLES, OTHER, NOISE), strict=False):
+            share = np.full(len(energy), 1 / len(energies[name]))
+            axes.hist(energy.clip(low, high), bins, weights=share, histtype="stepfilled", color=color, alpha=0.2)
+            axes.hist(energy.clip(low, high), bins, weights=share, histtype="step", color=color, label=name)
+        axes.set(xlabel="energy (low is compatible)", ylabel="share")
+        axes.legend()
+    return png.getvalue()

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ebm import report_tokens
+from ebm import probe, report_images, report_tokens
 from ebm.checkpoints import write_text
-from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, Picture, figure_of
+from ebm.figures import DATA, INK, SAMPLES, Picture, figure_of, histogram
 from ebm.history import read_history
 from ebm.interfaces import Batch, check_steps, eval_mode, landscapes
 from ebm.randomness import stream, subseed, uniform
+from ebm.tasks.denoising import Denoising
 from ebm.verdict import Curve, History, Verdict, verdict
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
     else:
         try:
             pictures += _pictures_of_chains(run, seed)
+            pictures += report_images.pictures(run, seed)
         except FloatingPointError as error:  # a landscape that chains fall out of deserves a report all the more
             notes.append(f"There are no pictures of samples, because chains ran away from the landscape. {error}")
             judged = judged if not judged.healthy else Verdict(False, "Training diverged: chains run away from the landscape.")
@@ -75,6 +77,8 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         metrics=[(name, f"{value:.5g}", _number(compared.get(name))) for name, value in run.metrics.items()],
         compared=bool(compared),
         step_sizes=_step_sizes(run),
+        probe_columns=probe.COLUMNS,
+        probed=probe.lines(probe.read_probe(run.path)),
         adaptive=report_tokens.adaptive(run),
         strips=[] if stopped else report_tokens.strips(run, seed),
         continuations=[] if stopped else report_tokens.continuations(run, seed),
@@ -93,6 +97,8 @@ def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
     spec, samples = getattr(run.task, "spec", {}), samples.detach().cpu()
     if find_spec("matplotlib") is None:
         warnings.warn(NO_MATPLOTLIB, stacklevel=2)
+    elif isinstance(run.task, Denoising):
+        return _picture_of_denoised(run.task, samples)
     elif _kind(spec, samples) == "images":
         with figure_of(5, 5) as (figure, png):
             _grid(figure.subplots(), samples, samples.min().item(), samples.max().item())
@@ -106,6 +112,18 @@ def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
             _scatter(axes, samples, SAMPLES, batch.target, "samples")
         return png.getvalue()
     return None
+
+
+def _picture_of_denoised(task: Denoising, samples: Tensor) -> bytes:
+    """Draws predictions for the first tiles of the test split between what they are made of and what they should be."""
+    batch = next(iter(task.loader("test", len(samples))))
+    rows = torch.arange(len(samples)) % len(batch.target)
+    kinds = {"noisy": batch.context.image[rows], "denoised": samples, "clean": batch.target[rows]}
+    with figure_of(9.6, 3.5) as (figure, png):
+        for axes, (title, images) in zip(figure.subplots(1, len(kinds)), kinds.items(), strict=True):
+            _grid(axes, images, -1, 1)
+            axes.set_title(title)
+    return png.getvalue()
 
 
 def _step_sizes(run: Run) -> list[tuple[str, str]]:
@@ -175,7 +193,7 @@ def _curve(axes: Axes, curve: Curve, color: str, label: str | None = None) -> No
 def _pictures_of_chains(run: Run, seed: int) -> list[Picture]:
     """Draws data, samples, the way there and their energies, for data that can be looked at: vectors and images."""
     spec, generator = getattr(run.task, "spec", {}), stream(seed, "report", device=run.device)
-    if run.task is None or not ("image_size" in spec or "dim" in spec):
+    if run.task is None or not ("image_size" in spec or "dim" in spec) or isinstance(run.task, Denoising):
         return []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subseed(seed, "report", "global"))  # for a third party's part that draws from it
@@ -194,12 +212,12 @@ def _pictures_of_chains(run: Run, seed: int) -> list[Picture]:
         else:
             kinds["where chains start"] = run.sampler.point(start)
         energies = {name: run.thinker.score(batch, y).double().flatten().cpu().numpy() for name, y in kinds.items()}
-    histogram = ("histogram", _histogram(energies), "")
+    of_energies = ("histogram", histogram(energies), "")
     if _kind(spec, start) == "images":
-        return [*_image_pictures(batch.target.cpu(), samples.cpu(), ways.cpu(), steps), histogram]
+        return [*_image_pictures(batch.target.cpu(), samples.cpu(), ways.cpu(), steps), of_energies]
     if _kind(spec, start) == "points":
-        return [_plane_picture(run, batch, samples.cpu(), ways.cpu()), histogram]
-    return [histogram]
+        return [_plane_picture(run, batch, samples.cpu(), ways.cpu()), of_energies]
+    return [of_energies]
 
 
 def _run_chains(run: Run, batch: Batch, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
@@ -306,22 +324,3 @@ def _grid(axes: Axes, images: Tensor, low: float, high: float, columns: int | No
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-def _histogram(energies: Mapping[str, np.ndarray]) -> bytes:
-    """Draws the energies of several kinds of configurations, data and samples first."""
-    finite = {name: energy[np.isfinite(energy)] for name, energy in energies.items()}
-    everything, near = np.concatenate(list(finite.values())), np.concatenate(list(finite.values())[:2])
-    # Noise may lie so far away that data and samples fall into one bar: then the axis ends at three times their spread.
-    spread = max(float(np.ptp(near)), 1e-6)
-    low, high = max(everything.min(), near.min() - 3 * spread), min(everything.max(), near.max() + 3 * spread)
-    bins = np.linspace(low, max(high, low + spread), 61).tolist()
-    with figure_of(9, 2.9) as (figure, png):
-        axes = figure.subplots()
-        for (name, energy), color in zip(finite.items(), (DATA, SAMPLES, OTHER, NOISE), strict=False):
-            share = np.full(len(energy), 1 / len(energies[name]))
-            axes.hist(energy.clip(low, high), bins, weights=share, histtype="stepfilled", color=color, alpha=0.2)
-            axes.hist(energy.clip(low, high), bins, weights=share, histtype="step", color=color, label=name)
-        axes.set(xlabel="energy (low is compatible)", ylabel="share")
-        axes.legend()
-    return png.getvalue()

@@ -84,7 +84,8 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
     "bm3d": _bm3d,
 }
 
-# What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not tried. Weights, sigmas of colour and h are multiples of the noise's standard deviation.
+# What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not tried.
+# Weights, sigmas of colour and h are multiples of the noise's standard deviation.
 GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "total-variation": {"weight": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)},
     "wavelet": {
