@@ -51,7 +51,7 @@ _LAZY = {
     "load": "ebm.training",
 }
 _SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "baselines", "interop", "testing"}
-_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study"}
+_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe"}
 
 
 def __getattr__(name: str) -> Any:

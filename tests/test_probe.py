@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from einops import reduce
 from PIL import Image
 from torch import nn
 
@@ -125,25 +126,29 @@ def test_two_classes_are_enough():
     assert classify([labels[:, None].float()], labels, 0) == (0, 1.0, 1.0)
 
 
-def test_features_of_an_image_ebt_are_means_over_patches():
-    energy = ResidualImageEBT(8, 4, 3, dim=8, depth=2, heads=2)
+def quarters(tokens):
+    return reduce(tokens, "n (a h b w) d -> n (d a b)", "mean", a=2, b=2, h=2)
+
+
+def test_features_of_an_image_ebt_are_means_over_quarters():
+    energy = ResidualImageEBT(8, 2, 3, dim=8, depth=2, heads=2)
     for p in energy.parameters():
         nn.init.normal_(p, generator=seeded())
     images = torch.randn(5, 3, 8, 8, generator=seeded())
     found = energy.features(images)
-    assert [tuple(depth.shape) for depth in found] == [(5, 8)] * 3
-    close(found[2], energy.depths(images, energy.encode())[2].mean(-2))
+    assert [tuple(depth.shape) for depth in found] == [(5, 32)] * 3
+    close(found[2], quarters(energy.depths(images, energy.encode())[2]), 1e-5, 1e-5)
     grey = module.features(run_of(energy, None), images[:, :1])
     close(grey, energy.features(images[:, :1].expand(-1, 3, -1, -1)), 1e-5, 1e-5)
 
 
 def test_features_of_a_dit_are_those_of_step_zero():
-    energy = DiT(8, 4, 3, dim=8, depth=2, heads=2)
+    energy = DiT(8, 2, 3, dim=8, depth=2, heads=2)
     for p in energy.parameters():
         nn.init.normal_(p, generator=seeded())
-    images = torch.randn(5, 3, 8, 8, generator=seeded())
-    codes = [PatchStream.encode(energy, _waves(torch.full((5,), step)).float()) for step in (0, 99)]
-    early, late = (energy.depths(images, code)[2].mean(-2) for code in codes)
+    energy, images = energy.double(), torch.randn(5, 3, 8, 8, generator=seeded()).double()
+    codes = [PatchStream.encode(energy, _waves(torch.full((5,), step))) for step in (0, 99)]
+    early, late = (quarters(energy.depths(images, code)[2]) for code in codes)
     close(energy.features(images)[2], early, 1e-5, 1e-5)
     assert not torch.allclose(early, late, rtol=1e-2)
 

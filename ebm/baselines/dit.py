@@ -99,7 +99,7 @@ class DiT(PatchStream):
         return noise, share
 
     def features(self, images: Tensor, code: Any = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W) over their patches, as pictures of step 0, after every block."""
+        """Averages the tokens of images (n, C, H, W) over each quarter, as pictures of step 0, after every block."""
         waves = _waves(torch.zeros(1, device=images.device)).to(self.positions)
         return super().features(images, super().encode(waves) if code is None else code)
 

@@ -73,7 +73,7 @@ def from_ebt_checkpoint(
         hparams: the reference's flags, as a mapping or a namespace; by default those in the checkpoint.
         kind: text_ebt, video_ebt, image_ebt or text_transformer; by default told from the flags `modality` and `model_name`.
 
-    An image model's objective starts at `batch.context`, the noised images.
+    An image model's objective starts at `batch.context`, the noised images (or a `Noisy` that has them).
 
     Two things differ on purpose: an accepted-only-if-lower step keeps a rejected state as it was (the reference flattens it),
     and evaluation draws no noise of its own but what the inference flags ask for.
@@ -299,7 +299,7 @@ def _objective(sampler: GradientDescent, flags: Mapping[str, Any], energy: Energ
     def start(batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         like = batch.target
         if kind == "image_ebt":
-            return batch.context
+            return getattr(batch.context, "image", batch.context)
         if vocab_size is not None:
             like = torch.empty((*like.shape, vocab_size), device=like.device)
         return wide * randn_like(like, generator)

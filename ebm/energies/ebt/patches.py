@@ -133,8 +133,9 @@ class PatchStream(Energy):
         return tokens
 
     def features(self, images: Tensor, code: Code | None = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W) over their patches: (n, D) after the embedding, and after every block."""
-        return [tokens.mean(-2) for tokens in self.depths(images, self.encode() if code is None else code)]
+        """Averages the tokens of images (n, C, H, W) over each quarter: (n, 4 D) after the embedding, and after every block."""
+        found = self.depths(images, self.encode() if code is None else code)
+        return [F.adaptive_avg_pool2d(tokens.mT.unflatten(-1, self.grid), 2).flatten(1) for tokens in found]
 
     def consider(self, y: Tensor, code: Code) -> Tensor:
         """Computes the last block's tokens (*chains, T, D), normalised and modulated, as a head reads them."""
