@@ -184,9 +184,7 @@ def test_what_cannot_be_tiled_says_so(keywords, reason):
 
 
 @laws
-@given(
-    seed=st.integers(0, 999), tolerance=st.sampled_from([0, 0.1, 0.6]), patience=st.integers(1, 3), longest=st.integers(1, 6)
-)
+@given(seed=st.integers(0, 999), tolerance=st.sampled_from([0, 0.1, 0.6]), patience=st.integers(1, 3), longest=st.integers(1, 6))
 def test_a_patient_picture_stops_as_the_loop_over_its_steps_does(seed, tolerance, patience, longest):
     def energy(y):
         return (y.square() / 2 + 0.3 * (6 * y).cos()).mean((-3, -2, -1)) * 48
