@@ -356,6 +356,7 @@ def test_perceptual_distance_needs_weights_that_are_there(monkeypatch, tmp_path,
 
 
 def test_more_photographs_can_be_judged_than_trained_on():
+    pytest.importorskip("foolbox")
     task = Denoising("foolbox", crop=64)
     assert len(task.held_out("test")) == 20
     with pytest.raises(
