@@ -15,6 +15,7 @@ from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, Picture, figure_
 from ebm.interfaces import Batch, check_steps, eval_mode, landscapes
 from ebm.noising import Noisy
 from ebm.randomness import own_randomness, stream, subseed
+from ebm.restoring import patch_scores
 from ebm.study import read_findings
 from ebm.tasks.corruptions import CORRUPTIONS
 from ebm.tasks.denoising import Denoising
@@ -292,8 +293,8 @@ def _scores(run: Run, batch: Batch, y: Tensor) -> Tensor:
     energy: Any = run.energy
     if not hasattr(energy, "patch_energies"):
         return run.thinker.score(batch, y)[:, None, None]
-    with torch.no_grad(), eval_mode(energy):
-        return energy.patch_energies(y, energy.encode(batch.context, level=-1))
+    with torch.no_grad():
+        return patch_scores(energy)(batch, y)
 
 
 def _ways(run: Run, batch: Batch, seed: int) -> list[Tensor]:

@@ -20,7 +20,7 @@ from ebm.tasks.photographs import read_photograph
 from ebm.thinking import Thinker
 from ebm.tiling import Restored, count_tiles, restore
 
-__all__ = ["Denoised", "denoise_file"]
+__all__ = ["Denoised", "denoise_file", "patch_scores"]
 
 
 class Denoised(NamedTuple):
@@ -116,7 +116,7 @@ def denoise_file(
             stride=stride,
             step=step,
             batch_size=batch_size,
-            scores=_scores(run.energy) if energy_map and hasattr(run.energy, "patch_energies") else None,
+            scores=patch_scores(run.energy) if energy_map and hasattr(run.energy, "patch_energies") else None,
             generator=generator,
             advance=bar.update,
         )
@@ -165,7 +165,7 @@ def _strength(task: Denoising, noise_step: int | None, noise_std: float | None, 
     return next(value for value in (noise_step, add_noise, task.noise_step[1]) if value is not None), 1.0
 
 
-def _scores(energy: Any) -> Any:
+def patch_scores(energy: Any) -> Any:
     """Makes the function that scores predicted tiles, patch by patch, at the last landscape."""
 
     def scores(batch: Batch, y: Tensor) -> Tensor:

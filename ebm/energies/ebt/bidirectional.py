@@ -97,7 +97,7 @@ class ResidualImageEBT(BidirectionalEBT):
         condition: "none", "learned" (one vector), "class" (the context is labels (B,)) or "embedding" (B, condition_size).
         condition_size: how many classes there are, or how wide an embedding is.
 
-    Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis, 2022), equation 10.
+    Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis, 2022).
 
     >>> import torch
     >>> energy = ResidualImageEBT(image_size=8, patch_size=4, channels=3, dim=8, depth=1, heads=2)
