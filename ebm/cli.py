@@ -1,4 +1,4 @@
-"""The command line: run, list, show, eval, probe, sample, generate, denoise. Cyclopts parses it, importing no value's name."""
+"""The command line: run, list, show, eval, probe, sample, generate, denoise, rollout. Cyclopts parses it, importing no value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # a stopped run has something to say
 )
 
-Kind = Literal["energy", "sampler", "objective", "task", "recipe"]
+Kind = Literal["energy", "sampler", "objective", "encoder", "task", "recipe"]
 SWITCHES = ("--compile", "--fit.compile", "--task.streaming")  # settings that may stand without a value
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
@@ -311,6 +311,48 @@ def denoise_photo(
     found = done.restored
     numbers = {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
     print_metrics({name: value for name, value in numbers.items() if value is not None})
+
+
+@app.command(name="rollout")
+def roll_out(
+    run: Path,
+    clip: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    observe: int = 5,
+    predict: int = 8,
+    begin: float = 0.0,
+    steps: int | None = None,
+    candidates: int = 1,
+    patience: int | None = None,
+    tolerance: float = 0.15,
+    seed: int = 0,
+) -> None:
+    """Predict how a video goes on by a run: writes a picture and a movie of predicted frames beside the true ones.
+
+    Args:
+        run: the run folder.
+        clip: the video, or a folder of pictures.
+        out: what the files are called, without .png and .mp4; by default the clip's name with -rollout, in this folder.
+        observe: how many frames are seen.
+        predict: how many frames are predicted, each from those before it, predicted ones included.
+        begin: where to begin, in seconds.
+        steps: steps per landscape for each frame; by default the run's.
+        candidates: starts that are tried for each frame, of which the energy chooses.
+        patience: think about a frame, for --steps at most, until its energy fell no further for this many steps.
+        tolerance: with --patience, the least fall that counts, as a share of the energy.
+        seed: what every random draw is derived from.
+    """
+    from ebm.filming import film
+    from ebm.runs import load
+
+    how: dict[str, Any] = {"steps": steps, "candidates": candidates, "patience": patience, "tolerance": tolerance}
+    done = film(load(run), clip, out, observe=observe, predict=predict, begin=begin, **how, seed=seed)
+    print(done.picture, done.movie, sep="\n")
+    energies = done.rollout.energies
+    numbers = {} if energies is None else {"energy per frame": energies.mean().item()}
+    print_metrics({**numbers, "error": done.errors.mean().item(), "error of copying": done.copy_errors.mean().item()})
 
 
 def parse_settings(tokens: Sequence[str]) -> dict[str, str]:

@@ -20,11 +20,20 @@ import pluggy
 __all__ = ["Component", "Problem", "build", "component", "components", "hookimpl", "problems", "register"]
 
 CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
-CORE_MODULES = ("ebm.energies", "ebm.baselines", "ebm.samplers", "ebm.objectives", "ebm.tasks", "ebm.recipes")
+CORE_MODULES = (
+    "ebm.energies",
+    "ebm.baselines",
+    "ebm.samplers",
+    "ebm.objectives",
+    "ebm.encoders",
+    "ebm.tasks",
+    "ebm.recipes",
+)
 KINDS = {
     "energy": "ebm_energies",
     "sampler": "ebm_samplers",
     "objective": "ebm_objectives",
+    "encoder": "ebm_encoders",
     "task": "ebm_tasks",
     "recipe": "ebm_recipes",
 }
@@ -49,6 +58,11 @@ class Hooks:
     @hookspec
     def ebm_objectives(self) -> Mapping[str, Callable[..., Any]]:
         """Offers objectives: name -> factory."""
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_encoders(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers encoders of frames: name -> factory."""
         raise NotImplementedError
 
     @hookspec

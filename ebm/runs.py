@@ -23,7 +23,7 @@ from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.study import study
 from ebm.thinking import Thinker
 
-__all__ = ["BASELINE", "Run", "load", "open_folder", "sampler_of"]
+__all__ = ["BASELINE", "Run", "learned_by", "load", "open_folder", "sampler_of", "teach"]
 
 BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
 
@@ -196,6 +196,17 @@ def sampler_of(objective: Objective | None, energy: EnergyFn | None = None) -> S
     return LangevinDynamics(step_size=0.01, steps=200)
 
 
+def learned_by(task: Task | None) -> dict[str, Any]:
+    """Reads what a task took from its training data, such as a frozen encoder's weights, where it has such a thing."""
+    return task.state_dict() if task is not None and hasattr(task, "state_dict") else {}
+
+
+def teach(task: Task | None, shared: Mapping[str, Any]) -> None:
+    """Gives a task what `learned_by` read, from the part of a checkpoint that all processes share."""
+    if shared.get("task") and task is not None and hasattr(task, "load_state_dict"):
+        task.load_state_dict(shared["task"])
+
+
 def load(
     path: str | Path,
     *,
@@ -231,6 +242,7 @@ def load(
             energy.load_state_dict({**(average or shared["energy"]), **own["energy"]})
         if objective is not None:
             objective.load_state_dict({**shared["objective"], **own["objective"]})
+        teach(task, shared)
     if sampler is None:
         sampler = sampler_of(objective, energy)
     metrics = path / "metrics.json"

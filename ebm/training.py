@@ -18,7 +18,7 @@ from ebm import checkpoints, processes
 from ebm.history import History
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
-from ebm.runs import Run, load, open_folder, sampler_of
+from ebm.runs import Run, learned_by, load, open_folder, sampler_of, teach
 from ebm.stopping import stop_signals
 
 __all__ = ["Run", "fit", "load"]
@@ -135,7 +135,7 @@ def fit(
         generator = stream(seed, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own = 0, (0, 0), 0, None
         if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
-            shared, own = _restore(saved, fabric, trainee, optimizer, average)
+            shared, own = _restore(saved, fabric, trainee, task, optimizer, average)
             done, place, size = shared["step"], tuple(shared["place"]), shared["history"]
         batches = _batches(task, batch_size, seed, workers, place)
         if own is not None:
@@ -182,6 +182,7 @@ def fit(
                     "history": history.size() if history is not None else 0,
                     "energy": _state(energy, extra=False),
                     "objective": _state(objective, extra=False),
+                    "task": learned_by(task),
                     "optimizer": optimizer.state_dict(),
                     "average": {} if average is None else average.state_dict(),
                 }
@@ -369,7 +370,7 @@ def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], 
 
 
 def _restore(
-    saved: Path, fabric: Fabric, trainee: Trainee, optimizer: Any, average: AveragedModel | None
+    saved: Path, fabric: Fabric, trainee: Trainee, task: Task, optimizer: Any, average: AveragedModel | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads a checkpoint into the parts that train: returns its contents, what all processes share and this one's own."""
     shared = checkpoints.read(saved, "shared", fabric.device)
@@ -379,6 +380,7 @@ def _restore(
             part = getattr(trainee, name)
             if isinstance(part, nn.Module):
                 part.load_state_dict({**shared[name], **own[name]})
+        teach(task, shared)
         optimizer.load_state_dict(shared["optimizer"])
         if average is not None:
             average.load_state_dict(shared["average"])

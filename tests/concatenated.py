@@ -17,7 +17,7 @@ __all__ = ["concatenated", "landscapes_of"]
 
 def concatenated(energy: CausalEBT, context: Tensor, y: Tensor, level: int) -> Tensor:
     """Computes the energies (B, S) of y (B, S, *event) from the weights of an EBT, recomputing everything."""
-    observed, proposed = energy.observe(context)[0], energy.propose(y)
+    observed, proposed = energy.observe(context)[0], energy.propose(y, None)
     (rows, count, dim), heads = observed.shape, energy.heads
     front = energy.conditioning == "time"
     parts = [observed, proposed]

@@ -7,13 +7,14 @@ from typing import Any
 
 from ebm.baselines.classical import Classical, tuned
 from ebm.baselines.dit import DiT
+from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
 from ebm.baselines.transformer import Transformer
 from ebm.registry import hookimpl
 
-__all__ = ["Classical", "DiT", "Transformer", "tuned"]
+__all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "Transformer", "tuned"]
 
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
     """Offers the baselines, each as the energy whose one step is its prediction."""
-    return {"dit": DiT, "transformer": Transformer}
+    return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer}

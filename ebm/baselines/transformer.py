@@ -69,7 +69,7 @@ class Transformer(CausalStream):
 
     def logits(self, context: Any) -> Tensor:
         """Computes the next token's logits (B, S, vocab_size) at every position."""
-        logits = self.encode(context).logits
+        logits = self.encode(context).said
         assert logits is not None
         return logits
 

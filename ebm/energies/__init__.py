@@ -8,7 +8,7 @@ from typing import Any
 from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
-from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
@@ -22,6 +22,7 @@ __all__ = [
     "GaussianMixture",
     "ImageEBT",
     "MLPEnergy",
+    "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
     "Ring",
@@ -50,6 +51,7 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "text-ebt": TextEBT,
         "residual-text-ebt": ResidualTextEBT,
         "frame-ebt": FrameEBT,
+        "residual-frame-ebt": ResidualFrameEBT,
         "image-ebt": ImageEBT,
         "residual-image-ebt": ResidualImageEBT,
     }

@@ -7,11 +7,12 @@ from ebm.registry import hookimpl
 from ebm.tasks.denoising import Denoising
 from ebm.tasks.digits import Digits
 from ebm.tasks.dyck import Dyck
+from ebm.tasks.frames import Frames
 from ebm.tasks.points import Points
 from ebm.tasks.questions import Questions
 from ebm.tasks.text import Text
 
-__all__ = ["Denoising", "Digits", "Dyck", "Points", "Questions", "Text"]
+__all__ = ["Denoising", "Digits", "Dyck", "Frames", "Points", "Questions", "Text"]
 
 
 @hookimpl
@@ -23,4 +24,5 @@ def ebm_tasks() -> dict[str, type[Task]]:
         "dyck": Dyck,
         "questions": Questions,
         "denoising": Denoising,
+        "frames": Frames,
     }

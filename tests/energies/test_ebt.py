@@ -1,4 +1,4 @@
-"""Laws of causal EBTs and of the Transformer that they are compared with; in float64, against a slow and obvious oracle.
+"""Laws of causal EBTs and of the Transformers that they are compared with; in float64, against a slow and obvious oracle.
 
 The oracle's rotary tables are float64, and so are the models' where they are compared with it.
 """
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import ebm
-from ebm.baselines import Transformer
-from ebm.energies.ebt import SIZES, CausalEBT, Padded, ResidualTextEBT, TextEBT, padded
+from ebm.baselines import FrameTransformer, Transformer
+from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
 from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
 from ebm.energies.ebt.kernels import gated, rms_norm, turn
 from ebm.interfaces import Batch, energy_and_grad
@@ -31,7 +31,9 @@ V = 5
 TINY = {"vocab_size": V, "dim": 8, "depth": 2, "heads": 2}
 CONDITIONINGS = ("none", "time", "adaln", "adaln-zero")
 
-MODELS = {
+FRAME = {"features": V, "dim": 8, "depth": 2, "heads": 2}
+
+TEXT = {
     **{
         f"{conditioning}{'-tied' * tied}": lambda conditioning=conditioning, tied=tied: TextEBT(
             **TINY, hidden=6, conditioning=conditioning, levels=2, tied=tied
@@ -44,7 +46,19 @@ MODELS = {
     "residual-adaln": lambda: ResidualTextEBT(**TINY, conditioning="adaln", levels=2, tied=False),
     "transformer": lambda: Transformer(**TINY),
 }
+# Their context is features, in which nothing is padding.
+FRAMES = {
+    "frame": lambda: FrameEBT(**FRAME, hidden=6, levels=2),
+    "frame-time": lambda: FrameEBT(**FRAME, conditioning="time", levels=2),
+    "frame-adaln": lambda: FrameEBT(**FRAME, conditioning="adaln", levels=2),
+    "residual-frame": lambda: ResidualFrameEBT(**FRAME, levels=2),
+    "residual-frame-time": lambda: ResidualFrameEBT(**FRAME, conditioning="time", levels=2, history=1),
+    "residual-frame-adaln": lambda: ResidualFrameEBT(**FRAME, conditioning="adaln", levels=2, appearance=True),
+    "frame-transformer": lambda: FrameTransformer(**FRAME),
+}
+MODELS = {**TEXT, **FRAMES}
 every = pytest.mark.parametrize("name", MODELS)
+every_text = pytest.mark.parametrize("name", TEXT)
 LAW = settings(laws, max_examples=5)
 
 
@@ -60,6 +74,10 @@ def make(name: str, seed: int = 0) -> nn.Module:
 
 def ids(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def context_of(name: str, *shape: int, seed: int = 0) -> Tensor:
+    return normal(*shape, V, seed=seed) if name in FRAMES else ids(*shape, seed=seed)
 
 
 def probabilities(*shape: int, seed: int = 0) -> Tensor:
@@ -104,6 +122,8 @@ def oracle(model: nn.Module, context: Tensor, level: int = -1):
     count = context.shape[1]
 
     def energy(y: Tensor) -> Tensor:
+        if hasattr(model, "motion"):
+            return moved(y)
         if not hasattr(model, "output"):
             return concatenated(model, context, y, level)
         if not isinstance(model, CausalEBT):
@@ -116,13 +136,24 @@ def oracle(model: nn.Module, context: Tensor, level: int = -1):
             -1
         )
 
+    def moved(y: Tensor) -> Tensor:
+        seen = model.motion.see(context)
+        refining = model.head.weight if isinstance(model, CausalEBT) else 0.0
+
+        def head(x: Tensor) -> Tensor:
+            predicted = model.motion.predict(x[:, -2 * count : -count] + x[:, -count:] * refining, seen)
+            return (y - predicted).square().sum(-1, keepdim=True) / 2
+
+        own = {"observe": lambda _: (model.motion.observe(seen), None), "propose": lambda y, _: model.motion.propose(y, seen)}
+        return concatenated(SimpleNamespace(**{**parts, **own}, head=head), context, y, level)
+
     def logits(y: Tensor) -> Tensor:
         blank = y.new_zeros(*context.shape, model.dim)
 
         def head(x: Tensor) -> Tensor:  # reads out the observed tokens
             return model.output(x[:, -2 * count : -count])[:, :, None]
 
-        return concatenated(SimpleNamespace(**parts, propose=lambda _: blank, head=head), context, y, level)
+        return concatenated(SimpleNamespace(**parts, propose=lambda *_: blank, head=head), context, y, level)
 
     return energy
 
@@ -131,7 +162,7 @@ def oracle(model: nn.Module, context: Tensor, level: int = -1):
 @LAW
 @given(seed=seeds, rows=st.integers(1, 2), count=st.integers(1, 5))
 def test_energies_and_their_slopes_are_the_oracles(exact, name, seed, rows, count):
-    model, context, y = make(name), ids(rows, count, seed=seed), probabilities(rows, count, seed=seed)
+    model, context, y = make(name), context_of(name, rows, count, seed=seed), probabilities(rows, count, seed=seed)
     for level, landscape in enumerate(model.landscapes(context)):
         for got, expected in zip(energy_and_grad(landscape, y), energy_and_grad(oracle(model, context, level), y), strict=True):
             close(got, expected, rtol=1e-8)
@@ -139,7 +170,7 @@ def test_energies_and_their_slopes_are_the_oracles(exact, name, seed, rows, coun
 
 @every
 def test_training_gradients_are_the_oracles(exact, name):
-    model, context, objective = make(name), ids(2, 4), training()
+    model, context, objective = make(name), context_of(name, 2, 4), training()
     batch, start = Batch(ids(2, 4, seed=1), context), normal(2, 4, V)
     parameters = [*model.parameters(), *objective.parameters()]
     landscapes = [oracle(model, context, level) for level in range(model.levels)]
@@ -154,7 +185,7 @@ def test_training_gradients_are_the_oracles(exact, name):
 
 @every
 def test_an_energy_depends_on_its_past_and_its_candidate_alone(name):
-    model, context, y = make(name), ids(2, 5), probabilities(2, 5)
+    model, context, y = make(name), context_of(name, 2, 5), probabilities(2, 5)
     value, slope = energy_and_grad(model.given(context), y)
     place = torch.arange(5)
     for j in range(5):
@@ -173,9 +204,12 @@ def test_an_energy_depends_on_its_past_and_its_candidate_alone(name):
 
 @every
 def test_gradients_flow_from_the_past_and_the_candidate_alone(name):
-    model, context = make(name), ids(1, 4)
-    observed = model.embedding(context).detach().requires_grad_()
-    model.observe = lambda _: (observed, None)
+    model, context = make(name), context_of(name, 1, 4)
+    if name in FRAMES:
+        observed = context.requires_grad_()
+    else:
+        observed = model.embedding(context).detach().requires_grad_()
+        model.observe = lambda _: (observed, None)
     y = probabilities(1, 4).requires_grad_()
     value = model.given(context)(y)
     for i in range(4):
@@ -192,7 +226,7 @@ def test_gradients_flow_from_the_past_and_the_candidate_alone(name):
 @LAW
 @given(more=st.lists(st.integers(1, 3), max_size=2), tail=st.integers(1, 4), seed=seeds)
 def test_candidates_and_tails_are_scored_as_if_alone(name, more, tail, seed):
-    model, context = make(name), ids(2, 4)
+    model, context = make(name), context_of(name, 2, 4)
     energy, y = model.given(context), probabilities(*more, 2, 4, seed=seed)
     value, slope = energy_and_grad(energy, y)
     assert value.shape == (*more, 2, 4)
@@ -203,7 +237,7 @@ def test_candidates_and_tails_are_scored_as_if_alone(name, more, tail, seed):
         close(got, whole[..., -tail:, *[slice(None)] * (whole.ndim - value.ndim)])
 
 
-@every
+@every_text
 @LAW
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=seeds)
 def test_padded_rows_are_scored_as_if_alone(name, lengths, seed):
@@ -219,7 +253,7 @@ def test_padded_rows_are_scored_as_if_alone(name, lengths, seed):
 
 
 def test_padding_counts_for_nothing_in_training():
-    for name in MODELS:
+    for name in TEXT:
         model, objective, start = make(name), training(), normal(1, 3, V)
         alone = Batch(ids(1, 3, seed=1), ids(1, 3))
         other = F.pad(alone.context, (2, 0), value=3)
@@ -239,20 +273,21 @@ def test_padding_counts_for_nothing_in_training():
     seed=seeds,
 )
 def test_an_extended_code_is_that_of_the_whole_context(name, cuts, pad, grad, seed):
-    model, context = make(name), ids(2, sum(cuts), seed=seed)
+    model, context = make(name), context_of(name, 2, sum(cuts), seed=seed)
     first, *more = context.split(cuts, 1)
-    lead = torch.tensor([min(p, cuts[0] - 1) for p in pad])
+    lead = torch.tensor([0 if name in FRAMES else min(p, cuts[0] - 1) for p in pad])
 
     def encode(part: Tensor):
         return model.encode(Padded(part, lead) if lead.any() else part)
 
     def check(code, context: Tensor) -> None:
-        whole, y = encode(context), probabilities(*context.shape, seed=seed)
+        whole, y = encode(context), probabilities(*context.shape[:2], seed=seed)
         assert (code.length, code.level) == (whole.length, whole.level) == (context.shape[1], model.levels - 1)
         counted = torch.arange(context.shape[1]) >= lead[:, None]
         close(model(y, code)[counted], model(y, whole)[counted])
-        if code.logits is not None:
-            close(code.logits[counted], whole.logits[counted])
+        if code.said is not None:
+            close(code.said[counted], whole.said[counted])
+        close(code.seen, whole.seen)
 
     codes = [encode(first)]
     with torch.set_grad_enabled(grad):
@@ -267,7 +302,7 @@ def test_an_extended_code_is_that_of_the_whole_context(name, cuts, pad, grad, se
 
 
 def tensors(code) -> list[Tensor]:
-    return [*code.keys, *code.values, *(t for t in (code.pad, code.logits) if t is not None)]
+    return [*code.keys, *code.values, *(t for t in (code.pad, code.said, *(code.seen or ())) if t is not None)]
 
 
 # ------------------------------------------------------------------------------------------------------------ landscapes
@@ -278,7 +313,7 @@ def test_what_tells_landscapes_apart(name):
     model, calls = make(name), []
     encode = model.encode
     model.encode = lambda *arguments: calls.append(1) or encode(*arguments)
-    energies = [landscape(probabilities(2, 4)) for landscape in model.landscapes(ids(2, 4))]
+    energies = [landscape(probabilities(2, 4)) for landscape in model.landscapes(context_of(name, 2, 4))]
     assert len(energies) == model.levels
     if model.conditioning == "none":
         assert len(calls) == 1
@@ -293,7 +328,7 @@ def test_what_tells_landscapes_apart(name):
 
 @every
 def test_derivatives_equal_finite_differences_twice_over(name):
-    model, context = make(name), ids(1, 3)
+    model, context = make(name), context_of(name, 1, 3)
     y, parameters = probabilities(2, 1, 3).requires_grad_(), dict(model.named_parameters())
     energy = Scored(model, context)
 
@@ -306,7 +341,7 @@ def test_derivatives_equal_finite_differences_twice_over(name):
     assert gradcheck(energy, y)
     assert gradcheck(call, (y, *parameters.values()), fast_mode=True)
     assert gradcheck(slope, (y, *parameters.values()), fast_mode=True)  # all that training differentiates twice
-    if isinstance(model, CausalEBT):  # the Transformer's energy is linear in y
+    if isinstance(model, CausalEBT):  # a Transformer's energy is linear in y, or quadratic
         assert gradgradcheck(energy, y, fast_mode=True)
         assert gradgradcheck(
             lambda y, head: call(y, *[head if k == "head.weight" else v for k, v in parameters.items()]), (y, model.head.weight)
@@ -434,9 +469,9 @@ def test_a_rotation_has_all_derivatives():
 
 
 def test_a_third_derivative_of_an_energy_is_an_error():
-    for name in ("none", "time-tied", "adaln", "residual"):
+    for name in ("none", "time-tied", "adaln", "residual", "frame", "residual-frame"):
         model, y = make(name), probabilities(1, 3).requires_grad_()
-        (slope,) = torch.autograd.grad(model.given(ids(1, 3))(y).sum(), y, create_graph=True)
+        (slope,) = torch.autograd.grad(model.given(context_of(name, 1, 3))(y).sum(), y, create_graph=True)
         (second,) = torch.autograd.grad(slope.square().sum(), y, create_graph=True)
         for wanted in (y, model.head.weight, model.blocks[0].qkv.weight):
             with pytest.raises(RuntimeError, match="a third derivative"):
@@ -453,9 +488,10 @@ def test_observed_attention_refuses_a_second_derivative():
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_energies_keep_the_dtype(name, dtype):
-    model, context = make(name), ids(2, 4)
+    model, context = make(name), context_of(name, 2, 4)
     y = probabilities(2, 4)
     expected, slope = energy_and_grad(model.given(context), y)
+    context = context.to(dtype) if name in FRAMES else context
     got, got_slope = energy_and_grad(model.to(dtype).given(context), y.to(dtype))
     assert got.dtype == got_slope.dtype == dtype
     if dtype == torch.float32:  # two blocks of large random weights in 8 bits are another function
@@ -469,7 +505,7 @@ def test_energies_keep_the_dtype(name, dtype):
 @every
 def test_every_parameter_receives_a_gradient(name):
     model, objective = make(name), training()
-    loss = objective(model, Batch(ids(2, 4, seed=1), ids(2, 4)), generator=torch.Generator().manual_seed(0)).value
+    loss = objective(model, Batch(ids(2, 4, seed=1), context_of(name, 2, 4)), generator=torch.Generator().manual_seed(0)).value
     for parameter, grad in zip(dict(model.named_parameters()), grads(loss, *model.parameters()), strict=True):
         assert grad.isfinite().all(), parameter
         assert grad.abs().max() > 1e-9, parameter
@@ -478,7 +514,7 @@ def test_every_parameter_receives_a_gradient(name):
 @every
 @pytest.mark.parametrize("reduce", ["mean", "last"])
 def test_thinking_is_what_training_does(name, reduce):
-    model, objective, context, start = make(name), training(reduce), ids(2, 4), normal(2, 4, V)
+    model, objective, context, start = make(name), training(reduce), context_of(name, 2, 4), normal(2, 4, V)
     batch = Batch(ids(2, 4, seed=1), context)
     *_, (state, _) = objective.sampler.trajectory(model.landscapes(context), start, unroll=objective.unroll)
     thought = ebm.think(model, objective.sampler, context, start[None])
@@ -595,13 +631,13 @@ def test_contexts_that_are_none(name, context, message):
         ((V,), "2 rows of 3 positions"),
     ],
 )
-@every
+@every_text
 def test_candidates_that_do_not_fit(name, shape, message):
     with pytest.raises(ValueError, match=message):
         make(name).given(ids(2, 3))(torch.zeros(shape, dtype=torch.float64))
 
 
-@every
+@every_text
 def test_codes_that_do_not_fit(name):
     model = make(name)
     with pytest.raises(ValueError, match="scores y given a context"):
@@ -644,7 +680,7 @@ def test_adaln_zero_starts_at_zero_and_a_residual_form_at_its_transformer(seed):
     assert not TextEBT(**TINY, conditioning="adaln-zero", levels=2).double().given(context)(y).any()
     for conditioning in CONDITIONINGS[:3]:
         model = ResidualTextEBT(**TINY, conditioning=conditioning, levels=1).double()
-        logits = model.encode(context).logits
+        logits = model.encode(context).said
         close(model.given(context)(y), -(y * logits).sum(-1))
         sampler = GradientDescent(step_size=1.0, steps=1, retraction="softmax")
         thought = ebm.think(model, sampler, context, torch.zeros(1, 2, 4, V, dtype=torch.float64))

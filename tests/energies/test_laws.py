@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from ebm.baselines import DiT
+from ebm.baselines import DiT, FrameTransformer
 from ebm.energies import (
     ConvEnergy,
     DoubleWell,
+    FrameEBT,
     Funnel,
     Gaussian,
     GaussianMixture,
     ImageEBT,
     MLPEnergy,
+    ResidualFrameEBT,
     ResidualImageEBT,
     Ring,
     ScaledEnergy,
@@ -68,6 +70,26 @@ class Beside(Energy):
         return self.energy(y, self.encode() if code is None else code)
 
 
+class After(Energy):
+    """Scores y as what follows three frames, whatever the context."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+        self.register_buffer("frames", draw(1, 3, energy.features), persistent=False)
+
+    def encode(self, context=None, level=-1):
+        first = self.energy.encode(self.frames[:, :2])
+        return self.energy.extend(first, self.frames[:, 2:])
+
+    def extend(self, code, context):
+        return code
+
+    def forward(self, y, code=None):
+        code = self.energy.encode(self.frames) if code is None else code
+        return self.energy(y[..., None, None, :], code)[..., 0, 0]
+
+
 # name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
 ENERGIES = {
     "gaussian": (lambda: Gaussian(learn((1.0, 2.0)), learn(MATRIX)), (2,)),
@@ -92,6 +114,9 @@ ENERGIES = {
     "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "residual-image-ebt": (lambda: stirred(ResidualImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "dit": (lambda: stirred(Beside(DiT((4, 6), 2, 2, dim=8, depth=1, heads=2))), (2, 4, 6)),
+    "frame-ebt": (lambda: stirred(After(FrameEBT(3, dim=8, depth=2, heads=2))), (3,)),
+    "residual-frame-ebt": (lambda: stirred(After(ResidualFrameEBT(3, dim=8, depth=2, heads=2))), (3,)),
+    "frame-transformer": (lambda: stirred(After(FrameTransformer(3, dim=8, depth=2, heads=2))), (3,)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
     "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),

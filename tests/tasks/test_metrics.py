@@ -1,4 +1,4 @@
-"""Laws of MMD, of its permutation test, and of the AUROC."""
+"""Laws of MMD, of its permutation test, of the AUROC, and of the rank correlation."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ebm.tasks.metrics import SCALES, auroc, median_distance, mmd, mmd_permutation_test
+from ebm.tasks.metrics import SCALES, auroc, median_distance, mmd, mmd_permutation_test, rank_correlation
 
 sizes = st.integers(2, 8)
 seeds = st.integers(0, 2**31)
@@ -157,3 +157,72 @@ def test_a_missing_package_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match=r"torchmetrics is not installed: pip install 'ebm-toolkit\[recipes\]'"):
         auroc(torch.zeros(1), torch.zeros(1))
+
+
+# ------------------------------------------------------------------------------------------------------ rank correlation
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(1, 6), seeds)
+def test_a_rank_correlation_is_spearmans(rows, columns, kinds, seed):
+    x = torch.randint(kinds + 1, (rows, columns), generator=seeded(seed))  # with ties
+    y = x + normal(rows, columns, seed=seed + 1)
+    value, low, high = rank_correlation(x, y, resamples=50)
+    assert -1 <= low <= high <= 1
+    if len(x.unique()) == 1:
+        assert (value, low, high) == (0, -1, 1)
+    else:
+        assert value == pytest.approx(stats.spearmanr(x.flatten(), y.flatten()).statistic, abs=1e-9)
+        assert rank_correlation(x, -y, resamples=50)[0] == -value
+        assert rank_correlation(y, x, resamples=50) == (value, low, high)
+    assert rank_correlation(y.exp(), y**3)[0] == 1  # orders alone count
+
+
+def slow_interval(x: torch.Tensor, y: torch.Tensor, resamples: int) -> list[float]:
+    """Draws whole rows of ranks again, one sample after the other."""
+    ranks = [torch.from_numpy(stats.rankdata(values.flatten())).view(x.shape) for values in (x, y)]
+    drawn = torch.randint(len(x), (resamples, len(x)), generator=seeded())
+    found = [torch.corrcoef(torch.stack([values[rows].flatten() for values in ranks]))[0, 1] for rows in drawn]
+    return torch.stack(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def test_an_interval_is_a_bootstrap_over_rows():
+    x = normal(12, 3)
+    y = x + 2 * normal(12, 3, seed=1)
+    _, *interval = rank_correlation(x, y, resamples=200)
+    assert interval == pytest.approx(slow_interval(x, y, 200), abs=1e-9)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_an_interval_holds_nothing_as_often_as_it_says(columns):
+    """Also where what is in a row depends on each other, as a window's frames do."""
+    covered, narrow = [], []
+    for seed in range(200):
+        x, y = (normal(50, 1, seed=2 * seed + k) + 0.3 * normal(50, columns, seed=1000 + 2 * seed + k) for k in (0, 1))
+        value, low, high = rank_correlation(x, y, seed=seed)
+        assert low < value < high
+        covered.append(low <= 0 <= high)
+        narrow.append(abs(value) <= 1.96 / (50 * columns) ** 0.5)
+    assert 180 <= sum(covered) <= 198
+    assert columns == 1 or sum(narrow) < 160  # taking frames for independent would claim too much
+
+
+def test_a_rank_correlation_is_a_function_of_its_seed():
+    x, y = normal(20, 2), normal(20, 2, seed=1)
+    before = torch.get_rng_state()
+    first, again, other = (rank_correlation(x, y, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first[0] == other[0]
+    assert first[1:] != other[1:]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(5, 2), torch.full((5, 2), 1e9), torch.zeros(1, 1)])
+def test_what_does_not_vary_has_no_correlation(values):
+    other = normal(*values.shape)
+    assert rank_correlation(values, other) == rank_correlation(other, values) == (0.0, -1.0, 1.0)
+
+
+def test_one_row_has_an_interval_of_one_point():
+    x = normal(1, 10)
+    assert rank_correlation(x, x) == (1, 1, 1)

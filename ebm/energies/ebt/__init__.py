@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ebm.energies.ebt.bidirectional import ImageEBT, ResidualImageEBT
 from ebm.energies.ebt.causal import CausalEBT
-from ebm.energies.ebt.frames import FrameEBT
+from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
 from ebm.energies.ebt.sizes import SIZES
 from ebm.energies.ebt.stream import CausalStream, Code
 from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
@@ -17,6 +17,7 @@ __all__ = [
     "FrameEBT",
     "ImageEBT",
     "Padded",
+    "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
     "TextEBT",

@@ -20,7 +20,7 @@ class CausalEBT(CausalStream):
     The observed stream runs over x alone. The prediction stream runs over the candidates: y_i stands at position i + 1, and
     attends to x_0 … x_i and to itself. So chains are independent, and `encode` does all that does not depend on y.
 
-    A subclass writes `observe` (context -> (B, S, D)) and `propose` (y -> (..., D)). Arguments are `CausalStream`'s.
+    A subclass writes `observe` (context -> (B, S, D)) and `propose` (y, code -> (..., D)). Arguments are `CausalStream`'s.
 
     Source: arXiv 2507.02092, section 3 and appendix C.
     """
@@ -30,8 +30,8 @@ class CausalEBT(CausalStream):
         self.head = nn.Linear(self.dim, 1, bias=False)  # a bias would get no gradient: energies count by their differences
 
     @abstractmethod
-    def propose(self, y: Tensor) -> Tensor:
-        """Embeds candidates y (*chains, *event) as (*chains, D)."""
+    def propose(self, y: Tensor, code: Code | None) -> Tensor:
+        """Embeds candidates y (*chains, event), which follow the last positions of a code, as (*chains, D)."""
 
     def reset_adaln(self) -> None:
         """Initialises adaLN: torch's own draw for "adaln"; zeros, the head's included, for "adaln-zero"."""
@@ -44,14 +44,14 @@ class CausalEBT(CausalStream):
                     nn.init.zeros_(parameter)
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps candidates y (*more, B, T, *event) for the last T of the code's S positions to energies (*more, B, T)."""
+        """Maps candidates y (*more, B, T, event) for the last T of the code's S positions to energies (*more, B, T)."""
         # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
         return (self.consider(y, code) * self.head.weight[0]).sum(-1)
 
     def consider(self, y: Tensor, code: Code | None) -> Tensor:
-        """Runs the prediction stream: candidates y (*more, B, T, *event) to its last hidden states (*more, B, T, D)."""
-        x = self.propose(y)
-        code = self.check(x.shape[:-1], code)
+        """Runs the prediction stream: candidates y (*more, B, T, event) to its last hidden states (*more, B, T, D)."""
+        code = self.check(y.shape[:-1], code)
+        x = self.propose(y, code)
         more, (rows, count) = x.shape[:-3], x.shape[-3:-1]
         x = x.reshape(-1, *x.shape[-3:]).transpose(0, 1)  # (B, N, T, D): candidates beside each other share keys and values
         seen = code.keys[0].shape[2]

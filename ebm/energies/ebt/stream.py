@@ -28,8 +28,9 @@ class Code(NamedTuple):
     level: int  # which landscape
     length: int  # S: observed positions, padding included
     pad: Tensor | None = None  # (B,): how many positions on the left of a row are padding
-    logits: Tensor | None = None  # (B, S, V): what the stream itself says of the next token, where it is asked
-    rooms: tuple[Room | None, ...] = ()  # spare room behind the keys and values of each block, and behind the logits
+    said: Tensor | None = None  # (B, S, *): what the stream itself says of the next element (logits), where it is asked
+    rooms: tuple[Room | None, ...] = ()  # spare room behind the keys and values of each block, and behind what is said
+    seen: Any = None  # what a stem keeps of the observed elements
 
 
 class Room:
@@ -91,7 +92,7 @@ class CausalStream(Energy):
         """Embeds a context: (B, S, D), and how many positions (B,) on the left are padding, or None."""
 
     def read_out(self, hidden: Tensor) -> Tensor | None:
-        """Maps the stream's last hidden state (B, S, D) to logits (B, S, V), where the energy needs them."""
+        """Maps the stream's last hidden state (B, S, D) to what it says of the next element (B, S, *), where that is needed."""
         return None
 
     def landscapes(self, context: Any = None) -> list[EnergyFn]:
@@ -126,10 +127,10 @@ class CausalStream(Energy):
         past = zip(code.keys, code.values, strict=True)
         where = self.turns(old, new, code.pad, x.device)
         keys, values, x = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
-        logits = self.read_out(x)
-        if logits is not None and code.logits is not None:
-            logits = grow(code.logits, logits)
-        return Code(keys, values, code.level, code.length + new, code.pad, logits, tuple(rooms))
+        said = self.read_out(x)
+        if said is not None and code.said is not None:
+            said = grow(code.said, said)
+        return Code(keys, values, code.level, code.length + new, code.pad, said, tuple(rooms))
 
     def check(self, chains: torch.Size, code: Code | None) -> Code:
         """Returns the code, once it is one that y with these chains (*more, B, T) can be scored given."""

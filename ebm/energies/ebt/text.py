@@ -86,7 +86,7 @@ class TextEBT(CausalEBT):
     def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
         return embed(self.embedding, context)
 
-    def propose(self, y: Tensor) -> Tensor:
+    def propose(self, y: Tensor, code: Code | None) -> Tensor:
         if y.shape[-1] != self.vocab_size:
             raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {self.vocab_size} tokens of the vocabulary")
         return y @ self.embedding.weight if self.candidate is None else self.candidate(y)
@@ -141,8 +141,8 @@ class ResidualTextEBT(TextEBT):
     def read_out(self, hidden: Tensor) -> Tensor:
         return self.output(hidden)
 
-    def propose(self, y: Tensor) -> Tensor:
-        return super().propose(y) + self.common
+    def propose(self, y: Tensor, code: Code | None) -> Tensor:
+        return super().propose(y, code) + self.common
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         refined = (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
@@ -168,7 +168,7 @@ def embed(table: nn.Embedding, context: Any) -> tuple[Tensor, Tensor | None]:
 def expected(y: Tensor, code: Code | None) -> Tensor:
     """Computes ⟨y, logits⟩ (*more, B, T) for the logits of the code's last T positions."""
     assert code is not None
-    assert code.logits is not None
-    if y.shape[-1] != code.logits.shape[-1]:
-        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.logits.shape[-1]} tokens of the vocabulary")
-    return (y * code.logits[:, code.length - y.shape[-2] :]).sum(-1)
+    assert code.said is not None
+    if y.shape[-1] != code.said.shape[-1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.said.shape[-1]} tokens of the vocabulary")
+    return (y * code.said[:, code.length - y.shape[-2] :]).sum(-1)
