@@ -50,8 +50,8 @@ _LAZY = {
     "fit": "ebm.training",
     "load": "ebm.training",
 }
-_SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "baselines", "interop", "testing"}
-_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe"}
+_SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "encoders", "baselines", "interop", "testing"}
+_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe", "rollout", "filming"}
 
 
 def __getattr__(name: str) -> Any:

@@ -453,14 +453,17 @@ def print_run(run: Run) -> None:
     else:
         rows = [(n, f"{v:.5g}", f"{baseline.metrics[n]:.5g}" if n in baseline.metrics else "") for n, v in run.metrics.items()]
         print_table("held-out data", ("", "run", "baseline"), rows)
-    found = [f for f in read_findings(run.path) if f.name in ("loss", "psnr", "psnr_adaptive")]
+    found: dict[tuple[str, ...], dict[str, str]] = {}  # how it was thought: metrics
+    for f in read_findings(run.path):
+        name = f.name.removesuffix("_adaptive")
+        if name in ("loss", "psnr"):
+            most = "≤ " if name != f.name else ""  # what stops by itself takes as many steps at most
+            how = (f.split, f.who, f"{most}{f.steps}" if f.steps else "", str(f.candidates))
+            found.setdefault(how, {})[name] = f"{f.value:.4f}"
     if found:
-        kinds = {"psnr_adaptive": "≤ {}"}  # what stops by itself takes as many steps at most
-        lines = [
-            (f.split, f.who, kinds.get(f.name, "{}").format(f.steps) if f.steps else "", str(f.candidates), f"{f.value:.4f}")
-            for f in found
-        ]
-        print_table("thinking", ("split", "who", "steps", "candidates", found[0].name), lines)
+        names = list(dict.fromkeys(name for row in found.values() for name in row))
+        lines = [(*how, *(row.get(name, "") for name in names)) for how, row in found.items()]
+        print_table("thinking", ("split", "who", "steps", "candidates", *names), lines)
     print_probe(run.path)
     print(f"report: {run.path / 'report.html'}")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ebm import probe, report_images, report_tokens
+from ebm import probe, report_frames, report_images, report_tokens
 from ebm.checkpoints import write_text
 from ebm.figures import DATA, INK, SAMPLES, Picture, figure_of, histogram
 from ebm.history import read_history
@@ -56,6 +56,7 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         try:
             pictures += _pictures_of_chains(run, seed)
             pictures += report_images.pictures(run, seed)
+            pictures += report_frames.pictures(run, seed)
         except FloatingPointError as error:  # a landscape that chains fall out of deserves a report all the more
             notes.append(f"There are no pictures of samples, because chains ran away from the landscape. {error}")
             judged = judged if not judged.healthy else Verdict(False, "Training diverged: chains run away from the landscape.")

@@ -54,6 +54,7 @@ def pictures(run: Run) -> list[Picture]:
 
 def _thinking_picture(run: Run, loss: Sequence[Finding], energy: Sequence[Finding], split: str) -> Picture:
     flat = [f.value for f in loss if f.who == "baseline" and f.split == split]
+    what = "loss (nats per token)" if isinstance(run.task, TokenTask) else "loss"
     with figure_of(9.6, 3.0) as (figure, png):
         several = any(f.candidates > 1 for f in loss)
         left, *more, right = figure.subplots(1, 2 + several)
@@ -65,7 +66,7 @@ def _thinking_picture(run: Run, loss: Sequence[Finding], energy: Sequence[Findin
             axes.plot(list(curve), list(curve.values()), "o-", color=SAMPLES, label="thinking", markersize=4)
             if flat:
                 axes.axhline(flat[0], color=DATA, linestyle=(0, (4, 3)), label="baseline")
-            axes.set(xlabel=label, xticks=list(curve), title="loss (nats per token)" if axes is left else "")
+            axes.set(xlabel=label, xticks=list(curve), title=what if axes is left else "")
             axes.ticklabel_format(axis="y", useOffset=False)
         left.axvline(own, color=NOISE, linewidth=0.8)
         left.legend()

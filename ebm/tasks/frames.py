@@ -269,12 +269,12 @@ class Frames(Task):
         """
         self._scale()  # which lets an encoder learn that has to
         how: dict[str, Any] = {"every": self.sampling.every, "seconds": self.sampling.seconds, "shorter": self._shorter}
-        taken = []
+        taken = list[Tensor]()
         for frame in decoded(file, begin=begin, **how):
             taken.append(View().cut(frame, self.encoder.size))
             if len(taken) == count:
                 break
-        shown = torch.stack(taken)
+        shown = torch.stack(taken) if taken else torch.empty(0, 3, *[self.encoder.size] * 2, dtype=torch.uint8)
         return shown, self.scaled(self.encoder.encode(shown))
 
     def scaled(self, features: Tensor) -> Tensor:
