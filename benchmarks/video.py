@@ -1,6 +1,6 @@
 """Measures how clips are encoded: peak memory for a short and a long clip, use of cores, and how long training waits for data.
 
-    python benchmarks/video.py
+python benchmarks/video.py
 """
 
 from __future__ import annotations

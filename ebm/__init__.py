@@ -51,7 +51,8 @@ _LAZY = {
     "load": "ebm.training",
 }
 _SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "encoders", "baselines", "interop", "testing"}
-_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe", "rollout", "filming"}
+_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe"}
+_SUBPACKAGES |= {"rollout", "filming"}
 
 
 def __getattr__(name: str) -> Any:
