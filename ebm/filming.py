@@ -19,7 +19,6 @@ from ebm.rollout import Rollout, rollout
 from ebm.runs import Run
 from ebm.tasks.frames import Frames
 from ebm.tasks.tables import installed
-from ebm.thinking import Thinker
 
 __all__ = ["Filmed", "film"]
 
@@ -90,16 +89,7 @@ def film(
         task.encoder.decode(torch.empty(0))  # says so, and which encoders can
     for package in ("av", "PIL", "matplotlib"):
         installed(package)
-    predictor = run.thinker
-    if isinstance(predictor, Thinker):
-        least = 0.0 if patience is None else tolerance
-        how: dict[str, Any] = {"candidates": candidates, "patience": patience, "tolerance": least}
-        predictor = Thinker(run.energy, run.sampler, steps=steps, **how)
-    elif (steps, candidates, patience) != (None, 1, None):
-        raise ValueError(
-            f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and has "
-            f"nothing to think about, so leave them out"
-        )
+    predictor = run.predictor(steps, candidates, patience, tolerance)
     count = observe + predict
     shown, features = task.read(clip, count, begin)
     if len(features) < count:

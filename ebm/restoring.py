@@ -17,7 +17,6 @@ from ebm.randomness import randn_like, stream
 from ebm.runs import Run
 from ebm.tasks.denoising import Denoising
 from ebm.tasks.photographs import read_photograph
-from ebm.thinking import Thinker
 from ebm.tiling import Restored, count_tiles, restore
 
 __all__ = ["Denoised", "denoise_file", "patch_scores"]
@@ -86,16 +85,7 @@ def denoise_file(
     out = Path(f"{photo.stem}-clean{photo.suffix}") if out is None else Path(out)
     kind = _kind(photo, out)
     step, signal = _strength(task, noise_step, noise_std, add_noise)
-    predictor = run.thinker
-    if isinstance(predictor, Thinker):
-        least = 0.0 if patience is None else tolerance
-        how: dict[str, Any] = {"candidates": candidates, "patience": patience, "tolerance": least}
-        predictor = Thinker(run.energy, run.sampler, steps=steps, **how)
-    elif (steps, candidates, patience) != (None, 1, None):
-        raise ValueError(
-            f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and has "
-            f"nothing to think about, so leave them out"
-        )
+    predictor = run.predictor(steps, candidates, patience, tolerance)
     image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
     generator, files = stream(seed, "denoise", device=run.device), {}
     if add_noise is not None:

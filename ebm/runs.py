@@ -45,6 +45,25 @@ class Run:
         """The predictor that tasks judge: a feed-forward energy itself, or one that thinks."""
         return self.energy if hasattr(self.energy, "predict") else Thinker(self.energy, self.sampler)
 
+    def predictor(
+        self, steps: int | None = None, candidates: int = 1, patience: int | None = None, tolerance: float = 0.0
+    ) -> Any:
+        """Makes the predictor that thinks as asked; `tolerance` counts with patience only.
+
+        Raises:
+            ValueError: the energy is feed-forward, and is asked to think.
+        """
+        predictor = self.thinker
+        if isinstance(predictor, Thinker):
+            how: dict[str, Any] = {"patience": patience, "tolerance": 0.0 if patience is None else tolerance}
+            return Thinker(self.energy, self.sampler, steps=steps, candidates=candidates, **how)
+        if (steps, candidates, patience) != (None, 1, None):
+            raise ValueError(
+                f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and "
+                f"has nothing to think about, so leave them out"
+            )
+        return predictor
+
     @property
     def baseline(self) -> Run | None:
         """The finished run of the recipe's baseline, where there is one."""
