@@ -21,7 +21,8 @@ from ebm.interfaces import eval_mode
 from ebm.randomness import stream
 from ebm.registry import nearest
 from ebm.tasks.digits import Digits
-from ebm.tasks.photographs import KINDS, _cells, _knock, read_photograph
+from ebm.tasks.hub import knock
+from ebm.tasks.photographs import KINDS, _cells, read_photograph
 from ebm.tasks.tables import _no_progress_bars, installed
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _of_hub(source: str) -> Any:
 
     try:
         if not datasets.config.HF_HUB_OFFLINE:
-            _knock(datasets.config.HF_ENDPOINT)
+            knock(datasets.config.HF_ENDPOINT)
         return datasets.load_dataset(source, split="train")
     except OSError as error:
         raise ValueError(

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from ebm.registry import nearest
 from ebm.tasks import arcade, video
-from ebm.tasks.photographs import SHOWN, SPLITS, WAY_OUT, _knock
+from ebm.tasks.hub import open_rows
+from ebm.tasks.photographs import SHOWN, SPLITS
 from ebm.tasks.rows import draw_splits
 from ebm.tasks.tables import installed
 
@@ -289,26 +289,7 @@ def _listed(folder: Path, part: Path) -> list[Clip]:
 
 def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> list[Clip]:
     """Opens a hub dataset, and lists its rows."""
-    installed("datasets")
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        if not datasets.config.HF_HUB_OFFLINE:
-            _knock(datasets.config.HF_ENDPOINT)
-        rows = datasets.load_dataset(source, config, split=hub_split)
-    except OSError as error:
-        raise ValueError(
-            f"{source!r} is no local folder, and as a hub dataset it cannot be reached ({error}): {WAY_OUT}, and with "
-            f"HF_HUB_OFFLINE=1 what was downloaded before is read. {nearest(source, ['bundled'])}"
-        ) from error
-    except (DatasetsError, ValueError) as error:
-        raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
-    if column not in rows.column_names:
-        raise ValueError(f"{source} has no column {column!r}: {nearest(column, rows.column_names)}")
-    if not isinstance(rows.features[column], datasets.Video):
-        raise ValueError(f"{source}, column {column!r} holds {rows.features[column]}, no videos: name another column")
-    rows = rows.select_columns(column).cast_column(column, datasets.Video(decode=False))
+    rows = open_rows(source, config, hub_split, column, "Video", ["bundled"]).select_columns(column)
     return [Clip(f"row {index}", partial(_cell, rows, index, column), version=rows._fingerprint) for index in range(len(rows))]
 
 

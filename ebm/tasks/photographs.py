@@ -6,17 +6,14 @@ import glob
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor
 
-from ebm.registry import nearest
+from ebm.tasks.hub import open_rows
 from ebm.tasks.rows import draw_splits
 from ebm.tasks.tables import _no_progress_bars, installed
 
@@ -38,9 +35,7 @@ BUNDLED: dict[str, list[tuple[str, str, str]]] = {
     "test": [("skimage", "data", "astronaut.png coffee.png"), ("sklearn", "datasets/images", "flower.jpg")],
 }
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-WAY_OUT = "`--task.source bundled` needs no network"
 SHOWN = 5  # photographs that a warning names
-SECONDS = 5  # that the hub has to answer
 
 Files = Iterable[tuple[str, Any]]  # names, and what `read_photograph` reads
 
@@ -211,35 +206,10 @@ def _listed(source: str, folder: Path, part: Path) -> Files:
 
 def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> Files:
     """Opens a hub dataset, and iterates over its pictures as files."""
-    installed("datasets")
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        if not datasets.config.HF_HUB_OFFLINE:
-            _knock(datasets.config.HF_ENDPOINT)
-        rows = datasets.load_dataset(source, config, split=hub_split)
-    except OSError as error:
-        raise ValueError(
-            f"{source!r} is no local folder, and as a hub dataset it cannot be reached ({error}): {WAY_OUT}, and with "
-            f"HF_HUB_OFFLINE=1 what was downloaded before is read. {nearest(source, ['bundled', 'foolbox'])}"
-        ) from error
-    except (DatasetsError, ValueError) as error:
-        raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
-    if column not in rows.column_names:
-        raise ValueError(f"{source} has no column {column!r}: {nearest(column, rows.column_names)}")
-    if not isinstance(rows.features[column], datasets.Image):
-        raise ValueError(f"{source}, column {column!r} holds {rows.features[column]}, no pictures: name another column")
-    return _cells(rows.cast_column(column, datasets.Image(decode=False)), column)
+    return _cells(open_rows(source, config, hub_split, column, "Image", ["bundled", "foolbox"]), column)
 
 
 def _cells(rows: Any, column: str) -> Iterator[tuple[str, Any]]:
     for index, row in enumerate(rows):
         cell = row[column] or {"bytes": b"", "path": None}
         yield f"row {index}", cell["path"] if cell["bytes"] is None else cell["bytes"]
-
-
-def _knock(url: str) -> None:
-    """Raises OSError where nobody answers: the hub's own client would try again for half a minute."""
-    with suppress(HTTPError):  # an answer, though no kind one
-        urlopen(Request(url, method="HEAD"), timeout=SECONDS).close()

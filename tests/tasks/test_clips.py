@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ebm.tasks import clips as module
 from ebm.tasks.clips import KINDS, Clip, clips
 from ebm.tasks.tables import installed
 from ebm.tasks.video import frames
@@ -298,7 +297,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", answer)
         return asked
 
-    monkeypatch.setattr(module, "_knock", lambda url: None)
+    monkeypatch.setattr("ebm.tasks.hub.knock", lambda url: None)
     return serve
 
 
@@ -334,7 +333,7 @@ def test_an_unreachable_hub_fails_fast_and_names_the_way_out(monkeypatch):
     def fail(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(module, "_knock", fail)
+    monkeypatch.setattr("ebm.tasks.hub.knock", fail)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     message = r"'bundeld' is no local folder.* \(no route\): `--task.source bundled` needs no network.*did you mean 'bundled'\?"
     with pytest.raises(ValueError, match=message):

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from skimage import data
 
-from ebm.tasks import photographs as module
 from ebm.tasks.photographs import Photograph, photographs, read_photograph
 
 
@@ -51,7 +50,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", answer)
         return asked
 
-    monkeypatch.setattr(module, "_knock", lambda url: None)
+    monkeypatch.setattr("ebm.tasks.hub.knock", lambda url: None)
     return serve
 
 
@@ -238,7 +237,7 @@ def test_an_unreachable_hub_fails_fast_and_names_the_way_out(monkeypatch):
     def fail(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(module, "urlopen", fail)
+    monkeypatch.setattr("ebm.tasks.hub.urlopen", fail)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     message = r"'bundeld' is no local folder.* \(no route\): `--task.source bundled` needs no network.*did you mean 'bundled'\?"
     with pytest.raises(ValueError, match=message):
