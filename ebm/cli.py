@@ -1,4 +1,4 @@
-"""The command line: run, list, show, eval, probe, sample, generate, denoise, rollout. Cyclopts parses it, importing no value."""
+"""The command line: run, list, show, new-plugin, eval, probe, sample, generate, denoise, rollout. Cyclopts parses."""
 
 from __future__ import annotations
 
@@ -119,6 +119,22 @@ def show(name: str, /, *, kind: Kind | None = None) -> None:
             found = component(each, name)
             print(f"{each} {name} ({found.distribution})\n\n{inspect.getdoc(found.factory) or ''}\n")
             print_table("parameters", ("name", "type", "default", "meaning"), describe(found.factory))
+
+
+@app.command(name="new-plugin")
+def write_plugin(name: str, /, *, out: Path | None = None) -> None:
+    """Write a package of your own: one component of each kind, a recipe and tests, which install and run as they are.
+
+    Args:
+        name: what the package is called, as in my-ebms.
+        out: the folder to write; by default the name, in this folder.
+    """
+    from ebm.scaffold import new_plugin
+
+    written = new_plugin(name, out)
+    print(f"{written.folder}: next")
+    for command in (f"pip install -e {written.folder}", f"ebm run {written.component}", f"pytest --ebm {written.distribution}"):
+        print(f"  {command}")
 
 
 @app.command(name="eval")

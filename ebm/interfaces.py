@@ -355,11 +355,13 @@ class Sampler(nn.Module):
     """Moves y downhill, or through, an energy's landscape. Holds step sizes; all that moves is in the State.
 
     Write `init` and `step`, and set `steps`; `trajectory` and `sample` come from here. A sampler that accepts or rejects
-    sets `differentiable = False`: no gradient passes through a decision.
+    sets `differentiable = False`: no gradient passes through a decision. One that draws noise, but does not leave p ∝ exp(−E)
+    alone (an optimiser, a sampler at another temperature), sets `stationary = False`, so that nobody holds it to that.
     """
 
     steps: int | tuple[int, int] = 1
     differentiable: bool = True
+    stationary: bool | None = None  # whether p ∝ exp(−E) stays as it is, up to what vanishes with the step; None: if it draws
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
         """Makes the State that the first step starts from."""

@@ -19,7 +19,7 @@ import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from ebm.randomness import subseed
-from ebm.registry import KINDS, check_keywords, component, hookimpl, nearest, parameters
+from ebm.registry import KINDS, check_keywords, component, hookimpl, make, nearest, parameters
 
 __all__ = ["Parts", "assemble", "baseline_of", "load", "read", "resolve"]
 
@@ -268,6 +268,11 @@ def _type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
+def build_table(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> Any:
+    """Builds one component as a recipe's table says; `built` holds what it may be handed: a task, an energy, a sampler."""
+    return _build(kind, table, built)[0]
+
+
 def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Builds one component: (it, its table with the defaults written out)."""
     factory = component(kind, table["use"]).factory
@@ -282,8 +287,7 @@ def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tup
                 complete.pop(name, None)  # it comes from the data, also next time
             elif built.get(name) is not None:
                 keywords[name] = built[name]
-    check_keywords(f"{kind} {table['use']!r}", factory, keywords)
-    return factory(**keywords), {"use": table["use"], **complete}
+    return make(kind, table["use"], keywords), {"use": table["use"], **complete}
 
 
 def _fill(

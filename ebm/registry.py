@@ -38,6 +38,9 @@ KINDS = {
     "recipe": "ebm_recipes",
 }
 
+EXAMPLES = "ebm_examples"  # what the conformance kit asks for: no kind of component
+HOOKS = (*KINDS.values(), EXAMPLES)
+
 hookspec = pluggy.HookspecMarker("ebm")
 hookimpl = pluggy.HookimplMarker("ebm")
 
@@ -75,6 +78,11 @@ class Hooks:
         """Offers recipes: name -> path of a TOML file."""
         raise NotImplementedError
 
+    @hookspec
+    def ebm_examples(self) -> Mapping[tuple[str, str], Callable[[], Mapping[str, Any]]]:
+        """Says how `pytest --ebm` checks what it cannot build by itself: (kind, name) -> what makes the check's keywords."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Component:
@@ -104,6 +112,9 @@ class Registry:
 
     offers: dict[str, dict[str, list[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     problems: list[Problem] = field(default_factory=list)
+    examples: dict[str, list[Callable[[], Any]]] = field(
+        default_factory=dict
+    )  # by distribution; asked by the conformance kit alone
 
     def __post_init__(self) -> None:
         self.manager = pluggy.PluginManager("ebm")
@@ -118,19 +129,23 @@ class Registry:
             self.problems.append(Problem(distribution, what, _reason(error)))
             return
         marked = {caller.name for caller in callers}
-        for name in sorted(marked - set(KINDS.values())):
-            self.problems.append(Problem(distribution, f"hook {name}", f"no such hook: {nearest(name, KINDS.values())}"))
-        for name in sorted(n for n in dir(plugin) if n in KINDS.values() and n not in marked):
+        for name in sorted(marked - set(HOOKS)):
+            self.problems.append(Problem(distribution, f"hook {name}", f"no such hook: {nearest(name, HOOKS)}"))
+        for name in sorted(n for n in dir(plugin) if n in HOOKS and n not in marked):
             self.problems.append(Problem(distribution, f"hook {name}", "not decorated with @ebm.registry.hookimpl"))
         if not callers and not any(problem.distribution == distribution for problem in self.problems):
             self.problems.append(Problem(distribution, what, f"{plugin!r} offers nothing: it has no hook, as in ebm_energies"))
+        offered = {
+            caller.name: implementation.function
+            for caller in callers
+            for implementation in caller.get_hookimpls()
+            if implementation.plugin is plugin
+        }
         for kind, hook in KINDS.items():
-            for caller in callers:
-                if caller.name != hook:
-                    continue
-                for implementation in caller.get_hookimpls():
-                    if implementation.plugin is plugin:
-                        self._take(kind, hook, implementation.function, distribution)
+            if hook in offered:
+                self._take(kind, hook, offered[hook], distribution)
+        if EXAMPLES in offered:
+            self.examples.setdefault(distribution, []).append(offered[EXAMPLES])
 
     def _take(self, kind: str, hook: str, function: Callable[[], Any], distribution: str) -> None:
         try:
@@ -244,9 +259,19 @@ def build(kind: str, name: str, /, **keywords: Any) -> Any:
     """
     if kind == "recipe":
         raise ValueError("recipes are run, not built: ebm.recipes.load(name), or `ebm run NAME`")
-    factory = component(kind, name).factory
-    check_keywords(f"{kind} {name!r}", factory, keywords)
-    return factory(**keywords)
+    return make(kind, name, keywords)
+
+
+def make(kind: str, name: str, keywords: Mapping[str, Any]) -> Any:
+    """Calls a component's factory; what it raises says whose it is."""
+    found = component(kind, name)
+    check_keywords(f"{kind} {name!r}", found.factory, keywords)
+    try:
+        return found.factory(**keywords)
+    except (ValueError, OSError, ImportError):
+        raise  # what these say is for whoever wrote the keywords
+    except Exception as error:
+        raise ValueError(f"{kind} {name!r} of {found.distribution} cannot be built: {_reason(error)}") from error
 
 
 def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[str]) -> None:

@@ -51,6 +51,8 @@ class GradientDescent(SteppingSampler):
     tensor([[0., 0.]])
     """
 
+    stationary = False
+
     def __init__(
         self,
         step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,

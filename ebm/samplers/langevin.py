@@ -61,6 +61,11 @@ class LangevinDynamics(SteppingSampler):
                 raise ValueError(f"{name}={value}: pass a number of at least 0")
         self.temperature, self.noise_std = as_schedule(temperature), as_schedule(noise_std)
 
+    @property
+    def stationary(self) -> bool:  # type: ignore[override]
+        plain = self.noise_std is None and self.retraction is None and self.grad_clip is None
+        return plain and self.temperature == 1
+
     def step(
         self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[State, Info]:

@@ -64,6 +64,10 @@ class MALA(SteppingSampler):
             raise ValueError(f"temperature={temperature}: pass a positive number; GradientDescent is the limit 0")
         self.temperature = as_schedule(temperature)
 
+    @property
+    def stationary(self) -> bool:  # type: ignore[override]
+        return self.temperature == 1
+
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> MALAState:
         return MALAState(y)
 

@@ -43,6 +43,7 @@ class Monotone(Wrapper):
     """
 
     differentiable = False
+    stationary = False
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> MonotoneState:
         return MonotoneState(self.sampler.init(energy, y, generator=generator))

@@ -33,6 +33,10 @@ class Wrapper(Sampler):
     def differentiable(self) -> bool:  # type: ignore[override]
         return self.sampler.differentiable
 
+    @property
+    def stationary(self) -> bool | None:  # type: ignore[override]
+        return self.sampler.stationary
+
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
         return self.sampler.init(energy, y, generator=generator)
 

@@ -10,9 +10,10 @@ from ebm.tasks.dyck import Dyck
 from ebm.tasks.frames import Frames
 from ebm.tasks.points import Points
 from ebm.tasks.questions import Questions
+from ebm.tasks.rows import RowTask, draw_splits
 from ebm.tasks.text import Text
 
-__all__ = ["Denoising", "Digits", "Dyck", "Frames", "Points", "Questions", "Text"]
+__all__ = ["Denoising", "Digits", "Dyck", "Frames", "Points", "Questions", "RowTask", "Text", "draw_splits"]
 
 
 @hookimpl

@@ -1,0 +1,397 @@
+"""The laws of tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, Prediction, Task
+from ebm.testing.laws import (
+    broken,
+    built,
+    cloned,
+    close,
+    double,
+    draws_nothing_global,
+    generator,
+    leaves,
+    obey,
+    rows,
+    same,
+    shown,
+    worst,
+)
+
+__all__ = ["check_task"]
+
+SPLITS = ("train", "validation", "test")
+BATCH, WIDE = 8, 256
+MOST = 20_000  # rows of a split that are looked at
+JUDGED = 32  # examples that an evaluation is limited to
+
+
+def check_task(factory: Callable[[], Task], *, seed: int = 0) -> None:
+    """Holds a task to its laws: loaders that depend on their seed alone, disjoint splits, starts that do not read the answer,
+    a differentiable distance per chain with the truth nearest, and an evaluation that looks at predictions.
+
+    Arguments:
+        factory: makes the task anew, without arguments; a small one will do.
+        seed: what every random draw of the check is derived from.
+
+    Raises:
+        LawBroken: naming the law, a counterexample and the likely cause.
+
+    >>> from ebm.tasks import Points
+    >>> check_task(lambda: Points("moons", n=500))
+    """
+    obey("task", LAWS, lambda: Case(factory, seed), seed)
+
+
+class Case:
+    """A task, and its first batches."""
+
+    def __init__(self, factory: Callable[[], Task], seed: int) -> None:
+        self.factory, self.seed = factory, seed
+        self.task: Task = built(factory, Task, "a task")
+        self.splits: dict[str, list[Batch]] = {}  # batches of every split; set by the first law
+
+    @property
+    def batch(self) -> Batch:
+        return self.splits["train"][0]
+
+    def start(self, batch: Batch | None = None, seed: int = 0) -> Tensor:
+        return self.task.start(self.batch if batch is None else batch, generator=generator(self.seed + seed))
+
+    def batches(self, split: str, seed: int, size: int = BATCH, most: int = MOST) -> list[Batch]:
+        found, count = [], 0
+        for batch in self.task.loader(split, size, seed=seed):
+            found.append(batch)
+            count += _count(batch) if isinstance(batch, Batch) else size
+            if count >= most:
+                break
+        return found
+
+
+def _count(batch: Batch) -> int:
+    return len(leaves(batch.target)[0])
+
+
+# ------------------------------------------------------------------------------------------------------------------- laws
+
+
+def loaders_give_batches(case: Case) -> None:
+    """loader(split, batch_size) gives ebm.Batch of at most batch_size rows, for train, validation and test."""
+    for split in SPLITS:
+        try:
+            found = case.batches(split, 0, most=3 * BATCH)
+        except (ValueError, KeyError):
+            if split == "validation":
+                continue  # not every task has one
+            raise
+        if not found:
+            broken(f"the loader of split {split!r} is empty", "too few rows for a batch: a last, short batch is better than none")
+        for batch in found:
+            if not isinstance(batch, Batch) or not leaves(batch.target):
+                broken(
+                    f"the loader of split {split!r} gave a {type(batch).__name__}",
+                    "collate to ebm.Batch(target, context, weight)",
+                )
+            counts = {len(leaf) for leaf in leaves(batch.target)}
+            if max(counts) > BATCH:
+                broken(f"batch_size={BATCH} gave {max(counts)} rows in split {split!r}", "pass batch_size on to the DataLoader")
+        case.splits[split] = found
+
+
+def spec_says_what_the_data_are(case: Case) -> None:
+    """spec is a dictionary whose entries agree with the data: recipes fill in energies' keywords from it."""
+    spec = getattr(case.task, "spec", None)
+    if not isinstance(spec, dict):
+        broken(f"spec is {spec!r}", "set self.spec = {'dim': …}: what the data decide (dim, image_size, channels, vocab_size …)")
+    target = leaves(case.batch.target)[0]
+    seen: dict[str, Any] = {}
+    if target.is_floating_point():
+        seen["dim"] = target.shape[-1] if target.ndim == 2 else None
+        if target.ndim == 4:
+            size = spec.get("image_size")
+            seen["channels"] = target.shape[1]
+            seen["image_size"] = tuple(target.shape[2:]) if isinstance(size, list | tuple) else target.shape[2]
+    for name, value in seen.items():
+        told = spec.get(name, value)
+        told = tuple(told) if isinstance(told, list) else told
+        if value is not None and told != value:
+            broken(f"spec[{name!r}] is {told}, the data have {value}", "spec was written by hand, or for other data")
+    ids = [leaf for leaf in leaves(case.batch[:2]) if not leaf.is_floating_point() and leaf.dtype is not torch.bool]
+    size = spec.get("vocab_size")
+    if isinstance(size, int) and ids and max(int(leaf.max()) for leaf in ids) >= size:
+        broken(
+            f"spec['vocab_size'] is {size}, but there are ids up to {max(int(leaf.max()) for leaf in ids)}", "ids are 0 … V − 1"
+        )
+
+
+def the_seed_alone_orders_the_data(case: Case) -> None:
+    """loader(split, …, seed=s) gives the same batches whenever it is called, and draws from no global generator."""
+    for split in case.splits:
+        with draws_nothing_global(f"going through split {split!r}"):
+            first = cloned(case.batches(split, 3, most=3 * BATCH))
+        torch.manual_seed(case.seed + 1)
+        again = case.batches(split, 3, most=3 * BATCH)
+        cause = (
+            "shuffling or noise from a global generator, or from one that lives on: make it anew, from seed, in loader() "
+            "(DataLoader(…, generator=ebm.randomness.stream(seed, 'loader')))"
+        )
+        if len(first) != len(again) or not all(map(same, first, again)):
+            broken(f"two loaders of split {split!r} with one seed give other batches", cause)
+        other = built(case.factory, Task, "a task")
+        fresh = Case.batches(_Other(other), split, 3, most=3 * BATCH)  # type: ignore[arg-type]
+        if len(first) != len(fresh) or not all(map(same, first, fresh)):
+            broken(
+                f"split {split!r} of a task that is built anew gives other batches",
+                cause + "; data are drawn by the task's own seed",
+            )
+
+
+class _Other:
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+
+def splits_are_disjoint(case: Case) -> None:
+    """No row of one split is in another (beyond what repeats by nature within a split)."""
+    keys: dict[str, dict[str, Counter[bytes]]] = {}
+    values: dict[str, Tensor] = {}
+    for split in case.splits:
+        batches = case.batches(split, 0, WIDE)
+        half = len(batches)
+        batches += case.batches(split, 1, WIDE) if split == "train" else []
+        keys[split] = {part: Counter() for part in ("target", "target and context", "context")}
+        seen: set[bytes] = set()
+        for number, batch in enumerate(batches):
+            for target, context in zip(_hashes(batch.target, _count(batch)), _hashes(batch.context, _count(batch)), strict=True):
+                both = target + context
+                if number >= half and both in seen:
+                    continue  # the second pass only brings what the first left out
+                seen.add(both)
+                for part, key in (("target", target), ("target and context", both), ("context", context)):
+                    if key:
+                        keys[split][part][key] += 1
+        kept = [leaf.double().flatten(1) for batch in batches for leaf in leaves(batch.target)[:1] if leaf.is_floating_point()]
+        if kept:
+            values[split] = torch.cat(kept)[:1500]
+    for one, other in itertools.combinations(case.splits, 2):
+        for part in keys[one]:
+            a, b = keys[one][part], keys[other][part]
+            small, large = (a, b) if a.total() <= b.total() else (b, a)
+            if small.total() and (shared := sum(n for key, n in small.items() if key in large)):
+                natural = sum(n for n in large.values() if n > 1) / large.total()
+                share = shared / small.total()
+                allowed = natural + 5 * math.sqrt(natural * (1 - natural) / small.total()) + 0.02 if natural else 0.0
+                if share > allowed and natural < 0.5:
+                    broken(
+                        f"{shared} of {small.total()} rows ({part}) of one of the splits {one!r} and {other!r} are in the other",
+                        OVERLAP,
+                    )
+        if one in values and other in values:
+            _no_near_copies(one, other, values[one], values[other])
+
+
+OVERLAP = (
+    "splits drawn apart from each other, with replacement or by different seeds, ranges that meet, or windows cut before the "
+    "split: deal rows out once, by one permutation, as in index.split([…])"
+)
+
+
+def _hashes(tree: Any, count: int) -> list[bytes]:
+    found = [b""] * count
+    for leaf in leaves(tree):
+        if leaf.ndim and len(leaf) == count:
+            found = [
+                key + hashlib.sha1(row.numpy().tobytes()).digest() for key, row in zip(found, leaf.contiguous(), strict=True)
+            ]
+    return found
+
+
+def _no_near_copies(one: str, other: str, first: Tensor, second: Tensor) -> None:
+    """Rows of one split that have near copies in another, where rows of one split have none: noise was added after the split."""
+    if first.shape[1] < 2 or len(first) < 50 or len(second) < 20 or first.shape[1] != second.shape[1]:
+        return
+    own = torch.cdist(first, first).fill_diagonal_(math.inf).min(1).values
+    across = torch.cdist(second[:500], first).min(1).values
+    usual = float(own.median())
+    near = float((across < 0.2 * usual).double().mean()) - float((own < 0.2 * usual).double().mean())
+    if usual > 0 and near > 0.2:
+        broken(
+            f"{near:.0%} of the rows of split {other!r} have a near copy in {one!r}, far nearer than rows are to each other",
+            OVERLAP,
+        )
+
+
+def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
+    """start(batch, generator=) draws a finite floating y_0 from the generator alone, without looking at the target's values."""
+    batch = case.batch
+    with draws_nothing_global("start(batch, generator=)"):
+        first = case.start()
+    if not isinstance(first, Tensor) or not first.is_floating_point() or not first.ndim:
+        seen = f"{first.dtype} of shape {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+        broken(f"start is {seen}", "y is a floating tensor (*chains, *event); for ids it is logits (…, vocab_size)")
+    if not bool(torch.isfinite(first).all()):
+        broken("start is not finite", "an uninitialised tensor (torch.empty), or a logarithm of 0")
+    if not torch.equal(first, case.start()):
+        broken("two generators of one seed give two starts", "a draw without generator=generator")
+    if not isinstance(batch.target, Tensor) or len(first) % _count(batch):
+        return
+    if first.shape == batch.target.shape and batch.target.is_floating_point() and close(first, batch.target):
+        broken("start is the target", "start may use the context and the target's shape, not its values")
+    order = (torch.arange(_count(batch)) + 1) % _count(batch)
+    if not same(batch.target[order], batch.target) and not torch.equal(
+        case.start(batch._replace(target=batch.target[order])), first
+    ):
+        broken(
+            "with the rows of the target exchanged, and all else the same, start is another",
+            "start may use the context and the target's shape, dtype and device, not its values: at inference there is no answer",
+        )
+
+
+def distance_is_one_number_per_chain(case: Case) -> None:
+    """distance(y, batch) is (*chains,), a prefix of y's shape, finite, and each chain's depends on its own y alone."""
+    batch, y = double(case.batch), case.start().double()
+    value = case.task.distance(y, batch)
+    cause = "average over the event's axes alone, as in (y - target).square().flatten(1).mean(-1); objectives average the batch"
+    shape = tuple(value.shape) if isinstance(value, Tensor) else None
+    if shape is None or not shape or shape != tuple(y.shape[: len(shape)]) or (len(shape) == y.ndim and y.ndim > 1):
+        broken(f"distance has shape {shape} for y {tuple(y.shape)}", cause)
+    if not bool(torch.isfinite(value).all()):
+        broken("distance is not finite at the start", "a logarithm or root of what can be 0")
+    count = _count(batch)
+    if len(y) != count or count < 2:
+        return
+    moved = y.clone()
+    moved[1:] = y[1:] * 1.5 + 0.3
+    got = case.task.distance(moved, batch)
+    if not close(got[0], value[0]):
+        broken(
+            f"moving other rows of y changed the distance of row 0 from {shown(float(value[0].mean()))} to "
+            f"{shown(float(got[0].mean()))}",
+            cause,
+        )
+    order = torch.arange(count).flip(0)
+    got = case.task.distance(y[order], rows(batch, order, count))
+    if not close(got, value[order]):
+        _, a, b = worst(value[order], got)
+        broken(f"in another order of rows a distance is {shown(b)} instead of {shown(a)}", cause)
+
+
+def distance_can_be_differentiated(case: Case) -> None:
+    """∇ distance(y) equals finite differences: reconstruction trains through it."""
+    cause = (
+        "a detach(), no_grad(), NumPy round trip, argmax, rounding or comparison in distance: use a smooth measure (squares, "
+        "cross-entropy)"
+    )
+    batch, kept = double(case.batch), generator(case.seed)
+    start = case.start().double()
+    if not start.std() > 0:
+        start = start + 0.1 * torch.randn(start.shape, generator=kept, dtype=torch.float64)
+    y = start.clone().requires_grad_()
+    with torch.enable_grad():
+        value = case.task.distance(y, batch)
+    if not value.requires_grad:
+        broken("distance has no graph", cause)
+    (grad,) = torch.autograd.grad(value.sum(), y, allow_unused=True)
+    if grad is None:
+        broken("distance has no gradient with respect to y", cause)
+    if not bool(torch.isfinite(grad).all()):
+        broken("the gradient of distance is not finite at the start", "a root or norm at 0")
+    misses, seen = 0.0, ""
+    for attempt in range(3):
+        v, h = torch.randn(y.shape, generator=kept, dtype=torch.float64), 1e-6 * 10**attempt
+        with torch.no_grad():
+            numeric = (case.task.distance(start + h * v, batch) - case.task.distance(start - h * v, batch)) / (2 * h)
+            # Over a wider step what is flat by rounding shows that it moves.
+            wide = (case.task.distance(start + 0.5 * v, batch) - case.task.distance(start - 0.5 * v, batch)).abs().max()
+        exact = (grad * v).reshape(*value.shape, -1).sum(-1)
+        off = ~((exact - numeric).abs() <= 1e-3 * torch.maximum(exact.abs(), numeric.abs()) + 1e-7 * (1 + value.detach().abs()))
+        flat = not bool(grad.any()) and float(wide) > 1e-6
+        misses += (1.0 if flat else float(off.double().mean())) / 3
+        place = tuple(torch.nonzero(off)[0].tolist()) if bool(off.any()) else (0,) * value.ndim
+        seen = (
+            f"at {place} autograd's slope is {shown(float(exact[place]))}, finite differences say {shown(float(numeric[place]))}"
+        )
+    if misses > 0.2:
+        broken(seen, cause)
+    if not bool(grad.any()):
+        broken("the gradient of distance is 0 everywhere at the start", cause)
+
+
+def the_truth_is_nearest(case: Case) -> None:
+    """Where y and target are of one form, the target's distance is less than the start's."""
+    batch, y = double(case.batch), case.start().double()
+    target = batch.target
+    if not isinstance(target, Tensor) or target.shape != y.shape or not target.is_floating_point():
+        return
+    truth, start = case.task.distance(target, batch), case.task.distance(y, batch)
+    if not float(truth.mean()) < float(start.mean()) and not close(target, y):
+        broken(
+            f"the mean distance of the truth is {shown(float(truth.mean()))}, that of the start {shown(float(start.mean()))}",
+            "the sign: low is near, a similarity is a negative distance; or the target is not what distance compares with",
+        )
+
+
+class _Stub:
+    """Predicts its start, moved by noise, and counts what it was asked."""
+
+    candidates = 1
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.shift, self.rows = shift, 0
+
+    def predict(self, batch: Batch, start: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
+        self.rows += len(leaves(batch.target)[0])
+        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(self.rows), dtype=start.dtype)
+        return Prediction(start + self.shift * noise, None, 0)
+
+
+def evaluation_gives_numbers_about_predictions(case: Case) -> None:
+    """evaluate(predictor, limit=, generator=) asks the predictor, and returns floats by name that follow its predictions."""
+    found = []
+    for shift in (0.0, 0.0, 0.7):
+        stub = _Stub(shift)
+        with draws_nothing_global("evaluate(…, generator=)"):
+            result = case.task.evaluate(stub, limit=JUDGED, generator=generator(case.seed))
+        if not isinstance(result, dict) or not result:
+            broken(f"evaluate returned {result!r}", "return a dictionary of floats by name")
+        for name, value in result.items():
+            if not isinstance(name, str) or not isinstance(value, int | float):
+                broken(f"{name!r} is a {type(value).__name__}", "numbers by name: value.item(), float(value)")
+            if math.isnan(value):
+                broken(f"{name!r} is not a number", "a mean of nothing, or 0/0, where predictions are ordinary")
+        if not stub.rows:
+            broken("evaluate never asked the predictor", "evaluate judges predictor.predict(batch, start, generator=generator)")
+        if stub.rows > 4 * JUDGED + BATCH and stub.rows > 1000:
+            broken(f"limit={JUDGED}, but {stub.rows} rows were predicted", "limit is the number of examples at most")
+        found.append(result)
+    if found[0] != found[1]:
+        broken("two evaluations with generators of one seed differ", "a draw without generator=generator")
+    if found[0] == found[2]:
+        broken(
+            "other predictions get the same numbers",
+            "evaluate looks at the start, or at the target, instead of the prediction's y",
+        )
+
+
+LAWS = [
+    loaders_give_batches,
+    spec_says_what_the_data_are,
+    the_seed_alone_orders_the_data,
+    splits_are_disjoint,
+    starts_are_drawn_and_do_not_read_the_answer,
+    distance_is_one_number_per_chain,
+    distance_can_be_differentiated,
+    the_truth_is_nearest,
+    evaluation_gives_numbers_about_predictions,
+]

@@ -1,0 +1,56 @@
+"""The toolkit's own components keep the laws that `ebm.testing` holds others to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ebm.energies import MLPEnergy
+from ebm.interfaces import Batch
+from ebm.tasks import Denoising, Digits, Dyck, Frames, Points, Text
+from ebm.testing import check_energy, check_objective, check_sampler, check_task
+from ebm.testing.collecting import checks_of
+from tests.energies.test_laws import ENERGIES
+from tests.helpers import OBJECTIVES, SAMPLERS, Valley, objective, sampler
+
+TASKS = {
+    "points": lambda: Points("moons", n=500),
+    "points/airports": lambda: Points("airports", n=1000),
+    "points/iris": lambda: Points("iris"),  # whose rows repeat
+    "digits": lambda: Digits(size=8),
+    "dyck": Dyck,
+    "text": Text,
+    "denoising": Denoising,
+    "frames": Frames,
+}
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.filterwarnings("ignore:.*moves all energies alike")
+def test_energies(name):
+    make, event = ENERGIES[name]
+    check_energy(make, torch.randn(6, *event))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers(name):
+    check_sampler(lambda: sampler(name))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives(name):
+    energy = Valley(levels=3) if name.endswith("ladder") else MLPEnergy(dim=2)
+    check_objective(lambda: objective(name), energy, Batch(torch.randn(12, 2)))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks(name):
+    check_task(TASKS[name])
+
+
+def test_everything_registered_is_checked():
+    """What the command line checks by itself, without these tables."""
+    listed = checks_of("ebm-toolkit")
+    assert {"energy mlp", "sampler mala", "objective reconstruction", "task digits", "recipe text"} <= set(listed)
+    listed["energy mlp"]()
+    listed["recipe density"]()
