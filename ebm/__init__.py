@@ -52,7 +52,7 @@ _LAZY = {
 }
 _SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "encoders", "baselines", "interop", "testing"}
 _SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe"}
-_SUBPACKAGES |= {"rollout", "filming"}
+_SUBPACKAGES |= {"rollout", "filming", "scaffold"}
 
 
 def __getattr__(name: str) -> Any:

@@ -170,6 +170,12 @@ def draws_nothing_global(what: str) -> Iterator[None]:
         )
 
 
+def stir(seed: int) -> None:
+    """Puts the global generators into another state."""
+    for seeded in (torch.manual_seed, random.seed, np.random.seed):
+        seeded(seed + 12345)
+
+
 def snapshot(module: Any, buffers: bool = True) -> dict[str, Any]:
     """Copies what a module holds: parameters, buffers, modes, gradients, who requires them."""
     if not isinstance(module, nn.Module):
