@@ -42,13 +42,15 @@ def broken(counterexample: str, cause: str) -> NoReturn:
     raise _Broken(counterexample, cause)
 
 
-def obey(subject: str, laws: Sequence[Callable[[Any], None]], case: Callable[[], Any], seed: int) -> None:
-    """Holds a case to laws, in order.
+def obey(
+    subject: str, laws: Sequence[Callable[[Any], None]], case: Callable[[], Any], seed: int, dtype: torch.dtype | None = None
+) -> None:
+    """Holds a case to laws, in order; with another default dtype, where tensors are made that follow no input.
 
     Raises:
         LawBroken: at the first that does not hold, or that cannot be looked at because the component raises.
     """
-    with own_randomness(seed):
+    with own_randomness(seed), _default_dtype(dtype):
         torch.rand(7), np.random.rand(), random.random()  # away from the seed, so that who seeds anew is seen
         built: Any = None
         for law in (None, *laws):
@@ -64,6 +66,16 @@ def obey(subject: str, laws: Sequence[Callable[[Any], None]], case: Callable[[],
                 seen = f"{type(error).__name__}: {error}"
                 cause = "the component raises where the law calls it; the traceback above says where"
                 raise LawBroken(_named(subject, law), _demand(law), seen, cause) from error
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or usual)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def _named(subject: str, law: Callable[[Any], None] | None) -> str:
@@ -209,11 +221,12 @@ def changed(module: Any, before: dict[str, Any], buffers: bool = True) -> str | 
 # -------------------------------------------------------------------------------------------------------------- modules
 
 
-def built(factory: Callable[[], Any], kind: type | None, what: str) -> Any:
-    """Calls a factory; a module comes in float64."""
+def built(factory: Callable[[], Any], kind: type | None, what: str, seed: int = 0) -> Any:
+    """Calls a factory, whose random draws (of initial weights) are those of a seed."""
     if not callable(factory):
         broken(f"the factory is {factory!r}", f"pass what makes {what}, as in lambda: Mine(dim=2), not {what} itself")
-    made = factory()
+    with own_randomness(seed):
+        made = factory()
     if kind is not None and not isinstance(made, kind):
         broken(
             f"the factory returned a {type(made).__name__}", f"subclass ebm.{kind.__name__}, which gives what the toolkit calls"

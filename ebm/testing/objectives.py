@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ebm.testing.laws import (
     generator,
     in_double,
     leaves,
+    mapped,
     obey,
     rows,
     same,
@@ -30,7 +31,8 @@ from ebm.testing.laws import (
 
 __all__ = ["check_objective"]
 
-SEEDS = 60  # losses that are averaged where an objective draws noise
+MANY = 300  # where two places in a batch are compared
+SEEDS = 30  # losses that are averaged where an objective draws noise
 ROWS = 12  # rows of the batch that a law looks at
 
 
@@ -51,7 +53,7 @@ def check_objective(factory: Callable[[], Objective], energy: EnergyFn, batch: B
     >>> from ebm.objectives import DenoisingScoreMatching
     >>> check_objective(lambda: DenoisingScoreMatching(sigma=0.3), MLPEnergy(dim=2), Batch(torch.randn(12, 2)))
     """
-    obey("objective", LAWS, lambda: Case(factory, energy, batch, seed), seed)
+    obey("objective", LAWS, lambda: Case(factory, energy, batch, seed), seed, dtype=torch.float64)
 
 
 class Case:
@@ -78,26 +80,42 @@ class Case:
     def loss(self, batch: Batch | None = None, seed: int = 0, objective: Objective | None = None, energy: Any = None) -> Loss:
         objective = self.fresh() if objective is None else objective
         energy = self.energy() if energy is None else energy
-        return objective(energy, self.batch if batch is None else batch, generator=generator(self.seed + seed))
+        batch = cloned(self.batch if batch is None else batch)  # so that no mistake spoils it for later laws
+        return objective(energy, batch, generator=generator(self.seed + seed))
+
+    def weigh(self, batch: Batch, weight: Tensor) -> Batch:
+        """Gives rows weights (rows,), which all chains of a row share."""
+        wide = weight.double().reshape(-1, *(1,) * (len(self.chains) - 1))
+        return batch._replace(weight=wide.expand(len(weight), *self.chains[1:]).clone())
 
     def values(self, batch: Batch) -> Tensor:
         """Computes the loss (seeds,) for many generators; for one, where none is drawn from."""
-        return torch.stack([self.loss(batch, seed).value.detach() for seed in range(SEEDS if self.draws else 1)])
+        seeds = range(SEEDS if self.draws else 1)
+        return torch.stack([self.loss(batch, seed).value.detach() for seed in seeds])
 
-    def weighted(self, weight: Tensor, batch: Batch | None = None) -> Batch:
-        """Gives rows weights (rows,), for all their chains."""
-        batch = self.batch if batch is None else batch
-        wide = weight.reshape(-1, *(1,) * (len(self.chains) - 1)).expand(self.chains).clone()
-        return batch._replace(weight=wide if batch.weight is None else wide * (batch.weight if batch.weight.any() else 1))
+    def kinds(self) -> Iterator[Batch]:
+        """Makes batches of two rows that differ much: with few kinds of rows, it shows what is made of each."""
+        flat = torch.cat([leaf.double().reshape(self.count, -1) for leaf in leaves(self.batch[:2]) if len(leaf) == self.count], 1)
+        gaps = torch.cdist(flat, flat)
+        pair: Batch = rows(self.batch, torch.tensor(divmod(int(gaps.argmax()), self.count)), self.count)
+        far = mapped(lambda leaf: torch.cat([leaf[:1], 20 * leaf[1:] + 5]) if leaf.is_floating_point() else leaf, pair.target)
+        yield pair._replace(target=far)  # so far away that noise hides nothing
+        yield pair
+        if pair.context is not None:
+            yield pair._replace(target=rows(pair.target, torch.zeros(2, dtype=torch.long), 2))  # which differ in context alone
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
-    """Tells whether two means of losses differ by more than chance, and by more than a thousandth."""
-    gap, scale = abs(float(one.mean() - other.mean())), max(float(one.abs().mean()), float(other.abs().mean()), 1e-12)
-    if len(one) == 1:
-        return not gap <= 1e-8 * scale + 1e-12
-    error = math.sqrt(float(one.var() + other.var()) / len(one))
-    return not gap <= max(6 * error, 1e-3 * scale)
+    """Tells whether two losses (seeds,) of the same generators differ in their mean by more than chance and rounding."""
+    gaps, scale = one - other, max(float(one.abs().mean()), float(other.abs().mean()), 1e-12)
+    if len(one) == 1 or not bool(torch.isfinite(gaps).all()):
+        return not float(gaps.abs().max()) <= 1e-8 * scale + 1e-12
+    return abs(float(gaps.mean())) > max(6 * float(gaps.std()) / math.sqrt(len(one)), 1e-6 * scale + 1e-12)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Tells whether losses are the same, generator by generator."""
+    return torch.allclose(one, other, rtol=1e-7, atol=1e-10, equal_nan=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------- laws
@@ -154,8 +172,9 @@ def _chains(case: Case) -> tuple[int, ...]:
 
 def draws_come_from_the_generator(case: Case) -> None:
     """With generator=, the loss is a function of it and of the batch, and the global generators stay as they are."""
+    objective = case.fresh()
     with draws_nothing_global("a loss with generator="):
-        first = case.loss().value.detach()
+        first = case.loss(objective=objective).value.detach()
     again = case.loss().value.detach()
     if not torch.equal(first, again):
         broken(
@@ -163,12 +182,12 @@ def draws_come_from_the_generator(case: Case) -> None:
             "it draws from elsewhere than the generator, such as NumPy, or a new generator without a seed",
         )
     used = generator(case.seed)
-    case.fresh()(case.energy(), case.batch, generator=used)
+    case.fresh()(case.energy(), cloned(case.batch), generator=used)
     if not case.draws and torch.equal(used.get_state(), generator(case.seed).get_state()):
         torch.manual_seed(case.seed)
-        one = case.fresh()(case.energy(), case.batch).value.detach()
+        one = case.fresh()(case.energy(), cloned(case.batch)).value.detach()
         torch.manual_seed(case.seed + 1)
-        other = case.fresh()(case.energy(), case.batch).value.detach()
+        other = case.fresh()(case.energy(), cloned(case.batch)).value.detach()
         if not torch.equal(one, other):
             broken(
                 "without generator= it draws noise, with generator= always the same", "a generator of its own: use the one given"
@@ -179,6 +198,8 @@ def the_loss_trains(case: Case) -> None:
     """The loss has a gradient with respect to the energy's parameters, and to every parameter of the objective."""
     objective, energy = case.fresh(), case.energy(train=True)
     value = case.loss(objective=objective, energy=energy).value
+    if not torch.is_grad_enabled():
+        broken("after the loss gradients are disabled", "torch.set_grad_enabled(False) that is not undone: use a with block")
     held = {f"the energy's {n}": p for n, p in _parameters(energy).items()}
     own = {f"the objective's {n}": p for n, p in _parameters(objective).items()}
     if not held and not own:
@@ -192,6 +213,12 @@ def the_loss_trains(case: Case) -> None:
             broken(f"the gradient of {name} is not finite", "a root or norm at 0, or a division of what can be 0")
     if held and not any(grad is not None and bool(grad.any()) for name, grad in found.items() if name in held):
         broken("no parameter of the energy gets a gradient", "energies are detached, or evaluated under no_grad, before the loss")
+    try:
+        for seed in (1, 2):
+            later = case.loss(seed=seed, objective=objective, energy=energy).value
+            torch.autograd.grad(later, [*held.values(), *own.values()], allow_unused=True)
+    except RuntimeError as error:
+        broken(f"a second step fails: {error}", "something with a graph is kept from one loss to the next: detach it")
     if unused := [name for name in own if found[name] is None]:
         broken(
             f"{', '.join(unused)}: no gradient from the loss",
@@ -208,17 +235,23 @@ def _parameters(module: Any) -> dict[str, nn.Parameter]:
 def the_energy_and_the_batch_are_left_alone(case: Case) -> None:
     """A loss changes no parameter, gradient or mode of the energy (in eval mode no buffer), and nothing in the batch."""
     for train in (True, False):
-        energy, batch = case.energy(train), cloned(case.batch)
-        held = snapshot(energy, buffers=not train)
-        case.loss(batch, energy=energy)
+        energy, weight = case.energy(train), 2 * torch.ones(case.chains, dtype=torch.float64)
+        given = case.batch._replace(weight=weight) if case.batch.weight is None else case.batch
+        for parameter in _parameters(energy).values():
+            parameter.grad = torch.ones_like(parameter)  # of a loss before
+        batch, objective = cloned(given), case.fresh().train(train)
+        held, own = snapshot(energy, buffers=not train), [part.training for part in objective.modules()]
+        objective(energy, batch, generator=generator(case.seed))
+        if own != [part.training for part in objective.modules()]:
+            broken("the objective's own mode has changed", "train() or eval() on self or its sampler that is not undone")
         if name := changed(energy, held, buffers=not train):
             broken(
                 f"{name} has changed",
                 "backward() or an optimiser's step inside forward (that is for the loop), or a train() or eval() that stays "
                 "(samplers hold the energy in eval mode by themselves)",
             )
-        if not same(batch, case.batch):
-            broken("the batch was changed in place", "an in-place operation (+=, add_, clamp_) on target, context or weight")
+        if not same(batch, given) or any(leaf.requires_grad for leaf in leaves(batch)):
+            broken("the batch was changed in place", "an in-place operation (+=, add_, requires_grad_) on a tensor of it")
 
 
 def a_loss_leaves_no_trace(case: Case) -> None:
@@ -251,29 +284,31 @@ def the_order_of_rows_does_not_matter(case: Case) -> None:
         "rows are told apart by their place: an index like values[0] or [: n // 2], a roll or difference between neighbours, a "
         "cumulative sum, weights by position, a context that does not move with its target"
     )
-    one, other = _two_kinds(case)
-    half = case.count // 2
-    grouped = torch.tensor([one] * half + [other] * half)
-    orders = [(grouped, grouped.flip(0)), (grouped, grouped.reshape(2, half).T.reshape(-1)), (torch.arange(case.count), None)]
+    grouped = torch.tensor([0] * 6 + [1] * 6)
+    orders = [grouped, grouped.flip(0), grouped.reshape(2, 6).T.reshape(-1), torch.tensor([0] * 3 + [1] * 6 + [0] * 3)]
+    for pair in case.kinds():
+        try:
+            found = [case.values(rows(pair, order, 2)) for order in orders]
+        except FloatingPointError:  # too far away for the energy
+            continue
+        for order, value in zip(orders[1:], found[1:], strict=True):
+            if differ(found[0], value):
+                broken(
+                    f"a batch of two kinds of rows, 0 and 1, has a loss of {shown(float(found[0].mean()))} in order "
+                    f"{_letters(grouped)} and {shown(float(value.mean()))} in order {_letters(order)}",
+                    cause,
+                )
     if not case.draws:
-        orders += [(torch.arange(case.count), torch.randperm(case.count, generator=generator(case.seed + s))) for s in range(3)]
-    for first, second in orders:
-        second = first.flip(0) if second is None else second
-        a, b = (case.values(rows(case.batch, index, case.count)) for index in (first, second))
-        if differ(a, b):
-            broken(
-                f"rows {first.tolist()} of the batch give {shown(float(a.mean()))}, rows {second.tolist()} "
-                f"{shown(float(b.mean()))}" + f" (means over {len(a)} generators)" * (len(a) > 1),
-                cause,
-            )
+        plain = case.values(case.batch)
+        for seed in range(3):
+            order = torch.randperm(case.count, generator=generator(case.seed + seed))
+            if differ(plain, got := case.values(rows(case.batch, order, case.count))):
+                seen = f"the loss is {shown(float(plain))}, with the rows in order {order.tolist()} {shown(float(got))}"
+                broken(seen, cause)
 
 
-def _two_kinds(case: Case) -> tuple[int, int]:
-    """Chooses two rows that differ much: with few kinds of rows an order shows."""
-    flat = torch.cat([leaf.double().reshape(case.count, -1) for leaf in leaves(case.batch[:2]) if len(leaf) == case.count], 1)
-    gaps = torch.cdist(flat, flat)
-    place = int(gaps.argmax())
-    return place // case.count, place % case.count
+def _letters(order: Tensor) -> str:
+    return "".join(map(str, order.tolist()))
 
 
 def an_empty_mask_gives_a_finite_loss(case: Case) -> None:
@@ -292,37 +327,118 @@ def an_empty_mask_gives_a_finite_loss(case: Case) -> None:
 
 
 def weights_say_what_counts(case: Case) -> None:
-    """Means are sum(w d) / sum(w): rows of weight 0 have no say, and only the weights' ratios matter."""
-    one, other = _two_kinds(case)
-    half = case.count // 2
-    mask = (torch.arange(2 * half) < half).double()
-    mixed: Batch = rows(case.batch, torch.tensor([one] * half + [other] * half), case.count)
-    same_kind = [rows(case.batch, torch.tensor([kind] * (2 * half)), case.count) for kind in (one, other)]
-    count, case.chains = case.chains, (2 * half, *case.chains[1:])
-    try:
-        whole, first, second = (case.values(batch) for batch in (mixed, *same_kind))
-        if not differ(first, second):
-            return  # nothing to tell rows by
-        masked, opposite = (case.values(case.weighted(weight, mixed)) for weight in (mask, 1 - mask))
-        cause = "the loss averages by itself: batch.mean(values) takes one value per chain and the batch's weights"
-        if all(torch.allclose(part, whole, rtol=1e-9, atol=1e-12) for part in (masked, opposite)):
+    """Means are sum(w d) / sum(w): rows of weight 0 have no say, only the weights' ratios matter, and none means all alike."""
+    cause = "the loss averages by itself: batch.mean(values) takes one value per chain and the batch's weights"
+    plain = case.values(case.weigh(case.batch, torch.ones(case.count)))
+    ramp = torch.arange(case.count, dtype=torch.float64)
+    for weight, what in ((torch.ones(case.count), "1"), (ramp, "0, 1, 2 …")):
+        once = case.values(case.weigh(case.batch, weight))
+        for factor in (3, 0.001):
+            other = case.values(case.weigh(case.batch, factor * weight))
+            if not alike(once, other):
+                before, after = (shown(float(values.mean())) for values in (once, other))
+                seen = f"with weights {what} the loss is {before}, with {factor} times those {after}"
+                broken(seen, cause + " (the weights' sum is not divided by)")
+    if not alike(plain, none := case.values(case.batch._replace(weight=None))):
+        broken(f"with weights of 1 the loss is {shown(float(plain.mean()))}, with none {shown(float(none.mean()))}", cause)
+    separable = not _who_has_a_say(case, cause)
+    for pair in case.kinds():
+        try:
+            separable = _two_kinds(case, pair, cause) and separable
+        except FloatingPointError:  # too far away for the energy
+            continue
+    if separable:
+        _the_whole_is_the_mean_of_its_rows(case, cause)
+        _what_is_masked_has_no_say(case, cause)
+
+
+def _who_has_a_say(case: Case, cause: str) -> bool:
+    """Tells whether a row's own loss looks at others: then at all of them (negatives of a batch), and not at certain places."""
+    pair, count = list(case.kinds())[1], 6
+    for row in (0, 2, count - 1):
+        alone = torch.arange(count) == row
+
+        def loss(index: Tensor, alone: Tensor = alone) -> Tensor:
+            return case.loss(case.weigh(rows(pair, index, 2), alone)).value.detach()
+
+        plain = loss(torch.zeros(count, dtype=torch.long))
+        said = [other for other in range(count) if other != row and not alike(plain, loss((torch.arange(count) == other).long()))]
+        if 0 < len(said) < count - 1:
+            silent = [other for other in range(count) if other not in (row, *said)]
             broken(
-                f"weight 0 on one half of the rows, or on the other, leaves the loss at {shown(float(whole.mean()))}, though the "
-                f"halves alone have {shown(float(first.mean()))} and {shown(float(second.mean()))}",
+                f"where row {row} alone has weight, another row {said} changes the loss, another row {silent} does not",
+                "rows are told apart by their place: a roll, a flip or an index, or one row's context for all; or " + cause,
+            )
+        if said:
+            return True
+    return False
+
+
+def _two_kinds(case: Case, pair: Batch, cause: str) -> bool:
+    """Weighs two kinds of rows against each other; tells whether the loss may be a mean over rows."""
+    half = torch.arange(12) < 6
+    mixed: Batch = rows(pair, (~half).long(), 2)
+    alone = [case.values(rows(pair._replace(weight=None), torch.full((12,), kind), 2)) for kind in (0, 1)]
+    both, first, second = (case.values(case.weigh(mixed, weight)) for weight in (torch.ones(12), half, ~half))
+    if (case.draws or differ(*alone)) and alike(both, first) and alike(both, second):
+        broken(f"weight 0 on one half of the rows, or on the other, leaves the loss at {shown(float(both.mean()))}", cause)
+    if differ(both, (alone[0] + alone[1]) / 2):
+        return False  # rows are weighed against each other: what a masked row is good for is the objective's to say
+    for got, kind, what in ((first, 0, "second"), (second, 1, "first")):
+        if differ(got, alone[kind]):
+            broken(
+                f"with weight 0 on the {what} half of the rows the loss is {shown(float(got.mean()))}, the other half alone has "
+                f"{shown(float(alone[kind].mean()))}",
                 cause,
             )
-        if differ(whole, (first + second) / 2):
-            return  # rows are weighed against each other: what a masked row is good for is the objective's to say
-        for weight, alone, what in ((mask, first, "second"), (1 - mask, second, "first")):
-            got = case.values(case.weighted(weight, mixed))
-            if differ(got, alone):
-                broken(
-                    f"with weight 0 on the {what} half of the rows the loss is {shown(float(got.mean()))}; the other half alone "
-                    f"has {shown(float(alone.mean()))}",
-                    cause + " (rows of weight 0 still count somewhere, or the weights' sum is not divided by)",
-                )
-    finally:
-        case.chains = count
+    return True
+
+
+def _the_whole_is_the_mean_of_its_rows(case: Case, cause: str) -> None:
+    """Where rows are weighed one at a time, and then all together, the noise is the same: losses add up exactly."""
+
+    def weighed(weight: Tensor) -> Tensor:
+        return torch.stack([case.loss(case.weigh(case.batch, weight), seed).value.detach() for seed in range(2)])
+
+    single = torch.stack([weighed(row) for row in torch.eye(case.count, dtype=torch.float64)])
+    ramp = torch.arange(1, case.count + 1, dtype=torch.float64)
+    for weight, what in ((torch.ones_like(ramp), "all rows"), (ramp, "rows of weights 1, 2, 3 …")):
+        got, expected = weighed(weight), (weight @ single) / weight.sum()
+        if not alike(got, expected):
+            seen = f"the loss of {what} is {shown(float(got[0]))}, the mean of the rows' own losses {shown(float(expected[0]))}"
+            broken(seen, "rows are weighted by their place or left out, or weights are not averaged with; " + cause)
+
+    if case.draws:
+        alike_rows: Batch = rows(case.batch, torch.zeros(case.count, dtype=torch.long), case.count)
+        places = torch.eye(case.count, dtype=torch.float64)[[0, -1]]
+        first, last = (
+            torch.stack([case.loss(case.weigh(alike_rows, place), seed).value.detach() for seed in range(MANY)])
+            for place in places
+        )
+        if differ(first, last):
+            seen = (
+                f"one row has a loss of {shown(float(first.mean()))} in the first place, {shown(float(last.mean()))} in the last"
+            )
+            broken(seen + f" (means over {MANY} generators)", "rows are weighted by their place")
+
+
+def _what_is_masked_has_no_say(case: Case, cause: str) -> None:
+    """Where chains of weight 0 hold another target, a loss that is a mean over rows stays as it is, generator by generator."""
+    mask = torch.rand(case.chains, generator=generator(case.seed)) < 0.5
+    mask.view(-1)[0], mask.view(-1)[-1] = False, True
+
+    def other(leaf: Tensor) -> Tensor:
+        if leaf.shape[: mask.ndim] != mask.shape:
+            return leaf
+        return torch.where(mask.reshape(*mask.shape, *(1,) * (leaf.ndim - mask.ndim)), leaf, leaf.roll(1, 0))
+
+    masked = case.batch._replace(weight=mask.double())
+    one, two = case.values(masked), case.values(masked._replace(target=mapped(other, masked.target)))
+    if not alike(one, two):
+        broken(
+            f"other targets where the weight is 0 moved the loss from {shown(float(one.mean()))} to {shown(float(two.mean()))}",
+            cause + ": weights are per chain (*chains,), and what has none may stand nowhere in the loss",
+        )
 
 
 LAWS = [

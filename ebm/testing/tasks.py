@@ -6,11 +6,11 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm.interfaces import Batch, Prediction, Task
 from ebm.testing.laws import (
@@ -62,6 +62,7 @@ class Case:
         self.factory, self.seed = factory, seed
         self.task: Task = built(factory, Task, "a task")
         self.splits: dict[str, list[Batch]] = {}  # batches of every split; set by the first law
+        self.targets: dict[str, set[bytes]] = {}  # hashes of every split's targets
 
     @property
     def batch(self) -> Batch:
@@ -78,6 +79,12 @@ class Case:
             if count >= most:
                 break
         return found
+
+
+def _whole(case: Case, split: str, seed: int) -> list[Batch]:
+    """Goes through a split: in wide batches, or where there are few of them in narrow ones, of which fewer rows are left out."""
+    found = case.batches(split, seed, WIDE)
+    return found if len(found) > 4 else case.batches(split, seed)
 
 
 def _count(batch: Batch) -> int:
@@ -108,6 +115,17 @@ def loaders_give_batches(case: Case) -> None:
             if max(counts) > BATCH:
                 broken(f"batch_size={BATCH} gave {max(counts)} rows in split {split!r}", "pass batch_size on to the DataLoader")
         case.splits[split] = found
+
+
+def it_has_nothing_to_learn(case: Case) -> None:
+    """A task owns data and meaning, no parameters that train: those belong to energies, samplers and objectives."""
+    held = [case.task, *vars(case.task).values()]
+    for module in held:
+        if isinstance(module, nn.Module) and (names := [name for name, p in module.named_parameters() if p.requires_grad]):
+            broken(
+                f"{type(module).__name__} has parameters {names[:3]} that train",
+                "freeze them (requires_grad_(False)), or move them",
+            )
 
 
 def spec_says_what_the_data_are(case: Case) -> None:
@@ -148,7 +166,7 @@ def the_seed_alone_orders_the_data(case: Case) -> None:
         )
         if len(first) != len(again) or not all(map(same, first, again)):
             broken(f"two loaders of split {split!r} with one seed give other batches", cause)
-        other = built(case.factory, Task, "a task")
+        other = built(case.factory, Task, "a task", seed=1)
         fresh = Case.batches(_Other(other), split, 3, most=3 * BATCH)  # type: ignore[arg-type]
         if len(first) != len(fresh) or not all(map(same, first, fresh)):
             broken(
@@ -163,42 +181,85 @@ class _Other:
 
 
 def splits_are_disjoint(case: Case) -> None:
-    """No row of one split is in another (beyond what repeats by nature within a split)."""
+    """No row of one split is in another (beyond what repeats by nature within a split), and rows keep their contexts."""
     keys: dict[str, dict[str, Counter[bytes]]] = {}
     values: dict[str, Tensor] = {}
     for split in case.splits:
-        batches = case.batches(split, 0, WIDE)
-        half = len(batches)
-        batches += case.batches(split, 1, WIDE) if split == "train" else []
-        keys[split] = {part: Counter() for part in ("target", "target and context", "context")}
-        seen: set[bytes] = set()
-        for number, batch in enumerate(batches):
-            for target, context in zip(_hashes(batch.target, _count(batch)), _hashes(batch.context, _count(batch)), strict=True):
-                both = target + context
-                if number >= half and both in seen:
-                    continue  # the second pass only brings what the first left out
-                seen.add(both)
-                for part, key in (("target", target), ("target and context", both), ("context", context)):
-                    if key:
-                        keys[split][part][key] += 1
-        kept = [leaf.double().flatten(1) for batch in batches for leaf in leaves(batch.target)[:1] if leaf.is_floating_point()]
-        if kept:
+        first = _whole(case, split, 0)
+        keys[split] = {part: Counter() for part in PARTS}
+        contexts: dict[bytes, bytes] = {}
+        for batch in first:
+            for target, context in _pairs(batch):
+                contexts[target] = context
+                for part, key in zip(PARTS, (target, target + context, context), strict=True):
+                    keys[split][part][key] += 1
+        if split == "train":  # what a first pass leaves out, a second brings
+            _second_pass(keys[split], contexts, _whole(case, split, 1))
+        kept = [_floats(batch) for batch in first]
+        if kept and kept[0].shape[1]:
             values[split] = torch.cat(kept)[:1500]
+    natural = {part: max(_repeated(found[part]) for found in keys.values()) for part in PARTS}
+    if values and not _repeats_by_nature(max(values.values(), key=len)):
+        natural["target and context"] = 0.0
     for one, other in itertools.combinations(case.splits, 2):
-        for part in keys[one]:
-            a, b = keys[one][part], keys[other][part]
-            small, large = (a, b) if a.total() <= b.total() else (b, a)
-            if small.total() and (shared := sum(n for key, n in small.items() if key in large)):
-                natural = sum(n for n in large.values() if n > 1) / large.total()
-                share = shared / small.total()
-                allowed = natural + 5 * math.sqrt(natural * (1 - natural) / small.total()) + 0.02 if natural else 0.0
-                if share > allowed and natural < 0.5:
-                    broken(
-                        f"{shared} of {small.total()} rows ({part}) of one of the splits {one!r} and {other!r} are in the other",
-                        OVERLAP,
-                    )
+        for part in PARTS:
+            _none_shared(one, other, keys[one][part], keys[other][part], natural[part])
         if one in values and other in values:
             _no_near_copies(one, other, values[one], values[other])
+    case.targets = {split: set(found["target"]) for split, found in keys.items()}
+
+
+PARTS = ("target", "target and context", "context")
+
+
+def _pairs(batch: Batch) -> Iterator[tuple[bytes, bytes]]:
+    return zip(_hashes(batch.target, _count(batch)), _hashes(batch.context, _count(batch)), strict=True)
+
+
+def _floats(batch: Batch) -> Tensor:
+    """Lines up the floating entries of a batch's targets and contexts, (rows, entries)."""
+    count = _count(batch)
+    parts = [leaf.double().reshape(count, -1) for leaf in leaves(batch[:2]) if leaf.is_floating_point() and len(leaf) == count]
+    return torch.cat(parts, 1) if parts else torch.zeros(count, 0)
+
+
+def _second_pass(keys: dict[str, Counter[bytes]], contexts: dict[bytes, bytes], batches: list[Batch]) -> None:
+    unique = {target for target, number in keys["target"].items() if number == 1}
+    known, judged, apart = set(keys["context"]), 0, 0
+    for batch in batches:
+        for target, context in _pairs(batch):
+            if target in unique and context in known:
+                judged, apart = judged + 1, apart + (contexts[target] != context)
+            if target not in keys["target"] and (not context or context not in known):
+                for part, key in zip(PARTS, (target, target + context, context), strict=True):
+                    keys[part][key] += 1
+    if judged > 10 and apart > judged / 2 and len(known) > 10:
+        broken(
+            f"with another seed {apart} of {judged} training rows come with another row's context",
+            "targets and contexts are shuffled apart: index both by one order",
+        )
+
+
+def _none_shared(one: str, other: str, first: Counter[bytes], second: Counter[bytes], natural: float) -> None:
+    small, large = (first, second) if first.total() <= second.total() else (second, first)
+    shared = sum(number for key, number in small.items() if key and key in large)
+    allowed = natural + 5 * math.sqrt(natural * (1 - natural) / small.total()) + 0.02 if natural else 0.0
+    if shared / max(1, small.total()) > allowed and natural < 0.5:
+        broken(f"{shared} of {small.total()} rows of one of the splits {one!r} and {other!r} are in the other", OVERLAP)
+
+
+def _repeated(rows: Counter[bytes]) -> float:
+    """Computes the share of a split's rows that are there more than once."""
+    return sum(number for number in rows.values() if number > 1) / max(1, rows.total())
+
+
+def _repeats_by_nature(values: Tensor) -> bool:
+    """Tells whether entries are coarse enough that rows may be alike by chance: columns with far fewer values than rows."""
+    if values.shape[1] < 2:
+        return True
+    count = len(values.unique(dim=0))
+    distinct = [len(column.unique()) / count for column in values[:, :64].mT]
+    return float(torch.tensor(distinct).median()) < 0.5
 
 
 OVERLAP = (
@@ -234,16 +295,27 @@ def _no_near_copies(one: str, other: str, first: Tensor, second: Tensor) -> None
 
 def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
     """start(batch, generator=) draws a finite floating y_0 from the generator alone, without looking at the target's values."""
-    batch = case.batch
+    batch, kept = case.batch, cloned(case.batch)
     with draws_nothing_global("start(batch, generator=)"):
         first = case.start()
+    if not same(batch, kept):
+        broken("start changed the batch in place", "an in-place operation on the target or the context: make a new tensor")
+    case.task.start(batch)  # without a generator, torch's global one is drawn from
     if not isinstance(first, Tensor) or not first.is_floating_point() or not first.ndim:
         seen = f"{first.dtype} of shape {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
         broken(f"start is {seen}", "y is a floating tensor (*chains, *event); for ids it is logits (…, vocab_size)")
+    if len(first) != _count(batch):
+        broken(
+            f"start has {len(first)} rows for a batch of {_count(batch)}", "y (*chains, *event) has a row per row of the batch"
+        )
+    one = case.start(rows(batch, torch.tensor([0]), _count(batch)))
+    if len(one) != 1:
+        broken(f"start has {len(one)} rows for a batch of one", "y (*chains, *event) has a row per row of the batch")
     if not bool(torch.isfinite(first).all()):
         broken("start is not finite", "an uninitialised tensor (torch.empty), or a logarithm of 0")
     if not torch.equal(first, case.start()):
         broken("two generators of one seed give two starts", "a draw without generator=generator")
+    _own_noise(case, first)
     if not isinstance(batch.target, Tensor) or len(first) % _count(batch):
         return
     if first.shape == batch.target.shape and batch.target.is_floating_point() and close(first, batch.target):
@@ -258,6 +330,23 @@ def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
         )
 
 
+def _own_noise(case: Case, first: Tensor) -> None:
+    """A start that the generator does not change is fixed, or follows the context: rows that differ without either are noise."""
+    if (
+        len(first) < 2
+        or any(not torch.equal(first, case.start(seed=seed)) for seed in (1, 2))
+        or bool((first == first[:1]).all())
+    ):
+        return
+    order = (torch.arange(_count(case.batch)) + 1) % _count(case.batch)
+    moved = case.batch._replace(context=rows(case.batch.context, order, len(order)))
+    if case.batch.context is None or torch.equal(first, case.start(moved)):
+        broken(
+            "rows start apart, but neither the generator nor the context has a say",
+            "noise from a seed of its own: draw by generator",
+        )
+
+
 def distance_is_one_number_per_chain(case: Case) -> None:
     """distance(y, batch) is (*chains,), a prefix of y's shape, finite, and each chain's depends on its own y alone."""
     batch, y = double(case.batch), case.start().double()
@@ -268,9 +357,21 @@ def distance_is_one_number_per_chain(case: Case) -> None:
         broken(f"distance has shape {shape} for y {tuple(y.shape)}", cause)
     if not bool(torch.isfinite(value).all()):
         broken("distance is not finite at the start", "a logarithm or root of what can be 0")
+    if batch.weight is not None and batch.weight.shape != value.shape:
+        seen = f"the batch's weight has shape {tuple(batch.weight.shape)}, distance {shape}"
+        broken(seen, "weights are per chain (*chains,), as distances are")
     count = _count(batch)
     if len(y) != count or count < 2:
         return
+    kept = y.clone()
+    if not close(case.task.distance(y, batch), value) or not torch.equal(y, kept):
+        broken("distance changed y in place", "an in-place operation on y (clamp_, +=): make a new tensor")
+    if value.ndim > 1 and value.shape[1] > 1:
+        moved = y.clone()
+        moved[:, -1] = y[:, -1] * 1.5 + torch.linspace(0.3, 1.0, y[0, -1].numel(), dtype=y.dtype).reshape(y[0, -1].shape)
+        got = case.task.distance(moved, batch)
+        if not close(got[:, 0], value[:, 0]):
+            broken("moving y at the last position changed the distance at the first: chains are to be independent", cause)
     moved = y.clone()
     moved[1:] = y[1:] * 1.5 + 0.3
     got = case.task.distance(moved, batch)
@@ -329,51 +430,84 @@ def distance_can_be_differentiated(case: Case) -> None:
 
 
 def the_truth_is_nearest(case: Case) -> None:
-    """Where y and target are of one form, the target's distance is less than the start's."""
+    """distance looks at the target: where y can be the truth, that is nearer than the start, and than another row's truth."""
     batch, y = double(case.batch), case.start().double()
     target = batch.target
-    if not isinstance(target, Tensor) or target.shape != y.shape or not target.is_floating_point():
+    if not isinstance(target, Tensor) or len(target) < 2:
         return
-    truth, start = case.task.distance(target, batch), case.task.distance(y, batch)
-    if not float(truth.mean()) < float(start.mean()) and not close(target, y):
+    if target.shape == y.shape and target.is_floating_point():
+        truth = target
+    elif (
+        not target.is_floating_point()
+        and target.shape == y.shape[:-1]
+        and 0 <= int(target.min()) <= int(target.max()) < y.shape[-1]
+    ):
+        truth = 10 * torch.nn.functional.one_hot(target.long(), y.shape[-1]).double()  # logits
+        size = case.task.spec.get("vocab_size")
+        if size is not None and size != y.shape[-1]:
+            broken(f"spec['vocab_size'] is {size}, but y has {y.shape[-1]} logits", "spec was written by hand, or for other data")
+    else:
+        return
+    near, far = case.task.distance(truth, batch), case.task.distance(y, batch)
+    if not float(near.mean()) < float(far.mean()) and not close(truth, y):
         broken(
-            f"the mean distance of the truth is {shown(float(truth.mean()))}, that of the start {shown(float(start.mean()))}",
-            "the sign: low is near, a similarity is a negative distance; or the target is not what distance compares with",
+            f"the mean distance of the truth is {shown(float(near.mean()))}, that of the start {shown(float(far.mean()))}",
+            "the sign: low is near, a similarity or log-probability is a negative distance; or it ignores the target",
         )
+    order = (torch.arange(len(target)) + 1) % len(target)
+    if not same(target[order], target) and close(case.task.distance(truth, batch._replace(target=target[order])), near):
+        broken("of another row's target, y has the same distance", "distance does not look at batch.target")
 
 
 class _Stub:
-    """Predicts its start, moved by noise, and counts what it was asked."""
+    """Predicts its start, moved by noise, and remembers what it was asked."""
 
     candidates = 1
 
-    def __init__(self, shift: float = 0.0) -> None:
-        self.shift, self.rows = shift, 0
+    def __init__(self, task: Task, shift: float = 0.0) -> None:
+        self.task, self.shift = task, shift
+        self.rows, self.targets = 0, list[bytes]()
+        self.without, self.told = False, False  # whether it was called without a generator, whether it started at the truth
 
     def predict(self, batch: Batch, start: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
-        self.rows += len(leaves(batch.target)[0])
+        self.rows += _count(batch)
+        self.targets += _hashes(batch.target, _count(batch))
+        self.without = self.without or generator is None
+        if isinstance(batch.target, Tensor) and start.shape == batch.target.shape and close(start, batch.target):
+            own = self.task.start(batch, generator=torch.Generator().manual_seed(0))
+            self.told = self.told or not close(own, batch.target)  # a still picture's own start is the truth
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(self.rows), dtype=start.dtype)
         return Prediction(start + self.shift * noise, None, 0)
 
 
 def evaluation_gives_numbers_about_predictions(case: Case) -> None:
-    """evaluate(predictor, limit=, generator=) asks the predictor, and returns floats by name that follow its predictions."""
-    found = []
+    """evaluate(predictor, limit=, generator=) asks the predictor, and returns finite floats that follow its predictions."""
+    found: list[dict[str, float]] = []
     for shift in (0.0, 0.0, 0.7):
-        stub = _Stub(shift)
+        stub = _Stub(case.task, shift)
         stir(len(found))
         result = case.task.evaluate(stub, limit=JUDGED, generator=generator(case.seed))
+        if not torch.is_grad_enabled():
+            broken("after evaluate gradients are disabled", "torch.set_grad_enabled(False) that stays: use @torch.no_grad()")
         if not isinstance(result, dict) or not result:
             broken(f"evaluate returned {result!r}", "return a dictionary of floats by name")
         for name, value in result.items():
             if not isinstance(name, str) or not isinstance(value, int | float):
                 broken(f"{name!r} is a {type(value).__name__}", "numbers by name: value.item(), float(value)")
             if math.isnan(value):
-                broken(f"{name!r} is not a number", "a mean of nothing, or 0/0, where predictions are ordinary")
+                broken(f"{name!r} is NaN, not finite", "a mean of nothing, or 0/0, where predictions are ordinary")
         if not stub.rows:
             broken("evaluate never asked the predictor", "evaluate judges predictor.predict(batch, start, generator=generator)")
-        if stub.rows > 4 * JUDGED + BATCH and stub.rows > 1000:
-            broken(f"limit={JUDGED}, but {stub.rows} rows were predicted", "limit is the number of examples at most")
+        if stub.without:
+            broken("predict was called without the generator", "predictor.predict(batch, start, generator=generator)")
+        if stub.told:
+            broken(
+                "evaluate lets the predictor start at the truth", "start at self.starts(predictor, batch, generator=generator)"
+            )
+        if any(key in case.targets["train"] and key not in case.targets["test"] for key in stub.targets):
+            broken(
+                "with split='test', the predictor was asked about rows of the training split", "evaluate looks at its own split"
+            )
         found.append(result)
     if found[0] != found[1]:
         broken("two evaluations with generators of one seed differ", "a draw from a global generator: pass generator= on")
@@ -382,10 +516,36 @@ def evaluation_gives_numbers_about_predictions(case: Case) -> None:
             "other predictions get the same numbers",
             "evaluate looks at the start, or at the target, instead of the prediction's y",
         )
+    _limit_is_kept(case)
+    _other_splits_are_judged(case)
+
+
+def _other_splits_are_judged(case: Case) -> None:
+    if "validation" not in case.targets:
+        return
+    stub = _Stub(case.task)
+    case.task.evaluate(stub, split="validation", limit=JUDGED, generator=generator(case.seed))
+    if any(key in case.targets["test"] and key not in case.targets["validation"] for key in stub.targets):
+        broken("with split='validation', the predictor was asked about rows of the test split", "evaluate looks at its own split")
+
+
+def _limit_is_kept(case: Case) -> None:
+    asked = []
+    for limit in (2, MOST):
+        stub = _Stub(case.task)
+        try:
+            case.task.evaluate(stub, limit=limit, generator=generator(case.seed))
+        except ValueError:  # too few to judge by
+            return
+        asked.append(stub.rows)
+    rows_of_test = sum(map(_count, _whole(case, "test", 0)))
+    if asked[0] == asked[1] == rows_of_test > 10:
+        broken(f"limit=2, but all {asked[0]} rows were predicted", "limit is the number of examples at most")
 
 
 LAWS = [
     loaders_give_batches,
+    it_has_nothing_to_learn,
     spec_says_what_the_data_are,
     the_seed_alone_orders_the_data,
     splits_are_disjoint,
