@@ -306,16 +306,21 @@ def _image_pictures(data: Tensor, samples: Tensor, ways: Tensor, steps: list[int
     with figure_of(9, 0.4 + ways.shape[1] * min(0.9, 9 / len(steps))) as (figure, png):
         axes = figure.subplots()
         _grid(axes, ways.transpose(0, 1).flatten(0, 1), low, high, columns=len(steps))
-        axes.set_xticks([(data.shape[-1] + 1) * (i + 0.5) - 1 for i in range(len(steps))], list(map(str, steps)))
+        width = (data.shape[-1] + 1) * _enlarged(data)
+        axes.set_xticks([width * (i + 0.5) - 1 for i in range(len(steps))], list(map(str, steps)))
         axes.set_xlabel("sampling steps taken")
     yield "ways", png.getvalue(), ""
 
 
+def _enlarged(images: Tensor) -> int:
+    """Says by what factor images are drawn: tiny ones are enlarged, as squares are hard to read."""
+    return 6 if max(images.shape[-2:]) <= TINY else 1
+
+
 def _grid(axes: Axes, images: Tensor, low: float, high: float, columns: int | None = None) -> None:
-    """Lays images (n, C, H, W) out in a grid, a pixel apart; tiny ones are enlarged smoothly, as squares are hard to read."""
-    gap = 1
-    if max(images.shape[-2:]) <= TINY:
-        images, gap = nn.functional.interpolate(images, scale_factor=6, mode="bicubic"), 6
+    """Lays images (n, C, H, W) out in a grid, a pixel apart; tiny ones are enlarged smoothly."""
+    if (gap := _enlarged(images)) > 1:
+        images = nn.functional.interpolate(images, scale_factor=gap, mode="bicubic")
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     sheet = torch.ones(math.ceil(n / columns) * columns, channels, height + gap, width + gap)

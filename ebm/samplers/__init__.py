@@ -10,6 +10,7 @@ from ebm.samplers.monotone import Monotone
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.retractions import clamp, softmax
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
+from ebm.samplers.wrapper import Wrapper
 
 __all__ = [
     "MALA",
@@ -23,6 +24,7 @@ __all__ = [
     "Polynomial",
     "ReplayAugmented",
     "Sampler",
+    "Wrapper",
     "clamp",
     "softmax",
 ]

@@ -110,6 +110,11 @@ class Case:
         count = self.energy.levels if isinstance(self.energy, Energy) else 1
         return (self.bound(self.energy, level=level) for level in range(count))
 
+    def ends(self) -> list[EnergyFn]:
+        """Binds the first landscape and the last: enough for derivatives by parameters, each of which takes four passes."""
+        bound = list(self.levels())
+        return bound[:1] + bound[1:][-1:]
+
     def parameters(self) -> dict[str, nn.Parameter]:
         held = self.energy.named_parameters() if isinstance(self.energy, nn.Module) else ()
         return {name: parameter for name, parameter in held if parameter.requires_grad}
@@ -396,7 +401,7 @@ def _parameter_derivative(case: Case, name: str, parameter: nn.Parameter, of_slo
 
         def total(y: Tensor = y, v: Tensor = v, graph: bool = False) -> Tensor:
             found = y.new_zeros(())
-            for function in case.levels():
+            for function in case.ends():
                 if of_slope:
                     found = found + (energy_and_grad(function, y, create_graph=graph)[1] * v).sum()
                 else:

@@ -1,0 +1,15 @@
+"""Finds the package beside the tests where it is not installed, and registers it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ebm_lattice
+
+from ebm.registry import components, register
+
+if "ising" not in components("energy"):
+    register(ebm_lattice, "ebm-lattice")
