@@ -32,7 +32,7 @@ from ebm.testing.laws import (
 __all__ = ["check_objective"]
 
 SEEDS, FEW = 30, 10  # losses that are averaged where an objective draws noise; fewer of large energies
-MANY = 100  # losses of small energies, where two places in a batch are compared
+MANY = 240  # losses of small energies, where two places in a batch are compared
 SMALL = 20_000  # entries of the parameters and the batch
 ROWS = 12  # rows of the batch that a law looks at
 
