@@ -1,4 +1,4 @@
-"""More test subjects for `check_objective`, to be pasted into objective_mutants.py, whose helpers and bases they use."""
+"""More test subjects for `check_objective`, by a second author, on the bases of objective_mutants.py."""
 
 import torch
 import torch.nn.functional as F
