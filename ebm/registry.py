@@ -112,9 +112,7 @@ class Registry:
 
     offers: dict[str, dict[str, list[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     problems: list[Problem] = field(default_factory=list)
-    examples: dict[str, list[Callable[[], Any]]] = field(
-        default_factory=dict
-    )  # by distribution; asked by the conformance kit alone
+    examples: dict[str, list[Callable[[], Any]]] = field(default_factory=dict)  # by distribution, for the conformance kit
 
     def __post_init__(self) -> None:
         self.manager = pluggy.PluginManager("ebm")

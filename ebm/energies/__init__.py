@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
@@ -32,6 +34,16 @@ __all__ = [
     "Unconditional",
     "WithPrior",
 ]
+
+
+@hookimpl
+def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
+    """Says how the conformance kit builds what no recipe uses and has no default size."""
+
+    def image_ebt() -> ImageEBT:
+        return ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2)
+
+    return {("energy", "image-ebt"): lambda: {"factory": image_ebt, "y": torch.randn(6, 2, 4, 6)}}
 
 
 @hookimpl

@@ -17,7 +17,7 @@ from ebm.registry import KINDS, Component, components, nearest, parameters, regi
 from ebm.samplers import LangevinDynamics
 from ebm.tasks import Points
 from ebm.testing.energies import check_energy
-from ebm.testing.laws import leaves, rows
+from ebm.testing.laws import LawBroken, leaves, rows
 from ebm.testing.objectives import check_objective
 from ebm.testing.samplers import check_sampler
 from ebm.testing.tasks import check_task
@@ -85,13 +85,26 @@ class Package:
         self.distribution, self.offered = distribution, offered
 
     def check(self, kind: str, name: str) -> None:
-        """Holds one component to its laws."""
+        """Holds one component to its laws.
+
+        Raises:
+            LawBroken: it breaks one.
+            NoExample: nothing says how to build it, or its data are out of reach.
+        """
+        try:
+            self._hold(kind, name)
+        except LawBroken as error:
+            if _out_of_reach(error):
+                raise NoExample(f"{kind} {name!r}: its data cannot be reached ({error.counterexample})") from error
+            raise
+
+    def _hold(self, kind: str, name: str) -> None:
         for examples in registry().examples.get(self.distribution, ()):
             if example := examples().get((kind, name)):
                 return CHECKS[kind](**example())
         factory, parts = self._factory(kind, name)
         if kind == "energy":
-            y, context = self._configuration(factory(), parts)
+            y, context = self._configuration(factory, parts)
             return check_energy(factory, y, context)
         if kind == "objective":
             energy, batch = self._trained(parts)
@@ -114,7 +127,10 @@ class Package:
     def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], recipes.Parts | None]:
         """Finds what makes a component: (a factory without arguments, the parts of the recipe that it is from)."""
         for recipe in self.offered["recipe"]:
-            parts = self._assembled(recipe)
+            try:
+                parts = self._assembled(recipe)
+            except Exception:  # its own check says what is wrong with it, and the components are looked at without it
+                continue
             for table_kind, table in _tables(parts.recipe):
                 if (table_kind, table["use"].rpartition(":")[2]) == (kind, name):
                     made = {"task": parts.task, "energy": parts.energy, "sampler": parts.sampler, "objective": parts.objective}
@@ -147,7 +163,7 @@ class Package:
                 continue
         return Points("moons", n=200)
 
-    def _configuration(self, energy: Any, parts: recipes.Parts | None) -> tuple[Tensor, Any]:
+    def _configuration(self, factory: Callable[[], Any], parts: recipes.Parts | None) -> tuple[Tensor, Any]:
         """Finds what an energy scores: (y, context)."""
         task = self._task() if parts is None else parts.task
         tried: list[tuple[Tensor, Any]] = []
@@ -160,9 +176,10 @@ class Package:
             tried += [(torch.randn(8, *event, generator=generator), None) for event in EVENTS]
         for y, context in tried:
             try:
+                energy = factory()
                 with torch.no_grad():
                     evaluate(energy.given(context) if isinstance(energy, Energy) else energy, y)
-            except Exception:  # it scores something else
+            except Exception:  # it scores something else, or cannot be built, which the first law says
                 continue
             return y, context
         return tried[0]
@@ -171,6 +188,13 @@ class Package:
         if parts is not None:
             return parts.energy, _few(next(iter(parts.task.loader("train", 12, seed=0))))
         return _energy(), _few(next(iter(Points("moons", n=200).loader("train", 12))))
+
+
+def _out_of_reach(error: BaseException | None) -> bool:
+    """Tells whether an error comes of a connection that there is not."""
+    while error is not None and not isinstance(error, ConnectionError):
+        error = error.__cause__
+    return error is not None
 
 
 def _sampler() -> Sampler:

@@ -208,12 +208,8 @@ def changed(module: Any, before: dict[str, Any], buffers: bool = True) -> str | 
     after = snapshot(module, buffers)
     for name in (*before, *(name for name in after if name not in before)):
         one, other = before.get(name), after.get(name)
-        equal = (
-            one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
-            if (isinstance(one, Tensor) and isinstance(other, Tensor))
-            else one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other)
-        )
-        if not equal:
+        tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+        if not (same(one, other) if tensors else one is other):  # what is no tensor is True, False or None
             return name
     return None
 
