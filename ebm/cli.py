@@ -460,7 +460,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_run(run: Run) -> None:
-    """Prints what a run found: its metrics, those of its baseline, and what thinking longer did."""
+    """Prints what a run found: its metrics, those of its baseline, what thinking longer did, and the doctor's verdict."""
     from ebm.study import read_findings
 
     baseline = run.baseline
@@ -481,6 +481,7 @@ def print_run(run: Run) -> None:
         lines = [(*how, *(row.get(name, "") for name in names)) for how, row in found.items()]
         print_table("thinking", ("split", "who", "steps", "candidates", *names), lines)
     print_probe(run.path)
+    print(run.verdict.line)
     print(f"report: {run.path / 'report.html'}")
 
 

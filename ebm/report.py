@@ -19,12 +19,13 @@ from torch.utils import _pytree as pytree
 
 from ebm import probe, report_frames, report_images, report_tokens
 from ebm.checkpoints import write_text
+from ebm.doctor import Curve, History, Verdict, diagnose
 from ebm.figures import DATA, INK, SAMPLES, Picture, figure_of, histogram
 from ebm.history import read_history
 from ebm.interfaces import Batch, check_steps, eval_mode, landscapes
 from ebm.randomness import stream, subseed, uniform
+from ebm.rollback import rollbacks
 from ebm.tasks.denoising import Denoising
-from ebm.verdict import Curve, History, Verdict, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,8 @@ def write_report(run: Run, seed: int, stopped: str = "") -> None:
         FileNotFoundError: where the folder holds no metrics.csv.
     """
     history, pictures, notes = read_history(run.path), [], []
-    judged = Verdict(False, f"Training stopped: {stopped}") if stopped else verdict(history)
+    judged = diagnose(history, stopped)
+    notes += [f"Training went back to step {back['to']}. {back['because']}" for back in rollbacks(run.path)]
     if find_spec("matplotlib") is None:
         notes.append(NO_MATPLOTLIB)
     else:

@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ebm import checkpoints, recipes
+from ebm.doctor import Verdict, diagnose
+from ebm.history import read_history
 from ebm.interfaces import EnergyFn, Objective, Sampler, Task
 from ebm.probe import probe
 from ebm.randomness import stream
@@ -69,6 +71,11 @@ class Run:
         """The finished run of the recipe's baseline, where there is one."""
         folder = self.path / BASELINE
         return load(folder) if (folder / "metrics.json").exists() else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the doctor says of the training, from its history."""
+        return diagnose(read_history(self.path))
 
     @property
     def device(self) -> torch.device:
@@ -162,7 +169,16 @@ def clear(path: Path) -> None:
     for name in ("checkpoints", "tensorboard"):
         if (path / name).exists():
             shutil.rmtree(path / name)
-    for name in ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "thinking.csv", "probe.csv", "report.html"):
+    for name in (
+        "run.json",
+        "recipe.toml",
+        "metrics.csv",
+        "metrics.json",
+        "rollbacks.json",
+        "thinking.csv",
+        "probe.csv",
+        "report.html",
+    ):
         (path / name).unlink(missing_ok=True)
 
 
@@ -175,7 +191,8 @@ def _check_same(path: Path, described: Mapping[str, Any]) -> None:
         before = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path / 'run.json'} is no run's description: {error}; pass overwrite=True to start anew") from error
-    different = sorted(_differences(before, described))
+    # A run that the doctor stopped may go on with another answer to divergence.
+    different = sorted(path for path in _differences(before, described) if not path.endswith("on_divergence"))
     if different:
         raise ValueError(
             f"{path} holds an unfinished run with another {', '.join(different)}: choose another out, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +15,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ebm import checkpoints, processes
-from ebm.history import History
+from ebm.doctor import Diverged, diagnose
+from ebm.history import History, read_history
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
+from ebm.rollback import retried, roll_back, rollbacks
 from ebm.runs import Run, learned_by, load, open_folder, sampler_of, teach
 from ebm.stopping import stop_signals
 
 __all__ = ["Run", "fit", "load"]
 
+ROWS = 10  # logged, before the doctor may stop a run: fewer tell too little
 KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 
+@retried
 def fit(
     energy: EnergyFn,
     objective: Objective,
@@ -54,6 +58,7 @@ def fit(
     num_nodes: int = 1,
     precision: str = "32-true",
     compile: bool = False,
+    on_divergence: Literal["stop", "rollback", "ignore"] = "stop",
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -90,6 +95,9 @@ def fit(
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
         compile: compiles the energy and its gradient, which takes minutes and pays in long runs.
+        on_divergence: what follows where a value is not finite, or at a checkpoint the doctor (`ebm.doctor`) finds that training
+            diverged: "stop", with a report; "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
+            process only); "ignore" the doctor, and stop for values that are not finite alone.
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
         overwrite: starts anew in a folder that holds another or a finished run.
@@ -97,7 +105,8 @@ def fit(
 
     Raises:
         ValueError: for arguments that cannot work, or a folder that holds another run.
-        FloatingPointError: where the loss or a gradient stops being finite; the last good checkpoint stays.
+        FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the run (`ebm.doctor.Diverged`);
+            the last good checkpoint stays.
     """
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
@@ -105,6 +114,8 @@ def fit(
     fabric = _fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     processes.check(fabric, batch_size)
+    if on_divergence == "rollback" and fabric.world_size > 1:
+        raise ValueError(f"on_divergence='rollback' is for one process, and here are {fabric.world_size}: choose stop or ignore")
     first = fabric.global_rank == 0
 
     trainee = Trainee(energy, objective)
@@ -116,6 +127,7 @@ def fit(
         {"params": free, "lr": free_lr, "weight_decay": 0.0, "peak": free_lr},
     ]
     groups = [group for group in groups if group["params"]]
+    matrices = [p for p in decayed if p.ndim >= 2]  # what has a natural size, next to which a step may be too large
     if not groups:
         raise ValueError("neither the energy nor the objective has a parameter that requires a gradient: nothing to train")
     optimizer = torch.optim.AdamW(groups, betas=betas)
@@ -130,22 +142,48 @@ def fit(
     mover = sampler_of(objective, judged) if sampler is None else sampler
     run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {})
 
-    mine = own_randomness(subseed(seed, "global", fabric.global_rank))
-    with mine, stop_signals() as stop, _report_of_divergence(run, seed, first):
-        generator = stream(seed, "train", fabric.global_rank, device=fabric.device)
+    back = len(rollbacks(folder))
+    drawn = subseed(seed, "rollback", back) if back else seed
+    mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
+    with mine, stop_signals() as stop, _divergence_leaves_a_report(run, seed, first, on_divergence == "rollback"):
+        generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own = 0, (0, 0), 0, None
         if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
             shared, own = _restore(saved, fabric, trainee, task, optimizer, average)
             done, place, size = shared["step"], tuple(shared["place"]), shared["history"]
-        batches = _batches(task, batch_size, seed, workers, place)
-        if own is not None:
+        batches = _batches(task, batch_size, drawn, workers, place)
+        if own is not None and shared["rollbacks"] == back:  # after a rollback draws are new
             generator.set_state(own["generator"])
             set_random_states(own["random"])
         history = History(folder, size, done) if first else None
         bar = tqdm(range(steps), initial=done, disable=None if first else True, dynamic_ncols=True)
         model.train()
+        optimizer.zero_grad()  # what diverged may have left gradients behind
         finite = torch.ones((), dtype=torch.bool, device=fabric.device)
 
+        def save(step: int) -> None:
+            """Writes a checkpoint of all that the steps to come depend on."""
+            shared = {
+                "step": step,
+                "place": list(place),
+                "history": history.size() if history is not None else 0,
+                "rollbacks": back,
+                "energy": _state(energy, extra=False),
+                "objective": _state(objective, extra=False),
+                "task": learned_by(task),
+                "optimizer": optimizer.state_dict(),
+                "average": {} if average is None else average.state_dict(),
+            }
+            own = {
+                "generator": generator.get_state(),
+                "random": random_states(),
+                "energy": _state(energy, extra=True),
+                "objective": _state(objective, extra=True),
+            }
+            _save(folder / "checkpoints", step, shared, own, fabric)
+
+        if saved is None and on_divergence == "rollback":
+            save(0)
         for step in range(done + 1, steps + 1):
             place, batch = next(batches)
             batch = fabric.to_device(processes.share(fabric, batch))
@@ -156,11 +194,12 @@ def fit(
             norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
             assert norm is not None  # it is None only where a value is clipped
             finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
-            logging = step % log_every == 0 or step == steps
+            logging = step % log_every == 0 or step in (1, steps)
             saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
                 raise _not_finite(step, loss, norm, folder)
+            before = [p.detach().clone() for p in matrices] if logging else []
             optimizer.step()
             optimizer.zero_grad()
             if average is not None and isinstance(energy, nn.Module):
@@ -169,30 +208,18 @@ def fit(
 
             row = processes.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
             if history is not None and logging:
-                history.add(step, "train", row | {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]})
+                row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"relative_update": relative_change(before, matrices)} if matrices else {}
+                history.add(step, "train", row)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(row.items())[:4]})
             if history is not None and evaluating:
                 history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, fabric))
             stopping = stop.signal is not None  # looked at once: a signal may come at any moment
             if saving or (stopping and fabric.world_size == 1):
                 _check_parameters(step, model, folder)
-                shared = {
-                    "step": step,
-                    "place": list(place),
-                    "history": history.size() if history is not None else 0,
-                    "energy": _state(energy, extra=False),
-                    "objective": _state(objective, extra=False),
-                    "task": learned_by(task),
-                    "optimizer": optimizer.state_dict(),
-                    "average": {} if average is None else average.state_dict(),
-                }
-                own = {
-                    "generator": generator.get_state(),
-                    "random": random_states(),
-                    "energy": _state(energy, extra=True),
-                    "objective": _state(objective, extra=True),
-                }
-                _save(folder / "checkpoints", step, shared, own, fabric)
+                if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
+                    _examine(step, folder, fabric)
+                save(step)
             if stopping:
                 stop.leave(step, folder)
         bar.close()
@@ -229,6 +256,7 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda name: name in ("32-true", "bf16-mixed", "16-mixed"),
         "32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
     ),
+    "on_divergence": (lambda name: name in ("stop", "rollback", "ignore"), "stop, rollback or ignore"),
     "seed": (lambda n: n >= 0, "at least 0"),
 }
 
@@ -304,18 +332,46 @@ def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric
         return run.evaluate(split, limit=limit, seed=seed)
 
 
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Computes |θ' − θ| / |θ| over weight matrices together, with |θ| at least that of weights of variance 1 / fan-in.
+
+    >>> round(relative_change([torch.zeros(4, 100)], [torch.full((4, 100), 0.01)]), 6)    # zeros count as weights of size 0.1
+    0.1
+    """
+    changed = [new.detach() - old for old, new in zip(before, after, strict=True)]
+    change, size = (torch.stack([part.double().norm() for part in parts]).norm().item() for parts in (changed, before))
+    natural = math.sqrt(sum(old.numel() / old[0].numel() for old in before))
+    return change / max(size, natural)
+
+
 @contextmanager
-def _report_of_divergence(run: Run, seed: int, first: bool) -> Iterator[None]:
-    """Leaves a report behind where a value that is not finite ends the training."""
+def _divergence_leaves_a_report(run: Run, seed: int, first: bool, going_back: bool) -> Iterator[None]:
+    """Leaves a report behind where training diverged, or goes back to where it had not."""
     try:
         yield
     except FloatingPointError as error:
+        if going_back and (again := roll_back(run.path, str(error))) is not None:
+            raise again from error
         if first and (run.path / "metrics.csv").exists():
             try:
                 run.report(seed, stopped=str(error))
             except Exception as second:  # what stopped the run matters more than why it could not be drawn
                 error.add_note(f"the report could not be written: {second}")
         raise
+
+
+def _examine(step: int, folder: Path, fabric: Fabric) -> None:
+    """Raises Diverged where the history says so, before what diverged is saved as good."""
+
+    def ask() -> str:
+        history = read_history(folder)
+        rows = max((len(values) for (split, _), (_, values) in history.items() if split == "train"), default=0)
+        verdict = diagnose(history) if rows >= ROWS else None
+        return "" if verdict is None or verdict.healthy else verdict.line
+
+    if line := processes.agree(fabric, ask):
+        saved = checkpoints.latest(folder / "checkpoints")
+        raise Diverged(f"training step {step}: {line} The weights were last saved in {saved or 'no checkpoint'}.")
 
 
 def _check_parameters(step: int, model: nn.Module, folder: Path) -> None:

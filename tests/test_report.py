@@ -12,13 +12,11 @@ import ebm.report
 from ebm.energies import ConvEnergy, MLPEnergy
 from ebm.history import COLUMNS
 from ebm.interfaces import Batch, Energy, Task, left
-from ebm.objectives import ContrastiveDivergence, Reconstruction, WeightedSum
+from ebm.objectives import ContrastiveDivergence, Reconstruction
 from ebm.report import picture_of_samples, write_report
 from ebm.runs import Run
 from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.tasks import Digits, Points
-from ebm.training import fit
-from ebm.verdict import verdict
 
 
 class Words(Task):
@@ -258,92 +256,3 @@ def test_pictures_of_samples(tmp_path):
         assert png == picture_of_samples(run, samples)
     assert picture_of_samples(word, torch.zeros(4, 3, 5)) is None
     assert picture_of_samples(make_run(tmp_path / "d", None, lambda y: y.sum(-1)), torch.zeros(4, 2)) is None
-
-
-# -------------------------------------------------------------------------------------------------------------- verdicts
-
-
-def gap(f):
-    return {"energy_gap": f, "energy_samples": wave, "energy_data": wave, "loss": f}
-
-
-HEALTHY = {
-    "hovering": gap(wave) | {"displacement": lambda t: 0.8, "grad_norm": lambda t: 2.0, "gradient_norm": lambda t: 0.3},
-    "images with a transient": gap(lambda t: -80 * math.exp(-((t - 0.2) ** 2) * 200) - 5),
-    "tiny at first": gap(lambda t: -4 * t if t > 0.1 else 1e-6),
-    "a spike at the end": gap(lambda t: -5e4 if t == 0.98 else wave(t)),
-    "a drift of both energies": gap(wave) | {"energy_samples": lambda t: 1e6 * t, "energy_data": lambda t: 1e6 * t},
-    "reconstruction": {"loss": lambda t: math.exp(-30 * t), "gradient_norm": lambda t: math.exp(-30 * t), "energy_gap": math.exp},
-    "reconstruction with a steep energy": {"loss": lambda t: 1 - 0.9 * t, "energy_gap": lambda t: 1e6 * t},
-    "learned before the first row": {"loss": lambda t: 1e-9, "gradient_norm": lambda t: 1e-9},
-    "small steps": gap(wave) | {"displacement": lambda t: 0.01},
-    "chains at rest in a valley": gap(lambda t: 2.0) | {"grad_norm": lambda t: 1e-7},
-    "score matching": {"loss": lambda t: 1 - 0.1 * t, "grad_norm": lambda t: 3.0, "energy_data": lambda t: -1e5 * t},
-    "a negative loss": {"loss": lambda t: -500 * t},
-    "nothing logged": {},
-}  # fmt: skip
-
-DIVERGED = {
-    "gap, exponentially": (gap(lambda t: -math.exp(20 * t)), "the energy gap"),
-    "gap, upwards": (gap(lambda t: math.exp(20 * t)), "the energy gap"),
-    "gap, from the first row": (gap(lambda t: -1e12 * (1 + t)), "the energy gap"),
-    "gap, by orders of magnitude": (gap(lambda t: -400 * t**4), "the energy gap"),
-    "gap, infinite": (gap(lambda t: -math.inf if t > 0.9 else 0.0), "the energy gap"),
-    "gap, not a number": (gap(lambda t: math.nan if t > 0.9 else 0.0), "the energy gap"),
-    "gap of a part": ({"_1__energy_gap": lambda t: 1e9 * t, "_1__energy_samples": wave, "loss": wave}, "the energy gap"),
-    "frozen": (gap(wave) | {"displacement": lambda t: 1e-5}, "frozen"),
-    "rejected": (gap(wave) | {"displacement": lambda t: 0.5 if t < 0.5 else 0.0}, "frozen"),
-    "flat": (gap(lambda t: 0.0) | {"grad_norm": lambda t: math.exp(-30 * t)}, "slope"),
-    "dead parameters": (gap(lambda t: 0.1) | {"gradient_norm": lambda t: 0.0}, "parameters"),
-    "dead reconstruction": ({"loss": lambda t: 1.0, "gradient_norm": lambda t: 1e-12}, "parameters"),
-    "loss": ({"loss": lambda t: math.exp(20 * t)}, "the loss exploded"),
-}
-
-
-@pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_runs_raise_no_alarm(name):
-    judged = verdict(history(**HEALTHY[name]))
-    assert judged.healthy, judged.line
-    assert judged.line.startswith("Healthy")
-
-
-@pytest.mark.parametrize("name", DIVERGED)
-def test_planted_divergences_are_named(name):
-    terms, word = DIVERGED[name]
-    judged = verdict(history(**terms))
-    assert not judged.healthy
-    assert judged.line.startswith("Training diverged: ")
-    assert word in judged.line
-    assert "usually" in judged.line  # it names a remedy
-
-
-def test_several_symptoms_share_a_line():
-    line = verdict(history(**gap(lambda t: -1e9 * t), displacement=lambda t: 0.0)).line
-    assert "exploded" in line
-    assert "frozen" in line
-
-
-def test_short_histories_are_judged_too():
-    assert verdict({("train", "loss"): ([1], [1.0])}).healthy
-    assert not verdict({("train", "displacement"): ([10, 20], [0.9, 0.0])}).healthy
-
-
-TRAININGS = {
-    "healthy": ({}, 0.01, "Healthy"),
-    "exploding": ({"lr": 0.1}, 10.0, "the energy gap between data and samples exploded"),
-    "frozen": ({}, 1e-10, "the chains are frozen"),
-    "vanishing": ({"weight_decay": 500.0}, 0.01, "the gradients vanish"),
-}
-
-
-@pytest.mark.parametrize("name", TRAININGS)
-def test_training_ends_with_a_verdict(tmp_path, name):
-    settings, step_size, words = TRAININGS[name]
-    torch.manual_seed(0)
-    task, sampler = Points("moons", n=2000), LangevinDynamics(step_size=step_size, steps=10)
-    objective = WeightedSum([ContrastiveDivergence(sampler, start="noise", task=task)])
-    settings = {"steps": 60, "batch_size": 64, "log_every": 2, "evaluate_limit": 50, "accelerator": "cpu"} | settings
-    run = fit(MLPEnergy(2, hidden=(32, 32)), objective, task, out=tmp_path / "run", **settings)
-    page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert words in page
-    assert "Energy gap between data and samples (objective 0)" in titles(page)

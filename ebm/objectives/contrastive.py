@@ -12,6 +12,8 @@ from ebm.randomness import randn_like
 
 __all__ = ["ContrastiveDivergence"]
 
+STILL = 1e-3  # a chain that moves by less, in units of data scaled to about 1, is frozen
+
 
 class ContrastiveDivergence(Objective):
     """Trains an energy by maximum likelihood with samples from short chains.
@@ -31,13 +33,16 @@ class ContrastiveDivergence(Objective):
         data_noise: standard deviation of normal noise added to the data, which smooths a landscape over lattice-like data.
         task: says what noise is.
 
-    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around zero), displacement (mean
-    distance between a chain's ends), grad_norm (at the chains' last step).
+    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around zero), and how the chains fared:
+    displacement (mean distance between a chain's ends), frozen (the fraction that moved by less than 1e-3), grad_norm (at the
+    last step), acceptance (mean over the steps, where steps are accepted or rejected), clamped (the fraction of entries that the
+    sampler's retraction changes at the end, where it has one), buffer_age (mean number of trajectories behind the stored rows,
+    where there is a buffer).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> objective = ContrastiveDivergence(LangevinDynamics(step_size=0.1, steps=5))
     >>> sorted(objective(lambda y: (y**2).sum(-1) / 2, Batch(torch.ones(3, 2))).terms)
-    ['displacement', 'energy_data', 'energy_gap', 'energy_samples', 'grad_norm']
+    ['displacement', 'energy_data', 'energy_gap', 'energy_samples', 'frozen', 'grad_norm']
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class ContrastiveDivergence(Objective):
         data = batch.target
         if self.data_noise:
             data = data + self.data_noise * randn_like(data, generator)
-        begun, samples, displacement, grad_norm = self._chains(energy, batch, data, start, generator)
+        begun, samples, fared = self._chains(energy, batch, data, start, generator)
         at_data = bind(energy, batch.context)
         at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
         positive, negative = at_data(data), at_samples(samples)
@@ -81,29 +86,36 @@ class ContrastiveDivergence(Objective):
                 "energy_data": batch.mean(positive.detach()),
                 "energy_samples": begun.mean(negative.detach()),
                 "energy_gap": gap.detach(),
-                "displacement": displacement,
-                "grad_norm": grad_norm,
+                **fared,
             },
         )
 
     def _chains(
         self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Batch, Tensor, Tensor, Tensor]:
-        """Runs the negative chains: (their batch, their ends, how far they moved, the gradient norm at the last step)."""
+    ) -> tuple[Batch, Tensor, dict[str, Tensor]]:
+        """Runs the negative chains: (their batch, their ends, how they fared)."""
         with torch.no_grad():
             y = self._start(batch, data, generator) if start is None else start
             begun, y = self.sampler.begin(batch, y, generator=generator)
-            first, info = y, None
-            functions = landscapes(energy, begun.context)
-            for state, info in self.sampler.trajectory(functions, y, generator=generator):  # noqa: B007 (the last is used)
+            first, info, accepted = y, None, []
+            for state, info in self.sampler.trajectory(landscapes(energy, begun.context), y, generator=generator):
                 y = state.y
+                accepted += [] if info.accepted is None else [info.accepted.to(y.dtype).mean()]
             self.sampler.finish(begun, y)
-            samples, still = self.sampler.point(y), y.new_zeros(())
+            samples = self.sampler.point(y)
             if info is None:
-                return begun, samples, still, still
-            norm = info.grad_norm
-            displacement = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1).mean()
-            return begun, samples, displacement, still if norm is None else norm.mean()
+                return begun, samples, {"displacement": y.new_zeros(()), "grad_norm": y.new_zeros(())}
+            moved = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1)
+            fared = {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
+            if (norm := info.grad_norm) is not None:
+                fared["grad_norm"] = norm.mean()
+            if accepted:
+                fared["acceptance"] = torch.stack(accepted).mean()
+            if samples is not y:
+                fared["clamped"] = (samples != y).to(y.dtype).mean()
+            if (age := getattr(self.sampler, "age", None)) is not None:
+                fared["buffer_age"] = age.to(y)
+            return begun, samples, fared
 
     def _start(self, batch: Batch, data: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.start == "data":

@@ -58,12 +58,19 @@ class ReplayAugmented(Wrapper):
             )
         self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
         self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
+        self.ages = torch.zeros(capacity)  # how many trajectories are behind each
         self.seen = 0  # rows ever offered
+        self._begun: Tensor | None = None  # (rows,): how many trajectories were behind the present batch's starts
         self._joined = (0, 0)  # of how many rows of the present batch, how many at its end came from here: not stored again
         self._draw = 0  # this batch's seed for the reservoir
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
+
+    @property
+    def age(self) -> Tensor | None:
+        """The mean number of trajectories that are behind the stored rows, as a scalar; None while nothing is stored."""
+        return self.ages[: len(self)].mean() if self.rows else None
 
     def __bool__(self) -> bool:
         return True  # an empty buffer is a sampler all the same
@@ -72,7 +79,7 @@ class ReplayAugmented(Wrapper):
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:
             return batch, y
-        self._joined = (0, 0)
+        self._joined, self._begun = (0, 0), torch.zeros(len(y))
         device = "cpu" if generator is None else generator.device
         if self.policy == "reservoir":
             self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
@@ -85,10 +92,12 @@ class ReplayAugmented(Wrapper):
             self._joined = (len(y) + count, count)
             rows = torch.randperm(len(self), generator=generator, device=device)[:count]
             new = [_join(leaf, stored, rows) for leaf, stored in self._pairs(leaves)]
+            self._begun = _join(self._begun, self.ages, rows)
         else:
             rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
             fresh = torch.rand(len(y), generator=generator, device=device) < self.fresh
             new = [_swap(leaf, stored, rows, fresh) for leaf, stored in self._pairs(leaves)]
+            self._begun = _swap(self._begun, self.ages, rows, fresh)
         return pytree.tree_unflatten(new, spec)
 
     def finish(self, batch: Batch, y: Tensor) -> None:
@@ -104,12 +113,14 @@ class ReplayAugmented(Wrapper):
         self._check(leaves)
         whole, joined = self._joined
         own, self._joined = len(y) - (joined if whole == len(y) else 0), (0, 0)
+        begun = torch.zeros(len(y)) if self._begun is None or len(self._begun) != len(y) else self._begun
         given = [leaf[:own].detach() for leaf in leaves if leaf is not None]
         if not self.rows:
             self.rows = [leaf.new_zeros((self.capacity, *leaf.shape[1:])) for leaf in given]
         slots, sources = self._slots(own)
         for stored, leaf in zip(self.rows, given, strict=True):
             stored[slots.to(stored.device)] = leaf[sources.to(leaf.device)].to(stored)
+        self.ages[slots], self._begun = begun[sources] + 1, None
         self.seen += own
 
     def _check(self, leaves: list[Any]) -> None:
@@ -139,13 +150,14 @@ class ReplayAugmented(Wrapper):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         rows = {f"rows.{index}": stored[: len(self)] for index, stored in enumerate(self.rows)}
-        return {"seen": torch.tensor(self.seen), **rows}
+        return {"seen": torch.tensor(self.seen), "ages": self.ages[: len(self)], **rows}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        seen, stored = int(state["seen"]), [state[f"rows.{index}"] for index in range(len(state) - 1)]
+        seen, stored = int(state["seen"]), [state[f"rows.{index}"] for index in range(len(state) - 2)]
         if stored and min(seen, self.capacity) != len(stored[0]):
             raise ValueError(f"the saved replay buffer holds {len(stored[0])} rows of {seen} seen: its capacity was another")
-        self.seen = seen
+        self.seen, self.ages = seen, torch.zeros(self.capacity)
+        self.ages[: len(state["ages"])] = state["ages"]
         self.rows = [row.new_zeros((self.capacity, *row.shape[1:])) for row in stored]
         for row, saved in zip(self.rows, stored, strict=True):
             row[: len(saved)] = saved

@@ -62,7 +62,7 @@ def make(capacity=8, steps=2, **keywords):
 
 def stored(replay):
     """The tags of the rows in the buffer, sorted; every stored tensor must tell the same."""
-    tags = tags_of([leaf for key, leaf in replay.get_extra_state().items() if key != "seen"])
+    tags = tags_of([leaf for key, leaf in replay.get_extra_state().items() if key.startswith("rows")])
     assert all(one == tags[-1] for one in tags)
     return sorted(tags[-1]) if tags else []
 
