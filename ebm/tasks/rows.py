@@ -112,7 +112,11 @@ class RowTask(Task):
         result = {"mmd": test.mmd, "mmd_reference": mmd(other, held, bandwidth=width), "mmd_p": test.p}
         if energies:
             result["energy"] = torch.cat(energies).mean().item()
-        return result
+        return result | self.said_of(drawn)
+
+    def said_of(self, samples: Tensor) -> dict[str, float]:
+        """Says more of drawn samples (rows, *event) than how far they are from data; nothing, unless a task does."""
+        return {}
 
 
 class _Rows(Dataset[Batch]):
