@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.energies import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
+from ebm.energies import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.interfaces import EnergyFn
 
 
@@ -37,7 +37,7 @@ def float64(values: object) -> Tensor:
 
 
 def exact(
-    energy: Gaussian | GaussianMixture | DoubleWell | Funnel | Ring,
+    energy: Gaussian | GaussianMixture | Banana | DoubleWell | Funnel | Ring,
 ) -> Callable[[int, torch.Generator | None], Tensor]:
     return lambda n, generator=None: energy.sample(n, generator=generator)
 
@@ -114,6 +114,25 @@ def plane_mixture() -> Problem:
     return Problem("plane-mixture", energy, mean, variance, score, log_z=0.0, sample=exact(energy))
 
 
+def banana() -> Problem:
+    """b = 0.5, s = 1.5: the variance of y₂ is 1 + 2·0.25·1.5⁴."""
+    energy = Banana(curvature=float64(0.5), scale=float64(1.5))
+
+    def score(y: Tensor) -> Tensor:
+        away = y[..., 1] - (y[..., 0] ** 2 - 2.25) / 2
+        return torch.stack([y[..., 0] * (away - 1 / 2.25), -away], -1)
+
+    return Problem(
+        "banana",
+        energy,
+        mean=float64([0.0, 0.0]),
+        variance=float64([2.25, 3.53125]),
+        score=score,
+        log_z=math.log(2 * math.pi * 1.5),
+        sample=exact(energy),
+    )
+
+
 def double_well() -> Problem:
     """b = 2, a = 1.5: z = ∫ exp(-b (u² - 1)²) du = (π/2) e⁻ᶜ (I₋₁/₄(c) + I₁/₄(c)), c = b/2; E[u²] by adaptive quadrature."""
     z, second = 1.4109147031962088, 0.8521361521783343
@@ -169,5 +188,5 @@ def ring() -> Problem:
     )
 
 
-MAKERS = (standard, correlated, diagonal, line_mixture, plane_mixture, double_well, funnel, ring)
+MAKERS = (standard, correlated, diagonal, line_mixture, plane_mixture, banana, double_well, funnel, ring)
 PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (make() for make in MAKERS)}

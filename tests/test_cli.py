@@ -464,7 +464,7 @@ def tomli_of(run):
 def test_nothing_is_printed_to_stdout_but_answers(said, tmp_path):
     status, out, err = said("run", "../tiny.toml", "--out", tmp_path / "x")
     assert status == 0
-    assert len(out.splitlines()) == len(json.loads((tmp_path / "x" / "metrics.json").read_text())) + 2, out  # and verdict, and report
+    assert len(out.splitlines()) == len(json.loads((tmp_path / "x" / "metrics.json").read_text())) + 2, out  # verdict and report
     assert "warn" not in err.lower(), err
     assert sys.stdout is not None
     assert cli.app.name[0] == "ebm"

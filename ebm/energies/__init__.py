@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 
-from ebm.energies.analytic import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
+from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.joint import JointClassifier, joint_conv
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
 
 __all__ = [
+    "Banana",
     "ConvEnergy",
     "DoubleWell",
     "FrameEBT",
@@ -23,6 +25,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "ImageEBT",
+    "JointClassifier",
     "MLPEnergy",
     "ResidualFrameEBT",
     "ResidualImageEBT",
@@ -33,6 +36,7 @@ __all__ = [
     "TextEBT",
     "Unconditional",
     "WithPrior",
+    "joint_conv",
 ]
 
 
@@ -52,11 +56,14 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
     return {
         "gaussian": Gaussian,
         "mixture": GaussianMixture,
+        "banana": Banana,
         "double-well": DoubleWell,
         "funnel": Funnel,
         "ring": Ring,
         "mlp": MLPEnergy,
         "conv": ConvEnergy,
+        "joint": JointClassifier,
+        "joint-conv": joint_conv,
         "sum": SumEnergy,
         "scaled": ScaledEnergy,
         "with-prior": WithPrior,

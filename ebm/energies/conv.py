@@ -7,7 +7,28 @@ from torch.nn.utils.parametrizations import spectral_norm as normalise
 
 from ebm.energies.unconditional import Unconditional
 
-__all__ = ["ConvEnergy"]
+__all__ = ["ConvEnergy", "strided"]
+
+
+def strided(
+    channels: int, image_size: int | tuple[int, int], width: int, outputs: int, spectral_norm: bool = False
+) -> nn.Sequential:
+    """Makes a network of strided convolutions: images (rows, C, H, W) to (rows, outputs); `ConvEnergy` says how, and why so."""
+    height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(channels, width, outputs) < 1 or min(height, length) < 4:
+        raise ValueError(
+            f"channels={channels}, image_size={image_size}, width={width}, outputs={outputs}: "
+            f"pass at least 1 channel, images of at least 4 x 4, and a width and outputs of at least 1"
+        )
+    wrap = normalise if spectral_norm else lambda layer: layer
+    layers: list[nn.Module] = []
+    before, after = channels, width
+    while min(height, length) > 3:
+        layers += [wrap(nn.Conv2d(before, after, 4, stride=2, padding=1)), nn.SiLU()]
+        height, length = height // 2, length // 2
+        before, after = after, min(2 * after, 4 * width)
+    layers += [nn.Flatten(), wrap(nn.Linear(before * height * length, 4 * width)), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(4 * width, outputs, bias=False))
 
 
 class ConvEnergy(Unconditional):
@@ -45,21 +66,8 @@ class ConvEnergy(Unconditional):
     ) -> None:
         super().__init__()
         height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(channels, width) < 1 or min(height, length) < 4:
-            raise ValueError(
-                f"ConvEnergy(channels={channels}, image_size={image_size}, width={width}): "
-                f"pass at least 1 channel, images of at least 4 x 4, and a width of at least 1"
-            )
         self.event = (channels, height, length)
-        wrap = normalise if spectral_norm else lambda layer: layer
-        layers: list[nn.Module] = []
-        before, after = channels, width
-        while min(height, length) > 3:
-            layers += [wrap(nn.Conv2d(before, after, 4, stride=2, padding=1)), nn.SiLU()]
-            height, length = height // 2, length // 2
-            before, after = after, min(2 * after, 4 * width)
-        layers += [nn.Flatten(), wrap(nn.Linear(before * height * length, 4 * width)), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(4 * width, 1, bias=False))
+        self.layers = strided(channels, image_size, width, 1, spectral_norm)
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
         """Maps y (*chains, C, H, W) to energies (*chains,)."""

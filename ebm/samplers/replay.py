@@ -58,7 +58,7 @@ class ReplayAugmented(Wrapper):
             )
         self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
         self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
-        self.ages = torch.zeros(capacity)  # how many trajectories are behind each
+        self.ages = torch.zeros(capacity, dtype=torch.float32)  # how many trajectories are behind each
         self.seen = 0  # rows ever offered
         self._begun: Tensor | None = None  # (rows,): how many trajectories were behind the present batch's starts
         self._joined = (0, 0)  # of how many rows of the present batch, how many at its end came from here: not stored again
@@ -79,7 +79,7 @@ class ReplayAugmented(Wrapper):
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:
             return batch, y
-        self._joined, self._begun = (0, 0), torch.zeros(len(y))
+        self._joined, self._begun = (0, 0), torch.zeros(len(y), dtype=torch.float32)
         device = "cpu" if generator is None else generator.device
         if self.policy == "reservoir":
             self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
@@ -113,7 +113,7 @@ class ReplayAugmented(Wrapper):
         self._check(leaves)
         whole, joined = self._joined
         own, self._joined = len(y) - (joined if whole == len(y) else 0), (0, 0)
-        begun = torch.zeros(len(y)) if self._begun is None or len(self._begun) != len(y) else self._begun
+        begun = torch.zeros(len(y), dtype=torch.float32) if self._begun is None or len(self._begun) != len(y) else self._begun
         given = [leaf[:own].detach() for leaf in leaves if leaf is not None]
         if not self.rows:
             self.rows = [leaf.new_zeros((self.capacity, *leaf.shape[1:])) for leaf in given]
@@ -156,7 +156,7 @@ class ReplayAugmented(Wrapper):
         seen, stored = int(state["seen"]), [state[f"rows.{index}"] for index in range(len(state) - 2)]
         if stored and min(seen, self.capacity) != len(stored[0]):
             raise ValueError(f"the saved replay buffer holds {len(stored[0])} rows of {seen} seen: its capacity was another")
-        self.seen, self.ages = seen, torch.zeros(self.capacity)
+        self.seen, self.ages = seen, torch.zeros(self.capacity, dtype=torch.float32)
         self.ages[: len(state["ages"])] = state["ages"]
         self.rows = [row.new_zeros((self.capacity, *row.shape[1:])) for row in stored]
         for row, saved in zip(self.rows, stored, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Literal
 
@@ -79,9 +80,10 @@ class Digits(RowTask):
 
         A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out digits and of as many
         outliers; each AUROC is the chance that an outlier's energy is the higher one. Arguments, further results and
-        errors as `RowTask.evaluate`'s.
+        errors as `RowTask.evaluate`'s. Where digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy.
 
         Returns:
+            `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)), where there are labels;
             `auroc_noise`, against uniform noise; `auroc_shuffled`, against the digits with their pixels shuffled, each in
             its own way; `auroc_constant`, against images of one grey each; `auroc_inverted`, against the digits' negatives.
         """
@@ -93,9 +95,26 @@ class Digits(RowTask):
         rows = self.rows(split)
         for batch in chunks(rows, min(JUDGED if limit is None else limit, len(rows.target)), generator):
             for name, images in {"digits": batch.target, **outliers(batch.target, generator)}.items():
-                energies.setdefault(name, []).append(one_per_row(score(batch, images), images).cpu())
-        inside = torch.cat(energies.pop("digits"))
-        return result | {f"auroc_{name}": auroc(inside, torch.cat(values)) for name, values in energies.items()}
+                energies.setdefault(name, []).append(energies_by_label(score, batch, images).cpu())
+        inside = torch.cat(energies["digits"])
+        if inside.shape[-1] > 1:
+            installed("torchmetrics")
+            from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+            labels, chances = rows.context[: len(inside)], (-inside).softmax(-1)
+            result["accuracy"] = multiclass_accuracy(chances, labels, inside.shape[-1], average="micro").item()
+            result["calibration_error"] = multiclass_calibration_error(chances, labels, inside.shape[-1], n_bins=15).item()
+        marginal = {name: -(-torch.cat(values)).logsumexp(-1) for name, values in energies.items()}
+        inside = marginal.pop("digits")
+        return result | {f"auroc_{name}": auroc(inside, values) for name, values in marginal.items()}
+
+
+def energies_by_label(score: Callable[[Batch, Tensor], Tensor], batch: Batch, images: Tensor) -> Tensor:
+    """Scores images with every label (rows, 10), or as they are (rows, 1) where digits have none."""
+    if batch.context is None:
+        return one_per_row(score(batch, images), images)[:, None]
+    labelled = (batch._replace(context=torch.full_like(batch.context, label)) for label in range(10))
+    return torch.stack([one_per_row(score(each, images), images) for each in labelled], -1)
 
 
 def outliers(images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ebm.energies import DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
+from ebm.energies import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.interfaces import energy_and_grad
 from tests.problems import PROBLEMS, Problem, float64
 
@@ -19,7 +19,7 @@ problems = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 analytic = pytest.mark.parametrize(
     "problem", [p for p in PROBLEMS.values() if isinstance(p.energy, nn.Module)], ids=lambda problem: problem.name
 )
-classes = pytest.mark.parametrize("kind", [Gaussian, GaussianMixture, DoubleWell, Funnel, Ring])
+classes = pytest.mark.parametrize("kind", [Gaussian, GaussianMixture, Banana, DoubleWell, Funnel, Ring])
 sizes = st.floats(0.3, 3.0)
 coordinates = st.floats(-3.0, 3.0)
 seeds = st.integers(0, 2**31)
@@ -122,6 +122,21 @@ def test_gaussian_against_quadrature(a, b, correlation, centre):
 def test_mixture_against_quadrature(means, variances, weight):
     energy = GaussianMixture(float64(means), float64(variances), float64([weight, 1.5 - weight]))
     assert_moments(energy, [-20.0, -20.0], [20.0, 20.0])
+
+
+@LAW
+@given(curvature=st.floats(-1.0, 1.0), scale=st.floats(0.3, 1.5))
+def test_banana_against_quadrature(curvature, scale):
+    end = curvature * (80 * scale**2)  # where the bend has taken y₂ at y₁ = ±9s
+    low, high = sorted((-curvature * scale**2, end))
+    assert_moments(Banana(float64(curvature), float64(scale)), [-9 * scale, low - 9], [9 * scale, high + 9], points=1201)
+
+
+def test_a_banana_without_a_bend_is_a_gaussian():
+    banana, gaussian = Banana(0.0, float64(1.5)), Gaussian(float64([0.0, 0.0]), float64([2.25, 1.0]))
+    y = torch.randn(5, 2, generator=generator(0), dtype=torch.float64)
+    torch.testing.assert_close(banana(y), gaussian(y))
+    torch.testing.assert_close(banana.log_z, gaussian.log_z)
 
 
 @LAW
@@ -248,6 +263,9 @@ def test_log_z_of_a_double_well_has_the_right_slope():
         (GaussianMixture, {"weights": [1.0, -0.5]}, "not negative"),
         (GaussianMixture, {"weights": [0.0, 0.0]}, "not all zero"),
         (GaussianMixture, {"weights": [1.0, math.inf]}, "finite"),
+        (Banana, {"scale": 0.0}, r"Banana\(scale=0.0\): pass a positive number"),
+        (Banana, {"curvature": [1.0, 2.0]}, r"pass a number"),
+        (Banana, {"curvature": math.inf}, "finite"),
         (DoubleWell, {"dim": 0}, r"DoubleWell\(dim=0\)"),
         (DoubleWell, {"barrier": 0.0}, r"DoubleWell\(barrier=0.0\): pass a positive number"),
         (DoubleWell, {"location": [1.0, 2.0]}, "positive number"),

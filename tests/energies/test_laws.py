@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from ebm.baselines import DiT, FrameTransformer
 from ebm.energies import (
+    Banana,
     ConvEnergy,
     DoubleWell,
     FrameEBT,
@@ -20,6 +21,7 @@ from ebm.energies import (
     Gaussian,
     GaussianMixture,
     ImageEBT,
+    JointClassifier,
     MLPEnergy,
     ResidualFrameEBT,
     ResidualImageEBT,
@@ -27,6 +29,7 @@ from ebm.energies import (
     ScaledEnergy,
     SumEnergy,
     WithPrior,
+    joint_conv,
 )
 from ebm.interfaces import Energy, energy_and_grad
 from ebm.noising import Noisy
@@ -100,6 +103,7 @@ ENERGIES = {
     "mixture-isotropic": (lambda: GaussianMixture(learn(MEANS), learn((1.0, 0.5, 2.0))), (2,)),
     "mixture-one-variance": (lambda: GaussianMixture(learn(MEANS), learn(0.5)), (2,)),
     "mixture-no-parameters": (lambda: GaussianMixture(MEANS, 0.5, (0.0, 1.0, 2.0)), (2,)),
+    "banana": (lambda: Banana(learn(0.5), learn(1.5)), (2,)),
     "double-well": (lambda: DoubleWell(3, learn(2.0), learn(1.5)), (3,)),
     "double-well-line": (lambda: DoubleWell(1), (1,)),
     "funnel": (lambda: Funnel(3, learn(2.0)), (3,)),
@@ -111,6 +115,8 @@ ENERGIES = {
     "conv": (lambda: ConvEnergy(1, 8, width=2), (1, 8, 8)),
     "conv-oblong": (lambda: ConvEnergy(2, (5, 9), width=2), (2, 5, 9)),
     "conv-spectral-norm": (lambda: calm(ConvEnergy(1, 6, width=2, spectral_norm=True)), (1, 6, 6)),
+    "joint": (lambda: JointClassifier(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)), event=1), (3,)),
+    "joint-conv": (lambda: joint_conv(1, 8, width=2, classes=3), (1, 8, 8)),
     "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "residual-image-ebt": (lambda: stirred(ResidualImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "dit": (lambda: stirred(Beside(DiT((4, 6), 2, 2, dim=8, depth=1, heads=2))), (2, 4, 6)),
@@ -186,7 +192,7 @@ def test_cached_code_equals_uncached(name, seed):
     assert len(energy.landscapes()) == energy.levels == 1
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in ENERGIES if not name.startswith("joint")])  # their context is labels
 def test_context_is_not_looked_at(name):
     energy, event = make(name)
     y, context = draw(3, *event), torch.zeros(7)

@@ -44,7 +44,7 @@ def test_heads_have_no_bias():
         (lambda: MLPEnergy(2, hidden=()), "a hidden layer"),
         (lambda: MLPEnergy(2, activation="relu"), "activation='relu' is unknown: choose one of silu, softplus, gelu, tanh"),
         (lambda: MLPEnergy(2)(torch.zeros(5, 3)), r"y has shape \(5, 3\), but MLPEnergy\(dim=2\) scores \(\*chains, 2\)"),
-        (lambda: ConvEnergy(0, 8), r"ConvEnergy\(channels=0, image_size=8, width=32\)"),
+        (lambda: ConvEnergy(0, 8), r"channels=0, image_size=8, width=32, outputs=1: pass"),
         (lambda: ConvEnergy(1, 3), "at least 4 x 4"),
         (lambda: ConvEnergy(1, (8, 2)), "at least 4 x 4"),
         (lambda: ConvEnergy(1, 8)(torch.zeros(5, 3, 8, 8)), r"y has shape \(5, 3, 8, 8\).*\(\*chains, 1, 8, 8\)"),

@@ -111,7 +111,7 @@ def test_outliers_keep_what_they_should(digits):
 def test_a_good_energy_and_good_samples_pass(digits):
     result = digits.evaluate(Nearest(digits), generator=seeded())
     aurocs = {f"auroc_{name}" for name in ("noise", "shuffled", "constant", "inverted")}
-    assert result.keys() == {"mmd", "mmd_reference", "mmd_p"} | aurocs
+    assert result.keys() == {"mmd", "mmd_reference", "mmd_p", "accuracy", "calibration_error"} | aurocs
     assert result["auroc_noise"] > 0.99
     assert result["auroc_shuffled"] > 0.99
     assert result["mmd_p"] > 0.05
@@ -140,7 +140,7 @@ def test_without_scores_there_is_no_auroc(digits):
 
 
 def test_predictors_see_the_labels_of_what_they_are_asked(digits):
-    rows, asked = digits.rows("test"), []
+    asked = []
 
     class Curious(Nearest):
         def score(self, batch, y):
@@ -148,8 +148,34 @@ def test_predictors_see_the_labels_of_what_they_are_asked(digits):
             return super().score(batch, y)
 
     digits.evaluate(Curious(digits), limit=30, generator=seeded())
-    assert len(asked) == 5
-    assert all(torch.equal(labels, rows.context[:30]) for labels in asked)
+    assert [labels.tolist() for labels in asked] == 5 * [[label] * 30 for label in range(10)]
+    asked.clear()
+    Digits(8).evaluate(Curious(digits), limit=30, generator=seeded())
+    assert asked == [None] * 5
+
+
+def test_labels_are_told_by_energies_and_those_of_outliers_summed_out(digits):
+    rows, logits = digits.rows("test"), torch.randn(64, 10, generator=seeded())
+
+    class Linear(Nearest):
+        def score(self, batch, y):
+            return -(y.flatten(1) @ logits).gather(1, batch.context[:, None])[:, 0]
+
+    result = digits.evaluate(Linear(digits), generator=seeded())
+    chances = (rows.target.flatten(1) @ logits).softmax(-1)
+    sure, named = chances.max(-1)
+    right = (named == rows.context).double()
+    bins = (sure * 15).ceil().clamp(max=15)
+    gaps = [(right[bins == b] - sure[bins == b]).sum().abs() / len(right) for b in range(1, 16)]
+    assert result["accuracy"] == pytest.approx(right.mean().item())
+    assert result["calibration_error"] == pytest.approx(sum(gaps).item(), abs=1e-6)
+
+    class Summed(Nearest):
+        def score(self, batch, y):
+            return -(y.flatten(1) @ logits).logsumexp(-1)
+
+    alone = Digits(8).evaluate(Summed(digits), generator=seeded())
+    assert all(result[name] == pytest.approx(alone[name]) for name in alone if name.startswith("auroc"))
 
 
 def test_evaluation_is_a_function_of_its_generator(digits):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from ebm.energies import MLPEnergy
+import ebm
+from ebm.energies import JointClassifier, MLPEnergy
 from ebm.interfaces import Batch
 from ebm.tasks import Denoising, Digits, Dyck, Frames, Points, Text
 from ebm.testing import check_energy, check_objective, check_sampler, check_task
@@ -41,6 +43,14 @@ def test_samplers(name):
 def test_objectives(name):
     energy = Valley(levels=3) if name.endswith("ladder") else MLPEnergy(dim=2)
     check_objective(lambda: objective(name), energy, Batch(torch.randn(12, 2)))
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "joint"])
+def test_objectives_of_labels(name):
+    chains = {"sampler": sampler("replay")} if name == "joint" else {}
+    energy = JointClassifier(nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3)), event=1)
+    labelled = Batch(torch.randn(12, 2), torch.arange(12) % 3)
+    check_objective(lambda: ebm.build("objective", name, **chains), energy, labelled)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -2,6 +2,6 @@
 
 from ebm.energies.analytic.base import Analytic
 from ebm.energies.analytic.gaussian import Gaussian, GaussianMixture
-from ebm.energies.analytic.toys import DoubleWell, Funnel, Ring
+from ebm.energies.analytic.toys import Banana, DoubleWell, Funnel, Ring
 
-__all__ = ["Analytic", "DoubleWell", "Funnel", "Gaussian", "GaussianMixture", "Ring"]
+__all__ = ["Analytic", "Banana", "DoubleWell", "Funnel", "Gaussian", "GaussianMixture", "Ring"]

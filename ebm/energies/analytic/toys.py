@@ -1,4 +1,4 @@
-"""Small landscapes, each with one difficulty: a barrier, a narrowing neck, a curved valley."""
+"""Small landscapes, each with one difficulty: a bend, a barrier, a narrowing neck, a closed valley."""
 
 from __future__ import annotations
 
@@ -9,7 +9,80 @@ from torch import Tensor
 
 from ebm.energies.analytic.base import LOG_2PI, Analytic, Number
 
-__all__ = ["DoubleWell", "Funnel", "Ring"]
+__all__ = ["Banana", "DoubleWell", "Funnel", "Ring"]
+
+
+class Banana(Analytic):
+    """Bends a Gaussian along a parabola, the twisted Gaussian: y₁ ~ N(0, s²), and y₂ | y₁ ~ N(b (y₁² - s²), 1).
+
+    E(y) = y₁² / (2s²) + (y₂ - b (y₁² - s²))² / 2. The bend keeps volumes, so log Z = log 2π + log s; E[y] = 0 and
+    Var[y₂] = 1 + 2b²s⁴.
+
+    Arguments:
+        curvature: b; its sign says which way the ends point, and 0 leaves a Gaussian.
+        scale: s.
+
+    Source: Adaptive proposal distribution for random walk Metropolis algorithm (Haario, Saksman and Tamminen, 1999), with
+    the opposite sign of b; theirs has s = 10.
+
+    Raises:
+        ValueError: for a curvature that is no number, or a scale that is no positive number.
+
+    >>> Banana(curvature=0.5, scale=2.0)(torch.tensor([[0.0, -2.0], [2.0, 0.0], [4.0, 6.0], [0.0, 0.0]]))
+    tensor([0.0000, 0.5000, 2.0000, 2.0000])
+    """
+
+    curvature: Tensor
+    scale: Tensor
+    dim = 2
+
+    def __init__(self, curvature: Number = 0.5, scale: Number = 2.0) -> None:
+        super().__init__()
+        self.hold(curvature=curvature, scale=scale)
+        self.require("curvature", self.curvature.ndim == 0, "pass a number")
+        self.require_positive_number("scale")
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, 2) to energies (*chains,)."""
+        self.check(y)
+        first, second = y.unbind(-1)
+        return ((first / self.scale).square() + (second - self._bend(first)).square()) / 2
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero, (2,)."""
+        return self.scale.new_zeros(2)
+
+    @property
+    def variance(self) -> Tensor:
+        """(s², 1 + 2b²s⁴), (2,)."""
+        square = self.scale.square()
+        return torch.stack([square, 1 + 2 * (self.curvature * square).square()])
+
+    @property
+    def log_z(self) -> Tensor:
+        """log 2π + log s."""
+        return LOG_2PI + self.scale.log()
+
+    def score(self, y: Tensor) -> Tensor:
+        """Computes (-y₁/s² + 2b y₁ r, -r) with r = y₂ - b (y₁² - s²)."""
+        first, second = y.unbind(-1)
+        away = second - self._bend(first)
+        return torch.stack([-first / self.scale**2 + 2 * self.curvature * first * away, -away], -1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n samples (n, 2): y₁, then y₂ given y₁."""
+        noise = torch.randn(n, 2, generator=generator, dtype=self.scale.dtype, device=self.scale.device)
+        first = self.scale * noise[:, 0]
+        return torch.stack([first, self._bend(first) + noise[:, 1]], -1)
+
+    def _bend(self, first: Tensor) -> Tensor:
+        """E[y₂ | y₁] = b (y₁² - s²)."""
+        return self.curvature * (first.square() - self.scale.square())
+
+    def extra_repr(self) -> str:
+        return f"curvature={self.curvature.item():g}, scale={self.scale.item():g}"
 
 
 class DoubleWell(Analytic):

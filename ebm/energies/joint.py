@@ -1,0 +1,89 @@
+"""The joint classifier: one network read as logits of a label, as an energy of inputs, and as one of inputs with a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ebm.energies.conv import strided
+from ebm.interfaces import Energy
+
+__all__ = ["JointClassifier", "joint_conv"]
+
+
+class JointClassifier(Energy):
+    """Reads a classifier's logits f(y) as the energy of a joint density, p(y, c) ∝ exp(f(y)[c]):
+
+        E(y, c) = −f(y)[c],    E(y) = −log Σ_c exp(f(y)[c]),    p(c | y) = softmax(f(y))[c].
+
+    With labels as the context it is the energy of what has that label, without a context that of all inputs: samples of a class
+    are drawn from the first, and the second tells inputs from outliers. The network has no batch statistics, for chains must not
+    see each other.
+
+    Source: Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020), §4.
+
+    Arguments:
+        network: maps (rows, *event) to logits (rows, classes); smooth, since chains follow its gradient.
+        event: how many axes an input has: 3 for images (C, H, W), 1 for vectors.
+
+    Raises:
+        ValueError: for an event without axes, and (at the call) labels that are no whole numbers, or not one for every row.
+
+    >>> energy = JointClassifier(nn.Linear(2, 3), event=1)
+    >>> y, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
+    >>> energy(y).shape, energy.given(labels)(y).shape, energy.logits(y).shape
+    (torch.Size([5]), torch.Size([5]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, network: nn.Module, event: int = 3) -> None:
+        super().__init__()
+        if event < 1:
+            raise ValueError(f"JointClassifier(event={event}): an input has at least one axis, 3 for images and 1 for vectors")
+        self.network, self.event = network, event
+
+    def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
+        """Checks the labels (rows,), which are the code; None stands for all of them."""
+        if context is not None and (not isinstance(context, Tensor) or context.is_floating_point() or context.is_complex()):
+            kind = context.dtype if isinstance(context, Tensor) else type(context).__name__
+            raise ValueError(f"the context is {kind}: pass labels as a tensor of whole numbers (rows,), or None for all of them")
+        return context
+
+    def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
+        """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than y."""
+        logits = self.logits(y)
+        if code is None:
+            return -logits.logsumexp(-1)
+        chains = logits.shape[:-1]
+        if code.shape != chains[len(chains) - code.ndim :]:
+            raise ValueError(f"labels {tuple(code.shape)} for chains {tuple(chains)}: pass one label for every row")
+        return -logits.gather(-1, code.expand(chains)[..., None])[..., 0]
+
+    def logits(self, y: Tensor) -> Tensor:
+        """Computes f(y) (*chains, classes), of which the softmax is p(c | y)."""
+        if y.ndim < self.event:
+            raise ValueError(f"y has shape {tuple(y.shape)}, but an input has {self.event} axes")
+        chains = y.shape[: y.ndim - self.event]
+        logits = self.network(y.reshape(-1, *y.shape[y.ndim - self.event :]))
+        return logits.reshape(*chains, logits.shape[-1])
+
+
+def joint_conv(
+    channels: int = 1, image_size: int | tuple[int, int] = 28, width: int = 32, classes: int = 10, spectral_norm: bool = False
+) -> JointClassifier:
+    """Makes a joint classifier of images from the strided convolutions of `ConvEnergy`.
+
+    Arguments:
+        channels: C.
+        image_size: the side of a square image, or (height, width).
+        width: channels after the first convolution.
+        classes: how many labels there are.
+        spectral_norm: divides every kernel but the head's by its largest singular value.
+
+    Raises:
+        ValueError: for sizes too small.
+
+    >>> joint_conv(image_size=8, width=4).logits(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+    return JointClassifier(strided(channels, image_size, width, classes, spectral_norm))

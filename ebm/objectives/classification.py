@@ -1,0 +1,112 @@
+"""Classification: cross-entropy of a joint classifier's labels, alone or beside the likelihood of its inputs (JEM)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, check_configuration
+from ebm.objectives.contrastive import ContrastiveDivergence
+
+__all__ = ["CrossEntropy", "JointLikelihood"]
+
+
+class CrossEntropy(Objective):
+    """Trains a `JointClassifier` to tell labels, and nothing of how likely its inputs are:
+
+        L = E[−log p(c | x)] = E[E(x, c) − E(x)].
+
+    Labels (rows,) are the batch's context. It is what a plain classifier trains with.
+
+    Terms: cross_entropy, accuracy.
+
+    Raises:
+        ValueError: (at the call) the energy has no `logits`, the context holds no labels, or a start is given.
+
+    >>> from ebm.energies import JointClassifier
+    >>> energy = JointClassifier(torch.nn.Linear(2, 4, bias=False), event=1)
+    >>> loss = CrossEntropy()(energy, Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3])))    # all labels are as likely
+    >>> round(loss.value.exp().item(), 4)
+    4.0
+    """
+
+    def forward(
+        self,
+        energy: Any,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        if not hasattr(energy, "logits"):
+            raise ValueError(f"{type(energy).__name__} has no logits(y): classification trains a JointClassifier")
+        if not isinstance(batch.context, Tensor) or batch.context.shape != batch.target.shape[:1]:
+            raise ValueError("the batch's context holds no labels (rows,): a task gives them, as Digits(conditional=True) does")
+        if start is not None:
+            raise ValueError("start is given, but cross-entropy moves no chains: leave it out")
+        check_configuration(batch.target, generator)
+        logits = energy.logits(batch.target)
+        loss = batch.mean(functional.cross_entropy(logits, batch.context, reduction="none"))
+        right = (logits.argmax(-1) == batch.context).to(logits.dtype)
+        return Loss(loss, {"cross_entropy": loss.detach(), "accuracy": batch.mean(right)})
+
+
+class JointLikelihood(Objective):
+    """Trains a `JointClassifier` by maximum likelihood of inputs and labels together (JEM):
+
+        L = −log p(x) + w (−log p(c | x)),
+
+    the first term by contrastive divergence on E(x), persistent with a `ReplayAugmented` sampler, the second by cross-entropy.
+    w = 1 is log p(x, c) itself; more leans towards the labels, of which a batch tells less than of its inputs.
+
+    Source: Grathwohl et al., 2020 (arXiv 1912.03263), equation 7 (w = 1).
+
+    Arguments:
+        sampler: moves the chains of E(x).
+        weight: w.
+        start: "data" or "noise", as in `ContrastiveDivergence`.
+        energy_l2: weight of the squared energies E(x).
+        data_noise: standard deviation of normal noise added to the inputs of E(x).
+        task: says what noise is.
+
+    Terms: those of `ContrastiveDivergence` and of `CrossEntropy`.
+
+    Raises:
+        ValueError: for a negative weight, and as those two do.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        weight: float = 1.0,
+        start: Literal["data", "noise"] = "noise",
+        energy_l2: float = 0.0,
+        data_noise: float = 0.0,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"weight={weight}: pass a number of at least 0")
+        self.weight = weight
+        self.inputs = ContrastiveDivergence(sampler, start, energy_l2, data_noise, task)
+        self.labels = CrossEntropy()
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the chains."""
+        return self.inputs.sampler
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        labels = self.labels(energy, batch, generator=generator)
+        inputs = self.inputs(energy, Batch(batch.target, None, batch.weight), start=start, generator=generator)
+        return Loss(inputs.value + self.weight * labels.value, {**inputs.terms, **labels.terms})
