@@ -2,18 +2,23 @@
 
 from ebm.interfaces import Sampler
 from ebm.registry import hookimpl
+from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
 from ebm.samplers.descent import GradientDescent
+from ebm.samplers.hmc import HMC
 from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
 from ebm.samplers.monotone import Monotone
+from ebm.samplers.nuts import NUTS
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.retractions import clamp, softmax
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
 from ebm.samplers.wrapper import Wrapper
 
 __all__ = [
+    "HMC",
     "MALA",
+    "NUTS",
     "Annealed",
     "Cosine",
     "Geometric",
@@ -27,6 +32,7 @@ __all__ = [
     "Wrapper",
     "clamp",
     "softmax",
+    "warm_up",
 ]
 
 
@@ -35,8 +41,10 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
     return {
         "annealed": Annealed,
         "gradient-descent": GradientDescent,
+        "hmc": HMC,
         "langevin": LangevinDynamics,
         "mala": MALA,
         "monotone": Monotone,
+        "nuts": NUTS,
         "replay": ReplayAugmented,
     }

@@ -1,0 +1,143 @@
+"""Hamiltonian motion: momenta of a mass, H(y, p) = E(y)/T + pᵀ M⁻¹ p / 2, and its leapfrog steps, one gradient each."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebm.interfaces import EnergyFn, Info, energy_and_grad
+from ebm.randomness import randn_like
+from ebm.samplers.stepping import plus
+
+__all__ = ["HamiltonianInfo", "HamiltonianState", "Mass", "Phase", "leapfrog"]
+
+
+class HamiltonianState(NamedTuple):
+    """A configuration with its energy (*chains,) and gradient, kept so that they are computed once; None until the first step."""
+
+    y: Tensor
+    t: int = 0
+    scale: Tensor | None = None
+    gain: float = 1.0
+    energy: Tensor | None = None
+    grad: Tensor | None = None
+
+
+class HamiltonianInfo(NamedTuple):
+    """An `Info` with the acceptance probability, the gradients a chain's step took, and whether it diverged, (*chains,)."""
+
+    energy: Tensor
+    grad: Tensor | None = None
+    accepted: Tensor | None = None
+    acceptance: Tensor | None = None
+    gradients: Tensor | None = None
+    diverged: Tensor | None = None
+    depth: Tensor | None = None
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """Computes each chain's gradient norm (*chains,), only when asked."""
+        return Info(self.energy, self.grad).grad_norm
+
+
+class Phase(NamedTuple):
+    """A point of phase space: y, its momentum, and the potential E/T (*chains,) with its gradient there."""
+
+    y: Tensor
+    momentum: Tensor
+    value: Tensor
+    grad: Tensor
+
+
+class Mass(nn.Module):
+    """A mass matrix M: of momenta p ~ N(0, M), with velocities M⁻¹ p. The better M⁻¹ resembles the covariance, the fewer steps.
+
+    Arguments:
+        mass: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+
+    Raises:
+        ValueError: for what is no positive diagonal or symmetric positive definite matrix, and (at the call) another shape.
+    """
+
+    values: Tensor | None  # as they were passed
+    factor: Tensor | None
+    inverse: Tensor | None
+
+    def __init__(self, mass: Tensor | None = None) -> None:
+        super().__init__()
+        if mass is not None and not (isinstance(mass, Tensor) and mass.is_floating_point() and bool(mass.isfinite().all())):
+            raise ValueError(f"mass={mass!r}: pass a finite tensor, of the event's shape (a diagonal) or (d, d), or None")
+        self.register_buffer("values", mass)
+        self.register_buffer("factor", None)
+        self.register_buffer("inverse", None)
+        if mass is None:
+            return
+        if mass.ndim == 2 and mass.shape[0] == mass.shape[1] and torch.allclose(mass, mass.mT):
+            factor, failed = torch.linalg.cholesky_ex(mass)
+            if not failed:
+                self.factor, self.inverse = factor, torch.cholesky_inverse(factor)
+        if self.factor is None and not bool((mass > 0).all()):
+            raise ValueError(
+                f"mass of shape {tuple(mass.shape)}: pass a positive diagonal, or a symmetric positive definite matrix"
+            )
+
+    def draw(self, y: Tensor, chains: int, generator: torch.Generator | None) -> Tensor:
+        """Draws momenta of y's shape, for y with so many axes of chains."""
+        noise = randn_like(y, generator)
+        if self.values is None:
+            return noise
+        if self._is_diagonal(self.values, y, chains):
+            return noise * self.values.to(y).sqrt()
+        assert self.factor is not None
+        return (_flat(noise, chains) @ self.factor.to(y).mT).reshape(y.shape)
+
+    def velocity(self, momentum: Tensor, chains: int) -> Tensor:
+        """Computes M⁻¹ p."""
+        if self.values is None:
+            return momentum
+        if self._is_diagonal(self.values, momentum, chains):
+            return momentum / self.values.to(momentum)
+        assert self.inverse is not None
+        return (_flat(momentum, chains) @ self.inverse.to(momentum)).reshape(momentum.shape)
+
+    def kinetic(self, momentum: Tensor, chains: int) -> Tensor:
+        """Computes pᵀ M⁻¹ p / 2, (*chains,)."""
+        return inner(momentum, self.velocity(momentum, chains), chains) / 2
+
+    def _is_diagonal(self, values: Tensor, y: Tensor, chains: int) -> bool:
+        event = tuple(y.shape[chains:])
+        if values.shape == event:
+            return True
+        size = math.prod(event)
+        if self.factor is None or values.shape != (size, size):
+            raise ValueError(
+                f"mass of shape {tuple(values.shape)} for events {event}: pass a diagonal {event}, or a matrix {(size, size)}"
+            )
+        return False
+
+
+def inner(a: Tensor, b: Tensor, chains: int) -> Tensor:
+    """Computes the inner product of events, (*chains,)."""
+    return _flat(a * b, chains).sum(-1)
+
+
+def _flat(y: Tensor, chains: int) -> Tensor:
+    return y.reshape(*y.shape[:chains], -1)
+
+
+def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float) -> Phase:
+    """Takes one leapfrog step: half a kick, a drift, half a kick. One evaluation of the gradient, at the new y.
+
+    The halves of two successive kicks use the same gradient, so L steps cost L gradients.
+    """
+    chains = phase.value.ndim
+    half = step_size / 2
+    momentum = plus(phase.momentum, -half, phase.grad)
+    y = plus(phase.y, step_size, mass.velocity(momentum, chains))
+    value, grad = energy_and_grad(energy, y)
+    if temperature != 1:
+        value, grad = value / temperature, grad / temperature
+    return Phase(y, plus(momentum, -half, grad), value, grad)

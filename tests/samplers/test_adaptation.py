@@ -1,0 +1,92 @@
+"""Warm-up: the acceptance that was asked for, the mass that suits, and a sampler that is left as it was."""
+
+import pytest
+import torch
+
+from ebm.energies import Gaussian
+from ebm.samplers import HMC, MALA, NUTS, LangevinDynamics, warm_up
+from ebm.samplers.adaptation import Moments, _plan, acceptance_of
+from tests.helpers import close, normal, quadratic, seeded
+
+COVARIANCE = torch.tensor([[25.0, 2.0, 0.0], [2.0, 1.0, 0.2], [0.0, 0.2, 0.25]], dtype=torch.float64)
+
+
+def gaussian():
+    return Gaussian(torch.zeros(3, dtype=torch.float64), COVARIANCE)
+
+
+def accepts(sampler, energy, y, steps=60):
+    path = sampler.trajectory(energy, y, steps=steps, generator=seeded(1))
+    return torch.stack([acceptance_of(info).mean() for _, info in path]).mean().item()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "target"),
+    [
+        (MALA(1.0), None),
+        (HMC(1e-3, leapfrog_steps=1), 0.65),
+        (HMC(50.0, leapfrog_steps=1), None),
+        (NUTS(0.01, max_depth=6), None),
+    ],
+    ids=["mala", "hmc-small", "hmc-large", "nuts"],
+)
+def test_the_acceptance_is_what_was_asked_for(sampler, target):
+    # Of one leapfrog, and in many dimensions, acceptance falls smoothly with the step size. (Several come to half turns, where it
+    # rises again; and in few dimensions it falls off a cliff.)
+    energy, y = Gaussian(normal(40), torch.linspace(0.5, 4, 40, dtype=torch.float64)), normal(64, 40)
+    before = sampler.step_size
+    warmed = warm_up(sampler, energy, y, steps=500, target=target, generator=seeded())
+    aim = target or (0.574 if isinstance(sampler, MALA) else 0.8)
+    assert accepts(warmed.sampler, energy, warmed.y) == pytest.approx(aim, abs=0.08)
+    assert sampler.step_size == before
+    assert type(warmed.sampler.step_size) is float
+    assert warmed.sampler.training == sampler.training
+
+
+def test_one_chain_is_enough_for_a_step_size():
+    warmed = warm_up(HMC(1.0, leapfrog_steps=3), quadratic, normal(1, 2), steps=400, mass=None, generator=seeded())
+    assert accepts(warmed.sampler, quadratic, normal(400, 2)) == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+def test_the_mass_is_the_inverse_of_the_covariance(kind):
+    warmed = warm_up(NUTS(0.1, max_depth=5), gaussian(), normal(64, 3), steps=400, mass=kind, generator=seeded())
+    held = warmed.sampler.mass.values
+    if kind == "diagonal":
+        assert (held * COVARIANCE.diagonal() - 1).abs().max() < 0.2
+    else:
+        assert torch.linalg.matrix_norm(held @ COVARIANCE - torch.eye(3, dtype=torch.float64), 2) < 0.6
+    assert warm_up(NUTS(0.1), quadratic, normal(8, 2), steps=20, mass=None, generator=seeded()).sampler.mass.values is None
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_moments_are_those_of_all_draws_together(dense):
+    draws, moments = normal(40, 3) * 3 + 1, Moments(dense)
+    for part in draws.split([1, 7, 12, 20]):
+        moments.see(part, 1)
+    covariance = torch.cov(draws.T)
+    close(moments.mean, draws.mean(0))
+    close(moments.scatter / 39, covariance if dense else covariance.diagonal())
+
+
+def test_windows_double_between_the_first_and_the_last_steps():
+    plan = list(_plan(1000, 1000))
+    ends = [step for step, (_, ending) in enumerate(plan) if ending]
+    assert [b - a for a, b in zip([149, *ends], ends, strict=False)] == [25, 50, 100, 476]
+    assert [gathers for gathers, _ in plan] == [150 <= step < 800 for step in range(1000)]
+    assert not any(gathers or ending for gathers, ending in _plan(0, 100))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: warm_up(LangevinDynamics(0.1), quadratic, normal(4, 2)), "and LangevinDynamics is none of them"),
+        (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), steps=5), r"warm_up\(steps=5, .*at least 20 steps"),
+        (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), mass="full"), "diagonal, dense or None"),
+        (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), target=1.0), r"target=1.0: .* lies in \(0, 1\)"),
+        (lambda: warm_up(HMC(0.1), lambda y: 0 * y.sum(-1), normal(4, 2)), "no step size between .* the energy is all but flat"),
+    ],
+)
+def test_errors_restate_the_call(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
