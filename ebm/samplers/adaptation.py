@@ -21,9 +21,9 @@ __all__ = ["DualAveraging", "Warmed", "warm_up"]
 
 # Gamma, t0 and kappa of Hoffman and Gelman, section 3.2.1.
 GAIN, DELAY, POWER = 0.05, 10.0, 0.75
-# Shares of the first steps, which find the typical set (as Stan's where steps are few), and of the last, which settle the step size:
-# after Stan's tenth of 500 steps the average still lags, and 0.74 are accepted where 0.65 were asked for. In between, windows that
-# double gather the covariance.
+# Shares of the first steps, which find the typical set, and of the last, which settle the step size (after Stan's tenth of 500
+# steps the average still lags: 0.74 are accepted where 0.65 were asked for). In between, windows that double gather the
+# covariance.
 FIRST, LAST, WINDOW = 0.15, 0.2, 25
 PRIOR, PRIOR_VARIANCE = 5.0, 1e-3  # counts as so many draws of so small a variance (Stan's)
 
