@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ebm.energies.conv import strided
 from ebm.interfaces import Energy
 
 __all__ = ["JointClassifier", "joint_conv"]
+
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class JointClassifier(Energy):
@@ -25,10 +28,11 @@ class JointClassifier(Energy):
 
     Arguments:
         network: maps (rows, *event) to logits (rows, classes); smooth, since chains follow its gradient.
-        event: how many axes an input has: 3 for images (C, H, W), 1 for vectors.
+        event: an input's shape, or how many axes it has: 3 for images (C, H, W), 1 for vectors.
 
     Raises:
-        ValueError: for an event without axes, and (at the call) labels that are no whole numbers, or not one for every row.
+        ValueError: for an event without axes, and (at the call) inputs of another shape, and labels that are no whole numbers, or
+            not one for every row.
 
     >>> energy = JointClassifier(nn.Linear(2, 3), event=1)
     >>> y, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
@@ -36,18 +40,20 @@ class JointClassifier(Energy):
     (torch.Size([5]), torch.Size([5]), torch.Size([5, 3]))
     """
 
-    def __init__(self, network: nn.Module, event: int = 3) -> None:
+    def __init__(self, network: nn.Module, event: int | tuple[int, ...] = 3) -> None:
         super().__init__()
-        if event < 1:
+        self.shape = None if isinstance(event, int) else tuple(event)
+        self.event = event if isinstance(event, int) else len(event)
+        if self.event < 1:
             raise ValueError(f"JointClassifier(event={event}): an input has at least one axis, 3 for images and 1 for vectors")
-        self.network, self.event = network, event
+        self.network = network
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
         """Checks the labels (rows,), which are the code; None stands for all of them."""
-        if context is not None and (not isinstance(context, Tensor) or context.is_floating_point() or context.is_complex()):
+        if context is not None and not (isinstance(context, Tensor) and context.dtype in WHOLE):
             kind = context.dtype if isinstance(context, Tensor) else type(context).__name__
             raise ValueError(f"the context is {kind}: pass labels as a tensor of whole numbers (rows,), or None for all of them")
-        return context
+        return None if context is None else context.long()
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than y."""
@@ -61,8 +67,8 @@ class JointClassifier(Energy):
 
     def logits(self, y: Tensor) -> Tensor:
         """Computes f(y) (*chains, classes), of which the softmax is p(c | y)."""
-        if y.ndim < self.event:
-            raise ValueError(f"y has shape {tuple(y.shape)}, but an input has {self.event} axes")
+        if y.ndim < self.event or self.shape not in (None, tuple(y.shape[y.ndim - self.event :])):
+            raise ValueError(f"y has shape {tuple(y.shape)}, but inputs are (*chains, *event), event {self.shape or self.event}")
         chains = y.shape[: y.ndim - self.event]
         logits = self.network(y.reshape(-1, *y.shape[y.ndim - self.event :]))
         return logits.reshape(*chains, logits.shape[-1])
@@ -86,4 +92,5 @@ def joint_conv(
     >>> joint_conv(image_size=8, width=4).logits(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
     """
-    return JointClassifier(strided(channels, image_size, width, classes, spectral_norm))
+    height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return JointClassifier(strided(channels, image_size, width, classes, spectral_norm), event=(channels, height, length))

@@ -48,9 +48,9 @@ class CrossEntropy(Objective):
         if start is not None:
             raise ValueError("start is given, but cross-entropy moves no chains: leave it out")
         check_configuration(batch.target, generator)
-        logits = energy.logits(batch.target)
-        loss = batch.mean(functional.cross_entropy(logits, batch.context, reduction="none"))
-        right = (logits.argmax(-1) == batch.context).to(logits.dtype)
+        logits, labels = energy.logits(batch.target), energy.encode(batch.context)
+        loss = batch.mean(functional.cross_entropy(logits, labels, reduction="none"))
+        right = (logits.argmax(-1) == labels).to(logits.dtype)
         return Loss(loss, {"cross_entropy": loss.detach(), "accuracy": batch.mean(right)})
 
 
@@ -76,6 +76,14 @@ class JointLikelihood(Objective):
 
     Raises:
         ValueError: for a negative weight, and as those two do.
+
+    >>> from ebm.energies import JointClassifier
+    >>> from ebm.samplers import LangevinDynamics
+    >>> energy = JointClassifier(torch.nn.Linear(2, 4, bias=False), event=1)
+    >>> objective = JointLikelihood(LangevinDynamics(step_size=0.1, steps=5))
+    >>> loss = objective(energy, Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3])))
+    >>> {"energy_gap", "cross_entropy", "accuracy"} <= loss.terms.keys()
+    True
     """
 
     def __init__(

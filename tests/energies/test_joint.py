@@ -26,6 +26,12 @@ def test_candidates_share_labels():
     close(energy.given(labels)(y), torch.stack([energy.given(labels)(each) for each in y]))
 
 
+def test_labels_of_any_whole_dtype_are_labels():
+    energy, y = linear(), normal(3, 3)
+    for dtype in (torch.uint8, torch.int32):
+        close(energy.given(torch.tensor([0, 3, 1], dtype=dtype))(y), energy.given(torch.tensor([0, 3, 1]))(y))
+
+
 def test_images_have_three_axes():
     energy = joint_conv(channels=2, image_size=(6, 8), width=2, classes=3)
     assert energy.logits(torch.zeros(4, 5, 2, 6, 8)).shape == (4, 5, 3)
@@ -42,8 +48,13 @@ def test_images_have_three_axes():
             lambda: linear().given(torch.tensor([1, 2]))(normal(5, 3)),
             r"labels \(2,\) for chains \(5,\): pass one label for every row",
         ),
+        (lambda: joint_conv(image_size=8)(torch.zeros(2, 1, 9, 9)), r"inputs are .* event \(1, 8, 8\)"),
+        (lambda: linear().given(torch.tensor([True, False])), "the context is torch.bool"),
         (lambda: joint_conv(width=0), "a width and outputs of at least 1"),
-        (lambda: joint_conv()(torch.zeros(3, 3)), r"y has shape \(3, 3\), but an input has 3 axes"),
+        (
+            lambda: joint_conv()(torch.zeros(3, 3)),
+            r"y has shape \(3, 3\), but inputs are \(\*chains, \*event\), event \(1, 28, 28\)",
+        ),
     ],
 )
 def test_errors_restate_the_call(call, message):
