@@ -14,6 +14,7 @@ from tests.problems import PROBLEMS
 
 # Step sizes at which an uncorrected step would be far off, and roughly half of all proposals are accepted.
 STEP_SIZES = {
+    "banana": 0.1,
     "standard": 0.8,
     "correlated": 0.3,
     "diagonal": 0.3,
