@@ -198,7 +198,8 @@ def interval(ratios: np.ndarray) -> tuple[float, float, float]:
     """The geometric mean of ratios, and its 99% interval."""
     logs = np.log(ratios)
     reach = stats.t.ppf(0.995, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
-    return tuple(float(np.exp(logs.mean() + shift)) for shift in (0.0, -reach, reach))  # type: ignore[return-value]
+    mean, low, high = np.exp(logs.mean() + np.array([0.0, -reach, reach])).tolist()
+    return mean, low, high
 
 
 def available(name: str) -> bool:

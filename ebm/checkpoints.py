@@ -24,6 +24,7 @@ __all__ = [
     "latest",
     "prune",
     "read",
+    "remove",
     "unflatten",
     "write",
     "write_text",
@@ -183,6 +184,10 @@ def prune(folder: Path, keep: int) -> None:
     for draft in folder.glob(".*.draft"):
         shutil.rmtree(draft, ignore_errors=True)
     for step in steps(folder)[:-keep]:
-        # A rename is atomic, a removal is not: what is being removed is no checkpoint any more.
-        doomed = at(folder, step)
-        shutil.rmtree(doomed.rename(doomed.with_name(f".{doomed.name}.draft")), ignore_errors=True)
+        remove(at(folder, step))
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no checkpoint any more."""
+    discard(draft_of(path))
+    discard(path.rename(draft_of(path)))

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from ebm.objectives.contrastive import STILL
+
 __all__ = ["REMEDIES", "Cause", "Curve", "Diverged", "History", "Verdict", "diagnose"]
 
 Curve: TypeAlias = tuple[list[int], list[float]]  # steps, values
@@ -16,7 +18,6 @@ Cause: TypeAlias = Literal["learning rate", "stuck chains", "exploding energies"
 GAP_LIMIT = 1e3  # nats, at temperature 1: no chain mixes over that; healthy gaps hover within a few, images' within tens
 GAP_GROWTH, GAP_FLOOR = 30.0, 100.0  # or 30 times the largest gap of the first tenth, where that is over 100 nats
 LOSS_GROWTH = 100.0  # times the largest loss of the first tenth: a loss that measures a distance has run away
-STILL = 1e-3  # displacement, in units of data scaled to about 1: one Langevin step of size 1e-6 moves a point further
 STUCK = 0.99  # of the chains that start stay, or of their entries lie on the bounds: what is left samples nothing
 REJECTED = 0.01  # acceptance: of a hundred proposals one is taken
 FLAT = 1e-5  # |∇E|: a thousand steps of size 0.1 along such a slope move a chain by 1e-3

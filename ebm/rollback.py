@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -46,7 +45,7 @@ def roll_back(folder: Path, because: str) -> RolledBack | None:
     if not saved or len(before) == MOST:
         return None
     if before and before[-1]["to"] == saved[-1] and len(saved) > 1:
-        shutil.rmtree(checkpoints.at(folder / "checkpoints", saved.pop()))
+        checkpoints.remove(checkpoints.at(folder / "checkpoints", saved.pop()))
     checkpoints.write_text(folder / FILE, json.dumps([*before, {"to": saved[-1], "because": because}], indent=2) + "\n")
     return RolledBack(folder, f"rollback {len(before) + 1} of {MOST}, to step {saved[-1]}: {because}")
 

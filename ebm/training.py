@@ -199,7 +199,7 @@ def fit(
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
                 raise _not_finite(step, loss, norm, folder)
-            before = [p.detach().clone() for p in matrices] if logging else []
+            before = [p.detach().clone() for p in matrices] if logging and history is not None else []
             optimizer.step()
             optimizer.zero_grad()
             if average is not None and isinstance(energy, nn.Module):

@@ -12,7 +12,8 @@ from ebm.randomness import randn_like
 
 __all__ = ["ContrastiveDivergence"]
 
-STILL = 1e-3  # a chain that moves by less, in units of data scaled to about 1, is frozen
+# A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of size 1e-6 moves further.
+STILL = 1e-3
 
 
 class ContrastiveDivergence(Objective):

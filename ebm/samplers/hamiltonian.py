@@ -12,18 +12,7 @@ from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.stepping import plus
 
-__all__ = ["HamiltonianInfo", "HamiltonianState", "Mass", "Phase", "leapfrog"]
-
-
-class HamiltonianState(NamedTuple):
-    """A configuration with its energy (*chains,) and gradient, kept so that they are computed once; None until the first step."""
-
-    y: Tensor
-    t: int = 0
-    scale: Tensor | None = None
-    gain: float = 1.0
-    energy: Tensor | None = None
-    grad: Tensor | None = None
+__all__ = ["HamiltonianInfo", "Mass", "Phase", "leapfrog"]
 
 
 class HamiltonianInfo(NamedTuple):

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, energy_and_grad, left
-from ebm.samplers.hamiltonian import HamiltonianInfo, HamiltonianState, Mass, Phase, leapfrog
+from ebm.interfaces import EnergyFn, left
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrog
 from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler
 
 __all__ = ["HMC"]
 
 
-class HMC(SteppingSampler):
+class HMC(AcceptingSampler):
     """Samples p ∝ exp(−E/T) exactly, by Hamiltonian Monte Carlo. With p ~ N(0, M), L times
 
         p ← p − ε/2 ∇E(y)/T,    y ← y + ε M⁻¹ p,    p ← p − ε/2 ∇E(y)/T,
@@ -43,8 +43,6 @@ class HMC(SteppingSampler):
     True
     """
 
-    differentiable = False
-
     def __init__(
         self,
         step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
@@ -66,25 +64,15 @@ class HMC(SteppingSampler):
     def stationary(self) -> bool:  # type: ignore[override]
         return self.temperature == 1
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> HamiltonianState:
-        return HamiltonianState(y)
-
-    def enter(self, energy: EnergyFn, state: HamiltonianState) -> HamiltonianState:
-        return state._replace(energy=None, grad=None)
-
     def step(
         self,
         energy: EnergyFn,
-        state: HamiltonianState,
+        state: AcceptingState,
         *,
         create_graph: bool = False,
         generator: torch.Generator | None = None,
-    ) -> tuple[HamiltonianState, Any]:
-        if create_graph:
-            raise ValueError("HMC accepts or rejects, and no gradient passes through that: leave create_graph=False")
-        y, value, grad = state.y, state.energy, state.grad
-        if value is None or grad is None:
-            value, grad = energy_and_grad(energy, y)
+    ) -> tuple[AcceptingState, Any]:
+        y, (value, grad) = state.y, self.here(energy, state, create_graph)
         chains, temperature = value.ndim, at(self.temperature, state.t)
         scale = self.scale(state, value, generator)
         step_size = self.stride(state, scale, value, y)
@@ -98,7 +86,7 @@ class HMC(SteppingSampler):
         draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
         accepted = draw < acceptance
         chosen = left(accepted, y)
-        kept = HamiltonianState(
+        kept = AcceptingState(
             torch.where(chosen, end.y, y),
             state.t + 1,
             scale,

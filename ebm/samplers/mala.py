@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad, left
 from ebm.randomness import randn_like
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState
 from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, std_of
+from ebm.samplers.stepping import std_of
 
-__all__ = ["MALA", "MALAState"]
-
-
-class MALAState(NamedTuple):
-    """The state of MALA: the energy (*chains,) and gradient at y are kept, so that a step costs one evaluation."""
-
-    y: Tensor
-    t: int = 0
-    scale: Tensor | None = None
-    gain: float = 1.0
-    energy: Tensor | None = None
-    grad: Tensor | None = None
+__all__ = ["MALA"]
 
 
-class MALA(SteppingSampler):
+class MALA(AcceptingSampler):
     """Samples p ∝ exp(−E/T) exactly: Langevin proposals with a Metropolis-Hastings test per chain.
 
         y' = y − ε ∇E(y) + √(2εT) ξ,    accepted with probability min(1, p(y') q(y | y') / (p(y) q(y' | y))).
@@ -49,8 +39,6 @@ class MALA(SteppingSampler):
     True
     """
 
-    differentiable = False
-
     def __init__(
         self,
         step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
@@ -68,25 +56,15 @@ class MALA(SteppingSampler):
     def stationary(self) -> bool:  # type: ignore[override]
         return self.temperature == 1
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> MALAState:
-        return MALAState(y)
-
-    def enter(self, energy: EnergyFn, state: MALAState) -> MALAState:
-        return state._replace(energy=None, grad=None)
-
     def step(
         self,
         energy: EnergyFn,
-        state: MALAState,
+        state: AcceptingState,
         *,
         create_graph: bool = False,
         generator: torch.Generator | None = None,
-    ) -> tuple[MALAState, Info]:
-        if create_graph:
-            raise ValueError("MALA accepts or rejects, and no gradient passes through that: leave create_graph=False")
-        y, value, grad = state.y, state.energy, state.grad
-        if value is None or grad is None:
-            value, grad = energy_and_grad(energy, y)
+    ) -> tuple[AcceptingState, Info]:
+        y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
         temperature = at(self.temperature, state.t)
         step_size = self.stride(state, scale, value, y)
@@ -101,7 +79,7 @@ class MALA(SteppingSampler):
         draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
         accepted = (draw.log() < log_ratio) & ~wall
         chosen = left(accepted, y)
-        kept = MALAState(
+        kept = AcceptingState(
             torch.where(chosen, proposal, y),
             state.t + 1,
             scale,

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, energy_and_grad, left
-from ebm.samplers.hamiltonian import HamiltonianInfo, HamiltonianState, Mass, Phase, inner, leapfrog
+from ebm.interfaces import EnergyFn, left
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, inner, leapfrog
 from ebm.samplers.schedules import Schedule
-from ebm.samplers.stepping import SteppingSampler
 
 __all__ = ["NUTS"]
 
@@ -19,7 +19,7 @@ LOST = 1000.0  # an energy error, in nats, at which a path has left the level se
 LOOK = 16  # leapfrogs between looks whether all chains have finished, where looking means waiting for a device
 
 
-class NUTS(SteppingSampler):
+class NUTS(AcceptingSampler):
     """Samples p ∝ exp(−E) exactly by the no-U-turn sampler: HMC that finds each path's length by itself.
 
     From y and p ~ N(0, M) a path is doubled up to `max_depth` times, in a direction drawn each time, until a part of it turns
@@ -52,7 +52,6 @@ class NUTS(SteppingSampler):
     True
     """
 
-    differentiable = False
     stationary = True
 
     def __init__(
@@ -69,25 +68,15 @@ class NUTS(SteppingSampler):
             raise ValueError(f"max_depth={max_depth}: pass a whole number, a path is doubled at least once")
         self.max_depth, self.mass = max_depth, Mass(mass)
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> HamiltonianState:
-        return HamiltonianState(y)
-
-    def enter(self, energy: EnergyFn, state: HamiltonianState) -> HamiltonianState:
-        return state._replace(energy=None, grad=None)
-
     def step(
         self,
         energy: EnergyFn,
-        state: HamiltonianState,
+        state: AcceptingState,
         *,
         create_graph: bool = False,
         generator: torch.Generator | None = None,
-    ) -> tuple[HamiltonianState, Any]:
-        if create_graph:
-            raise ValueError("NUTS accepts or rejects, and no gradient passes through that: leave create_graph=False")
-        y, value, grad = state.y, state.energy, state.grad
-        if value is None or grad is None:
-            value, grad = energy_and_grad(energy, y)
+    ) -> tuple[AcceptingState, Any]:
+        y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
         # How long this step goes on depends on all chains, what later steps draw must not: it has a stream of its own. Reading
         # its seed, and at each doubling whether any path goes on, are all that waits for a device (but see LOOK).
@@ -98,7 +87,7 @@ class NUTS(SteppingSampler):
             if not path.double(depth):
                 break
         found = path.found
-        kept = HamiltonianState(found.y, state.t + 1, scale, state.gain, found.value, found.grad)
+        kept = AcceptingState(found.y, state.t + 1, scale, state.gain, found.value, found.grad)
         acceptance = path.acceptance / path.gradients.clamp(min=1)
         return kept, HamiltonianInfo(value, grad, path.moved, acceptance, path.gradients, path.diverged, path.depth)
 

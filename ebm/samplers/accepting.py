@@ -1,0 +1,49 @@
+"""What samplers that accept or reject have in common: no gradient passes, and energy and gradient at y are computed once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import EnergyFn, energy_and_grad
+from ebm.samplers.stepping import SteppingSampler
+
+__all__ = ["AcceptingSampler", "AcceptingState"]
+
+
+class AcceptingState(NamedTuple):
+    """A configuration with its energy (*chains,) and gradient, kept so that they are computed once; None until the first step."""
+
+    y: Tensor
+    t: int = 0
+    scale: Tensor | None = None
+    gain: float = 1.0
+    energy: Tensor | None = None
+    grad: Tensor | None = None
+
+
+class AcceptingSampler(SteppingSampler):
+    """A sampler whose steps are proposals. Write `step`, which begins with `here`."""
+
+    differentiable = False
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
+        return AcceptingState(y)
+
+    def enter(self, energy: EnergyFn, state: Any) -> Any:
+        return state._replace(energy=None, grad=None)
+
+    def here(self, energy: EnergyFn, state: AcceptingState, create_graph: bool) -> tuple[Tensor, Tensor]:
+        """Looks up, or computes, energy and gradient at the state's y.
+
+        Raises:
+            ValueError: where a graph is asked for.
+        """
+        if create_graph:
+            name = type(self).__name__
+            raise ValueError(f"{name} accepts or rejects, and no gradient passes through that: leave create_graph=False")
+        if state.energy is None or state.grad is None:
+            return energy_and_grad(energy, state.y)
+        return state.energy, state.grad
