@@ -155,6 +155,8 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "monotone/langevin": lambda: {"sampler": langevin(step_scale=2.0)},
     "annealed": lambda: {"sampler": langevin(), "temperatures": [2.0, 1.0], "step_scales": [2.0, 1.0]},
     "annealed/one": lambda: {"sampler": descent(momentum=0.5), "step_scales": [0.5]},
+    "recovery": lambda: {"sampler": langevin(step_size=0.1), "sigma": 0.4},
+    "recovery/mala": lambda: {"sampler": mala(), "sigma": 0.4},
     "replay": lambda: {"sampler": langevin(), "capacity": 8},
     "replay/mala": lambda: {"sampler": mala(), "capacity": 8},
 }
@@ -193,6 +195,11 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "contrastive-divergence/replay": lambda: contrastive(
         sampler=ebm.build("sampler", "replay", sampler=langevin(step_size=0.2), capacity=512), start="noise"
     ),
+    "diffusion-recovery": lambda: {"sampler": langevin(step_size=0.1), "sigma": 0.5},
+    "diffusion-recovery/ladder": lambda: {"sampler": langevin(step_size=0.1), "sigma": [1.0, 0.5, 0.25]},
+    "energy-matching": lambda: {},
+    "energy-matching/chains": lambda: {"sampler": langevin(step_size=0.05), "cd_weight": 0.1, "cutoff": 0.8},
+    "equilibrium-matching": lambda: {},
     "denoising-score-matching": lambda: {"sigma": 0.3},
     "denoising-score-matching/ladder": lambda: {"sigma": [1.0, 0.5, 0.1]},
     "weighted-sum": lambda: {"objectives": [objective("denoising-score-matching"), objective("reconstruction")]},

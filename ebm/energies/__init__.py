@@ -9,15 +9,18 @@ import torch
 
 from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
+from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.joint import JointClassifier, joint_conv
 from ebm.energies.mlp import MLPEnergy
+from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
 
 __all__ = [
     "Banana",
+    "ConditionalMLP",
     "ConvEnergy",
     "DoubleWell",
     "FrameEBT",
@@ -27,6 +30,8 @@ __all__ = [
     "ImageEBT",
     "JointClassifier",
     "MLPEnergy",
+    "NoiseConditional",
+    "NoiseEmbedded",
     "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
@@ -47,7 +52,23 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     def image_ebt() -> ImageEBT:
         return ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2)
 
-    return {("energy", "image-ebt"): lambda: {"factory": image_ebt, "y": torch.randn(6, 2, 4, 6)}}
+    def embedded() -> NoiseEmbedded:
+        return NoiseEmbedded(ConditionalMLP(2, 1, hidden=(8,)), sigma=[1.0, 0.5, 0.1])
+
+    y = torch.randn(6, 2)
+    return {
+        ("energy", "image-ebt"): lambda: {"factory": image_ebt, "y": torch.randn(6, 2, 4, 6)},
+        ("energy", "conditional-mlp"): lambda: {
+            "factory": lambda: ConditionalMLP(2, 3, hidden=(8,)),
+            "y": y,
+            "context": torch.randn(6, 3),
+        },
+        ("energy", "noise-conditional"): lambda: {
+            "factory": lambda: NoiseConditional(MLPEnergy(2, hidden=(8,)), sigma=[1.0, 0.1]),
+            "y": y,
+        },
+        ("energy", "noise-embedded"): lambda: {"factory": embedded, "y": y},
+    }
 
 
 @hookimpl
@@ -61,12 +82,15 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "funnel": Funnel,
         "ring": Ring,
         "mlp": MLPEnergy,
+        "conditional-mlp": ConditionalMLP,
         "conv": ConvEnergy,
         "joint": JointClassifier,
         "joint-conv": joint_conv,
         "sum": SumEnergy,
         "scaled": ScaledEnergy,
         "with-prior": WithPrior,
+        "noise-conditional": NoiseConditional,
+        "noise-embedded": NoiseEmbedded,
         "text-ebt": TextEBT,
         "residual-text-ebt": ResidualTextEBT,
         "frame-ebt": FrameEBT,

@@ -5,7 +5,10 @@ from ebm.objectives.classification import CrossEntropy, JointLikelihood
 from ebm.objectives.combine import WeightedSum
 from ebm.objectives.contrastive import ContrastiveDivergence
 from ebm.objectives.diffusion import Diffusion
+from ebm.objectives.energy_matching import EnergyMatching
+from ebm.objectives.equilibrium_matching import EquilibriumMatching
 from ebm.objectives.reconstruction import Reconstruction
+from ebm.objectives.recovery import DiffusionRecoveryLikelihood
 from ebm.objectives.score_matching import DenoisingScoreMatching
 from ebm.registry import hookimpl
 
@@ -14,6 +17,9 @@ __all__ = [
     "CrossEntropy",
     "DenoisingScoreMatching",
     "Diffusion",
+    "DiffusionRecoveryLikelihood",
+    "EnergyMatching",
+    "EquilibriumMatching",
     "JointLikelihood",
     "Objective",
     "Reconstruction",
@@ -28,6 +34,9 @@ def ebm_objectives() -> dict[str, type[Objective]]:
         "cross-entropy": CrossEntropy,
         "denoising-score-matching": DenoisingScoreMatching,
         "diffusion": Diffusion,
+        "diffusion-recovery": DiffusionRecoveryLikelihood,
+        "energy-matching": EnergyMatching,
+        "equilibrium-matching": EquilibriumMatching,
         "joint": JointLikelihood,
         "reconstruction": Reconstruction,
         "weighted-sum": WeightedSum,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from ebm.energies.noise_conditional import noise_levels
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
+from ebm.objectives.ladder import at_rows, rows_of, spread
 from ebm.randomness import randn_like
 
 __all__ = ["DenoisingScoreMatching"]
@@ -41,9 +40,7 @@ class DenoisingScoreMatching(Objective):
 
     def __init__(self, sigma: float | Sequence[float] = 0.1) -> None:
         super().__init__()
-        self.sigma = (float(sigma),) if isinstance(sigma, int | float) else tuple(map(float, sigma))
-        if not self.sigma or not all(0 < level < math.inf for level in self.sigma):
-            raise ValueError(f"sigma={sigma}: pass a positive number, or a ladder of them")
+        self.sigma = noise_levels(sigma)
 
     def forward(
         self,
@@ -60,46 +57,24 @@ class DenoisingScoreMatching(Objective):
         if start is not None and len(self.sigma) > 1:
             raise ValueError("start is the noised points of one level: it cannot be given with a ladder")
         check_configuration(batch.target, generator)
-        sigma, groups = self._spread(batch.target, generator)
+        groups = spread(batch.target, len(self.sigma), generator)
+        sigma = at_rows(self.sigma, groups, batch.target)
         noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
         noised = batch.target + left(sigma, noise) * noise
+        graph = torch.is_grad_enabled()
         if levels == 1:
-            parts = [self._at(bind(energy, batch.context), noised, noise, sigma)]
-            rows = torch.arange(len(noised), device=noised.device)
-        else:
-            parts = []
-            for level, group in groups.items():
-                function = bind(energy, _rows(batch.context, group), level)
-                parts.append(self._at(function, noised[group], noise[group], sigma[group]))
-            rows = torch.cat([*groups.values()])
-        loss, value, norm = (torch.cat(column) for column in zip(*parts, strict=True))
-        arranged = batch if levels == 1 else Batch(None, weight=_rows(batch.weight, rows))
-        terms = {"energy_data": arranged.mean(value.detach()), "grad_norm": arranged.mean(norm.detach())}
+            value, grad = energy_and_grad(bind(energy, batch.context), noised, create_graph=graph)
+        else:  # level by level, and put back into the order of rows
+            found = [
+                energy_and_grad(bind(energy, rows_of(batch.context, rows), level), noised[rows], create_graph=graph)
+                for level, rows in groups.items()
+            ]
+            order = torch.cat([*groups.values()]).argsort()
+            value, grad = (torch.cat(column)[order] for column in zip(*found, strict=True))
+        loss = (left(sigma, noised) * grad - noise).reshape(*value.shape, -1).square().sum(-1) / 2
+        norm = grad.detach().reshape(*value.shape, -1).norm(dim=-1)
+        terms = {"energy_data": batch.mean(value.detach()), "grad_norm": batch.mean(norm)}
         if levels > 1:
-            for (level, group), part in zip(groups.items(), parts, strict=True):
-                terms[f"loss_{level}"] = Batch(None, weight=_rows(batch.weight, group)).mean(part[0].detach())
-        return Loss(arranged.mean(loss), terms)
-
-    def _spread(self, data: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[int, Tensor]]:
-        """Gives every row a noise level, as evenly as rows allow: (sigma (rows,), the rows of each level that has any)."""
-        ladder, count = torch.tensor(self.sigma, dtype=data.dtype, device=data.device), len(self.sigma)
-        if count == 1:
-            return ladder.expand(len(data)), {}
-        order = torch.randperm(len(data), generator=generator, device=data.device)
-        # Which level the first row gets is drawn too: else the last levels would get fewer rows, or none of a small batch.
-        first = int(torch.randint(count, (), generator=generator, device=data.device))
-        groups = {(first + place) % count: order[place::count] for place in range(min(count, len(data)))}
-        sigma = torch.empty_like(ladder[:1]).repeat(len(data))
-        for level, rows in groups.items():
-            sigma[rows] = ladder[level]
-        return sigma, groups
-
-    def _at(self, function: EnergyFn, noised: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        value, grad = energy_and_grad(function, noised, create_graph=torch.is_grad_enabled())
-        residual = (left(sigma, noised) * grad - noise).reshape(*value.shape, -1)
-        return (residual**2).sum(-1) / 2, value, grad.reshape(*value.shape, -1).norm(dim=-1)
-
-
-def _rows(tree: Any, index: Tensor) -> Any:
-    """Takes rows of every tensor of a context."""
-    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
+            for level, rows in groups.items():
+                terms[f"loss_{level}"] = Batch(None, weight=rows_of(batch.weight, rows)).mean(loss.detach()[rows])
+        return Loss(batch.mean(loss), terms)

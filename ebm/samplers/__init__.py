@@ -10,6 +10,7 @@ from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
 from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
+from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.retractions import clamp, softmax
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
@@ -27,6 +28,7 @@ __all__ = [
     "Linear",
     "Monotone",
     "Polynomial",
+    "Recovery",
     "ReplayAugmented",
     "Sampler",
     "Wrapper",
@@ -46,5 +48,6 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "mala": MALA,
         "monotone": Monotone,
         "nuts": NUTS,
+        "recovery": Recovery,
         "replay": ReplayAugmented,
     }

@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from ebm.baselines import DiT, FrameTransformer
 from ebm.energies import (
     Banana,
+    ConditionalMLP,
     ConvEnergy,
     DoubleWell,
     FrameEBT,
@@ -23,6 +24,8 @@ from ebm.energies import (
     ImageEBT,
     JointClassifier,
     MLPEnergy,
+    NoiseConditional,
+    NoiseEmbedded,
     ResidualFrameEBT,
     ResidualImageEBT,
     Ring,
@@ -31,6 +34,7 @@ from ebm.energies import (
     WithPrior,
     joint_conv,
 )
+from ebm.energies.compose import Function
 from ebm.interfaces import Energy, energy_and_grad
 from ebm.noising import Noisy
 
@@ -126,6 +130,8 @@ ENERGIES = {
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
     "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),
+    "noise-conditional": (lambda: NoiseConditional(MLPEnergy(2, hidden=(6,)), sigma=0.3), (2,)),
+    "noise-embedded": (lambda: Function(NoiseEmbedded(ConditionalMLP(2, 1, hidden=(6, 5)), sigma=[1.0, 0.3])), (2,)),
     "with-prior": (lambda: WithPrior(ConvEnergy(1, 4, width=2), std=2.0), (1, 4, 4)),
 }
 

@@ -1,0 +1,78 @@
+"""Equilibrium matching: one landscape whose slope leads from noise to data, and comes to rest there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
+from ebm.randomness import randn_like
+
+__all__ = ["EquilibriumMatching", "decay"]
+
+
+class EquilibriumMatching(Objective):
+    """Fits an energy's slope along straight paths from noise ε to data x, with a target that falls to zero at data:
+
+        L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),    c(γ) = λ min(1, (1 − γ) / (1 − a)),
+
+    summed over a chain's event axes. The energy is not told γ: its slope is the mean over all paths through a point. Samples are
+    descents from noise, `GradientDescent` with Nesterov's momentum in the paper; they are not draws of exp(−E). It draws no
+    chains. An energy with several landscapes is trained in its last.
+
+    Source: Wang and Du, 2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated decay.
+
+    Arguments:
+        cutoff: a, from 0 to below 1: where on the path the target begins to fall.
+        multiplier: λ, the size of the target.
+
+    Raises:
+        ValueError: for a cutoff outside [0, 1), and a multiplier that is no positive number.
+
+    Terms: energy_data, grad_norm (at the paths' points).
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> toward = lambda y: (y - 1).square().sum(-1)                                    # downhill is towards the data, at 1
+    >>> aim, batch = EquilibriumMatching(), Batch(torch.ones(1000, 2))
+    >>> bool(aim(toward, batch, generator=g).value < aim(lambda y: -toward(y), batch, generator=g).value)
+    True
+    """
+
+    def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
+        super().__init__()
+        if not 0 <= cutoff < 1 or not 0 < multiplier < math.inf:
+            raise ValueError(
+                f"cutoff={cutoff}, multiplier={multiplier}: pass a cutoff from 0 to below 1, and a positive multiplier"
+            )
+        self.cutoff, self.multiplier = float(cutoff), float(multiplier)
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        """Computes the loss of one batch; `start` replaces the noise ε."""
+        x = batch.target
+        check_configuration(x, generator)
+        epsilon = randn_like(x, generator) if start is None else start
+        gamma = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+        point = torch.lerp(epsilon, x, left(gamma, x))
+        value, grad = energy_and_grad(bind(energy, batch.context), point, create_graph=torch.is_grad_enabled())
+        target = left(self.multiplier * decay(gamma, self.cutoff), x) * (epsilon - x)
+        error = (grad - target).reshape(*value.shape, -1).square().sum(-1)
+        norm = grad.detach().reshape(*value.shape, -1).norm(dim=-1)
+        return Loss(batch.mean(error), {"energy_data": batch.mean(value.detach()), "grad_norm": batch.mean(norm)})
+
+
+def decay(t: Tensor, cutoff: float) -> Tensor:
+    """Computes the truncated decay min(1, (1 − t)/(1 − cutoff)): 1 up to the cutoff, then down to 0 at t = 1.
+
+    >>> decay(torch.tensor([0.0, 0.5, 0.75, 1.0]), cutoff=0.5)
+    tensor([1.0000, 1.0000, 0.5000, 0.0000])
+    """
+    return torch.ones_like(t) if cutoff == 1 else ((1 - t) / (1 - cutoff)).clamp(max=1)

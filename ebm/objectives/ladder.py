@@ -1,0 +1,61 @@
+"""Noise ladders: every row of a batch gets a level, and its energy from that level's landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ebm.interfaces import Energy, EnergyFn, evaluate
+
+__all__ = ["PerRow", "at_rows", "per_row", "rows_of", "spread"]
+
+
+def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
+    """Gives every row a level, as evenly as rows allow: the rows of each level that has any.
+
+    >>> groups = spread(torch.zeros(5, 2), 3, torch.Generator().manual_seed(0))
+    >>> sorted(len(rows) for rows in groups.values()), sorted(torch.cat([*groups.values()]).tolist())
+    ([1, 2, 2], [0, 1, 2, 3, 4])
+    """
+    if levels == 1:
+        return {0: torch.arange(len(data), device=data.device)}
+    order = torch.randperm(len(data), generator=generator, device=data.device)
+    # Which level the first row gets is drawn too: else the last levels would get fewer rows, or none of a small batch.
+    first = int(torch.randint(levels, (), generator=generator, device=data.device))
+    return {(first + place) % levels: order[place::levels] for place in range(min(levels, len(data)))}
+
+
+def at_rows(values: Sequence[float], groups: dict[int, Tensor], like: Tensor) -> Tensor:
+    """Lists what each row's level has: values[level] for every row (rows,)."""
+    found = like.new_empty(len(like))
+    for level, rows in groups.items():
+        found[rows] = values[level]
+    return found
+
+
+def rows_of(tree: Any, index: Tensor) -> Any:
+    """Takes rows of every tensor of a context."""
+    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """Scores every row on the landscape of its own level: what `per_row` returns."""
+
+    energy: Energy  # by this name samplers find the module to hold in eval mode
+    parts: list[tuple[EnergyFn, Tensor]]
+    order: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return torch.cat([evaluate(landscape, y[rows]) for landscape, rows in self.parts])[self.order]
+
+
+def per_row(energy: Energy, context: Any, groups: dict[int, Tensor]) -> PerRow:
+    """Binds every group of rows, with its part of the context, to its level's landscape."""
+    parts = [(energy.given(rows_of(context, rows), level), rows) for level, rows in groups.items()]
+    return PerRow(energy, parts, torch.cat([*groups.values()]).argsort())

@@ -1,0 +1,125 @@
+"""Recovery: from a noised point back to a less noised one, landscape by landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.energies.noise_conditional import noise_levels
+from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
+from ebm.samplers.wrapper import Wrapper
+
+__all__ = ["Recovered", "Recovery", "RecoveryState"]
+
+
+class RecoveryState(NamedTuple):
+    """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with its noise."""
+
+    inner: Any
+    noised: Tensor
+    sigma: float
+    level: int = 0
+
+    @property
+    def y(self) -> Tensor:
+        return self.noised + self.sigma * self.inner.y
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The energy of u = (y − ỹ)/s, where ỹ = y + s ξ is given: E(ỹ + s u) + |u|²/2, one s for all rows or one for each."""
+
+    energy: EnergyFn
+    noised: Tensor
+    sigma: float | Tensor
+
+    def __call__(self, u: Tensor) -> Tensor:
+        sigma = left(self.sigma, u) if isinstance(self.sigma, Tensor) else self.sigma
+        value = evaluate(self.energy, self.noised + sigma * u)
+        return value + u[..., None].flatten(value.ndim).square().sum(-1) / 2
+
+
+class Recovery(Wrapper):
+    """Recovers y from a noised ỹ = y + s ξ on each landscape, and takes what it finds for the next one's ỹ:
+
+        p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²),    from y = ỹ.
+
+    With a ladder s_0 … s_{L−1} that a `DiffusionRecoveryLikelihood` trained, and a start that is data with noise of variance
+    Σ s_l² (in practice noise alone, where that is wide), the last landscape's ends are samples. The inner sampler moves
+    u = (y − ỹ)/s_l, in which the prior is a standard normal: its step size is in units of s_l², and energies and gradients
+    of its steps are those of u. Each conditional is easier to sample than a marginal: the quadratic holds it together.
+
+    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 2, without the scaling down of data.
+
+    Arguments:
+        sampler: the sampler that moves on each landscape, without a retraction; its `steps` are steps per landscape.
+        sigma: s_l of each landscape, in units of y, or one for all of them.
+
+    Raises:
+        ValueError: for noise that is not positive, a retraction, and (at the call) as many landscapes as sigma has no numbers.
+
+    >>> from ebm.samplers import LangevinDynamics
+    >>> g = torch.Generator().manual_seed(0)
+    >>> energy = lambda y: (y - 3).square().sum(-1) / 2                  # data are N(3, 1)
+    >>> noised = 3 + 2**0.5 * torch.randn(4000, 1, generator=g)
+    >>> y = Recovery(LangevinDynamics(step_size=0.05, steps=100), sigma=1.0).sample(energy, noised, generator=g)
+    >>> abs(y.mean().item() - 3) < 0.1, abs(y.var().item() - 1) < 0.1
+    (True, True)
+    """
+
+    stationary = False
+
+    def __init__(self, sampler: Sampler, sigma: float | Sequence[float] = 0.1) -> None:
+        super().__init__(unretracted(sampler))
+        self.sigma = noise_levels(sigma)
+
+    def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
+        if len(self.sigma) not in (1, len(energies)):
+            raise ValueError(f"{len(self.sigma)} noise levels for {len(energies)} landscapes: pass one sigma for each")
+        return energies
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RecoveryState:
+        inner = self.sampler.init(Recovered(energy, y, self.sigma[0]), torch.zeros_like(y), generator=generator)
+        return RecoveryState(inner, y, self.sigma[0])
+
+    def enter(self, energy: EnergyFn, state: RecoveryState) -> RecoveryState:
+        level, noised = state.level + 1, state.y
+        sigma = self.sigma[level % len(self.sigma)]
+        inner = self.sampler.enter(Recovered(energy, noised, sigma), moved(state.inner, torch.zeros_like(noised)))
+        return RecoveryState(inner, noised, sigma, level)
+
+    def step(
+        self,
+        energy: EnergyFn,
+        state: RecoveryState,
+        *,
+        create_graph: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[RecoveryState, Info]:
+        recovered = Recovered(energy, state.noised, state.sigma)
+        inner, info = self.sampler.step(recovered, state.inner, create_graph=create_graph, generator=generator)
+        return state._replace(inner=inner), info
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}"
+
+
+def unretracted(sampler: Sampler) -> Sampler:
+    """Takes a sampler that moves y itself as it is.
+
+    Raises:
+        ValueError: it retracts its states, which here are differences in units of the noise, and no configurations.
+    """
+    probe = torch.zeros(1)
+    if isinstance(sampler, Sampler) and sampler.point(probe) is not probe:
+        raise ValueError(f"{type(sampler).__name__} retracts y, but recovery moves differences (y − ỹ)/s: leave retraction out")
+    return sampler
+
+
+def moved(state: Any, y: Tensor) -> Any:
+    """Puts y into a sampler's state, or into that of the sampler within."""
+    return state._replace(y=y) if "y" in state._fields else state._replace(inner=moved(state.inner, y))
