@@ -202,6 +202,13 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "equilibrium-matching": lambda: {},
     "denoising-score-matching": lambda: {"sigma": 0.3},
     "denoising-score-matching/ladder": lambda: {"sigma": [1.0, 0.5, 0.1]},
+    "score-matching": lambda: {},
+    "sliced-score-matching": lambda: {"projections": 2},
+    "sliced-score-matching/plain": lambda: {"variance_reduced": False},
+    "nce": lambda: {"noise": 2.0, "ratio": 2},
+    "nce/energy": lambda: {"noise": ebm.build("energy", "gaussian", covariance=torch.tensor([2.0, 3.0], dtype=torch.float64))},
+    "energy-discrepancy": lambda: {"samples": 4},
+    "infonce": lambda: {"source": 2.0, "proposals": 4},
     "weighted-sum": lambda: {"objectives": [objective("denoising-score-matching"), objective("reconstruction")]},
 }
 

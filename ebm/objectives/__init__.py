@@ -5,8 +5,12 @@ from ebm.objectives.classification import CrossEntropy, JointLikelihood
 from ebm.objectives.combine import WeightedSum
 from ebm.objectives.contrastive import ContrastiveDivergence
 from ebm.objectives.diffusion import Diffusion
+from ebm.objectives.energy_discrepancy import EnergyDiscrepancy
 from ebm.objectives.energy_matching import EnergyMatching
 from ebm.objectives.equilibrium_matching import EquilibriumMatching
+from ebm.objectives.hyvarinen import ScoreMatching, SlicedScoreMatching
+from ebm.objectives.infonce import InfoNCE
+from ebm.objectives.nce import NoiseContrastiveEstimation
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.recovery import DiffusionRecoveryLikelihood
 from ebm.objectives.score_matching import DenoisingScoreMatching
@@ -18,11 +22,16 @@ __all__ = [
     "DenoisingScoreMatching",
     "Diffusion",
     "DiffusionRecoveryLikelihood",
+    "EnergyDiscrepancy",
     "EnergyMatching",
     "EquilibriumMatching",
+    "InfoNCE",
     "JointLikelihood",
+    "NoiseContrastiveEstimation",
     "Objective",
     "Reconstruction",
+    "ScoreMatching",
+    "SlicedScoreMatching",
     "WeightedSum",
 ]
 
@@ -37,7 +46,12 @@ def ebm_objectives() -> dict[str, type[Objective]]:
         "diffusion-recovery": DiffusionRecoveryLikelihood,
         "energy-matching": EnergyMatching,
         "equilibrium-matching": EquilibriumMatching,
+        "energy-discrepancy": EnergyDiscrepancy,
+        "infonce": InfoNCE,
         "joint": JointLikelihood,
+        "nce": NoiseContrastiveEstimation,
         "reconstruction": Reconstruction,
+        "score-matching": ScoreMatching,
+        "sliced-score-matching": SlicedScoreMatching,
         "weighted-sum": WeightedSum,
     }

@@ -201,7 +201,12 @@ def test_weights_of_another_shape_are_refused(label):
         objective(label)(Valley(), batch, generator=seeded())
 
 
-@pytest.mark.parametrize("label", [label for label in OBJECTIVES if "matching" not in label and label != "weighted-sum"])
+def moves_chains(label: str) -> bool:
+    """Whether the objective's chains all begin at `start`; those of energy matching may begin at data instead."""
+    return getattr(objective(label), "sampler", None) is not None and not label.startswith("energy-matching")
+
+
+@pytest.mark.parametrize("label", filter(moves_chains, OBJECTIVES))
 def test_chains_that_are_not_finite_stop_with_their_names(label):
     start = normal(4, 2)
     start[3, 0] = math.nan
