@@ -12,7 +12,10 @@ from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.experts import MixtureOfExperts, ProductOfExperts
+from ebm.energies.hopfield import Hopfield, ModernHopfield
 from ebm.energies.joint import JointClassifier, joint_conv
+from ebm.energies.latent import FreeEnergy, LatentEnergy
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.unconditional import Unconditional
@@ -24,14 +27,20 @@ __all__ = [
     "ConvEnergy",
     "DoubleWell",
     "FrameEBT",
+    "FreeEnergy",
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "Hopfield",
     "ImageEBT",
     "JointClassifier",
+    "LatentEnergy",
     "MLPEnergy",
+    "MixtureOfExperts",
+    "ModernHopfield",
     "NoiseConditional",
     "NoiseEmbedded",
+    "ProductOfExperts",
     "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
@@ -55,6 +64,9 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     def embedded() -> NoiseEmbedded:
         return NoiseEmbedded(ConditionalMLP(2, 1, hidden=(8,)), sigma=[1.0, 0.5, 0.1])
 
+    def experts() -> list[Unconditional]:
+        return [Gaussian(), Ring(), MLPEnergy(2, hidden=(4,))]
+
     y = torch.randn(6, 2)
     return {
         ("energy", "image-ebt"): lambda: {"factory": image_ebt, "y": torch.randn(6, 2, 4, 6)},
@@ -68,6 +80,12 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
             "y": y,
         },
         ("energy", "noise-embedded"): lambda: {"factory": embedded, "y": y},
+        ("energy", "product"): lambda: {"factory": lambda: ProductOfExperts(experts()), "y": torch.randn(6, 2)},
+        ("energy", "mixture-of-experts"): lambda: {"factory": lambda: MixtureOfExperts(experts()), "y": torch.randn(6, 2)},
+        ("energy", "modern-hopfield"): lambda: {"factory": lambda: ModernHopfield(dim=3, count=5), "y": torch.randn(6, 3)},
+        ("energy", "hopfield"): lambda: {"factory": lambda: Hopfield(((1, 1, -1), (1, -1, 1))), "y": torch.randn(6, 3)},
+        ("energy", "latent"): lambda: {"factory": lambda: LatentEnergy(MLPEnergy(3), 1), "y": torch.randn(6, 2)},
+        ("energy", "free-energy"): lambda: {"factory": lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), "y": torch.randn(6, 2)},
     }
 
 
@@ -91,6 +109,12 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "with-prior": WithPrior,
         "noise-conditional": NoiseConditional,
         "noise-embedded": NoiseEmbedded,
+        "product": ProductOfExperts,
+        "mixture-of-experts": MixtureOfExperts,
+        "modern-hopfield": ModernHopfield,
+        "hopfield": Hopfield,
+        "latent": LatentEnergy,
+        "free-energy": FreeEnergy,
         "text-ebt": TextEBT,
         "residual-text-ebt": ResidualTextEBT,
         "frame-ebt": FrameEBT,

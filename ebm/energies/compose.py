@@ -38,7 +38,44 @@ class Function(Unconditional):
         return "" if isinstance(self.function, nn.Module) else getattr(self.function, "__name__", repr(self.function))
 
 
-class SumEnergy(Energy):
+class Several(Energy):
+    """Stands for several energies of the same y, with one context for all of them; what it makes of their values, `forward` says.
+
+    The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
+    landscape is repeated for all landscapes of the others.
+    """
+
+    energies: Any  # an nn.ModuleList of Energy
+
+    def __init__(self, energies: Sequence[EnergyFn]) -> None:
+        super().__init__()
+        parts = [as_energy(energy) for energy in energies]
+        levels = [part.levels for part in parts]
+        if not parts or len({*levels} - {1}) > 1:
+            what = type(self).__name__
+            raise ValueError(f"{what} of parts with {levels} landscapes: pass parts with one, or all with the same number")
+        self.energies, self.levels = nn.ModuleList(parts), max(levels)
+
+    def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
+        """Encodes the context for every part."""
+        return tuple(part.encode(context, -1 if part.levels == 1 else level) for part in self.energies)
+
+    def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
+        """Extends every part's code."""
+        return tuple(part.extend(own, context) for part, own in zip(self.energies, code, strict=True))
+
+    def values(self, y: Tensor, code: tuple[Any, ...] | None = None) -> list[Tensor]:
+        """Maps y (*chains, *event) to every part's energies (*chains,)."""
+        codes = (None,) * len(self.energies) if code is None else code
+        values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
+        if any(value.shape != values[0].shape for value in values):
+            shapes = ", ".join(str(tuple(value.shape)) for value in values)
+            what = type(self).__name__
+            raise ValueError(f"the parts of a {what} have energies of shapes {shapes}: they must agree on what a chain is")
+        return values
+
+
+class SumEnergy(Several):
     """Adds energies up: E(y) = Σᵢ Eᵢ(y), the product of their densities. What `e1 + e2` makes.
 
     The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
@@ -58,33 +95,15 @@ class SumEnergy(Energy):
     tensor([2., 2., 2.])
     """
 
-    energies: Any  # an nn.ModuleList of Energy
-
     def __init__(self, energies: Sequence[EnergyFn]) -> None:
-        super().__init__()
-        parts: list[Energy] = []
+        parts: list[EnergyFn] = []
         for energy in energies:
-            parts += energy.energies if isinstance(energy, SumEnergy) else [as_energy(energy)]
-        levels = [part.levels for part in parts]
-        if not parts or len({*levels} - {1}) > 1:
-            raise ValueError(f"SumEnergy of parts with {levels} landscapes: pass parts with one, or all with the same number")
-        self.energies, self.levels = nn.ModuleList(parts), max(levels)
-
-    def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
-        """Encodes the context for every part."""
-        return tuple(part.encode(context, -1 if part.levels == 1 else level) for part in self.energies)
-
-    def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
-        """Extends every part's code."""
-        return tuple(part.extend(own, context) for part, own in zip(self.energies, code, strict=True))
+            parts += energy.energies if isinstance(energy, SumEnergy) else [energy]
+        super().__init__(parts)
 
     def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
         """Maps y (*chains, *event) to energies (*chains,)."""
-        codes = (None,) * len(self.energies) if code is None else code
-        values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
-        if any(value.shape != values[0].shape for value in values):
-            shapes = ", ".join(str(tuple(value.shape)) for value in values)
-            raise ValueError(f"the parts of a sum have energies of shapes {shapes}: they must agree on what a chain is")
+        values = self.values(y, code)
         return sum(values[1:], start=values[0])
 
 

@@ -18,14 +18,20 @@ from ebm.energies import (
     ConvEnergy,
     DoubleWell,
     FrameEBT,
+    FreeEnergy,
     Funnel,
     Gaussian,
     GaussianMixture,
+    Hopfield,
     ImageEBT,
     JointClassifier,
+    LatentEnergy,
+    MixtureOfExperts,
     MLPEnergy,
+    ModernHopfield,
     NoiseConditional,
     NoiseEmbedded,
+    ProductOfExperts,
     ResidualFrameEBT,
     ResidualImageEBT,
     Ring,
@@ -37,14 +43,20 @@ from ebm.energies import (
 from ebm.energies.compose import Function
 from ebm.interfaces import Energy, energy_and_grad
 from ebm.noising import Noisy
+from ebm.samplers import GradientDescent
 
 LAW = settings(max_examples=10, deadline=None, derandomize=True)
 MEANS = ((-1.0, 0.5), (2.0, 0.0), (0.0, -1.0))
 MATRIX = ((2.0, 0.5), (0.5, 1.0))
+JOINT = ((2.0, 0.5, 0.8), (0.5, 1.0, -0.3), (0.8, -0.3, 0.9))
 
 
 def learn(values: object) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def descent(**keywords: object) -> GradientDescent:
+    return GradientDescent(step_size=0.3, steps=4, **keywords)
 
 
 def calm(energy: Energy) -> Energy:
@@ -133,6 +145,18 @@ ENERGIES = {
     "noise-conditional": (lambda: NoiseConditional(MLPEnergy(2, hidden=(6,)), sigma=0.3), (2,)),
     "noise-embedded": (lambda: Function(NoiseEmbedded(ConditionalMLP(2, 1, hidden=(6, 5)), sigma=[1.0, 0.3])), (2,)),
     "with-prior": (lambda: WithPrior(ConvEnergy(1, 4, width=2), std=2.0), (1, 4, 4)),
+    "product": (lambda: ProductOfExperts([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
+    "mixture-of-experts": (lambda: MixtureOfExperts([Gaussian(learn((1.0, 2.0)), learn(MATRIX)), Ring(learn(1.5))]), (2,)),
+    "mixture-of-networks": (lambda: MixtureOfExperts([MLPEnergy(2, hidden=(4,)) for _ in range(3)], (0.5, 0.0, -1.0)), (2,)),
+    "modern-hopfield": (lambda: ModernHopfield(dim=3, count=5), (3,)),
+    "modern-hopfield-patterns": (lambda: ModernHopfield(MEANS, beta=3.0), (2,)),
+    "hopfield": (lambda: Hopfield(((1, 1, -1), (1, -1, 1))), (3,)),
+    "hopfield-learned": (lambda: Hopfield(weights=learn(MATRIX), bias=learn((0.5, -1.0))), (2,)),
+    "latent": (lambda: LatentEnergy(Gaussian(learn((1.0, 2.0, 0.5)), learn(JOINT)), 1), (2,)),
+    "latent-network": (lambda: LatentEnergy(WithPrior(MLPEnergy(5, hidden=(6,))), 2, descent(momentum=0.5)), (3,)),
+    "latent-picture": (lambda: LatentEnergy(MLPEnergy(9, hidden=(4,)), 1, descent(), event=3), (2, 2, 2)),
+    "free-energy": (lambda: FreeEnergy(MLPEnergy(4, hidden=(6,)), learn(((-1.0, 0.0), (0.5, 1.0), (2.0, -1.0))), 0.5), (2,)),
+    "free-energy-picture": (lambda: FreeEnergy(MLPEnergy(5, hidden=(4,)), (-1.0, 1.0), event=2), (2, 2)),
 }
 
 
