@@ -356,11 +356,13 @@ class Sampler(nn.Module):
 
     Write `init` and `step`, and set `steps`; `trajectory` and `sample` come from here. A sampler that accepts or rejects
     sets `differentiable = False`: no gradient passes through a decision. One that draws noise, but does not leave p ∝ exp(−E)
-    alone (an optimiser, a sampler at another temperature), sets `stationary = False`, so that nobody holds it to that.
+    alone (an optimiser, a sampler at another temperature), sets `stationary = False`, so that nobody holds it to that. One whose
+    chains act on each other (particles) sets `interacting = True`.
     """
 
     steps: int | tuple[int, int] = 1
     differentiable: bool = True
+    interacting: bool = False  # whether the chains along the leading axis know of each other
     stationary: bool | None = None  # whether p ∝ exp(−E) stays as it is, up to what vanishes with the step; None: if it draws
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:

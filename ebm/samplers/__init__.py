@@ -10,10 +10,15 @@ from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
 from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
+from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
+from ebm.samplers.predictor_corrector import PredictorCorrector
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.retractions import clamp, softmax
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
+from ebm.samplers.stein import SteinVariational
+from ebm.samplers.tempering import ParallelTempering
+from ebm.samplers.underdamped import UnderdampedLangevin
 from ebm.samplers.wrapper import Wrapper
 
 __all__ = [
@@ -27,10 +32,16 @@ __all__ = [
     "LangevinDynamics",
     "Linear",
     "Monotone",
+    "ParallelTempering",
     "Polynomial",
+    "PreconditionedLangevin",
+    "PredictorCorrector",
+    "RMSpropLangevin",
     "Recovery",
     "ReplayAugmented",
     "Sampler",
+    "SteinVariational",
+    "UnderdampedLangevin",
     "Wrapper",
     "clamp",
     "softmax",
@@ -48,6 +59,12 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "mala": MALA,
         "monotone": Monotone,
         "nuts": NUTS,
+        "parallel-tempering": ParallelTempering,
+        "preconditioned-langevin": PreconditionedLangevin,
+        "predictor-corrector": PredictorCorrector,
         "recovery": Recovery,
         "replay": ReplayAugmented,
+        "rmsprop-langevin": RMSpropLangevin,
+        "stein": SteinVariational,
+        "underdamped-langevin": UnderdampedLangevin,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,9 @@ class Mass(nn.Module):
     """A mass matrix M: of momenta p ~ N(0, M), with velocities M⁻¹ p. The better M⁻¹ resembles the covariance, the fewer steps.
 
     Arguments:
-        mass: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+        mass: None for the identity, a number (times the identity), a diagonal of the event's shape, or a matrix (d, d) over the
+            flattened event.
+        name: what errors call it.
 
     Raises:
         ValueError: for what is no positive diagonal or symmetric positive definite matrix, and (at the call) another shape.
@@ -55,10 +57,13 @@ class Mass(nn.Module):
     factor: Tensor | None
     inverse: Tensor | None
 
-    def __init__(self, mass: Tensor | None = None) -> None:
+    def __init__(self, mass: Any = None, name: str = "mass") -> None:
         super().__init__()
+        self.name = name
+        if isinstance(mass, int | float | list | tuple):  # as a recipe says it
+            mass = torch.tensor(mass, dtype=torch.get_default_dtype())
         if mass is not None and not (isinstance(mass, Tensor) and mass.is_floating_point() and bool(mass.isfinite().all())):
-            raise ValueError(f"mass={mass!r}: pass a finite tensor, of the event's shape (a diagonal) or (d, d), or None")
+            raise ValueError(f"{name}={mass!r}: pass a finite tensor, of the event's shape (a diagonal) or (d, d), or None")
         self.register_buffer("values", mass)
         self.register_buffer("factor", None)
         self.register_buffer("inverse", None)
@@ -70,7 +75,7 @@ class Mass(nn.Module):
                 self.factor, self.inverse = factor, torch.cholesky_inverse(factor)
         if self.factor is None and not bool((mass > 0).all()):
             raise ValueError(
-                f"mass of shape {tuple(mass.shape)}: pass a positive diagonal, or a symmetric positive definite matrix"
+                f"{name} of shape {tuple(mass.shape)}: pass a positive diagonal, or a symmetric positive definite matrix"
             )
 
     def draw(self, y: Tensor, chains: int, generator: torch.Generator | None) -> Tensor:
@@ -92,18 +97,27 @@ class Mass(nn.Module):
         assert self.inverse is not None
         return (_flat(momentum, chains) @ self.inverse.to(momentum)).reshape(momentum.shape)
 
+    def times(self, velocity: Tensor, chains: int) -> Tensor:
+        """Computes M v."""
+        if self.values is None:
+            return velocity
+        if self._is_diagonal(self.values, velocity, chains):
+            return velocity * self.values.to(velocity)
+        return (_flat(velocity, chains) @ self.values.to(velocity)).reshape(velocity.shape)
+
     def kinetic(self, momentum: Tensor, chains: int) -> Tensor:
         """Computes pᵀ M⁻¹ p / 2, (*chains,)."""
         return inner(momentum, self.velocity(momentum, chains), chains) / 2
 
     def _is_diagonal(self, values: Tensor, y: Tensor, chains: int) -> bool:
         event = tuple(y.shape[chains:])
-        if values.shape == event:
+        if values.ndim == 0 or values.shape == event:
             return True
         size = math.prod(event)
         if self.factor is None or values.shape != (size, size):
             raise ValueError(
-                f"mass of shape {tuple(values.shape)} for events {event}: pass a diagonal {event}, or a matrix {(size, size)}"
+                f"{self.name} of shape {tuple(values.shape)} for events {event}: "
+                f"pass a diagonal {event}, or a matrix {(size, size)}"
             )
         return False
 

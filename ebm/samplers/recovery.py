@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm.energies.noise_conditional import noise_levels
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
-from ebm.samplers.wrapper import Wrapper
+from ebm.samplers.wrapper import Wrapper, moved
 
 __all__ = ["Recovered", "Recovery", "RecoveryState"]
 
@@ -118,8 +118,3 @@ def unretracted(sampler: Sampler) -> Sampler:
     if isinstance(sampler, Sampler) and sampler.point(probe) is not probe:
         raise ValueError(f"{type(sampler).__name__} retracts y, but recovery moves differences (y − ỹ)/s: leave retraction out")
     return sampler
-
-
-def moved(state: Any, y: Tensor) -> Any:
-    """Puts y into a sampler's state, or into that of the sampler within."""
-    return state._replace(y=y) if "y" in state._fields else state._replace(inner=moved(state.inner, y))

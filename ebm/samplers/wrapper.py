@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Info, Sampler
 
-__all__ = ["Wrapper"]
+__all__ = ["Wrapper", "moved"]
 
 
 class Wrapper(Sampler):
@@ -37,6 +37,10 @@ class Wrapper(Sampler):
     def stationary(self) -> bool | None:  # type: ignore[override]
         return self.sampler.stationary
 
+    @property
+    def interacting(self) -> bool:  # type: ignore[override]
+        return self.sampler.interacting
+
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
         return self.sampler.init(energy, y, generator=generator)
 
@@ -59,3 +63,16 @@ class Wrapper(Sampler):
 
     def finish(self, batch: Batch, y: Tensor) -> None:
         self.sampler.finish(batch, y)
+
+
+def moved(state: Any, y: Tensor) -> Any:
+    """Puts y into a sampler's state, or into that of the sampler within.
+
+    Raises:
+        ValueError: where the state within holds another shape, as that of replicas does.
+    """
+    if "y" not in state._fields:
+        return state._replace(inner=moved(state.inner, y))
+    if state.y.shape != y.shape:
+        raise ValueError(f"the inner sampler moves {tuple(state.y.shape)}, several states for each chain: wrap another one")
+    return state._replace(y=y)

@@ -15,7 +15,6 @@ from ebm_lattice.gibbs import Gibbs
 from ebm_lattice.informed import GibbsWithGradients
 from ebm_lattice.lattices import Ising, Potts
 from ebm_lattice.objectives import PseudoLikelihood, RatioMatching
-from ebm_lattice.tempering import ParallelTempering
 
 __all__ = [
     "BinaryDigits",
@@ -23,7 +22,6 @@ __all__ = [
     "GibbsWithGradients",
     "Ising",
     "Pairwise",
-    "ParallelTempering",
     "Potts",
     "PseudoLikelihood",
     "RatioMatching",
@@ -42,7 +40,6 @@ def ebm_samplers() -> dict[str, Callable[..., Any]]:
         "gibbs": Gibbs,
         "gibbs-with-gradients": GibbsWithGradients,
         "swendsen-wang": SwendsenWang,
-        "parallel-tempering": ParallelTempering,
     }
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from ebm import Batch
-from ebm.samplers import MALA
 from ebm_lattice.boltzmann import Pairwise
 from ebm_lattice.clusters import SwendsenWang
 from ebm_lattice.gibbs import Gibbs
 from ebm_lattice.informed import GibbsWithGradients
 from ebm_lattice.lattices import Ising, Potts
 from ebm_lattice.objectives import PseudoLikelihood, RatioMatching
-from ebm_lattice.tempering import ParallelTempering
 
 __all__ = ["examples"]
 
@@ -42,7 +40,6 @@ def examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         ("sampler", "gibbs"): lambda: {"factory": lambda: Gibbs(steps=5), "energy": spins},
         ("sampler", "gibbs-with-gradients"): lambda: {"factory": lambda: GibbsWithGradients("one-hot"), "energy": values},
         ("sampler", "swendsen-wang"): lambda: {"factory": lambda: SwendsenWang("one-hot", steps=5), "energy": values},
-        ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
     }
     for name, kind in {"pseudo-likelihood": PseudoLikelihood, "ratio-matching": RatioMatching}.items():
         batch = Batch(drawn(12, 1, 3, 3).sign())

@@ -5,9 +5,8 @@ import torch
 from enumeration import DOUBLE, OTHERS, PAIRS, ising, network, one_hot, spins
 
 from ebm import energy_and_grad
-from ebm.energies import DoubleWell
-from ebm.samplers import MALA, Annealed, LangevinDynamics, ReplayAugmented
-from ebm_lattice import Gibbs, GibbsWithGradients, ParallelTempering, SwendsenWang
+from ebm.samplers import Annealed, ParallelTempering, ReplayAugmented
+from ebm_lattice import Gibbs, GibbsWithGradients, SwendsenWang
 from ebm_lattice.states import evaluated_table, table
 
 CHAINS = 4000
@@ -106,48 +105,6 @@ def test_clusters_move_where_single_sites_are_stuck():
     assert Gibbs(steps=5).sample(model.energy, up, generator=generator()).mean() > 0.8
 
 
-# ------------------------------------------------------------------------------------------------------------- tempering
-
-WELLS = DoubleWell(dim=1, barrier=7.0).double()
-
-
-def in_the_right_well(sampler, start):
-    end = sampler.sample(WELLS, start, generator=generator(3))
-    return end, (end > 0).double().mean().item()
-
-
-def test_tempering_crosses_barriers_that_its_sampler_does_not():
-    left, ladder = torch.full((2000, 1), -1.0, dtype=DOUBLE), (1.0, 2.0, 4.0, 8.0)
-    for inner in (MALA(step_size=0.04, steps=400), LangevinDynamics(step_size=0.01, steps=1200)):
-        assert in_the_right_well(inner, left)[1] < 0.2
-        share = in_the_right_well(ParallelTempering(inner, ladder), left)[1]
-        assert abs(share - 0.5) < 4 * (0.25 / 2000) ** 0.5
-
-
-def test_tempered_mala_is_exact():
-    start = WELLS.sample(4000, generator=generator())
-    end, share = in_the_right_well(ParallelTempering(MALA(step_size=0.04, steps=60), (1.0, 2.0, 5.0)), start)
-    exact = WELLS.sample(200_000, generator=generator(1))
-    assert abs(share - 0.5) < 4 * (0.25 / 4000) ** 0.5
-    for statistic in (WELLS, lambda y: y.square()[:, 0], lambda y: y.abs()[:, 0]):
-        error = statistic(exact).std() / 4000**0.5
-        assert abs(statistic(end).mean() - statistic(exact).mean()) < 4 * error
-
-
-def test_what_an_inner_state_keeps_belongs_to_its_replica():
-    tempered, temperatures = ParallelTempering(MALA(step_size=0.04), (1.0, 2.0, 5.0)), torch.tensor([1.0, 2.0, 5.0], dtype=DOUBLE)
-    exchanged, before = 0, None
-    for state, info in tempered.trajectory(WELLS, torch.full((50, 1), -1.0, dtype=DOUBLE), steps=30, generator=generator()):
-        assert state.y.shape == (50, 1)
-        assert info.accepted.shape == info.energy.shape == (50,)
-        if state.inner.energy is not None:
-            torch.testing.assert_close(state.inner.energy, WELLS(state.inner.y) / temperatures[:, None])
-        if before is not None:
-            torch.testing.assert_close(info.energy, WELLS(before.y))
-        exchanged, before = exchanged + int(info.accepted.sum()), state
-    assert exchanged > 0
-
-
 # ---------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -168,9 +125,6 @@ def run(sampler, energy=None, y=None, **keywords):
         (lambda: run(SwendsenWang(), network("spins").energy, spins(5)), "pairs of sites"),
         (lambda: run(SwendsenWang(), lambda y: y[..., 0] * y[..., 1] * y[..., 2]), "pairs of sites"),
         (lambda: run(SwendsenWang(), lambda y: y.square().sum(-1)), "at site 0"),
-        (lambda: ParallelTempering(Gibbs(), (2.0, 1.0)), "rising from 1"),
-        (lambda: ParallelTempering(Gibbs(), (1.0,)), "at least two"),
-        (lambda: run(ParallelTempering(Annealed(Gibbs(), temperatures=[2.0, 1.0]))), "other way round"),
         *[(lambda s=s: run(s, y=torch.rand(3, 6)), "-1 and 1") for s in (Gibbs(), GibbsWithGradients(), SwendsenWang())],
         *[
             (lambda s=s: run(s, y=one_hot(2, 3)[:3] / 2), "one among zeros")
@@ -193,12 +147,3 @@ def test_a_proposal_that_is_not_finite_is_rejected():
 
     y = run(GibbsWithGradients(steps=50), walled, spins(6)[:3], generator=generator())
     assert (y[:, 0] == -1).all()
-
-
-def test_a_hot_replica_that_is_not_finite_stops_the_run():
-    def steep(y):  # a hot replica falls off where the cold one does not get to
-        return torch.where(y[..., 0].abs() > 3, torch.nan, y.square().sum(-1) * 8)
-
-    start = torch.zeros(5, 1, dtype=DOUBLE)
-    with pytest.raises(FloatingPointError, match="chain"):
-        ParallelTempering(LangevinDynamics(0.02, steps=500), (1.0, 40.0)).sample(steep, start, generator=generator())

@@ -98,7 +98,7 @@ class ParallelTempering(Wrapper):
         generator: torch.Generator | None = None,
     ) -> tuple[ParallelTemperingState, Info]:
         if create_graph:
-            raise ValueError("ParallelTempering exchanges replicas, and no gradient passes through that: create_graph=False")
+            raise ValueError("ParallelTempering accepts or rejects exchanges, which no gradient passes: leave create_graph=False")
         tempered = self._tempered(energy)
         inner, info = self.sampler.step(tempered, state.inner, generator=generator)
         with torch.no_grad():

@@ -1,0 +1,159 @@
+"""Preconditioned Langevin dynamics: long steps along flat directions, short ones along steep ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
+from ebm.randomness import randn_like
+from ebm.samplers.hamiltonian import Mass
+from ebm.samplers.schedules import Schedule, as_schedule, at
+from ebm.samplers.stepping import SteppingSampler, plus, std_of
+
+__all__ = ["PreconditionedLangevin", "RMSpropLangevin", "RMSpropState"]
+
+
+class PreconditionedLangevin(SteppingSampler):
+    """Samples p ∝ exp(−E/T) by unadjusted Langevin dynamics in the metric of a fixed matrix P:
+
+        y⁺ = y − ε P ∇E(y) + √(2εT) P^(1/2) ξ.
+
+    Any positive definite P leaves the distribution the same, up to the bias of O(ε) that `LangevinDynamics` has, too. The
+    nearer P comes to the covariance, the fewer steps: all directions then take as long as each other. ε must stay below
+    2 / (largest eigenvalue of P ∇²E).
+
+    Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings algorithms), with a constant metric.
+
+    Arguments:
+        preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+        step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        temperature: T; a number or a schedule.
+        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        learnable: makes the step size a parameter.
+
+    >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
+    >>> sampler = PreconditionedLangevin(scales**2, step_size=0.1, steps=50)
+    >>> y = sampler.sample(lambda y: (y / scales).square().sum(-1) / 2, torch.zeros(4000, 2), generator=g)
+    >>> bool((y.std(0) / scales - 1).abs().max() < 0.1)
+    True
+    """
+
+    def __init__(
+        self,
+        preconditioner: float | Sequence[Any] | Tensor,
+        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
+        steps: int | tuple[int, int] = 100,
+        *,
+        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        step_scale: float = 1.0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
+        if preconditioner is None:
+            raise ValueError("preconditioner=None is LangevinDynamics: pass a positive number or diagonal, or a matrix")
+        self.preconditioner, self.temperature = Mass(preconditioner, name="preconditioner"), _checked(temperature)
+
+    @property
+    def stationary(self) -> bool:  # type: ignore[override]
+        return self.temperature == 1
+
+    def step(
+        self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None
+    ) -> tuple[State, Info]:
+        value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
+        scale, chains = self.scale(state, value, generator), value.ndim
+        step_size = self.stride(state, scale, value, state.y)
+        y = plus(state.y, -step_size, self.preconditioner.times(grad, chains))
+        if temperature := at(self.temperature, state.t):
+            y = plus(y, std_of(step_size, temperature), self.preconditioner.draw(y, chains, generator))
+        return State(y, state.t + 1, scale, state.gain), Info(value, grad)
+
+
+class RMSpropState(NamedTuple):
+    """A configuration, and the running mean of its gradients' squares."""
+
+    y: Tensor
+    t: int = 0
+    scale: Tensor | None = None
+    gain: float = 1.0
+    square: Tensor | None = None
+
+
+class RMSpropLangevin(SteppingSampler):
+    """Samples roughly from p ∝ exp(−E/T) with a diagonal metric that each chain finds on its way (pSGLD):
+
+        v ← α v + (1 − α) ∇E(y)²,    P = 1 / (√v + λ),    y⁺ = y − ε P ∇E(y) + √(2εT P) ξ,    v₀ = ∇E(y₀)².
+
+    For rough landscapes whose scales differ and are not known: a network's weights, raw features. The term Γ, the divergence of
+    P, is left out as in the paper's own practice, so the distribution is biased where P changes within a landscape, whatever
+    ε is: to know moments use `PreconditionedLangevin` or an exact sampler.
+
+    Source: Li et al., 2016 (arXiv 1512.07666), algorithm 1; there v₀ = 0, which makes the first steps longer by 1/√(1 − α).
+
+    Arguments:
+        step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        decay: α, from 0 to below 1.
+        eps: λ > 0, the least that is divided by, in units of gradients.
+        temperature: T; a number or a schedule.
+        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        learnable: makes the step size a parameter.
+
+    >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
+    >>> sampler = RMSpropLangevin(step_size=0.1, steps=400, decay=0.99)
+    >>> y = sampler.sample(lambda y: (y / scales).square().sum(-1) / 2, scales * torch.ones(1000, 2), generator=g)
+    >>> bool((y.std(0) / scales).log2().abs().max() < 1)    # within a factor of two on both scales
+    True
+    """
+
+    stationary = False
+
+    def __init__(
+        self,
+        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.01,
+        steps: int | tuple[int, int] = 100,
+        *,
+        decay: float = 0.99,
+        eps: float = 1e-5,
+        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        step_scale: float = 1.0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
+        if not 0 <= decay < 1 or not 0 < eps < math.inf:
+            raise ValueError(f"decay={decay}, eps={eps}: pass a decay from 0 to below 1, and a positive eps")
+        self.decay, self.eps, self.temperature = decay, eps, _checked(temperature)
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RMSpropState:
+        return RMSpropState(y)
+
+    def step(
+        self,
+        energy: EnergyFn,
+        state: RMSpropState,
+        *,
+        create_graph: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[RMSpropState, Info]:
+        value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
+        square = grad.square() if state.square is None else torch.lerp(grad.square(), state.square, self.decay)
+        # The root's derivative at 0 is infinite: a hair above it, a gradient of zero has one.
+        metric = 1 / ((square + torch.finfo(square.dtype).tiny).sqrt() + self.eps)
+        scale = self.scale(state, value, generator)
+        step_size = self.stride(state, scale, value, state.y)
+        y = plus(state.y, -step_size, metric * grad)
+        if temperature := at(self.temperature, state.t):
+            y = plus(y, std_of(step_size, temperature), metric.sqrt() * randn_like(y, generator))
+        return RMSpropState(y, state.t + 1, scale, state.gain, square), Info(value, grad)
+
+
+def _checked(temperature: Any) -> Any:
+    if isinstance(temperature, int | float) and not temperature >= 0:
+        raise ValueError(f"temperature={temperature}: pass a number of at least 0")
+    return as_schedule(temperature)
