@@ -1,0 +1,202 @@
+"""log Z: annealed importance sampling, its reverse, and the path of landscapes that both go along."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.energies.compose import ScaledEnergy, SumEnergy
+from ebm.interfaces import EnergyFn, Sampler, check_configuration, check_steps, evaluate
+
+__all__ = ["LogZ", "annealed_importance_sampling", "geometric_path", "reverse_annealed_importance_sampling"]
+
+RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5th and the 995th
+
+
+class LogZ(NamedTuple):
+    """An estimate of log Z in nats, its confidence interval, and what it was made of.
+
+    `log_weights` (chains,) are log w + log Z of the base; `effective` is how many chains of equal weight would do as well.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    log_weights: Tensor
+    effective: float
+
+
+def geometric_path(base: EnergyFn, target: EnergyFn, betas: int | Sequence[float] = 100) -> list[EnergyFn]:
+    """Makes landscapes that lead from one energy to another, E_k = (1 − β_k) E_base + β_k E_target.
+
+    Arguments:
+        base: where the path begins: wide, with exact draws and a known log Z, as a `Gaussian` has.
+        target: where it ends.
+        betas: β_0 = 0 < … < β_K = 1, or K, for evenly spaced ones.
+
+    Raises:
+        ValueError: for betas that do not rise from 0 to 1.
+
+    >>> path = geometric_path(lambda y: y.square().sum(-1), lambda y: 3 * y.square().sum(-1), betas=2)
+    >>> [landscape(torch.ones(1, 2)).item() for landscape in path]
+    [2.0, 4.0, 6.0]
+    """
+    if isinstance(betas, int):
+        betas = [k / betas for k in range(betas + 1)] if betas > 0 else []
+    rising = all(low < high for low, high in pairwise(betas))
+    if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or not rising:
+        raise ValueError(f"betas={[*betas]}: pass numbers that rise from 0 to 1, or how many steps to take, at least 1")
+    between = [SumEnergy([ScaledEnergy(base, 1 - beta), ScaledEnergy(target, beta)]) for beta in betas[1:-1]]
+    return [base, *between, target]
+
+
+def annealed_importance_sampling(
+    landscapes: Sequence[EnergyFn],
+    sampler: Sampler,
+    start: Tensor,
+    *,
+    log_z: float | Tensor | None = None,
+    steps: int | None = None,
+    confidence: float = 0.99,
+    generator: torch.Generator | None = None,
+) -> LogZ:
+    """Estimates the log Z of the last landscape by chains from the first, whose log Z is known. For each chain
+
+        log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    y_k by `steps` steps on landscape k from y_{k−1},    k = 1 … K,
+
+    and Z is Z_0 times the mean of w: unbiased for Z, whatever the path and however few the steps, and so a stochastic lower bound
+    of log Z in the mean. More landscapes make the weights alike, which is what precision takes: look at `effective`. The
+    interval is a bootstrap of the studentised mean of w. It cannot know of modes that no chain found: see
+    `reverse_annealed_importance_sampling`, the bound from the other side.
+
+    Source: Neal, 2001 (arXiv physics/9803008), equation 3; interval: Efron and Tibshirani, 1993, chapter 12.5.
+
+    Arguments:
+        landscapes: E_0 … E_K, as of `geometric_path`, or `RBM.tempered`.
+        sampler: one that leaves exp(−E) alone exactly (MALA, HMC, NUTS, Gibbs), with a step size that suits all landscapes;
+            where the narrow ones need smaller steps, `Annealed(sampler, step_scales=…)`, one for each of E_1 … E_{K−1}.
+        start: exact draws of exp(−E_0)/Z_0 (chains, *event).
+        log_z: log Z_0; by default the first landscape's attribute `log_z`.
+        steps: steps on each landscape, by default the sampler's own number.
+        confidence: of the interval.
+        generator: where draws come from.
+
+    Raises:
+        ValueError: for fewer than two landscapes or chains, a base whose log Z is not known, or a sampler that samples something
+            else than exp(−E).
+        FloatingPointError: where a chain or a weight stops being finite.
+
+    >>> from ebm.energies import Gaussian
+    >>> from ebm.samplers import MALA
+    >>> g, base = torch.Generator().manual_seed(0), Gaussian((0.0, 0.0))
+    >>> path = geometric_path(base, lambda y: 4 * (y - 0.5).square().sum(-1) / 2, betas=20)    # Z = 2π/4
+    >>> found = annealed_importance_sampling(path, MALA(0.2, steps=2), base.sample(1000, generator=g), generator=g)
+    >>> found.low < math.log(2 * math.pi / 4) < found.high, found.high - found.low < 0.2
+    (True, True)
+    """
+    known = _known(landscapes, log_z)
+    log_weights = known + _log_weights(landscapes, sampler, start, steps, generator)
+    estimate, low, high, effective = _interval(log_weights, confidence, generator)
+    return LogZ(estimate, low, high, log_weights, effective)
+
+
+def reverse_annealed_importance_sampling(
+    landscapes: Sequence[EnergyFn],
+    sampler: Sampler,
+    samples: Tensor,
+    *,
+    log_z: float | Tensor | None = None,
+    steps: int | None = None,
+    confidence: float = 0.99,
+    generator: torch.Generator | None = None,
+) -> LogZ:
+    """Estimates the log Z of the last landscape from above, by chains that start as its exact samples and are annealed back.
+
+    The same weights along the reversed path estimate Z_0/Z_K without bias, so that log Z_0 minus the log of their mean is a
+    stochastic upper bound in the mean: together with `annealed_importance_sampling` log Z lies in between. Samples that are only
+    nearly the last landscape's (data, of a model that learned them) make it a heuristic.
+
+    Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda et al., 2015 (arXiv 1412.8566).
+
+    Arguments:
+        landscapes: E_0 … E_K in the order of the forward path: the base, whose log Z is known, comes first.
+        samples: exact draws of the last landscape (chains, *event).
+        sampler, log_z, steps, confidence, generator: as `annealed_importance_sampling`'s.
+
+    Raises:
+        ValueError, FloatingPointError: as `annealed_importance_sampling`.
+    """
+    known = _known(landscapes, log_z)
+    log_weights = _log_weights([*landscapes][::-1], sampler, samples, steps, generator) - known
+    estimate, low, high, effective = _interval(log_weights, confidence, generator)
+    return LogZ(-estimate, -high, -low, -log_weights, effective)
+
+
+def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> float:
+    """Reads the base's log Z."""
+    if len(landscapes) < 2:
+        raise ValueError(f"{len(landscapes)} landscapes: pass a path of at least two, as of geometric_path(base, target)")
+    found = getattr(landscapes[0], "log_z", None) if log_z is None else log_z
+    if found is None:
+        raise ValueError("the first landscape has no log_z: pass log_z=, or begin with an energy that knows it, as Gaussian")
+    return float(found)
+
+
+def _log_weights(
+    landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: torch.Generator | None
+) -> Tensor:
+    """Walks along a path, and sums up how much lower each chain lies on every next landscape (chains,)."""
+    if sampler.stationary is False:
+        raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
+    if sampler.differentiable:
+        warnings.warn(f"{type(sampler).__name__} has no acceptance test, and its bias is log Z's, too: use MALA", stacklevel=3)
+    low, count = check_steps(sampler.steps if steps is None else steps)
+    if low != count or count == 0:
+        raise ValueError(f"steps={steps}, the sampler's {sampler.steps}: pass one whole number of at least 1")
+    check_configuration(start, generator)
+    pairs = [*pairwise(landscapes)]
+    with torch.no_grad():
+        total = _fall(*pairs[0], start)
+        if total.ndim != 1 or len(total) < 2:
+            raise ValueError(f"start has chains {tuple(total.shape)}: pass (chains, *event), with at least two chains")
+        if len(pairs) > 1:
+            path = sampler.trajectory([*landscapes][1:-1], start, steps=count, generator=generator)
+            for index, (state, _) in enumerate(path, start=1):
+                if index % count == 0:
+                    total = total + _fall(*pairs[index // count], sampler.point(state.y))
+    if not bool(total.isfinite().all()):
+        raise FloatingPointError(f"{int((~total.isfinite()).sum())} of {len(total)} weights are not finite: check the energies")
+    return total.double()
+
+
+def _fall(here: EnergyFn, there: EnergyFn, y: Tensor) -> Tensor:
+    return evaluate(here, y).double() - evaluate(there, y).double()
+
+
+def _interval(log_weights: Tensor, confidence: float, generator: torch.Generator | None) -> tuple[float, float, float, float]:
+    """Computes log mean w, its interval by a bootstrap of (mean* − mean)/se*, and the effective number of weights.
+
+    Of intervals that were compared on lognormal weights (normal on the scale of w or of log w, percentiles) this one misses
+    least where weights are heavy-tailed: it knows that a mean that is too low comes with too small an error.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: pass a number between 0 and 1")
+    top, count = log_weights.max(), len(log_weights)
+    weights = (log_weights - top).exp()
+    mean, error = weights.mean(), weights.std() / math.sqrt(count)
+    ratios = []
+    for _ in range(RESAMPLES):
+        drawn = weights[torch.randint(count, (count,), generator=generator, device=weights.device)]
+        ratios.append((drawn.mean() - mean) / (drawn.std() / math.sqrt(count)).clamp(min=torch.finfo(mean.dtype).tiny))
+    tail = (1 - confidence) / 2
+    below, above = torch.stack(ratios).quantile(torch.tensor([tail, 1 - tail]).to(mean)).tolist()
+    # Where weights vary so much that the interval reaches below zero, log Z has no bound from below.
+    low, high = ((mean - end * error).clamp(min=0).log() + top for end in (above, below))
+    effective = weights.sum().square() / weights.square().sum()
+    return float(mean.log() + top), float(low), float(high), float(effective)
