@@ -18,10 +18,12 @@ from ebm.energies.joint import JointClassifier, joint_conv
 from ebm.energies.latent import FreeEnergy, LatentEnergy
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
+from ebm.energies.rbm import RBM
 from ebm.energies.unconditional import Unconditional
 from ebm.registry import hookimpl
 
 __all__ = [
+    "RBM",
     "Banana",
     "ConditionalMLP",
     "ConvEnergy",
@@ -113,6 +115,7 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "mixture-of-experts": MixtureOfExperts,
         "modern-hopfield": ModernHopfield,
         "hopfield": Hopfield,
+        "rbm": RBM,
         "latent": LatentEnergy,
         "free-energy": FreeEnergy,
         "text-ebt": TextEBT,

@@ -1,9 +1,13 @@
 """Samplers: how y moves downhill, or through, a landscape. The update formula is the file."""
 
+from collections.abc import Callable
+from typing import Any
+
 from ebm.interfaces import Sampler
 from ebm.registry import hookimpl
 from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
+from ebm.samplers.block_gibbs import BlockGibbs
 from ebm.samplers.descent import GradientDescent
 from ebm.samplers.hmc import HMC
 from ebm.samplers.langevin import LangevinDynamics
@@ -26,6 +30,7 @@ __all__ = [
     "MALA",
     "NUTS",
     "Annealed",
+    "BlockGibbs",
     "Cosine",
     "Geometric",
     "GradientDescent",
@@ -50,9 +55,22 @@ __all__ = [
 
 
 @hookimpl
+def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
+    """Says how to hold components to their laws that cannot be built from what a registry knows."""
+    from ebm.energies import RBM
+
+    return {
+        ("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)},
+        ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
+        ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},
+    }
+
+
+@hookimpl
 def ebm_samplers() -> dict[str, type[Sampler]]:
     return {
         "annealed": Annealed,
+        "block-gibbs": BlockGibbs,
         "gradient-descent": GradientDescent,
         "hmc": HMC,
         "langevin": LangevinDynamics,

@@ -85,6 +85,12 @@ class Landscape(Energy):
         self.inner[0].eval()  # modes are mixed on purpose
         self.modes: list[bool] = []
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)  # what a sampler needs beside values: an RBM's conditionals
+
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
         self.modes.append(self.training)
         return self.height.to(y.dtype) * self.base(y)
@@ -384,7 +390,9 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
     """info.energy is E(point(y)) of the y before the step (or near it, where noise comes first), on every landscape anew."""
     if case.several:
         return
-    energies = [case.base, lambda y: 2 * case.base(y) + 1]
+    other = case.landscape()
+    other.height.data.fill_(2.0)
+    energies = [case.base, other]
     moving, before, exact = case.fresh(False), case.y, True
     try:
         walk = moving.trajectory(energies, case.y.clone(), steps=3, generator=generator(case.seed))
@@ -594,9 +602,8 @@ def _run(case: Case, target: Exact, start: Tensor, steps: int, seed: int) -> tup
     heat = float(temperature) if isinstance(temperature, int | float) and temperature > 0 else 1.0
     rates, end = [], start
     moving = case.fresh(False)
-    for state, info in moving.trajectory(
-        lambda y: heat * target.energy(y), start, steps=steps, generator=generator(case.seed + seed)
-    ):
+    energy = target.energy if heat == 1 else lambda y: heat * target.energy(y)
+    for state, info in moving.trajectory(energy, start, steps=steps, generator=generator(case.seed + seed)):
         end = state.y
         if info.accepted is not None:
             rates.append(float(info.accepted.double().mean()))

@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from ebm.baselines import DiT, FrameTransformer
 from ebm.energies import (
+    RBM,
     Banana,
     ConditionalMLP,
     ConvEnergy,
@@ -124,6 +125,8 @@ ENERGIES = {
     "double-well-line": (lambda: DoubleWell(1), (1,)),
     "funnel": (lambda: Funnel(3, learn(2.0)), (3,)),
     "ring": (lambda: Ring(learn(1.5), learn(0.5)), (2,)),
+    "rbm": (lambda: RBM(3, 2), (3,)),
+    "rbm-gaussian": (lambda: RBM(3, 2, units="gaussian"), (3,)),
     "mlp": (lambda: MLPEnergy(3, hidden=(8, 5)), (3,)),
     "mlp-softplus": (lambda: MLPEnergy(2, hidden=(6,), activation="softplus"), (2,)),
     "mlp-gelu": (lambda: MLPEnergy(2, hidden=(6,), activation="gelu"), (2,)),

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ebm.energies import Gaussian
+from ebm.energies import RBM, Gaussian
 from ebm.judging import annealed_importance_sampling, geometric_path, reverse_annealed_importance_sampling
-from ebm.samplers import HMC, MALA, Annealed, GradientDescent, LangevinDynamics
+from ebm.samplers import HMC, MALA, Annealed, BlockGibbs, GradientDescent, LangevinDynamics
 from tests.helpers import close, normal, quadratic, seeded
 from tests.problems import PROBLEMS, float64
 
@@ -34,6 +34,23 @@ def test_log_z_is_inside_its_interval_in_19_of_20_seeds(name):
     inside = sum(one.low <= PROBLEMS[name].log_z <= one.high for one in found)
     assert inside >= 19, [(one.low, one.high) for one in found]
     assert all(one.high - one.low < 0.5 and one.low < one.estimate < one.high for one in found)  # and it says something
+
+
+@pytest.mark.parametrize("units", ["binary", "gaussian"])
+def test_log_z_of_a_small_rbm_is_inside_its_interval_in_19_of_20_seeds(units):
+    """Sixteen hidden units, whose 65536 states enumeration goes through; weights as large as a trained machine's."""
+    rbm, scale = RBM(20, 16, units=units).double(), {"binary": 0.5, "gaussian": 0.3}[units]
+    for parameter in rbm.parameters():
+        parameter.data = scale * torch.randn(parameter.shape, generator=seeded(parameter.numel()), dtype=torch.float64)
+    path, inside = [rbm.tempered(k / 60) for k in range(61)], []
+    for seed in range(SEEDS):
+        g = seeded(seed)
+        start = RBM.sample_visible(path[0], torch.zeros(300, 16, dtype=torch.float64), generator=g)  # units apart, at β = 0
+        known = 16 * math.log(2) + 20 * (math.log(2) if units == "binary" else math.log(2 * math.pi) / 2)
+        found = annealed_importance_sampling(path, BlockGibbs(steps=1), start, log_z=known, generator=g)
+        inside.append(found.low <= float(rbm.log_z.detach()) <= found.high)
+        assert found.high - found.low < 1
+    assert sum(inside) >= 19
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import ebm
-from ebm.energies import JointClassifier, MLPEnergy
+from ebm.energies import RBM, JointClassifier, MLPEnergy
 from ebm.interfaces import Batch
+from ebm.samplers import BlockGibbs
 from ebm.tasks import Denoising, Digits, Dyck, Frames, Points, Text
 from ebm.testing import check_energy, check_objective, check_sampler, check_task
 from ebm.testing.collecting import checks_of
@@ -37,6 +38,14 @@ def test_energies(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name):
     check_sampler(lambda: sampler(name))
+
+
+@pytest.mark.parametrize("units", ["binary", "gaussian"])
+def test_block_gibbs(units):
+    torch.manual_seed(0)
+    rbm = RBM(3, 2, units=units)
+    rbm.weights.data.normal_()
+    check_sampler(lambda: BlockGibbs(steps=5), energy=rbm)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
