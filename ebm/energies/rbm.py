@@ -63,17 +63,17 @@ class RBM(Unconditional):
         Gaussian units keep their unit variance. Landscapes `[rbm.tempered(k / K) for k in range(K + 1)]` lead from a known log Z
         to this machine's (Salakhutdinov and Murray, 2008).
         """
-        if not 0 <= beta < math.inf:
+        if not isinstance(beta, int | float) or not 0 <= beta < math.inf:
             raise ValueError(f"tempered({beta}): pass a number of at least 0")
         view = copy.copy(self)  # shares what holds the parameters
-        view.beta = self.beta * float(beta)
+        view.beta = self.beta * beta
         return view
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
         """Maps y (*chains, visible) to free energies (*chains,)."""
         if y.shape[-1:] != (self.visible,):
             raise ValueError(f"y has shape {tuple(y.shape)}, but RBM(visible={self.visible}) scores (*chains, {self.visible})")
-        hidden = functional.softplus(self._onto_hidden(y)).sum(-1)
+        hidden = _softplus(self._onto_hidden(y)).sum(-1)
         if self.units == "binary":
             return -self.beta * (y @ self.visible_bias) - hidden
         return (y - self.beta * self.visible_bias).square().sum(-1) / 2 - hidden
@@ -87,10 +87,12 @@ class RBM(Unconditional):
         field = self._onto_visible(h)
         return field.sigmoid() if self.units == "binary" else field
 
+    @torch.no_grad()
     def sample_hidden(self, v: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws hidden units given visible ones, (*chains, hidden)."""
         return _bernoulli(self.hidden_given(v), generator)
 
+    @torch.no_grad()
     def sample_visible(self, h: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws visible units given hidden ones, (*chains, visible)."""
         expected = self.visible_given(h)
@@ -100,9 +102,14 @@ class RBM(Unconditional):
     def log_z(self) -> Tensor:
         """Computes log Z (), differentiably, by enumerating the states of the smaller layer (gaussian units': the hidden one).
 
+        At β = 0 it is known for any size: units are independent.
+
         Raises:
             ValueError: for more than 20 units; see `ebm.judging.annealed_importance_sampling`.
         """
+        if self.beta == 0:
+            each = math.log(2) if self.units == "binary" else LOG_2PI / 2
+            return self.weights.new_tensor(self.hidden * math.log(2) + self.visible * each)
         return torch.stack([log_weights.logsumexp(0) for _, log_weights in self._states()]).logsumexp(0)
 
     @torch.no_grad()
@@ -150,9 +157,13 @@ class RBM(Unconditional):
         """Computes log Σ_v exp(−E(v, h)), or its integral (states,)."""
         own = self.beta * (h @ self.hidden_bias)
         if self.units == "binary":
-            return own + functional.softplus(self._onto_visible(h)).sum(-1)
+            return own + _softplus(self._onto_visible(h)).sum(-1)
         field, centre = self.beta * (h @ self.weights.T), self.beta * self.visible_bias
         return own + self.visible * LOG_2PI / 2 + (field * centre + field.square() / 2).sum(-1)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return functional.softplus(x, threshold=40.0)  # at the default of 20 float64 sees where it turns linear
 
 
 def _bernoulli(chance: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,5 +1,22 @@
 """Judging samples and chains: how far they can be believed, and what an energy's normaliser is."""
 
+from ebm.judging.chains import effective_sample_size, split_rhat
+from ebm.judging.frechet import frechet_distance
 from ebm.judging.partition import LogZ, annealed_importance_sampling, geometric_path, reverse_annealed_importance_sampling
+from ebm.judging.stein import SteinTest, kernel_stein_discrepancy, stein_test
+from ebm.tasks.metrics import mmd, mmd_permutation_test
 
-__all__ = ["LogZ", "annealed_importance_sampling", "geometric_path", "reverse_annealed_importance_sampling"]
+__all__ = [
+    "LogZ",
+    "SteinTest",
+    "annealed_importance_sampling",
+    "effective_sample_size",
+    "frechet_distance",
+    "geometric_path",
+    "kernel_stein_discrepancy",
+    "mmd",
+    "mmd_permutation_test",
+    "reverse_annealed_importance_sampling",
+    "split_rhat",
+    "stein_test",
+]

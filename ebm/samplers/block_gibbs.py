@@ -25,7 +25,7 @@ class BlockGibbs(Sampler):
         steps: sweeps through both layers per landscape, or a pair (low, high) drawn in train mode.
 
     Raises:
-        ValueError: at the first step, for an energy without conditionals.
+        ValueError: (at the call) for an energy without conditionals.
 
     >>> from ebm.energies import RBM
     >>> y = BlockGibbs(steps=10).sample(RBM(6, 3), torch.zeros(1000, 6), generator=torch.Generator().manual_seed(0))
@@ -40,6 +40,11 @@ class BlockGibbs(Sampler):
         super().__init__()
         low, high = check_steps(steps)
         self.steps = low if low == high else (low, high)
+
+    def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
+        for energy in energies:
+            _layers(energy)
+        return energies
 
     def step(
         self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None

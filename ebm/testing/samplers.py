@@ -392,7 +392,7 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
         return
     other = case.landscape()
     other.height.data.fill_(2.0)
-    energies = [case.base, other]
+    energies: list[EnergyFn] = [case.base, other]
     moving, before, exact = case.fresh(False), case.y, True
     try:
         walk = moving.trajectory(energies, case.y.clone(), steps=3, generator=generator(case.seed))

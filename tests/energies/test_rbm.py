@@ -91,6 +91,18 @@ def test_conditionals_are_those_of_the_joint(units):
         close(rbm.visible_given(h), v - slope)  # a quadratic of unit curvature
 
 
+@pytest.mark.parametrize(("units", "each"), [("binary", math.log(2)), ("gaussian", math.log(2 * math.pi) / 2)])
+def test_at_zero_log_z_is_known_for_any_size(units, each):
+    close(RBM(784, 500, units).double().tempered(0.0).log_z.item(), 784 * each + 500 * math.log(2))
+    small = machine(3, 2, units).tempered(0.0)
+    close(small.log_z, torch.stack([part.logsumexp(0) for _, part in small._states()]).logsumexp(0))
+
+
+def test_draws_carry_no_graph():
+    rbm = machine(3, 2, "gaussian")
+    assert not rbm.sample_visible(rbm.sample_hidden(torch.zeros(4, 3, dtype=torch.float64))).requires_grad
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_samples_are_exact(size):
     rbm = machine(*size)
@@ -134,6 +146,7 @@ def test_a_tempered_machine_shares_the_parameters():
         (lambda: RBM(30, 21).log_z, r"2\^21 states"),
         (lambda: RBM(3, 21, units="gaussian").sample(2), r"2\^21 states"),
         (lambda: RBM(3, 2).tempered(-1.0), "at least 0"),
+        (lambda: RBM(3, 2).tempered(torch.tensor(0.5)), "pass a number"),
     ],
 )
 def test_broken_input_is_named(call, message):

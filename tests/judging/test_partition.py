@@ -45,9 +45,8 @@ def test_log_z_of_a_small_rbm_is_inside_its_interval_in_19_of_20_seeds(units):
     path, inside = [rbm.tempered(k / 60) for k in range(61)], []
     for seed in range(SEEDS):
         g = seeded(seed)
-        start = RBM.sample_visible(path[0], torch.zeros(300, 16, dtype=torch.float64), generator=g)  # units apart, at β = 0
-        known = 16 * math.log(2) + 20 * (math.log(2) if units == "binary" else math.log(2 * math.pi) / 2)
-        found = annealed_importance_sampling(path, BlockGibbs(steps=1), start, log_z=known, generator=g)
+        start = path[0].sample_visible(torch.zeros(300, 16, dtype=torch.float64), generator=g)  # units apart, at β = 0
+        found = annealed_importance_sampling(path, BlockGibbs(steps=1), start, generator=g)
         inside.append(found.low <= float(rbm.log_z.detach()) <= found.high)
         assert found.high - found.low < 1
     assert sum(inside) >= 19

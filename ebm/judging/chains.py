@@ -1,0 +1,77 @@
+"""Chains: how many independent draws they are worth, and whether they agree."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["effective_sample_size", "split_rhat"]
+
+
+def effective_sample_size(draws: Tensor) -> Tensor:
+    """Counts how many independent draws tell the middle of a distribution as well as correlated ones do (bulk-ESS, by ArviZ).
+
+    Of a stationary chain with autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains, and lower where chains disagree;
+    it may exceed N where draws alternate. A standard error of a mean is the deviation over its root.
+
+    Source: Vehtari et al., 2021 (arXiv 1903.08008), rank-normalised and split.
+
+    Arguments:
+        draws: (draws, chains, *event), as `torch.stack` makes of the states of a trajectory, its beginning left out.
+
+    Returns:
+        One number per coordinate (*event,), in float64.
+
+    Raises:
+        ValueError: for another shape, fewer than 4 draws, and values that are not finite.
+        ImportError: ArviZ is not installed.
+
+    >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
+    >>> bool(((effective_sample_size(draws) / 2000 - 1).abs() < 0.2).all())
+    True
+    """
+    return _by_arviz("ess", draws, method="bulk")
+
+
+def split_rhat(draws: Tensor) -> Tensor:
+    """Compares chains with each other and with their own halves: 1 where all agree; above 1.01 they have not converged (ArviZ).
+
+    Source: Vehtari et al., 2021 (arXiv 1903.08008), equation 14: the larger of the rank-normalised and the folded one.
+
+    Arguments:
+        draws: (draws, chains, *event), at least two chains, from starts that are further apart than the distribution is wide.
+
+    Returns:
+        One number per coordinate (*event,), in float64.
+
+    Raises:
+        ValueError: for another shape, fewer than 4 draws or 2 chains, and values that are not finite.
+        ImportError: ArviZ is not installed.
+
+    >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
+    >>> draws[:, 0, 1] += 3    # one chain stays elsewhere, in the second coordinate
+    >>> split_rhat(draws).gt(1.01).tolist()
+    [False, True]
+    """
+    if draws.ndim >= 2 and draws.shape[1] < 2:
+        raise ValueError(f"draws {tuple(draws.shape)} have one chain: R-hat compares several, (draws, chains, *event)")
+    return _by_arviz("rhat", draws, method="rank")
+
+
+def _by_arviz(name: str, draws: Tensor, **how: Any) -> Tensor:
+    if draws.ndim < 2 or len(draws) < 4 or draws.shape[1] < 1:
+        raise ValueError(f"draws have shape {tuple(draws.shape)}: pass (draws, chains, *event), at least 4 draws of each chain")
+    if not bool(draws.isfinite().all()):
+        raise ValueError("draws are not finite everywhere: leave out the chains that diverged, and say so")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # announcements of its next version
+            import arviz
+    except ImportError as error:
+        raise ImportError("arviz is not installed: pip install 'ebm-toolkit[arviz]'") from error
+    values = draws.detach().movedim(1, 0).double().cpu().numpy()  # its axes are (chain, draw, *event)
+    found = getattr(arviz, name)(arviz.convert_to_dataset({"y": values}), **how)["y"].values
+    return torch.as_tensor(found, dtype=torch.float64)
