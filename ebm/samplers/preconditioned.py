@@ -12,8 +12,8 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, plus, std_of
+from ebm.samplers.schedules import Schedule, at
+from ebm.samplers.stepping import SteppingSampler, as_temperature, plus, std_of
 
 __all__ = ["PreconditionedLangevin", "RMSpropLangevin", "RMSpropState"]
 
@@ -57,7 +57,7 @@ class PreconditionedLangevin(SteppingSampler):
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if preconditioner is None:
             raise ValueError("preconditioner=None is LangevinDynamics: pass a positive number or diagonal, or a matrix")
-        self.preconditioner, self.temperature = Mass(preconditioner, name="preconditioner"), _checked(temperature)
+        self.preconditioner, self.temperature = Mass(preconditioner, name="preconditioner"), as_temperature(temperature)
 
     @property
     def stationary(self) -> bool:  # type: ignore[override]
@@ -128,7 +128,7 @@ class RMSpropLangevin(SteppingSampler):
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if not 0 <= decay < 1 or not 0 < eps < math.inf:
             raise ValueError(f"decay={decay}, eps={eps}: pass a decay from 0 to below 1, and a positive eps")
-        self.decay, self.eps, self.temperature = decay, eps, _checked(temperature)
+        self.decay, self.eps, self.temperature = decay, eps, as_temperature(temperature)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RMSpropState:
         return RMSpropState(y)
@@ -151,9 +151,3 @@ class RMSpropLangevin(SteppingSampler):
         if temperature := at(self.temperature, state.t):
             y = plus(y, std_of(step_size, temperature), metric.sqrt() * randn_like(y, generator))
         return RMSpropState(y, state.t + 1, scale, state.gain, square), Info(value, grad)
-
-
-def _checked(temperature: Any) -> Any:
-    if isinstance(temperature, int | float) and not temperature >= 0:
-        raise ValueError(f"temperature={temperature}: pass a number of at least 0")
-    return as_schedule(temperature)

@@ -117,6 +117,13 @@ class SteppingSampler(Sampler):
         return f"step_size={size}, steps={self.steps}"
 
 
+def as_temperature(temperature: Any) -> Any:
+    """Reads a temperature of at least 0, or a schedule of them."""
+    if isinstance(temperature, int | float) and not temperature >= 0:
+        raise ValueError(f"temperature={temperature}: pass a number of at least 0")
+    return as_schedule(temperature)
+
+
 def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
     """Computes y + a x in one pass over memory, for a number or a tensor a that broadcasts from the left."""
     return torch.addcmul(y, a, x) if isinstance(a, Tensor) else torch.add(y, x, alpha=a)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, plus
+from ebm.samplers.schedules import Schedule, at
+from ebm.samplers.stepping import SteppingSampler, as_temperature, plus
 
 __all__ = ["UnderdampedLangevin", "UnderdampedState"]
 
@@ -70,9 +70,7 @@ class UnderdampedLangevin(SteppingSampler):
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if not 0 < friction < math.inf:
             raise ValueError(f"friction={friction}: pass a positive number; without friction it would be HMC without its test")
-        if isinstance(temperature, int | float) and not temperature >= 0:
-            raise ValueError(f"temperature={temperature}: pass a number of at least 0")
-        self.friction, self.mass, self.temperature = float(friction), Mass(mass), as_schedule(temperature)
+        self.friction, self.mass, self.temperature = float(friction), Mass(mass), as_temperature(temperature)
 
     @property
     def stationary(self) -> bool:  # type: ignore[override]
