@@ -39,7 +39,7 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 def split_rhat(draws: Tensor) -> Tensor:
     """Compares chains with each other and with their own halves: 1 where all agree; above 1.01 they have not converged (ArviZ).
 
-    Source: Vehtari et al., 2021 (arXiv 1903.08008), equation 14: the larger of the rank-normalised and the folded one.
+    Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of the rank-normalised and the folded one.
 
     Arguments:
         draws: (draws, chains, *event), at least two chains, from starts that are further apart than the distribution is wide.

@@ -75,7 +75,7 @@ def annealed_importance_sampling(
     interval is a bootstrap of the studentised mean of w. It cannot know of modes that no chain found: see
     `reverse_annealed_importance_sampling`, the bound from the other side.
 
-    Source: Neal, 2001 (arXiv physics/9803008), equation 3; interval: Efron and Tibshirani, 1993, chapter 12.5.
+    Source: Neal, 2001 (arXiv physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
 
     Arguments:
         landscapes: E_0 … E_K, as of `geometric_path`, or `RBM.tempered`.

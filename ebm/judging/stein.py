@@ -64,7 +64,7 @@ def stein_test(
     With random signs wᵢ, p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= observed}) / (1 + resamples). Samples must be independent, as
     the ends of independent chains are; successive draws of one chain are not.
 
-    Source: Chwialkowski et al., 2016 (arXiv 1602.02964), section 4, without correlation in time.
+    Source: Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
 
     Arguments:
         samples, energy, bandwidth, beta: as `kernel_stein_discrepancy`'s.

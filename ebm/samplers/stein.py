@@ -25,7 +25,8 @@ class SteinVariational(SteppingSampler):
     chains, and groups along other chain axes know nothing of each other. A single particle descends. A few particles stand for a
     distribution better than as many draws do, in few dimensions; in many they come to lie too close together.
 
-    Source: Liu and Wang, 2016 (arXiv 1608.04471), algorithm 1, with plain steps in place of AdaGrad.
+    Source: Liu and Wang, 2016 (arXiv 1608.04471), algorithm 1, with plain steps in place of AdaGrad, and log(n + 1) for
+    log n, which is zero for one particle.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
