@@ -206,7 +206,7 @@ def moves_chains(label: str) -> bool:
     return getattr(objective(label), "sampler", None) is not None and not label.startswith("energy-matching")
 
 
-@pytest.mark.parametrize("label", filter(moves_chains, OBJECTIVES))
+@pytest.mark.parametrize("label", [*filter(moves_chains, OBJECTIVES)])
 def test_chains_that_are_not_finite_stop_with_their_names(label):
     start = normal(4, 2)
     start[3, 0] = math.nan
