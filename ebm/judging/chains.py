@@ -45,7 +45,7 @@ def split_rhat(draws: Tensor) -> Tensor:
         draws: (draws, chains, *event), at least two chains, from starts that are further apart than the distribution is wide.
 
     Returns:
-        One number per coordinate (*event,), in float64.
+        One number per coordinate (*event,), in float64; NaN for one that never moves in any chain.
 
     Raises:
         ValueError: for another shape, fewer than 4 draws or 2 chains, and values that are not finite.
@@ -66,12 +66,12 @@ def _by_arviz(name: str, draws: Tensor, **how: Any) -> Tensor:
         raise ValueError(f"draws have shape {tuple(draws.shape)}: pass (draws, chains, *event), at least 4 draws of each chain")
     if not bool(draws.isfinite().all()):
         raise ValueError("draws are not finite everywhere: leave out the chains that diverged, and say so")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # announcements of its next version
-            import arviz
-    except ImportError as error:
-        raise ImportError("arviz is not installed: pip install 'ebm-toolkit[arviz]'") from error
     values = draws.detach().movedim(1, 0).double().cpu().numpy()  # its axes are (chain, draw, *event)
-    found = getattr(arviz, name)(arviz.convert_to_dataset({"y": values}), **how)["y"].values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its next version is announced, many chains look swapped to it, 0 / 0 is the NaN above
+        try:
+            import arviz
+        except ImportError as error:
+            raise ImportError("arviz is not installed: pip install 'ebm-toolkit[arviz]'") from error
+        found = getattr(arviz, name)(arviz.convert_to_dataset({"y": values}), **how)["y"].values
     return torch.as_tensor(found, dtype=torch.float64)

@@ -45,7 +45,8 @@ def frechet_distance(
         batch_size: rows that pass through `features` at once.
 
     Raises:
-        ValueError: for events that differ, fewer rows than two, and features that are not finite.
+        ValueError: for events that differ, fewer rows than two, a batch_size below one, and features that are not finite or
+            no (batch, d).
         ImportError: torchmetrics is not installed.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -53,8 +54,10 @@ def frechet_distance(
     >>> round(frechet_distance(x + torch.tensor([2.0, 0.0, 0.0]), y))    # |μ − μ'|² = 4
     4
     """
-    if samples.shape[1:] != data.shape[1:] or min(len(samples), len(data)) < 2:
+    if not samples.ndim or samples.shape[1:] != data.shape[1:] or min(len(samples), len(data)) < 2:
         raise ValueError(f"samples {tuple(samples.shape)}, data {tuple(data.shape)}: pass two rows or more of the same events")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: pass a whole number of at least 1")
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
     except ImportError as error:
@@ -63,7 +66,10 @@ def frechet_distance(
     with eval_mode(features):
         for rows, real in ((samples, False), (data, True)):
             for batch in rows.split(batch_size):
-                found = (batch if features is None else features(batch)).flatten(1)
+                found = batch if features is None else features(batch)
+                if found.ndim < 2 or len(found) != len(batch):
+                    raise ValueError(f"features of {len(batch)} rows have shape {tuple(found.shape)}: (batch, d) is due")
+                found = found.flatten(1).double()  # the metric answers in the dtype that it was given
                 if not bool(found.isfinite().all()):
                     raise ValueError(f"the features of the {'data' if real else 'samples'} are not finite")
                 if metric is None:

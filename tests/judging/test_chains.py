@@ -1,6 +1,7 @@
 """Effective sample sizes against a process whose autocorrelation is known, and R-hat on chains that agree, or do not."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ def test_rhat_sees_chains_apart_and_chains_that_drift():
     draws[:500, :, 1] += 1.0  # all chains drift
     draws[:, 1, 2] *= 3.0  # one is wider, in the same place: the folded one sees it
     assert bool((split_rhat(draws) > 1.05).all())
+
+
+def test_many_short_chains_and_still_coordinates_warn_of_nothing():
+    draws = torch.stack([torch.randn(20, 50, generator=seeded()), torch.ones(20, 50)], -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert effective_sample_size(draws).isfinite().all()
+        assert split_rhat(draws).isnan().tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

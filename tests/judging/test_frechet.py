@@ -44,10 +44,22 @@ def test_it_tends_to_the_distance_of_the_distributions():
     assert frechet_distance(x, y) == pytest.approx(3 + 3, rel=0.03)
 
 
+def test_features_of_low_precision_are_compared_in_double():
+    x, y = normal(200, 3), normal(200, 3, seed=1) + 0.5
+    expected = closed_form(x.bfloat16().double(), y.bfloat16().double())
+    assert frechet_distance(x, y, lambda batch: batch.bfloat16()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_broken_input_is_named():
     with pytest.raises(ValueError, match="same events"):
         frechet_distance(normal(5, 2), normal(5, 3))
     with pytest.raises(ValueError, match="two rows or more"):
         frechet_distance(normal(1, 2), normal(5, 2))
+    with pytest.raises(ValueError, match="batch_size=0"):
+        frechet_distance(normal(5, 2), normal(5, 2), batch_size=0)
+    with pytest.raises(ValueError, match=r"\(batch, d\) is due"):
+        frechet_distance(normal(5, 2), normal(5, 2), lambda batch: batch.sum(-1))
+    with pytest.raises(ValueError, match=r"\(batch, d\) is due"):
+        frechet_distance(normal(5), normal(5))
     with pytest.raises(ValueError, match="features of the samples are not finite"):
         frechet_distance(normal(5, 2) / 0, normal(5, 2))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from ebm.judging import kernel_stein_discrepancy, stein_test
 from ebm.judging.stein import _stein_kernel
@@ -66,10 +67,40 @@ def test_it_finds_another_mean_and_another_width():
         assert stein_test(wrong, quadratic, generator=seeded()).p < 0.01
 
 
+def test_signs_that_are_all_equal_reach_what_was_observed():
+    """Of n signs, all equal ones have a share of 2^(1 − n) at least: no p can be much smaller, however sums round."""
+    for n in (2, 3, 5):
+        for s in range(100):
+            p = stein_test(normal(n, 2, seed=s), quadratic, resamples=400, generator=seeded(s + 1)).p
+            share = 2.0 ** (1 - n)
+            assert p > share - 5 * math.sqrt(share * (1 - share) / 400)
+
+
+def test_an_energy_is_judged_in_eval_mode():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, y):
+            return quadratic(self.dropout(y))
+
+    energy, y = Dropped().train(), normal(50, 2)
+    assert kernel_stein_discrepancy(y, energy) == kernel_stein_discrepancy(y, quadratic)
+    assert energy.dropout.training
+
+
+def test_far_from_the_origin_it_is_the_same():
+    y, away = normal(100, 3), 1e6
+    found = kernel_stein_discrepancy(y + away, lambda y: quadratic(y - away))
+    assert found == pytest.approx(kernel_stein_discrepancy(y, quadratic), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: kernel_stein_discrepancy(normal(1, 2), quadratic), "at least two"),
+        (lambda: kernel_stein_discrepancy(normal(5), lambda y: y.square()), "at least two"),
         (lambda: kernel_stein_discrepancy(normal(5, 2), quadratic, beta=0.5), "beta=0.5"),
         (lambda: kernel_stein_discrepancy(normal(5, 2), quadratic, bandwidth=0.0), "bandwidth=0"),
         (lambda: kernel_stein_discrepancy(normal(5, 2, 2), quadratic), "one for each"),
