@@ -34,7 +34,7 @@ def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: fl
     Arguments:
         samples: (n, *event).
         energy: maps them to energies (n,), in eval mode.
-        bandwidth: c, by default the samples' median distance. Pass one value to make several discrepancies comparable.
+        bandwidth: c, by default the median distance of different samples. Pass one value to compare several discrepancies.
         beta: β, between −1 and 0.
 
     Raises:
@@ -108,8 +108,8 @@ def _stein_kernel(samples: Tensor, energy: EnergyFn, bandwidth: float | None, be
     x = x - x.mean(0)  # only differences count, and products of small numbers round less
     square = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
     if bandwidth is None:
-        first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
-        bandwidth = float(square[first, second].median().sqrt()) or 1.0  # equal samples have no distance to go by
+        apart = square[square > 0]  # as `median_distance` has it: of pairs of different points
+        bandwidth = float(apart.median().sqrt()) if len(apart) else 1.0
     base = bandwidth**2 + square
     slope = 2 * beta * base ** (beta - 1)  # ∇_x k = slope (x − y) = −∇_y k
     # (s(y) − s(x))ᵀ(x − y), multiplied out: all differences at once would take O(n² d) memory.

@@ -57,7 +57,7 @@ __all__ = [
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Says how to hold components to their laws that cannot be built from what a registry knows."""
-    from ebm.energies import RBM
+    from ebm.energies import RBM  # at the call: an energy with latent variables imports samplers
 
     return {
         ("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)},

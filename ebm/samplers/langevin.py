@@ -12,7 +12,7 @@ from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.retractions import Retraction
 from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, plus, std_of
+from ebm.samplers.stepping import SteppingSampler, as_temperature, plus, std_of
 
 __all__ = ["LangevinDynamics"]
 
@@ -56,10 +56,9 @@ class LangevinDynamics(SteppingSampler):
         grad_clip: float | None = None,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip)
-        for name, value in (("temperature", temperature), ("noise_std", noise_std)):
-            if isinstance(value, int | float) and not value >= 0:
-                raise ValueError(f"{name}={value}: pass a number of at least 0")
-        self.temperature, self.noise_std = as_schedule(temperature), as_schedule(noise_std)
+        if isinstance(noise_std, int | float) and not noise_std >= 0:
+            raise ValueError(f"noise_std={noise_std}: pass a number of at least 0")
+        self.temperature, self.noise_std = as_temperature(temperature), as_schedule(noise_std)
 
     @property
     def stationary(self) -> bool:  # type: ignore[override]

@@ -28,7 +28,10 @@ def test_the_kernel_is_its_definition(name, beta):
     problem = PROBLEMS[name]
     x = problem.sample(5, seeded())
     found = _stein_kernel(x, problem.energy, 0.8, beta)
-    score = lambda y: problem.score(y[None])[0]  # noqa: E731
+
+    def score(y):
+        return problem.score(y[None])[0]
+
     expected = torch.stack([torch.stack([oracle(a, b, score, 0.8, beta) for b in x]) for a in x])
     close(found, expected, rtol=1e-7, atol=1e-9)
     off = ~torch.eye(5, dtype=torch.bool)
@@ -48,7 +51,10 @@ def test_in_one_dimension_it_is_the_double_integral():
     """Samples of N(0, 1) judged by N(1/2, 1): E u(x, y) on a grid."""
     axis = torch.linspace(-8, 8, 801, dtype=torch.float64)
     weight = (-(axis**2) / 2).softmax(0)
-    shifted = lambda y: (y - 0.5).square().sum(-1) / 2  # noqa: E731
+
+    def shifted(y):
+        return (y - 0.5).square().sum(-1) / 2
+
     expected = float(weight @ _stein_kernel(axis[:, None], shifted, 1.0, -0.5) @ weight)
     x = torch.randn(3000, 1, generator=seeded(), dtype=torch.float64)
     assert abs(kernel_stein_discrepancy(x, shifted, bandwidth=1.0) / expected - 1) < 0.1

@@ -13,7 +13,8 @@ from ebm.interfaces import Batch
 from ebm.objectives import ContrastiveDivergence, EnergyMatching
 from ebm.objectives.energy_matching import paired
 from ebm.samplers import LangevinDynamics
-from tests.helpers import Valley, close, gradient, grads, laws, normal, parameter, quadratic, seeded, seeds
+from tests.estimation import by_differences
+from tests.helpers import Valley, close, grads, laws, normal, parameter, quadratic, seeded, seeds
 from tests.objectives.test_equilibrium_matching import least
 
 MU, V = torch.tensor([2.0, -1.0], dtype=torch.float64), 0.5  # data are N(MU, V I)
@@ -93,15 +94,7 @@ def test_gradients_equal_finite_differences(seed):
     held = (energy.inner, energy.outer, energy.heights)
     exact = grads(aim(energy, batch, generator=seeded(seed)).value, *held)
     for parameters, got in zip(held, exact, strict=True):
-        kept = parameters.detach().clone()
-
-        def value(values, parameters=parameters):
-            with torch.no_grad():
-                parameters.copy_(values)
-                return aim(energy, batch, generator=seeded(seed)).value
-
-        close(got, gradient(value, kept), rtol=1e-6, atol=1e-7)
-        value(kept)
+        close(got, by_differences(aim, energy, parameters, batch, seed), rtol=1e-6, atol=1e-7)
 
 
 def estimates(aim, spread, rows, repeats):

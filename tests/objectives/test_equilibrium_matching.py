@@ -12,7 +12,8 @@ from ebm.interfaces import Batch
 from ebm.objectives import EquilibriumMatching
 from ebm.objectives.equilibrium_matching import decay
 from ebm.samplers import GradientDescent
-from tests.helpers import Valley, close, gradient, grads, laws, normal, parameter, quadratic, seeded, seeds
+from tests.estimation import by_differences
+from tests.helpers import Valley, close, grads, laws, normal, parameter, quadratic, seeded, seeds
 
 MU, V = torch.tensor([2.0, -1.0], dtype=torch.float64), 0.5  # data are N(MU, V I)
 GAMMA = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000  # midpoints, for means over γ
@@ -64,20 +65,11 @@ def test_its_mean_over_gaussian_data(cutoff, multiplier):
 @laws
 @given(seed=seeds)
 def test_gradients_equal_finite_differences(seed):
-    energy, batch = Valley(seed=seed), Batch(normal(5, 2, seed=seed), normal(5, 3, seed=seed + 1))
-    aim = EquilibriumMatching()
+    energy, batch, aim = Valley(seed=seed), Batch(normal(5, 2, seed=seed), normal(5, 3, seed=seed + 1)), EquilibriumMatching()
     held = (energy.inner, energy.outer, energy.heights)
     exact = grads(aim(energy, batch, generator=seeded(seed)).value, *held)
     for parameters, got in zip(held, exact, strict=True):
-        kept = parameters.detach().clone()
-
-        def value(values, parameters=parameters):
-            with torch.no_grad():
-                parameters.copy_(values)
-                return aim(energy, batch, generator=seeded(seed)).value
-
-        close(got, gradient(value, kept), rtol=1e-6, atol=1e-7)
-        value(kept)
+        close(got, by_differences(aim, energy, parameters, batch, seed), rtol=1e-6, atol=1e-7)
 
 
 def least(aim, data, seed):
