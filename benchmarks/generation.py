@@ -23,8 +23,8 @@ from statistics import median, quantiles
 import torch
 from torch import Tensor
 
+from ebm.decoding.generate import generate
 from ebm.energies.ebt import TextEBT
-from ebm.generation import generate
 from ebm.samplers import GradientDescent
 from ebm.thinking import think
 

@@ -4,15 +4,19 @@ Low energy is compatible; an energy is any callable whose output shape is a pref
 """
 
 from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Info, Loss, Objective, Prediction, Predictor, Sampler, State, Task
 from ebm.interfaces import energy_and_grad as energy_and_grad
 
 if TYPE_CHECKING:
+    from ebm.recipes.runs import load
     from ebm.registry import build, components
+    from ebm.runs.run import Run
     from ebm.thinking import Thinker, Thought, think
-    from ebm.training import Run, fit, load
+    from ebm.training.loop import fit
 
 __version__ = "0.1.0"
 
@@ -36,6 +40,7 @@ __all__ = [
     "energy_and_grad",
     "fit",
     "load",
+    "run",
     "think",
 ]
 
@@ -46,22 +51,20 @@ _LAZY = {
     "Thinker": "ebm.thinking",
     "Thought": "ebm.thinking",
     "think": "ebm.thinking",
-    "Run": "ebm.training",
+    "Run": "ebm.runs.run",
     "fit": "ebm.training",
-    "load": "ebm.training",
+    "load": "ebm.recipes.runs",
+    "run": "ebm.recipes.runs",
 }
-_SUBPACKAGES = {"energies", "samplers", "objectives", "tasks", "encoders", "baselines", "interop", "testing"}
-_SUBPACKAGES |= {"recipes", "registry", "training", "generation", "study", "noising", "tiling", "restoring", "probe"}
-_SUBPACKAGES |= {"rollout", "filming", "scaffold"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
-    if name in _SUBPACKAGES:
+    if not name.startswith("_") and find_spec(f"ebm.{name}") is not None:
         return import_module(f"ebm.{name}")
     raise AttributeError(f"module 'ebm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBPACKAGES})
+    return sorted({*globals(), *__all__, *(module.name for module in iter_modules(__path__))})

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebm.optional import installed
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DATA", "GREY", "INK", "NOISE", "OTHER", "SAMPLES", "Picture", "figure_of", "histogram"]
-
-Picture = tuple[str, bytes, str]  # kind (the template has a title and a caption for each), PNG, objective of a weighted sum
+__all__ = ["DATA", "GREY", "INK", "NOISE", "OTHER", "SAMPLES", "enlarged", "figure_of", "grid", "histogram"]
 
 DATA, SAMPLES, OTHER, NOISE, INK, GREY = "#1f5f8b", "#d2603a", "#c9a227", "#9aa3ad", "#22272e", "#57606a"
+TINY = 16  # pixels a side, up to which a picture is enlarged
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -30,6 +35,7 @@ STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor"
 @contextmanager
 def figure_of(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
     """Gives a figure of so many inches, and a buffer that holds its PNG afterwards, whatever style the caller has set."""
+    installed("matplotlib")
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -59,3 +65,23 @@ def histogram(energies: Mapping[str, np.ndarray]) -> bytes:
         axes.set(xlabel="energy (low is compatible)", ylabel="share")
         axes.legend()
     return png.getvalue()
+
+
+def enlarged(images: Tensor) -> int:
+    """Says by what factor images are drawn: tiny ones are enlarged, as squares are hard to read."""
+    return 6 if max(images.shape[-2:]) <= TINY else 1
+
+
+def grid(axes: Axes, images: Tensor, low: float, high: float, columns: int | None = None) -> None:
+    """Lays images (n, C, H, W) out in a grid, a pixel apart; tiny ones are enlarged smoothly."""
+    if (gap := enlarged(images)) > 1:
+        images = nn.functional.interpolate(images, scale_factor=gap, mode="bicubic")
+    n, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    sheet = torch.ones(math.ceil(n / columns) * columns, channels, height + gap, width + gap)
+    sheet[:n, :, :height, :width] = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
+    sheet = sheet.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    axes.imshow(sheet[:-gap, :-gap].expand(-1, -1, 3).numpy(), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

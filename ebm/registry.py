@@ -5,9 +5,9 @@ A package joins through the entry-point group `ebm`. Nothing here loads a plugin
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +17,20 @@ from typing import Any
 
 import pluggy
 
-__all__ = ["Component", "Problem", "build", "component", "components", "hookimpl", "problems", "register"]
+from ebm.words import nearest
+
+__all__ = [
+    "Component",
+    "Problem",
+    "build",
+    "component",
+    "components",
+    "hookimpl",
+    "imported",
+    "problems",
+    "register",
+    "sections",
+]
 
 CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
 CORE_MODULES = (
@@ -27,7 +40,16 @@ CORE_MODULES = (
     "ebm.objectives",
     "ebm.encoders",
     "ebm.tasks",
+    "ebm.studies",
+    "ebm.reports.chains",
+    "ebm.reports.curves",
+    "ebm.reports.studies",
+    "ebm.reports.thinking",
+    "ebm.reports.text",
+    "ebm.reports.images",
+    "ebm.reports.video",
     "ebm.recipes",
+    "ebm.commands",
 )
 KINDS = {
     "energy": "ebm_energies",
@@ -36,17 +58,25 @@ KINDS = {
     "encoder": "ebm_encoders",
     "task": "ebm_tasks",
     "recipe": "ebm_recipes",
+    "study": "ebm_studies",
+    "rival": "ebm_rivals",
+    "command": "ebm_commands",
+    "model": "ebm_models",
 }
+PARTS = ("energy", "sampler", "objective", "encoder", "task")  # the kinds that recipes build
+VERBS = ("run", "list", "show", "study", "new-plugin")  # the command line's own: no plugin's command is called so
+TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own: no study is called so
 
-EXAMPLES = "ebm_examples"  # what the conformance kit asks for: no kind of component
-HOOKS = (*KINDS.values(), EXAMPLES)
+SECTIONS = "ebm_sections"  # called for each report, with arguments: it offers nothing by name
+EXAMPLES = "ebm_examples"  # what the conformance kit asks for
+HOOKS = (*KINDS.values(), SECTIONS, EXAMPLES)
 
 hookspec = pluggy.HookspecMarker("ebm")
 hookimpl = pluggy.HookimplMarker("ebm")
 
 
 class Hooks:
-    """What a plugin may implement; each returns a dictionary from a name to what it names."""
+    """What a plugin may implement. All but `ebm_sections` return a dictionary from a name to what it names."""
 
     @hookspec
     def ebm_energies(self) -> Mapping[str, Callable[..., Any]]:
@@ -76,6 +106,34 @@ class Hooks:
     @hookspec
     def ebm_recipes(self) -> Mapping[str, Path]:
         """Offers recipes: name -> path of a TOML file."""
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_studies(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers studies: name -> study(run, **keywords), which returns findings or None.
+
+        A study runs after training where the recipe has a table of its name, and by `ebm study NAME RUN`.
+        """
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_rivals(self) -> Mapping[str, Callable[..., Any]]:
+        """Offers rivals, methods that need no training: name -> factory(task), which returns a `Predictor`."""
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_commands(self) -> Mapping[str, Callable[..., Any] | str]:
+        """Offers commands: verb -> a function, or "module:function", whose first parameter is the loaded `Run`."""
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_models(self) -> Mapping[str, Path]:
+        """Offers trained models: name -> the folder of a run."""
+        raise NotImplementedError
+
+    @hookspec
+    def ebm_sections(self, run: Any, seed: int) -> Iterable[Any]:
+        """Draws what a report shows of a run, as `ebm.reports.Section`s: none for a run of another kind."""
         raise NotImplementedError
 
     @hookspec
@@ -113,6 +171,7 @@ class Registry:
     offers: dict[str, dict[str, list[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     problems: list[Problem] = field(default_factory=list)
     examples: dict[str, list[Callable[[], Any]]] = field(default_factory=dict)  # by distribution, for the conformance kit
+    sections: list[tuple[str, Callable[..., Any]]] = field(default_factory=list)  # (distribution, what draws sections)
 
     def __post_init__(self) -> None:
         self.manager = pluggy.PluginManager("ebm")
@@ -121,57 +180,55 @@ class Registry:
     def add(self, plugin: Any, distribution: str, what: str = "registering it") -> None:
         """Registers one plugin; whatever is wrong with it is recorded, and what is right with it is kept."""
         try:
-            self.manager.register(plugin)
-            callers = self.manager.get_hookcallers(plugin) or []
+            names = [name for name in dir(plugin) if not name.startswith("__")]
+            marked = {name: getattr(plugin, name) for name in names if self.manager.parse_hookimpl_opts(plugin, name) is not None}
         except Exception as error:  # a plugin's fault, whatever it is, stops nobody else
-            self.problems.append(Problem(distribution, what, _reason(error)))
+            self.problems.append(Problem(distribution, what, reason_of(error)))
             return
-        marked = {caller.name for caller in callers}
-        for name in sorted(marked - set(HOOKS)):
+        for name in sorted(marked.keys() - set(HOOKS)):
             self.problems.append(Problem(distribution, f"hook {name}", f"no such hook: {nearest(name, HOOKS)}"))
-        for name in sorted(n for n in dir(plugin) if n in HOOKS and n not in marked):
+        for name in sorted(n for n in names if n in HOOKS and n not in marked):
             self.problems.append(Problem(distribution, f"hook {name}", "not decorated with @ebm.registry.hookimpl"))
-        if not callers and not any(problem.distribution == distribution for problem in self.problems):
+        if not marked and not any(problem.distribution == distribution for problem in self.problems):
             self.problems.append(Problem(distribution, what, f"{plugin!r} offers nothing: it has no hook, as in ebm_energies"))
-        offered = {
-            caller.name: implementation.function
-            for caller in callers
-            for implementation in caller.get_hookimpls()
-            if implementation.plugin is plugin
-        }
+        for hook, function in marked.items():
+            takes = inspect.signature(getattr(Hooks, hook)).parameters.keys() - {"self"} if hook in HOOKS else set()
+            if hook in HOOKS and not (asked := inspect.signature(function).parameters.keys()) <= takes:
+                names = ", ".join(sorted(takes)) or "no parameter"
+                self.problems.append(Problem(distribution, f"hook {hook}", f"it asks for {', '.join(asked)}: it is given {names}"))
+            elif hook == SECTIONS:
+                self.sections.append((distribution, function))
+            elif hook == EXAMPLES:
+                self.examples.setdefault(distribution, []).append(function)
         for kind, hook in KINDS.items():
-            if hook in offered:
-                self._take(kind, hook, offered[hook], distribution)
-        if EXAMPLES in offered:
-            self.examples.setdefault(distribution, []).append(offered[EXAMPLES])
+            if hook in marked and not inspect.signature(marked[hook]).parameters:
+                self._take(kind, hook, marked[hook], distribution)
 
     def _take(self, kind: str, hook: str, function: Callable[[], Any], distribution: str) -> None:
         try:
             offered = dict(function())
         except (Exception, SystemExit) as error:  # likewise
-            self.problems.append(Problem(distribution, f"hook {hook}", _reason(error)))
+            self.problems.append(Problem(distribution, f"hook {hook}", reason_of(error)))
             return
         for name, factory in offered.items():
             try:
                 self._offer(kind, name, factory, distribution)
             except Exception as error:  # likewise
-                self.problems.append(Problem(distribution, f"{kind} {name!r}", _reason(error)))
+                self.problems.append(Problem(distribution, f"{kind} {name!r}", reason_of(error)))
 
     def _offer(self, kind: str, name: str, factory: Any, distribution: str) -> None:
-        known = self.offers[kind].setdefault(name, []) if isinstance(name, str) else None
+        known = self.offers[kind].get(name, []) if isinstance(name, str) else None
         if known is None or not name or ":" in name:
             raise ValueError("a component's name is a string without a colon")
-        if known and known[0].distribution == CORE:
+        reserved = {"command": VERBS, "study": TABLES}.get(kind, ())
+        if name in reserved or (known and known[0].distribution == CORE):
             raise ValueError("the name belongs to the core, so this offer is refused")
         if any(other.distribution == distribution for other in known):
             raise ValueError("offered twice by the same distribution; the first stands")
-        try:
-            summary = _recipe_summary(factory) if kind == "recipe" else _summary(factory)
-        except Exception:
-            if not known:
-                del self.offers[kind][name]
-            raise
-        known.append(Component(name, factory, distribution, summary))
+        summary = {"recipe": _recipe_summary, "model": _model_summary, "command": _command_summary}.get(kind, _summary)(factory)
+        if kind in ("study", "rival"):
+            _check_takes(factory, "run" if kind == "study" else "task")
+        self.offers[kind].setdefault(name, []).append(Component(name, factory, distribution, summary))
 
 
 @lru_cache(maxsize=1)
@@ -188,7 +245,7 @@ def registry() -> Registry:
         try:
             plugin = _load(entry)
         except (Exception, SystemExit) as error:  # likewise
-            found.problems.append(Problem(distribution, what, _reason(error)))
+            found.problems.append(Problem(distribution, what, reason_of(error)))
             continue
         found.add(plugin, distribution, what)
     return found
@@ -204,6 +261,11 @@ def _load(entry: EntryPoint) -> Any:
 def register(plugin: Any, distribution: str = "local") -> None:
     """Registers a plugin (a module, or an object with hook methods) that no entry point names: a notebook's, a test's."""
     registry().add(plugin, distribution)
+
+
+def sections() -> list[tuple[str, Callable[..., Any]]]:
+    """Lists what draws a report's sections: (distribution, function), the core's own first."""
+    return list(registry().sections)
 
 
 def problems() -> list[Problem]:
@@ -255,8 +317,8 @@ def build(kind: str, name: str, /, **keywords: Any) -> Any:
     ...
     ValueError: sampler 'langevin' has no keyword 'stepsize': did you mean 'step_size'? Known: step_size, steps, ...
     """
-    if kind == "recipe":
-        raise ValueError("recipes are run, not built: ebm.recipes.load(name), or `ebm run NAME`")
+    if kind in KINDS and kind not in PARTS:
+        raise ValueError(f"a {kind} is not built: recipes are run, by ebm.run(name), and built are {', '.join(PARTS)}")
     return make(kind, name, keywords)
 
 
@@ -269,7 +331,7 @@ def make(kind: str, name: str, keywords: Mapping[str, Any]) -> Any:
     except (ValueError, OSError, ImportError):
         raise  # what these say is for whoever wrote the keywords
     except Exception as error:
-        raise ValueError(f"{kind} {name!r} of {found.distribution} cannot be built: {_reason(error)}") from error
+        raise ValueError(f"{kind} {name!r} of {found.distribution} cannot be built: {reason_of(error)}") from error
 
 
 def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[str]) -> None:
@@ -296,22 +358,28 @@ def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(lambda **keywords: None).parameters
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which known name is nearest, and lists them.
-
-    >>> nearest("witdh", ["width", "depth"])
-    "did you mean 'width'? Known: width, depth"
-    """
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(names) or 'none'}"
-
-
 def _offers(kind: str) -> dict[str, list[Component]]:
     if kind not in KINDS:
         raise ValueError(f"no kind is named {kind!r}: {nearest(kind, KINDS)}")
     return registry().offers[kind]
+
+
+def imported(found: Component) -> Callable[..., Any]:
+    """Returns a component's factory, imported where it was offered as "module:function".
+
+    Raises:
+        ValueError: it cannot be imported; says whose it is and why.
+    """
+    if not isinstance(found.factory, str):
+        return found.factory
+    module, _, name = found.factory.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything
+        why = f"{found.factory} cannot be imported: {reason_of(error)}"
+        raise ValueError(f"{found.name!r} of {found.distribution}: {why}") from error
+    _check_takes(function, "run")
+    return function
 
 
 def _summary(factory: Any) -> str:
@@ -321,11 +389,33 @@ def _summary(factory: Any) -> str:
     return lines[0] if lines else ""
 
 
+def _check_takes(function: Any, what: str) -> None:
+    """Raises ValueError where a function has no first parameter to hand something to."""
+    first = next(iter(_signature(function).values()), None)
+    if first is None or first.kind is first.KEYWORD_ONLY:
+        raise ValueError(f"{function!r} takes no {what}: its first parameter is the {what}")
+
+
+def _command_summary(command: Any) -> str:
+    if isinstance(command, str):
+        if not all(part.strip() for part in command.partition(":")):
+            raise ValueError(f"{command!r} names no function: write it as 'module:function'")
+        return ""  # it is imported when it is called
+    _check_takes(command, "run")
+    return _summary(command)
+
+
 def _recipe_summary(path: Any) -> str:
-    from ebm.recipes import read
+    summary = tomllib.loads(Path(str(path)).read_text(encoding="utf-8")).get("summary", "")
+    if not isinstance(summary, str):
+        raise ValueError(f"summary is {summary!r}: write a string")
+    return summary
 
-    return read(Path(str(path))).get("summary", "")
+
+def _model_summary(folder: Any) -> str:
+    return _recipe_summary(Path(str(folder)) / "recipe.toml")
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Says what went wrong: the error's type and message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -269,10 +269,10 @@ def assert_same(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> No
 def quick_report(monkeypatch: Any) -> None:
     """Replaces the report by a few words, since pictures take longer than a tiny run."""
 
-    def write(run: Any, seed: int, *words: str) -> None:
+    def write(run: Any, seed: int, *words: str, **_: Any) -> None:
         (run.path / "report.html").write_text(f"seed {seed}, {run.metrics}, {words}\n{(run.path / 'metrics.csv').read_text()}")
 
-    monkeypatch.setattr("ebm.report.write_report", write)
+    monkeypatch.setattr("ebm.training.finish.write_report", write)
 
 
 class Interrupted(Exception):

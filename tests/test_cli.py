@@ -15,9 +15,11 @@ import pytest
 from safetensors.torch import load_file
 
 import ebm
-from ebm import checkpoints, cli
-from ebm.cli import describe, main, parse_settings, recipe_name
+from ebm import cli
+from ebm.cli import describe, main, parse_settings
+from ebm.recipes.runs import name_of as recipe_name
 from ebm.registry import KINDS, components, parameters
+from ebm.runs import checkpoints
 from ebm.tasks import Points
 from ebm.training import fit
 from tests.fake_plugins import REPOSITORY, installed, offering, quick_report, run_python, write_distribution
@@ -191,7 +193,7 @@ def test_show_of_a_recipe_lists_all_that_can_be_set(said, name):
     """What is not written in the recipe can be set too: how else would one know?"""
     status, out, _ = said("show", name)
     assert status == 0
-    recipe = ebm.recipes.load(name)
+    recipe = ebm.recipes.recipe.load(name)
     assert recipe["summary"] in out
     for kind in ("task", "energy", "objective"):
         for parameter, known in parameters(components(kind)[recipe[kind]["use"]].factory).items():
@@ -401,7 +403,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         quick_report(patch)
-        parts = ebm.recipes.assemble(ebm.recipes.resolve(tomllib.loads(TINY)))
+        parts = ebm.recipes.recipe.assemble(ebm.recipes.recipe.resolve(tomllib.loads(TINY)))
         fit(parts.energy, parts.objective, parts.task, **parts.fit, recipe=parts.recipe, out=folder)
     return folder
 

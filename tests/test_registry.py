@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import ebm
 from ebm import registry
 from ebm.energies import MLPEnergy
-from ebm.registry import KINDS, Problem, Registry, component, components, hookimpl, nearest, problems
+from ebm.registry import KINDS, Problem, Registry, component, components, hookimpl, problems
 from ebm.samplers import LangevinDynamics
+from ebm.words import nearest
 from tests.fake_plugins import HERE, environment, installed, offering, run_python, write_distribution
 
 LAW = settings(max_examples=50, deadline=None, derandomize=True)
@@ -84,7 +85,7 @@ def test_a_plugins_recipe_is_offered_and_read(fake, tmp_path):
     recipe.write_text('summary = "A bowl."\n[task]\nuse = "still"\n[energy]\nuse = "quadric"\n[objective]\nuse = "around"\n')
     fake("cook", offering("ebm_recipes", "bowl", f"__import__('pathlib').Path({str(recipe)!r})"))
     assert components("recipe")["bowl"].summary == "A bowl."
-    assert ebm.recipes.load("bowl")["energy"] == {"use": "quadric"}
+    assert ebm.recipes.recipe.load("bowl")["energy"] == {"use": "quadric"}
 
 
 def test_one_distribution_may_have_several_entry_points(tmp_path):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm.registry import check_keywords, nearest
+from ebm.registry import check_keywords
+from ebm.words import nearest
 
 __all__ = ["Classical", "tuned"]
 

@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ebm.baselines.diffusion import ddim_step, ddpm_step, log_variance, predicted_clean, route
+from ebm.baselines.diffusion_steps import ddim_step, ddpm_step, log_variance, predicted_clean, route
 from ebm.energies.ebt.patches import PatchStream
 from ebm.energies.ebt.sizes import size_of
 from ebm.interfaces import Batch, Prediction, bind, eval_mode, evaluate
-from ebm.noising import NoiseSchedule, Noisy
 from ebm.randomness import randn_like
+from ebm.tasks.images.noising import NoiseSchedule, Noisy
 
 __all__ = ["DiT", "Diffuser"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.motion import Motion, MotionStream
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.stream import Code
+from ebm.energies.ebt.streams import Code
 from ebm.interfaces import Batch, Prediction, eval_mode
 
 __all__ = ["CopyLast", "Extrapolate", "FrameTransformer"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.stream import CausalStream, Code
+from ebm.energies.ebt.streams import CausalStream, Code
 from ebm.energies.ebt.text import embed, expected
 from ebm.interfaces import Batch, Prediction, eval_mode
 

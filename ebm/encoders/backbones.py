@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.encoders.base import Encoder, hub
-from ebm.registry import nearest
+from ebm.words import nearest
 
 __all__ = ["TimmEncoder"]
 

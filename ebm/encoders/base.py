@@ -115,11 +115,11 @@ def hub(what: str, way_out: str) -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    from ebm.tasks.hub import knock  # not above: tasks have encoders
+    from ebm.optional import reachable
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            knock(constants.ENDPOINT)
+            reachable(constants.ENDPOINT)
         yield
     except Exception as error:  # the hub's client reports in a dozen ways
         reason = str(error).strip().partition("\n")[0]

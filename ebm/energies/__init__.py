@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
-from ebm.energies.compose import ScaledEnergy, SumEnergy, WithPrior
+from ebm.energies.compose import WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
@@ -19,7 +19,7 @@ from ebm.energies.latent import FreeEnergy, LatentEnergy
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.rbm import RBM
-from ebm.energies.unconditional import Unconditional
+from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional
 from ebm.registry import hookimpl
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalise
 
-from ebm.energies.unconditional import Unconditional
+from ebm.interfaces import Unconditional
 
 __all__ = ["ConvEnergy", "strided"]
 

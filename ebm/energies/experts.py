@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm.energies.compose import Several
-from ebm.interfaces import EnergyFn
+from ebm.interfaces import EnergyFn, Several
 
 __all__ = ["MixtureOfExperts", "ProductOfExperts"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ebm.energies.unconditional import Unconditional
+from ebm.interfaces import Unconditional
 
 __all__ = ["Hopfield", "ModernHopfield"]
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ebm.energies.compose import Modified
-from ebm.interfaces import EnergyFn, Sampler, check_unroll, eval_mode
+from ebm.interfaces import EnergyFn, Modified, Sampler, check_unroll, eval_mode
 from ebm.samplers.descent import GradientDescent
 
 __all__ = ["FreeEnergy", "LatentEnergy"]

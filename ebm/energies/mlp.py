@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
-from ebm.energies.unconditional import Unconditional
+from ebm.interfaces import Unconditional
 
 __all__ = ["ACTIVATIONS", "Activation", "MLPEnergy"]
 

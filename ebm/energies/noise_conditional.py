@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebm.energies.compose import Modified, as_energy
-from ebm.interfaces import EnergyFn
+from ebm.interfaces import EnergyFn, Modified, as_energy
+from ebm.samplers.noise_levels import noise_levels
 
-__all__ = ["NoiseConditional", "NoiseEmbedded", "noise_levels"]
+__all__ = ["NoiseConditional", "NoiseEmbedded"]
 
 
 class NoiseConditional(Modified):
@@ -100,18 +99,6 @@ class NoiseEmbedded(Modified):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
-
-
-def noise_levels(sigma: float | Sequence[float]) -> tuple[float, ...]:
-    """Reads one noise level, or a ladder of them.
-
-    Raises:
-        ValueError: for no levels, and levels that are no positive finite numbers.
-    """
-    levels = (float(sigma),) if isinstance(sigma, int | float) else tuple(map(float, sigma))
-    if not levels or not all(0 < level < math.inf for level in levels):
-        raise ValueError(f"sigma={sigma}: pass a positive number, or a ladder of them")
-    return levels
 
 
 def single(energy: EnergyFn) -> EnergyFn:

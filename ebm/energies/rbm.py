@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebm.energies.analytic.base import LOG_2PI
-from ebm.energies.unconditional import Unconditional
+from ebm.interfaces import Unconditional
 from ebm.randomness import randn_like
 
 __all__ = ["RBM"]

@@ -17,9 +17,9 @@ from ebm.energies.ebt.blocks import Block
 from ebm.interfaces import Batch, Energy, Objective, Predictor, Sampler
 from ebm.objectives import Reconstruction
 from ebm.randomness import randn_like
-from ebm.registry import nearest
 from ebm.samplers import GradientDescent, Monotone, ReplayAugmented
 from ebm.thinking import Thinker
+from ebm.words import nearest
 
 __all__ = ["Imported", "from_ebt_checkpoint"]
 

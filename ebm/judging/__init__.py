@@ -2,9 +2,9 @@
 
 from ebm.judging.chains import effective_sample_size, split_rhat
 from ebm.judging.frechet import frechet_distance
+from ebm.judging.mmd import mmd, mmd_permutation_test
 from ebm.judging.partition import LogZ, annealed_importance_sampling, geometric_path, reverse_annealed_importance_sampling
 from ebm.judging.stein import SteinTest, kernel_stein_discrepancy, stein_test
-from ebm.tasks.metrics import mmd, mmd_permutation_test
 
 __all__ = [
     "LogZ",

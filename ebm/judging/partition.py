@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.energies.compose import ScaledEnergy, SumEnergy
-from ebm.interfaces import EnergyFn, Sampler, check_configuration, check_steps, evaluate
+from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate
 
 __all__ = ["LogZ", "annealed_importance_sampling", "geometric_path", "reverse_annealed_importance_sampling"]
 

@@ -4,16 +4,16 @@ from ebm.interfaces import Objective
 from ebm.objectives.classification import CrossEntropy, JointLikelihood
 from ebm.objectives.combine import WeightedSum
 from ebm.objectives.contrastive import ContrastiveDivergence
+from ebm.objectives.denoising_score_matching import DenoisingScoreMatching
 from ebm.objectives.diffusion import Diffusion
 from ebm.objectives.energy_discrepancy import EnergyDiscrepancy
 from ebm.objectives.energy_matching import EnergyMatching
 from ebm.objectives.equilibrium_matching import EquilibriumMatching
-from ebm.objectives.hyvarinen import ScoreMatching, SlicedScoreMatching
 from ebm.objectives.infonce import InfoNCE
 from ebm.objectives.nce import NoiseContrastiveEstimation
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.recovery import DiffusionRecoveryLikelihood
-from ebm.objectives.score_matching import DenoisingScoreMatching
+from ebm.objectives.score_matching import ScoreMatching, SlicedScoreMatching
 from ebm.registry import hookimpl
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm.baselines.diffusion import bound
+from ebm.baselines.diffusion_steps import bound
 from ebm.interfaces import Batch, Loss, Objective, Task, check_configuration
 from ebm.randomness import randn_like
 

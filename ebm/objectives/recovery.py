@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebm.energies.noise_conditional import noise_levels
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left
 from ebm.objectives.ladder import at_rows, per_row, spread
 from ebm.randomness import randn_like
+from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.recovery import Recovered, unretracted
 
 __all__ = ["DiffusionRecoveryLikelihood"]

@@ -1,46 +1,38 @@
-"""Denoising score matching: the energy's gradient at a noised point should say which way the noise went."""
+"""Score matching: the energy's gradient and curvature at data say how far its score is from theirs, without their score."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ebm.energies.noise_conditional import noise_levels
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
-from ebm.objectives.ladder import at_rows, rows_of, spread
-from ebm.randomness import randn_like
+from ebm.interfaces import Batch, EnergyFn, Given, Loss, Objective, bind, check_configuration, energy_and_grad
 
-__all__ = ["DenoisingScoreMatching"]
+__all__ = ["ScoreMatching", "SlicedScoreMatching"]
 
 
-class DenoisingScoreMatching(Objective):
-    """Fits the score −∇E of data noised by σ, at one noise level or at a ladder of them.
+class ScoreMatching(Objective):
+    """Fits the score −∇E to that of data, exactly and without noise.
 
-        L = E ½ ‖σ ∇E(x + σ ξ) − ξ‖²,    ξ ~ N(0, I),
+        L = E[½ ‖∇E(x)‖² − ΔE(x)],    ΔE = Σ_i ∂²E/∂x_i²,
 
-    which is σ² times the score matching loss at level σ, summed over a chain's event axes. It draws no samples. With a ladder
-    σ_0 … σ_{L−1}, rows are spread evenly over the levels: an energy with L landscapes learns one level in each, an energy with
-    a single one all of them together.
+    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p alone. The normaliser falls out, nothing is drawn. The
+    Laplacian takes one Hessian-vector product for every entry of an event, all chains at once: fine for a few dimensions, and
+    for images see `SlicedScoreMatching`. The loss is third order, so E has to be smooth: where it is piecewise linear, as with
+    ReLUs, the Laplacian is zero. Of several landscapes the last is trained.
 
-    Source: Vincent, 2011, eq. (9); weighted by σ² over a ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq. (5) and (6).
+    Source: Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005), theorem 1.
 
-    Arguments:
-        sigma: the noise's standard deviation, or a ladder of them in the order of the energy's landscapes.
+    Terms: energy_data, grad_norm, laplacian.
 
-    Terms: energy_data, grad_norm (at the noised points), and loss_i for every landscape of a ladder.
+    Raises:
+        ValueError: (at the call) a start is given.
 
-    >>> energy = lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)        # N(0, 1) data, noised by 0.5
-    >>> g = torch.Generator().manual_seed(0)
-    >>> data = torch.randn(100_000, 1, generator=g)
-    >>> round(DenoisingScoreMatching(0.5)(energy, Batch(data), generator=g).value.item(), 2)    # ½ / (1 + σ²) is the minimum
-    0.4
+    >>> energy = lambda y: (y**2).sum(-1) / 2
+    >>> ScoreMatching()(energy, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))).value.item()    # ½ (2 + 4) / 2 − 2
+    -0.5
     """
-
-    def __init__(self, sigma: float | Sequence[float] = 0.1) -> None:
-        super().__init__()
-        self.sigma = noise_levels(sigma)
 
     def forward(
         self,
@@ -50,31 +42,89 @@ class DenoisingScoreMatching(Objective):
         start: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the noised points."""
-        levels = energy.levels if isinstance(energy, Energy) else 1
-        if levels not in (1, len(self.sigma)):
-            raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")
-        if start is not None and len(self.sigma) > 1:
-            raise ValueError("start is the noised points of one level: it cannot be given with a ladder")
-        check_configuration(batch.target, generator)
-        groups = spread(batch.target, len(self.sigma), generator)
-        sigma = at_rows(self.sigma, groups, batch.target)
-        noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
-        noised = batch.target + left(sigma, noise) * noise
-        graph = torch.is_grad_enabled()
-        if levels == 1:
-            value, grad = energy_and_grad(bind(energy, batch.context), noised, create_graph=graph)
-        else:  # level by level, and put back into the order of rows
-            found = [
-                energy_and_grad(bind(energy, rows_of(batch.context, rows), level), noised[rows], create_graph=graph)
-                for level, rows in groups.items()
-            ]
-            order = torch.cat([*groups.values()]).argsort()
-            value, grad = (torch.cat(column)[order] for column in zip(*found, strict=True))
-        loss = (left(sigma, noised) * grad - noise).reshape(*value.shape, -1).square().sum(-1) / 2
-        norm = grad.detach().reshape(*value.shape, -1).norm(dim=-1)
-        terms = {"energy_data": batch.mean(value.detach()), "grad_norm": batch.mean(norm)}
-        if levels > 1:
-            for level, rows in groups.items():
-                terms[f"loss_{level}"] = Batch(None, weight=rows_of(batch.weight, rows)).mean(loss.detach()[rows])
-        return Loss(batch.mean(loss), terms)
+        y, value, grad = _slope(energy, batch, start, generator)
+        slope, laplacian = grad.reshape(*value.shape, -1), torch.zeros_like(value)
+        for entry in range(slope.shape[-1]):
+            one = torch.zeros_like(slope)
+            one[..., entry] = 1
+            laplacian = laplacian + _along(grad, y, one.view_as(grad)).reshape(slope.shape)[..., entry]
+        return _loss(batch, value, slope, slope.square().sum(-1) / 2 - laplacian, laplacian)
+
+
+class SlicedScoreMatching(Objective):
+    """Fits the score s = −∇E to that of data along random directions v, one Hessian-vector product for each.
+
+        L = E[vᵀ ∇s v + ½ ‖s‖²]   (variance_reduced),   or   L = E[vᵀ ∇s v + ½ (vᵀ s)²],
+
+    with E[v vᵀ] = I: both are `ScoreMatching` in the mean, at a cost that does not grow with the dimension. The entries of v are
+    ±1, of all such directions those that tell a trace with the least variance; a diagonal Hessian they tell exactly. Of several
+    landscapes the last is trained.
+
+    Source: Sliced score matching (Song et al., 2019, arXiv 1905.07088).
+
+    Arguments:
+        projections: directions v for every row.
+        variance_reduced: takes ½ ‖s‖² itself, not its estimate along v.
+
+    Terms: energy_data, grad_norm, laplacian (as the directions tell it).
+
+    Raises:
+        ValueError: for fewer than one projection, and (at the call) where a start is given.
+
+    >>> energy = lambda y: (y**2).sum(-1) / 2
+    >>> SlicedScoreMatching()(energy, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))).value.item()    # vᵀv = 2
+    -0.5
+    """
+
+    def __init__(self, projections: int = 1, variance_reduced: bool = True) -> None:
+        super().__init__()
+        if projections < 1:
+            raise ValueError(f"projections={projections}: pass a whole number of at least 1")
+        self.projections, self.variance_reduced = projections, variance_reduced
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        y, value, grad = _slope(energy, batch, start, generator)
+        slope, curvatures, squares = grad.reshape(*value.shape, -1), [], []
+        for _ in range(self.projections):
+            v = 2 * torch.empty_like(slope).bernoulli_(0.5, generator=generator) - 1
+            curvatures.append((v * _along(grad, y, v.view_as(grad)).reshape(slope.shape)).sum(-1))
+            squares.append((v * slope).sum(-1).square())
+        laplacian = torch.stack(curvatures).mean(0)
+        square = slope.square().sum(-1) if self.variance_reduced else torch.stack(squares).mean(0)
+        return _loss(batch, value, slope, square / 2 - laplacian, laplacian)
+
+
+def _slope(
+    energy: EnergyFn, batch: Batch, start: Tensor | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes what curvature is taken from: (y, E(y), dE/dy with its graph, where gradients are disabled, too)."""
+    if start is not None:
+        raise ValueError("start is given, but score matching moves no chains: leave it out")
+    check_configuration(batch.target, generator)
+    function = bind(energy, batch.context)
+    if isinstance(function, Given):
+        function = replace(function, compiled=None)  # what is compiled can be differentiated once more, not twice
+    y = batch.target.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        return y, *energy_and_grad(function, y, create_graph=True)
+
+
+def _along(grad: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    """Multiplies each chain's Hessian with v; zero where the gradient is constant."""
+    if not grad.requires_grad:
+        return torch.zeros_like(v)
+    options = {"retain_graph": True, "create_graph": torch.is_grad_enabled(), "materialize_grads": True}
+    (product,) = torch.autograd.grad(grad, y, v, **options)
+    return product
+
+
+def _loss(batch: Batch, value: Tensor, slope: Tensor, loss: Tensor, laplacian: Tensor) -> Loss:
+    terms = {"energy_data": value, "grad_norm": slope.detach().norm(dim=-1), "laplacian": laplacian}
+    return Loss(batch.mean(loss), {name: batch.mean(term.detach()) for name, term in terms.items()})

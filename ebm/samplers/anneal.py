@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.energies.compose import ScaledEnergy
-from ebm.interfaces import EnergyFn, Info, Sampler
+from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy
 from ebm.samplers.wrapper import Wrapper
 
 __all__ = ["Annealed", "AnnealedState"]

@@ -11,7 +11,8 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, left
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrog
-from ebm.samplers.schedules import Schedule, as_schedule, at
+from ebm.samplers.schedules import Schedule, as_schedule
+from ebm.samplers.stepping import at
 
 __all__ = ["HMC"]
 

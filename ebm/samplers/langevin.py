@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.randomness import randn_like
-from ebm.samplers.retractions import Retraction
-from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import SteppingSampler, as_temperature, plus, std_of
+from ebm.samplers.schedules import Schedule, as_schedule
+from ebm.samplers.stepping import Retraction, SteppingSampler, as_temperature, at, plus, std_of
 
 __all__ = ["LangevinDynamics"]
 

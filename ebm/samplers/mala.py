@@ -11,8 +11,8 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, energy_and_grad, left
 from ebm.randomness import randn_like
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState
-from ebm.samplers.schedules import Schedule, as_schedule, at
-from ebm.samplers.stepping import std_of
+from ebm.samplers.schedules import Schedule, as_schedule
+from ebm.samplers.stepping import at, std_of
 
 __all__ = ["MALA"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule, at
-from ebm.samplers.stepping import SteppingSampler, as_temperature, plus, std_of
+from ebm.samplers.schedules import Schedule
+from ebm.samplers.stepping import SteppingSampler, as_temperature, at, plus, std_of
 
 __all__ = ["PreconditionedLangevin", "RMSpropLangevin", "RMSpropState"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.energies.noise_conditional import noise_levels
 from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, eval_mode
 from ebm.randomness import randn_like
+from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 __all__ = ["PredictorCorrector", "PredictorCorrectorState"]

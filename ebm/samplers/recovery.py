@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.energies.noise_conditional import noise_levels
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
+from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 __all__ = ["Recovered", "Recovery", "RecoveryState"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-__all__ = ["Cosine", "Geometric", "Linear", "Polynomial", "Schedule", "as_schedule", "at"]
+__all__ = ["Cosine", "Geometric", "Linear", "Polynomial", "Schedule", "as_schedule"]
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -96,8 +96,3 @@ def as_schedule(value: Any) -> Any:
         return SCHEDULES[name](**arguments)
     except TypeError as error:
         raise ValueError(f"schedule {name!r}: {error}") from error
-
-
-def at(value: Any, t: int) -> Any:
-    """Reads a number that may be a schedule at step t."""
-    return value(t) if callable(value) else value

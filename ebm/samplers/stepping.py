@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
-from ebm.samplers.retractions import Retraction, as_retraction
-from ebm.samplers.schedules import Schedule, as_schedule, at
+from ebm.samplers.schedules import Schedule, as_schedule
 
-__all__ = ["SteppingSampler"]
+__all__ = ["Retraction", "SteppingSampler", "as_retraction", "clamp", "softmax"]
+
+Retraction: TypeAlias = Callable[[Tensor], Tensor]
 
 SMALLEST_LEARNED = 1e-4  # a learned step size is clamped here, so that it never changes sign (the EBT reference's value)
 
@@ -117,6 +118,11 @@ class SteppingSampler(Sampler):
         return f"step_size={size}, steps={self.steps}"
 
 
+def at(value: Any, t: int) -> Any:
+    """Reads a number that may be a schedule at step t."""
+    return value(t) if callable(value) else value
+
+
 def as_temperature(temperature: Any) -> Any:
     """Reads a temperature of at least 0, or a schedule of them."""
     if isinstance(temperature, int | float) and not temperature >= 0:
@@ -135,3 +141,29 @@ def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
         return 0.0  # the square root's derivative at 0 is infinite, and would make that of a learnable step size NaN
     variance = 2 * temperature * step_size
     return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
+
+
+def softmax(y: Tensor) -> Tensor:
+    """Maps logits (…, V) to probabilities along the last axis."""
+    return y.softmax(-1)
+
+
+def clamp(low: float = -1.0, high: float = 1.0) -> Retraction:
+    """Makes the retraction that clips every entry into [low, high]."""
+
+    def clip(y: Tensor) -> Tensor:
+        return y.clamp(low, high)
+
+    return clip
+
+
+RETRACTIONS: dict[str, Retraction] = {"softmax": softmax, "clamp": clamp(-1.0, 1.0)}
+
+
+def as_retraction(value: str | Retraction | None) -> Retraction | None:
+    """Reads a retraction by name ("softmax"; "clamp" is to [-1, 1]), or as the function itself."""
+    if value is None or callable(value):
+        return value
+    if value not in RETRACTIONS:
+        raise ValueError(f"retraction={value!r}: choose one of {', '.join(RETRACTIONS)}, a function, or None")
+    return RETRACTIONS[value]

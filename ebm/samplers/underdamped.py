@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule, at
-from ebm.samplers.stepping import SteppingSampler, as_temperature, plus
+from ebm.samplers.schedules import Schedule
+from ebm.samplers.stepping import SteppingSampler, as_temperature, at, plus
 
 __all__ = ["UnderdampedLangevin", "UnderdampedState"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ebm.interfaces import Task
 from ebm.registry import hookimpl
-from ebm.tasks.denoising import Denoising
 from ebm.tasks.digits import Digits
-from ebm.tasks.dyck import Dyck
-from ebm.tasks.frames import Frames
+from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.points import Points
-from ebm.tasks.questions import Questions
 from ebm.tasks.rows import RowTask, draw_splits
-from ebm.tasks.text import Text
+from ebm.tasks.text.dyck import Dyck
+from ebm.tasks.text.questions import Questions
+from ebm.tasks.text.text import Text
+from ebm.tasks.video.frames import Frames
 
 __all__ = ["Denoising", "Digits", "Dyck", "Frames", "Points", "Questions", "RowTask", "Text", "draw_splits"]
 

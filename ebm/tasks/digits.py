@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Batch, Predictor
+from ebm.judging.namer import Namer
+from ebm.judging.ranking import auroc
+from ebm.optional import installed
 from ebm.randomness import uniform
-from ebm.tasks.metrics import auroc
-from ebm.tasks.naming import Namer
 from ebm.tasks.rows import JUDGED, RowTask, chunks, draw_splits, one_per_row, take
-from ebm.tasks.tables import installed, read_table
+from ebm.tasks.tables import read_table
 
 __all__ = ["Digits"]
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Batch
+from ebm.optional import installed
 from ebm.randomness import randn_like, stream
-from ebm.registry import nearest
 from ebm.tasks.rows import RowTask, draw_splits
-from ebm.tasks.tables import installed, read_table
+from ebm.tasks.tables import read_table
+from ebm.words import nearest
 
 __all__ = ["Points"]
 

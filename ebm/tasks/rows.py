@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebm.interfaces import Batch, Predictor, Task, raise_if_not_finite
+from ebm.judging.mmd import median_distance, mmd, mmd_permutation_test
 from ebm.randomness import stream
-from ebm.registry import nearest
-from ebm.tasks.metrics import median_distance, mmd, mmd_permutation_test
+from ebm.words import nearest
 
 __all__ = ["RowTask", "take"]
 

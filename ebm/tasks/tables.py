@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebm.registry import nearest
+from ebm.optional import installed, no_progress_bars
+from ebm.words import nearest
 
-__all__ = ["installed", "read_table"]
-
-
-def installed(package: str) -> Path:
-    """Finds the folder of an optional package without importing it.
-
-    Raises:
-        ImportError: it is not installed; names the extra that brings it.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ImportError(f"{package} is not installed: pip install 'ebm-toolkit[recipes]'")
-    return Path(spec.origin).parent
+__all__ = ["read_table"]
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> Tensor:
@@ -55,7 +42,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any)
     if kind == "csv":
         options["chunksize"] = None  # read in chunks, a column takes the first chunk's type, and a later one fails
     try:
-        with tempfile.TemporaryDirectory() as cache, _no_progress_bars():
+        with tempfile.TemporaryDirectory() as cache, no_progress_bars():
             table = load_dataset(
                 kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache, keep_in_memory=True, **options
             )
@@ -79,17 +66,3 @@ def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any)
             )
         values.append(numbers)
     return torch.from_numpy(np.stack(values, axis=1))
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

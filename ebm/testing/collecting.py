@@ -13,7 +13,7 @@ from torch import Tensor
 from ebm import recipes
 from ebm.energies import MLPEnergy
 from ebm.interfaces import Batch, Energy, Sampler, Task, evaluate
-from ebm.registry import KINDS, Component, components, nearest, parameters, registry
+from ebm.registry import KINDS, Component, components, parameters, registry
 from ebm.samplers import LangevinDynamics
 from ebm.tasks import Points
 from ebm.testing.energies import check_energy
@@ -21,6 +21,7 @@ from ebm.testing.laws import LawBroken, leaves, rows
 from ebm.testing.objectives import check_objective
 from ebm.testing.samplers import check_sampler
 from ebm.testing.tasks import check_task
+from ebm.words import nearest
 
 __all__ = ["NoExample", "checks_of"]
 

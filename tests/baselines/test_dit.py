@@ -14,12 +14,12 @@ from torch import nn
 
 import ebm
 from ebm.baselines import DiT
-from ebm.baselines.diffusion import bound, predicted_clean
+from ebm.baselines.diffusion_steps import bound, predicted_clean
 from ebm.interfaces import Batch, energy_and_grad
-from ebm.noising import Noisy
 from ebm.objectives import Diffusion, Reconstruction
 from ebm.samplers import GradientDescent
 from ebm.tasks import Denoising
+from ebm.tasks.images.noising import Noisy
 from ebm.thinking import think
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
@@ -307,7 +307,7 @@ def test_a_run_of_the_recipe_trains_and_predicts_without_a_sampler(tmp_path):
         "fit": {"steps": 2, "batch_size": 2, "warmup": 1, "evaluate_limit": 1},
     }
     flat = {f"{kind}.{name}": str(value) for kind, table in settings.items() for name, value in table.items()}
-    parts = ebm.recipes.assemble(ebm.recipes.resolve(ebm.recipes.load("denoise-dit"), flat))
+    parts = ebm.recipes.recipe.assemble(ebm.recipes.recipe.resolve(ebm.recipes.recipe.load("denoise-dit"), flat))
     assert parts.objective.steps == (0, 99)
     assert parts.sampler is None
     with warnings.catch_warnings():

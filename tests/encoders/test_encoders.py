@@ -259,7 +259,7 @@ def no_hub(monkeypatch, tmp_path):
     def refuse(url):
         raise OSError("nobody answers")
 
-    monkeypatch.setattr("ebm.tasks.hub.knock", refuse)
+    monkeypatch.setattr("ebm.tasks.sources.reachable", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 

@@ -19,7 +19,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import ebm
 from ebm.baselines import FrameTransformer, Transformer
 from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
-from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
+from ebm.energies.ebt.blocks import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
 from ebm.energies.ebt.kernels import gated, rms_norm, turn
 from ebm.interfaces import Batch, energy_and_grad
 from ebm.objectives import Reconstruction
@@ -105,7 +105,7 @@ def exact_turns(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def exact(monkeypatch):
-    monkeypatch.setattr("ebm.energies.ebt.stream.turns", exact_turns)
+    monkeypatch.setattr("ebm.energies.ebt.streams.turns", exact_turns)
 
 
 def test_rotary_tables_are_right_to_single_precision():

@@ -124,7 +124,7 @@ def test_a_weights_gradient_is_its_experts_surprise():
 
 def test_recipes_build_them():
     table = {"use": "mixture-of-experts", "energies": [{"use": "mlp", "dim": 2}, {"use": "gaussian"}], "logits": [0.0, 1.0]}
-    energy = ebm.recipes.build_table("energy", table, {"task": None})
+    energy = ebm.recipes.recipe.build_table("energy", table, {"task": None})
     assert energy(torch.zeros(3, 2)).shape == (3,)
     assert energy.logits.tolist() == [0.0, 1.0]
 

@@ -114,7 +114,7 @@ def test_a_recipe_says_how_many_patterns_and_the_data_say_how_long():
     class Told:
         spec = {"dim": 2}  # noqa: RUF012
 
-    energy = ebm.recipes.build_table("energy", {"use": "modern-hopfield", "count": 7, "beta": 2.0}, {"task": Told()})
+    energy = ebm.recipes.recipe.build_table("energy", {"use": "modern-hopfield", "count": 7, "beta": 2.0}, {"task": Told()})
     assert (energy.patterns.shape, energy.beta) == ((7, 2), 2.0)
 
 

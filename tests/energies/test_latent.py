@@ -267,11 +267,11 @@ def test_contexts_are_shared_by_all_values():
 def test_recipes_build_them():
     mlp = {"use": "mlp", "dim": 4, "hidden": [8]}
     table = {"use": "latent", "latent": 2, "energy": mlp, "sampler": {"use": "gradient-descent", "steps": 3}, "unroll": "none"}
-    energy = ebm.recipes.build_table("energy", table, {"task": None})
+    energy = ebm.recipes.recipe.build_table("energy", table, {"task": None})
     assert energy(torch.zeros(5, 2)).shape == (5,)
     assert (energy.sampler.steps, energy.unroll) == (3, "none")
     table = {"use": "free-energy", "energy": mlp, "values": [[0.0, 0.0], [1.0, 1.0]], "temperature": 0.5}
-    assert ebm.recipes.build_table("energy", table, {"task": None})(torch.zeros(5, 2)).shape == (5,)
+    assert ebm.recipes.recipe.build_table("energy", table, {"task": None})(torch.zeros(5, 2)).shape == (5,)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,9 @@ from ebm.energies import (
     WithPrior,
     joint_conv,
 )
-from ebm.energies.compose import Function
-from ebm.interfaces import Energy, energy_and_grad
-from ebm.noising import Noisy
+from ebm.interfaces import Energy, Function, energy_and_grad
 from ebm.samplers import GradientDescent
+from ebm.tasks.images.noising import Noisy
 
 LAW = settings(max_examples=10, deadline=None, derandomize=True)
 MEANS = ((-1.0, 0.5), (2.0, 0.0), (0.0, -1.0))

@@ -1,4 +1,4 @@
-"""Laws of denoising score matching: closed forms for Gaussians, and ladders against a loop over rows."""
+"""Laws of score matching, exact and sliced: closed forms of Gaussians, Hessians row by row, differences, known models."""
 
 import math
 
@@ -6,235 +6,217 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from ebm.energies import GaussianMixture, MLPEnergy, NoiseConditional
-from ebm.interfaces import Batch, Energy
-from ebm.objectives import DenoisingScoreMatching
-from ebm.samplers import Annealed, LangevinDynamics
+from ebm.energies import DoubleWell, MLPEnergy
+from ebm.interfaces import Batch
+from ebm.objectives import ScoreMatching, SlicedScoreMatching
+from tests.estimation import (
+    GAUSSIAN,
+    by_differences,
+    by_row,
+    estimates,
+    gaussian,
+    gaussian_likeliest,
+    gaussian_samples,
+    is_zero_in_the_mean,
+    recovers,
+)
 from tests.helpers import Valley, close, grads, laws, normal, parameter, quadratic, seeded, seeds
 
-SIGMAS = (1e2, 1.0, 1e-2)  # so far apart that the noise itself tells its level
+EVERY = [ScoreMatching(), SlicedScoreMatching(), SlicedScoreMatching(3), SlicedScoreMatching(2, variance_reduced=False)]
+A = torch.tensor([[2.0, 0.7], [0.7, 1.0]], dtype=torch.float64)
+
+
+def tilted(y):
+    """E = yᵀAy / 2."""
+    return ((y @ A) * y).sum(-1) / 2
+
+
+def directions(shape, seed, count):
+    g = seeded(seed)
+    return [2 * torch.empty(shape, dtype=torch.float64).bernoulli_(0.5, generator=g) - 1 for _ in range(count)]
 
 
 @laws
-@given(seed=seeds, sigma=st.floats(0.05, 2.0), spread=st.floats(0.5, 2.0), given_start=st.booleans())
-def test_value_and_gradient_for_a_gaussian(seed, sigma, spread, given_start):
-    """E = |y − m|²/2s²: the loss is mean ½ |r|² with r = σ (x + σξ − m)/s² − ξ, and its gradient −σ mean(r)/s²."""
-    data, centre = normal(5, 3, seed=seed), parameter(0.5, -0.3, 0.1)
-    noise = torch.randn(5, 3, generator=seeded(seed), dtype=torch.float64)
-    noised = data + sigma * noise
-    residual = sigma * (noised - centre.detach()) / spread**2 - noise
-    loss = DenoisingScoreMatching(sigma)(
-        lambda y: quadratic(y - centre) / spread**2,
-        Batch(data),
-        start=noised if given_start else None,
-        generator=seeded(seed),
+@given(seed=seeds, log_s=st.floats(-0.7, 0.7), has_weight=st.booleans())
+def test_value_and_gradient_for_a_gaussian(seed, log_s, has_weight):
+    """E = |y − m|²/2s²: L = ½ mean |y − m|²/s⁴ − d/s², dL/dm = −mean(y − m)/s⁴, dL/dlog s = −2 mean |y − m|²/s⁴ + 2d/s²."""
+    data, centre, width = normal(6, 3, seed=seed), parameter(0.5, -0.3, 0.1), parameter(log_s)
+    weight = normal(6, seed=seed + 1).abs() if has_weight else None
+    loss = ScoreMatching()(lambda y: quadratic(y - centre) * torch.exp(-2 * width), Batch(data, weight=weight))
+    w = torch.full((6,), 1 / 6, dtype=torch.float64) if weight is None else weight / weight.sum()
+    away, s = data - centre.detach(), math.exp(log_s)
+    square = w @ away.square().sum(-1) / s**4
+    close(loss.value.detach(), square / 2 - 3 / s**2)
+    close(grads(loss.value, centre)[0], -(w @ away) / s**4)
+    close(grads(loss.value, width)[0], -2 * square + 6 / s**2)
+    close(loss.terms["laplacian"], torch.tensor(3 / s**2, dtype=torch.float64))
+    close(loss.terms["grad_norm"], w @ away.norm(dim=-1) / s**2)
+    close(loss.terms["energy_data"], w @ quadratic(away) / s**2)
+
+
+@laws
+@given(seed=seeds, has_weight=st.booleans(), has_context=st.booleans())
+def test_the_laplacian_is_the_trace_of_every_rows_hessian(seed, has_weight, has_context):
+    energy, data = Valley(), normal(4, 2, seed=seed)
+    context = normal(4, 3, seed=seed + 1) if has_context else None
+    weight = normal(4, seed=seed + 2).abs() if has_weight else None
+    rows = []
+    for i, y in enumerate(data):
+        bound = energy.given(None if context is None else context[i])
+        slope = torch.autograd.functional.jacobian(bound, y, create_graph=True)
+        curvature = torch.autograd.functional.hessian(bound, y, create_graph=True)
+        rows.append(slope.square().sum() / 2 - curvature.trace())
+    batch = Batch(data, context, weight)
+    expected, loss = batch.mean(torch.stack(rows)), ScoreMatching()(energy, batch)
+    close(loss.value, expected)
+    held = [p for p in energy.parameters() if has_context or p is not energy.outer]
+    for got, hand in zip(grads(loss.value, *held), grads(expected, *held), strict=True):
+        close(got, hand)
+
+
+@laws
+@given(seed=seeds, projections=st.integers(1, 3), variance_reduced=st.booleans())
+def test_slices_are_taken_along_signs(seed, projections, variance_reduced):
+    data, centre = normal(5, 2, seed=seed), parameter(0.5, -0.3)
+    loss = SlicedScoreMatching(projections, variance_reduced)(lambda y: tilted(y - centre), Batch(data), generator=seeded(seed))
+    slope = (data - centre) @ A
+    along = directions((5, 2), seed, projections)
+    squares = [slope.square().sum(-1) if variance_reduced else (v * slope).sum(-1).square() for v in along]
+    expected = torch.stack([s / 2 - 2 * tilted(v) for s, v in zip(squares, along, strict=True)]).mean()
+    close(loss.value, expected)
+    close(grads(loss.value, centre)[0], grads(expected, centre)[0])
+
+
+@laws
+@given(seed=seeds)
+def test_slices_are_exact_in_one_dimension_and_along_the_axes(seed):
+    line = Batch(normal(5, 1, seed=seed))
+    for aim in EVERY[1:]:
+        close(aim(Valley(dim=1), line, generator=seeded(seed)).value, ScoreMatching()(Valley(dim=1), line).value)
+    plane = Batch(normal(5, 3, seed=seed))
+    sliced, exact = (aim(lambda y: y.cosh().sum(-1), plane).value for aim in (SlicedScoreMatching(), ScoreMatching()))
+    close(sliced, exact)
+
+
+@pytest.mark.parametrize("variance_reduced", [True, False])
+@pytest.mark.parametrize("projections", [1, 4])
+def test_slices_are_exact_in_the_mean(variance_reduced, projections):
+    """Var vᵀAv = 4 A₁₂², and the square adds −4 A₁₂ s₁s₂ + s₁²s₂²: vᵀAv and ½ (vᵀs)² both move with v₁v₂ alone."""
+    rows, y = 20_000, torch.tensor([0.4, -1.1], dtype=torch.float64)
+    batch, (one, two) = Batch(y.expand(rows, 2)), (A @ y).tolist()
+    found = SlicedScoreMatching(projections, variance_reduced)(tilted, batch, generator=seeded()).value
+    spread = abs(-2 * A[0, 1].item() + (0.0 if variance_reduced else one * two))
+    assert abs(found - ScoreMatching()(tilted, batch).value).item() < 4 * spread / math.sqrt(rows * projections)
+    # The gradients too: of every row's own loss, with its own noise.
+    theta, data = GAUSSIAN + 0.3, gaussian_samples(1, 4000)[:, 0]
+    sliced, exact = (
+        by_row(aim, gaussian, theta, data) for aim in (SlicedScoreMatching(projections, variance_reduced), ScoreMatching())
     )
-    close(loss.value.detach(), residual.square().sum(-1).mean() / 2)
-    close(grads(loss.value, centre)[0], -sigma * residual.mean(0) / spread**2)
-    slope = (noised - centre.detach()) / spread**2
-    close(loss.terms["grad_norm"], slope.norm(dim=1).mean())
-    close(loss.terms["energy_data"], (quadratic(noised - centre.detach()) / spread**2).mean())
+    assert is_zero_in_the_mean(sliced - exact)
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
-@pytest.mark.parametrize("variance", [0.5, 1.0, 3.0])
-def test_its_mean_over_standard_normal_data(sigma, variance):
-    """½ d (σ²/v² + (σ²/v − 1)²), least where v = 1 + σ²."""
-    rows = 40_000
-    data = torch.randn(rows, 2, generator=seeded(), dtype=torch.float64)
-    loss = DenoisingScoreMatching(sigma)(lambda y: quadratic(y) / variance, Batch(data), generator=seeded(1)).value.item()
-    per_axis = sigma**2 / variance**2 + (sigma**2 / variance - 1) ** 2
-    assert loss == pytest.approx(per_axis, abs=4 * per_axis / math.sqrt(rows))  # a sum of two ½ r², r normal
+@pytest.mark.parametrize("aim", EVERY)
+def test_gradients_equal_differences(aim):
+    energy, batch = Valley(), Batch(normal(4, 2), normal(4, 3, seed=1), normal(4, seed=2).abs())
+    loss = aim(energy, batch, generator=seeded())
+    for held, found in zip(energy.parameters(), grads(loss.value, *energy.parameters()), strict=True):
+        close(found, by_differences(aim, energy, held, batch), rtol=1e-6, atol=1e-8)
 
 
-class Ladder(Energy):
-    """E_l(y | c) = |y − c|² / 2v_l, which records the rows that every level was asked for."""
-
-    def __init__(self, levels):
-        super().__init__()
-        self.levels, self.asked = levels, []
-        self.variances = nn.Parameter(torch.linspace(1.0, 2.0, levels, dtype=torch.float64))
-
-    def encode(self, context=None, level=-1):
-        return level, 0.0 if context is None else context
-
-    def forward(self, y, code=None):
-        level, shift = code
-        self.asked.append((level, y.detach().clone(), shift))
-        return quadratic(y - shift) / self.variances[level]
+def test_gaussians_are_fitted_as_by_maximum_likelihood():
+    """The minimum of exact score matching for Gaussians is the sample mean and covariance."""
+    data = gaussian_samples(replicas=40, rows=400)
+    found, best = estimates(ScoreMatching(), gaussian, GAUSSIAN * 0, data), gaussian_likeliest(data)
+    close(found, best, rtol=1e-5, atol=1e-6)
+    recovers(found, GAUSSIAN, best, worse=1.01)
 
 
-@pytest.mark.parametrize("levels", [1, 3])
-@laws
-@given(seed=seeds, rows=st.integers(1, 8), has_weight=st.booleans(), has_context=st.booleans())
-def test_a_ladder_equals_the_loop_over_rows(levels, seed, rows, has_weight, has_context):
-    energy = Ladder(levels)
-    # Rows are a million apart, so that a noised row is known by where it is.
-    data = 1e6 * torch.arange(rows, dtype=torch.float64)[:, None] + normal(rows, 6, seed=seed)
-    context = data + normal(rows, 6, seed=seed + 1) if has_context else None
-    weight = normal(rows, seed=seed + 2).abs() + 0.1 if has_weight else None
-    loss = DenoisingScoreMatching(SIGMAS)(energy, Batch(data, context, weight), generator=seeded(seed))
-
-    expected, used = {}, []
-    for level, noised, shifts in energy.asked:
-        for place, y in enumerate(noised):
-            row = round(y.mean().item() / 1e6)
-            away = (y - data[row]).square().mean().sqrt().item()
-            sigma = min(SIGMAS, key=lambda s: abs(math.log(away / s)))
-            if levels > 1:
-                assert sigma == SIGMAS[level]
-            if has_context:
-                assert torch.equal(shifts[place], context[row])
-            noise = (y - data[row]) / sigma
-            slope = (y - (context[row] if has_context else 0.0)) / energy.variances[level]
-            expected[row] = (sigma * slope - noise).square().sum() / 2
-            used.append(sigma)
-    assert sorted(expected) == list(range(rows))
-    counts = [used.count(sigma) for sigma in SIGMAS]
-    assert max(counts) - min(counts) <= 1
-    weights = torch.ones(rows, dtype=torch.float64) if weight is None else weight
-    value = sum(weights[row] * expected[row] for row in range(rows)) / weights.sum()
-    close(loss.value, value, rtol=1e-6)  # the noise is read off far-away rows
-    close(grads(loss.value, energy.variances)[0], grads(value, energy.variances)[0], rtol=1e-6)
+@pytest.mark.parametrize(("aim", "worse"), [(SlicedScoreMatching(), 2.0), (SlicedScoreMatching(4, False), 2.0)])
+def test_sliced_score_matching_recovers_a_gaussian(aim, worse):
+    data = gaussian_samples(replicas=40, rows=400)
+    recovers(estimates(aim, gaussian, GAUSSIAN * 0, data), GAUSSIAN, gaussian_likeliest(data), worse)
 
 
-def test_the_levels_of_rows_change_from_batch_to_batch():
-    energy, aim, found = Ladder(3), DenoisingScoreMatching(SIGMAS), []
-    data = 1e6 * torch.arange(6, dtype=torch.float64)[:, None] + normal(6, 6)
-    for seed in range(20):
-        energy.asked.clear()
-        aim(energy, Batch(data), generator=seeded(seed))
-        found.append({round(y.mean().item() / 1e6): level for level, rows, _ in energy.asked for y in rows})
-    for row in range(6):
-        assert {levels[row] for levels in found} == {0, 1, 2}
+def test_a_double_wells_barrier_is_recovered_with_its_standard_error():
+    """E = b T: the minimum is b̂ = mean ΔT / mean |∇T|², with the variance Var(b |∇T|² − ΔT) / (N (mean |∇T|²)²)."""
+    barrier, replicas, rows = 1.5, 60, 500
+    source = DoubleWell(dim=1, barrier=torch.tensor(barrier, dtype=torch.float64), location=1.0)
+    data = source.sample(replicas * rows, generator=seeded()).reshape(rows, replicas, 1)
+    u = data[..., 0]
+    square, laplacian = (4 * u**3 - 4 * u).square(), 12 * u**2 - 4
+    found = laplacian.mean(0) / square.mean(0)
+    held = found.clone().requires_grad_()
+    loss = ScoreMatching()(lambda y: held * (y[..., 0] ** 2 - 1) ** 2, Batch(data)).value
+    close(grads(loss, held)[0], torch.zeros_like(found))  # the objective's minimum, too
+    scores = (found - barrier) / ((found * square - laplacian).std(0) / square.mean(0) / math.sqrt(rows))
+    assert is_zero_in_the_mean(scores)
+    assert 0.7 < scores.std().item() < 1.35  # 60 replicas tell it to one part in eleven
 
 
-def test_terms_of_a_ladder():
-    loss = DenoisingScoreMatching(SIGMAS)(Ladder(3), Batch(normal(9, 2)), generator=seeded())
-    assert set(loss.terms) == {"energy_data", "grad_norm", "loss_0", "loss_1", "loss_2"}
-    close(loss.value.detach(), sum(loss.terms[f"loss_{level}"] for level in range(3)) / 3)
-    single = DenoisingScoreMatching(SIGMAS)(quadratic, Batch(normal(9, 2)), generator=seeded())
-    assert set(single.terms) == {"energy_data", "grad_norm"}
+@pytest.mark.parametrize("aim", EVERY)
+def test_events_and_chains_may_have_several_axes(aim):
+    data, weight = normal(2, 3, 2, 2), normal(2, 3, seed=1).abs()
+    loss = aim(lambda y: y.cosh().sum((-2, -1)), Batch(data, weight=weight), generator=seeded())
+    flat = aim(lambda y: y.cosh().sum(-1), Batch(data.reshape(6, 4), weight=weight.flatten()), generator=seeded())
+    close(loss.value, flat.value)
+    numbers = aim(lambda y: y.cosh(), Batch(data[0, 0, 0]), generator=seeded())  # every number a chain
+    x = data[0, 0, 0]
+    close(numbers.value, (x.sinh().square() / 2 - x.cosh()).mean())
 
 
-def test_terms_of_a_ladder_are_weighted_as_the_loss_is():
-    weight = torch.tensor([1.0, 0.0] * 6, dtype=torch.float64)
-    data = normal(12, 2)
-    data[1::2] = 1e3  # masked rows, far off
-    loss = DenoisingScoreMatching(SIGMAS)(Ladder(3), Batch(data, weight=weight), generator=seeded())
-    assert all(loss.terms[f"loss_{level}"] <= 12 * loss.value.detach() for level in range(3))
+@pytest.mark.parametrize("aim", EVERY)
+def test_a_constant_slope_has_no_curvature(aim):
+    """Here the gradient has no graph at all, and with a parameter one that does not lead to y."""
+    slope, data = parameter(3.0, 4.0), Batch(normal(5, 2))
+    exact = aim(lambda y: y @ slope.detach(), data, generator=seeded())
+    close(exact.terms["laplacian"], torch.zeros((), dtype=torch.float64))
+    loss = aim(lambda y: y @ slope, data, generator=seeded())
+    close(loss.value, exact.value)
+    if getattr(aim, "variance_reduced", True):
+        close(loss.value.detach(), torch.tensor(12.5, dtype=torch.float64))
+        close(grads(loss.value, slope)[0], slope.detach())
 
 
-@pytest.mark.parametrize("energy", [Valley(), quadratic])
-def test_chains_may_have_several_axes(energy):
-    data, context, weight = normal(2, 3, 2), normal(2, 3, 3), normal(2, 3).abs()
-    loss = DenoisingScoreMatching((1.0, 0.5))(energy, Batch(data, context, weight), generator=seeded())
-    assert loss.value.shape == ()
-    flat = DenoisingScoreMatching(0.5)(energy, Batch(data, context, weight), start=data + 0.5 * normal(2, 3, 2, seed=5))
-    one = Batch(data.flatten(0, 1), context.flatten(0, 1), weight.flatten())
-    start = one.target + 0.5 * normal(2, 3, 2, seed=5).flatten(0, 1)
-    close(flat.value, DenoisingScoreMatching(0.5)(energy, one, start=start).value)
+def test_the_last_landscape_is_trained():
+    energy = Valley(levels=3)
+    loss = ScoreMatching()(energy, Batch(normal(4, 2)))
+    of = grads(loss.value, energy.heights)[0]
+    assert not of[:2].any()
+    assert of[2] != 0
 
 
-# ------------------------------------------------------------------------- noise-conditional score networks, and what they draw
+def test_what_is_compiled_is_left_aside():
+    """A compiled gradient can be differentiated once; this loss needs it twice more."""
 
-LEVELS = [4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35]  # falling by √2
-HEAVY, AWAY, WIDTH = 0.8, 2.0, 0.3  # 0.8 N(−2, 0.3²) + 0.2 N(2, 0.3²)
+    def refuse(y, code):
+        raise RuntimeError("does not currently support double backward")
 
-
-class Noised(Energy):
-    """A mixture of two normals on a line, in landscape l with noise σ_l: weights, means and width are learned."""
-
-    def __init__(self, sigma, logit=0.0, means=(-1.0, 1.0), width=1.0):
-        super().__init__()
-        self.sigma, self.levels = sigma, len(sigma)
-        self.logit, self.means, self.log_width = parameter(logit), parameter(*means), parameter(math.log(width))
-
-    def encode(self, context=None, level=-1):
-        return self.sigma[level]
-
-    def forward(self, y, code=None):
-        variance = (2 * self.log_width).exp() + code**2
-        logs = torch.nn.functional.logsigmoid(torch.stack([self.logit, -self.logit]))
-        return -(logs - (y - self.means) ** 2 / (2 * variance) - variance.log() / 2).logsumexp(-1)
+    energy, batch = Valley(), Batch(normal(4, 2))
+    expected = ScoreMatching()(energy, batch).value
+    energy._compiled = energy.encode, refuse
+    close(ScoreMatching()(energy, batch).value, expected)
 
 
-def two_modes(rows, seed):
-    left = torch.rand(rows, generator=seeded(seed)) < HEAVY
-    return torch.where(left, -AWAY, AWAY)[:, None].double() + WIDTH * normal(rows, 1, seed=seed + 1)
-
-
-def test_a_ladder_recovers_a_mixture_from_its_samples():
-    """Of sixteen data sets: weights, means and width on average within 4 standard errors, and these near the data's own."""
-    rows, repeats, found = 1000, 16, []
-    aim = DenoisingScoreMatching([4.0, 2.0, 1.0, 0.5])
-    for seed in range(repeats):
-        energy, batch = Noised(aim.sigma), Batch(two_modes(rows, 10 * seed))
-        optimizer = torch.optim.LBFGS(energy.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-        def closure(energy=energy, batch=batch, optimizer=optimizer, seed=seed):
-            optimizer.zero_grad()
-            value = aim(energy, batch, generator=seeded(seed)).value
-            value.backward()
-            return value
-
-        optimizer.step(closure)
-        found.append([energy.logit.sigmoid().item(), *energy.means.tolist(), energy.log_width.exp().item()])
-    found = torch.tensor(found, dtype=torch.float64)
-    error = found.std(0) / math.sqrt(repeats)
-    assert bool(((found.mean(0) - torch.tensor([HEAVY, -AWAY, AWAY, WIDTH])).abs() < 4 * error).all())
-    light = 1 - HEAVY
-    own = torch.tensor([(HEAVY * light) ** 0.5, WIDTH / HEAVY**0.5, WIDTH / light**0.5, WIDTH / 2**0.5])
-    assert bool((error < 6 * own / math.sqrt(rows * repeats)).all())  # of means over the data, whose parts are known
-
-
-def annealed(steps=300):
-    scales = [(level / LEVELS[-1]) ** 2 for level in LEVELS]
-    return Annealed(LangevinDynamics(0.05 * LEVELS[-1] ** 2, steps=steps), step_scales=scales)
-
-
-def test_annealed_langevin_dynamics_finds_the_weights_that_the_last_landscape_alone_does_not():
-    n, moving = 4000, annealed()  # with 60 steps a level the modes part too early, and 0.03 of the weight is lost
-    start, energy = LEVELS[0] * normal(n, 1), Noised(LEVELS, math.log(HEAVY / (1 - HEAVY)), (-AWAY, AWAY), WIDTH)
-    ends = moving.sample(energy.landscapes(), start, generator=seeded())
-    error = math.sqrt(HEAVY * (1 - HEAVY) / n)
-    assert (ends < 0).double().mean().item() == pytest.approx(HEAVY, abs=4 * error)
-    alone = moving.sampler.sample(energy.given(), start, steps=300 * len(LEVELS), generator=seeded())
-    assert (alone < 0).double().mean().item() < HEAVY - 10 * error
-
-
-@pytest.mark.slow
-def test_a_network_over_noise_levels_learns_a_mixture_and_its_weights():
-    """NCSN from end to end: one perceptron divided by the levels, trained on the ladder, sampled by annealing."""
-    centres = torch.tensor([[-AWAY, 0.0], [AWAY, 0.0]])
-    data = GaussianMixture(centres, torch.full((2, 2), WIDTH**2), torch.tensor([HEAVY, 1 - HEAVY]))
-    torch.manual_seed(0)
-    energy, aim, g = NoiseConditional(MLPEnergy(2), LEVELS), DenoisingScoreMatching(LEVELS), seeded()
-    optimizer = torch.optim.Adam(energy.parameters(), lr=2e-3)
-    for _ in range(2500):
+def test_networks_of_smooth_units_train():
+    energy, batch = MLPEnergy(2, hidden=(8,), activation="softplus").double(), Batch(normal(64, 2))
+    optimizer = torch.optim.Adam(energy.parameters(), lr=1e-2)
+    first = ScoreMatching()(energy, batch).value.item()
+    for _ in range(50):
         optimizer.zero_grad()
-        aim(energy, Batch(data.sample(256, generator=g)), generator=g).value.backward()
+        ScoreMatching()(energy, batch).value.backward()
         optimizer.step()
-    start = LEVELS[0] * torch.randn(2000, 2, generator=g)
-    ends = annealed(steps=100).sample(energy.landscapes(), start, generator=g)
-    assert (ends[:, 0] < 0).float().mean().item() == pytest.approx(HEAVY, abs=0.1)
+    assert ScoreMatching()(energy, batch).value.item() < first - 0.1
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, [], [1.0, 0.0], math.nan, math.inf])
-def test_noise_levels_that_cannot_work_are_refused(sigma):
-    with pytest.raises(ValueError, match="sigma="):
-        DenoisingScoreMatching(sigma)
+@pytest.mark.parametrize("aim", EVERY)
+def test_a_start_is_refused(aim):
+    with pytest.raises(ValueError, match="moves no chains"):
+        aim(quadratic, Batch(normal(4, 2)), start=normal(4, 2))
 
 
-def test_ladders_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"2 noise levels.*3 landscapes"):
-        DenoisingScoreMatching([1.0, 0.5])(Ladder(3), Batch(normal(4, 2)))
-    with pytest.raises(ValueError, match="ladder"):
-        DenoisingScoreMatching([1.0, 0.5])(quadratic, Batch(normal(4, 2)), start=normal(4, 2))
-
-
-def test_integer_data_are_refused_with_the_way_out():
+def test_arguments_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="projections=0"):
+        SlicedScoreMatching(0)
     with pytest.raises(ValueError, match=r"int64.*float"):
-        DenoisingScoreMatching(0.1)(quadratic, Batch(torch.ones(4, 2, dtype=torch.long)))
+        ScoreMatching()(quadratic, Batch(torch.ones(4, 2, dtype=torch.long)))

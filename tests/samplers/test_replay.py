@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils import _pytree as pytree
 
-from ebm import checkpoints
 from ebm.interfaces import Batch
+from ebm.runs import checkpoints
 from ebm.samplers import MALA, GradientDescent, LangevinDynamics, ReplayAugmented
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 

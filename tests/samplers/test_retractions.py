@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm.samplers import GradientDescent, LangevinDynamics, clamp, softmax
-from ebm.samplers.retractions import RETRACTIONS, as_retraction
+from ebm.samplers.stepping import RETRACTIONS, as_retraction
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
 

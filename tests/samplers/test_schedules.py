@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm.samplers import Cosine, Geometric, Linear, Polynomial
-from ebm.samplers.schedules import SCHEDULES, as_schedule, at
+from ebm.samplers.schedules import SCHEDULES, as_schedule
+from ebm.samplers.stepping import at
 from tests.helpers import laws
 
 positive = st.floats(1e-3, 1e3)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ebm.energies.ebt.bidirectional import ImageEBT, ResidualImageEBT
-from ebm.energies.ebt.causal import CausalEBT
 from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
 from ebm.energies.ebt.sizes import SIZES
-from ebm.energies.ebt.stream import CausalStream, Code
+from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code
 from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
 
 __all__ = [

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
-from ebm.energies.ebt.causal import CausalEBT
 from ebm.energies.ebt.motion import Motion, MotionStream
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.stream import Code, Conditioning
+from ebm.energies.ebt.streams import CausalEBT, Code, Conditioning
 
 __all__ = ["FrameEBT", "ResidualFrameEBT"]
 

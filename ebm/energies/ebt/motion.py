@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
-from ebm.energies.ebt.stream import CausalStream, Code
+from ebm.energies.ebt.streams import CausalStream, Code
 
 __all__ = ["Motion", "MotionStream", "Seen"]
 

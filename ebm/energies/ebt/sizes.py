@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ebm.registry import nearest
+from ebm.words import nearest
 
 __all__ = ["SIZES", "Size", "size_of"]
 

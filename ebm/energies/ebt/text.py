@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
-from ebm.energies.ebt.causal import CausalEBT
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.stream import Code, Conditioning
+from ebm.energies.ebt.streams import CausalEBT, Code, Conditioning
 
 __all__ = ["Padded", "ResidualTextEBT", "TextEBT", "embed", "expected", "padded"]
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ebm.interfaces import Batch, Predictor, Task
 from ebm.randomness import randn_like, stream, subseed
-from ebm.registry import nearest
+from ebm.words import nearest
 from ebm_ired.boards import dig, grids, one_hot
 
 __all__ = ["Sudoku"]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Batch, Predictor
+from ebm.judging.ranking import auroc
 from ebm.randomness import uniform
 from ebm.tasks import Digits, RowTask
-from ebm.tasks.metrics import auroc
 
 __all__ = ["BinaryDigits"]
 

@@ -1,0 +1,18 @@
+"""What people do with a run on the command line: a verb a file, each imported when it is called."""
+
+from __future__ import annotations
+
+from ebm.registry import hookimpl
+
+
+@hookimpl
+def ebm_commands() -> dict[str, str]:
+    """Offers the commands of this package."""
+    return {
+        "eval": "ebm.commands.evaluate:evaluate",
+        "probe": "ebm.commands.probe:probe",
+        "sample": "ebm.commands.sample:sample",
+        "generate": "ebm.commands.generate:generate",
+        "denoise": "ebm.commands.denoise:denoise",
+        "rollout": "ebm.commands.rollout:rollout",
+    }

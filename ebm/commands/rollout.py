@@ -1,0 +1,277 @@
+"""Filming: a run predicts how a video goes on, and what it predicted is written as a picture and as a movie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebm.commands.console import print_numbers
+from ebm.decoding.rollout import Rollout
+from ebm.decoding.rollout import rollout as rolled_out
+from ebm.figures import DATA, GREY, INK, SAMPLES, figure_of
+from ebm.interfaces import Batch
+from ebm.optional import installed
+from ebm.randomness import stream
+from ebm.runs import checkpoints
+from ebm.runs.run import Run
+from ebm.tasks.video.frames import Frames
+
+__all__ = ["Filmed", "film"]
+
+RATE = 5  # frames a second of a movie: slow enough to see each
+SIDE = 256  # pixels a side of a movie's panels, at least
+PALE = "#d0d4d9"
+COLORS = {"energy": DATA, "error": SAMPLES, "error of a copy": GREY}
+WIDEST = 80.0  # inches of a picture, at most: at 200 dots an inch, wider ones open slowly
+
+
+class Filmed(NamedTuple):
+    """What filming returns: the files that were written, and the rollout with how far it is from the true frames."""
+
+    picture: Path
+    movie: Path
+    rollout: Rollout  # of one row, on the run's device
+    errors: Tensor  # (predict,): the task's distance of each predicted frame from the true one
+    copy_errors: Tensor  # (predict,): that of the last observed frame in its place
+
+
+def film(
+    run: Run,
+    clip: str | Path,
+    out: str | Path | None = None,
+    *,
+    observe: int = 5,
+    predict: int = 8,
+    begin: float = 0.0,
+    steps: int | None = None,
+    candidates: int = 1,
+    patience: int | None = None,
+    tolerance: float = 0.15,
+    seed: int = 0,
+) -> Filmed:
+    """Predicts the frames after a video's first ones, by a run whose task is `Frames`, in the middle square of the picture.
+
+    OUT.png shows the true frames above those predicted, with energies and errors; OUT.mp4 plays both side by side.
+
+    Arguments:
+        run: as `ebm.load` returns it.
+        clip: the video's file, or a folder of pictures.
+        out: what the files are called, with or without .png or .mp4, or the folder that they are written to; by default the
+            clip's name with -rollout, in this folder.
+        observe: how many frames the run sees.
+        predict: how many frames it predicts.
+        begin: where to begin, in seconds.
+        steps: steps per landscape for each frame; by default the run's.
+        candidates: starts that are tried for each frame, of which the energy chooses.
+        patience: a frame is thought about until its energy fell no further for this many steps.
+        tolerance: with patience, the least fall that counts, as a share of the energy.
+        seed: what every random draw is derived from.
+
+    Raises:
+        ValueError: the run's task is another, its encoder cannot decode, the clip cannot be read or is too short, or the
+            arguments do not fit one another or the run.
+        FileNotFoundError: there is no such clip, or no folder to write to.
+        ImportError: PyAV, Pillow or matplotlib is not installed.
+    """
+    task = run.judge()
+    if not isinstance(task, Frames):
+        raise ValueError(f"{run.path} was not trained on video: its task is {type(task).__name__}")
+    clip = Path(clip)
+    picture, movie = _files(clip, Path() if out is None else Path(out))
+    for name, value in (("observe", observe), ("predict", predict)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: pass a number of at least 1")
+    if not task.encoder.decodes:
+        task.encoder.decode(torch.empty(0))  # says so, and which encoders can
+    for package in ("av", "PIL", "matplotlib"):
+        installed(package)
+    predictor = run.predictor(steps, candidates, patience, tolerance)
+    count = observe + predict
+    shown, features = task.read(clip, count, begin)
+    if len(features) < count:
+        raise ValueError(
+            f"{clip} has {len(features)} frames from begin={begin} on, but --observe {observe} --predict {predict} need {count}: "
+            f"choose fewer"
+        )
+    found = rolled_out(
+        predictor,
+        features[None, :observe].to(run.device),
+        predict,
+        window=task.context_length,
+        start=task.starts_at,
+        generator=stream(seed, "rollout", device=run.device),
+    )
+    true = Batch(features[observe:])
+    errors = task.distance(found.frames[0].to(features), true)
+    copied = task.distance(features[observe - 1].expand_as(true.target), true)
+    frames = shown.movedim(1, -1).numpy()
+    predicted = task.decode(found.frames[0]).movedim(1, -1).mul(255).round().to(torch.uint8).numpy()
+    numbers = {"error": errors.tolist(), "error of a copy": copied.tolist()}
+    if found.energies is not None:
+        numbers = {"energy": found.energies[0].tolist(), **numbers}
+    with checkpoints.atomic(picture) as draft, checkpoints.atomic(movie) as reel:
+        draft.write_bytes(_drawn(clip.name, frames, predicted, numbers))
+        _write(_panels(frames, predicted, numbers), reel)
+    return Filmed(picture, movie, found, errors, copied)
+
+
+def _files(clip: Path, out: Path) -> tuple[Path, Path]:
+    """Finds the names of the picture and the movie, before any work is done for nothing."""
+    if out.is_dir():
+        out = out / f"{clip.stem}-rollout"
+    elif out.suffix.lower() in (".png", ".mp4"):
+        out = out.with_suffix("")
+    files = out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.mp4")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"out={str(out)!r}: there is no folder {out.parent}, make it first")
+    for file in files:
+        if file.exists() and clip.exists() and file.samefile(clip):
+            raise ValueError(f"out={str(out)!r}: {file} is the clip itself, choose another name")
+    return files
+
+
+def _drawn(name: str, frames: np.ndarray, predicted: np.ndarray, numbers: dict[str, list[float]]) -> bytes:
+    """Draws the true frames above the predicted ones, with numbers and charts below: a PNG."""
+    count, observe = len(frames), len(frames) - len(predicted)
+    charts = [group for group in (["energy"], ["error", "error of a copy"]) if group[0] in numbers]
+    # In inches, from the left and from the top: columns of frames, two rows of them, lines of numbers, charts.
+    left, top, cell = 1.1, 0.75, min(1.0, (WIDEST - 1.25) / count)
+    edge, lines, first_chart = left + observe * cell, top + 2 * cell + 0.22, top + 2 * cell + 0.3 + 0.17 * len(numbers)
+    width, height = max(5.0, left + count * cell + 0.15), first_chart + len(charts) + 0.05
+    with figure_of(width, height) as (figure, png):
+        figure.set_layout_engine("none")  # so that all of a frame is in one column
+
+        def write(x: float, y: float, text: str, **style: Any) -> None:
+            figure.text(x / width, 1 - y / height, text, **{"color": GREY, "size": 8, **style})
+
+        def axes_at(x: float, y: float, wide: float, high: float) -> Any:
+            return figure.add_axes((x / width, 1 - (y + high) / height, wide / width, high / height))
+
+        def show(image: np.ndarray, column: int, row: int, color: str) -> None:
+            axes = axes_at(left + (column + 0.04) * cell, top + row * (cell + 0.04), 0.92 * cell, 0.92 * cell)
+            axes.imshow(image, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, color=color, linewidth=2)
+
+        write(0.12, 0.24, f"{name}: {len(predicted)} frames predicted from {observe}", size=11, color=INK)
+        for text, column, color in (("observed", 0, DATA), ("predicted", observe, SAMPLES)):
+            write(left + (column + 0.04) * cell, top - 0.24, text, size=9, color=color, weight="bold")
+        for row, text in enumerate(("true", "predicted")):
+            write(left - 0.08, top + (row + 0.46) * (cell + 0.04), text, size=9, color=INK, ha="right", va="center")
+        for index, image in enumerate(frames):
+            write(left + (index + 0.5) * cell, top - 0.06, str(index + 1), ha="center")
+            show(image, index, 0, DATA if index < observe else PALE)
+        for index, image in enumerate(predicted, observe):
+            show(image, index, 1, SAMPLES)
+        for line, (label, values) in enumerate(numbers.items()):
+            write(edge - 0.08, lines + 0.17 * line, label, ha="right", color=COLORS[label])
+            for index, value in enumerate(values):
+                write(edge + (index + 0.5) * cell, lines + 0.17 * line, f"{value:.3g}", ha="center", color=COLORS[label])
+        columns = range(observe + 1, count + 1)
+        for row, group in enumerate(charts):
+            axes = axes_at(edge, first_chart + row, len(predicted) * cell, 0.75)
+            for label in group:
+                if label == "energy":
+                    axes.bar(columns, numbers[label], width=0.5, color=COLORS[label])
+                    axes.axhline(0, color=GREY, linewidth=0.8)
+                else:
+                    style = "-" if label == "error" else "--"  # both are seen where they are equal
+                    axes.plot(columns, numbers[label], style, marker="o", markersize=4, color=COLORS[label])
+                    axes.set_ylim(0, 1.15 * max(max(numbers[each]) for each in group) or 1)
+            axes.set(xlim=(observe + 0.5, count + 0.5), xticks=[])
+            axes.tick_params(labelsize=7)
+            write(edge - 0.55, first_chart + row + 0.375, group[0], size=9, ha="right", va="center")
+    return png.getvalue()
+
+
+def _panels(frames: np.ndarray, predicted: np.ndarray, numbers: dict[str, list[float]]) -> Iterator[np.ndarray]:
+    """Draws a movie's frames (H, W, 3): the true frame beside the predicted one, and what there is to say of it below."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    def font(name: str, size: int) -> Any:
+        return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+    plain, bold = font("DejaVuSans.ttf", 15), font("DejaVuSans-Bold.ttf", 16)
+    count, observe = len(frames), len(frames) - len(predicted)
+    side, margin, head, foot = frames.shape[1] * math.ceil(SIDE / frames.shape[1]), 14, 40, 66
+    width, height = (2 * side + 3 * margin + 1) // 2 * 2, (head + side + foot + 1) // 2 * 2  # even, as yuv420p has it
+    for index, frame in enumerate(frames):
+        seen = index < observe
+        canvas = Image.new("RGB", (width, height), "white")
+        draw = ImageDraw.Draw(canvas)
+        right, color = (frame, DATA) if seen else (predicted[index - observe], SAMPLES)
+        for x, image, title, paint in (
+            (margin, frame, "true", DATA),
+            (2 * margin + side, right, "observed" if seen else "predicted", color),
+        ):
+            draw.text((x, head - 10), title, font=bold, fill=paint, anchor="ls")
+            draw.rectangle((x - 3, head - 3, x + side + 2, head + side + 2), fill=paint)
+            canvas.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (x, head))
+        said = "" if seen else "   ".join(f"{label} {values[index - observe]:.3g}" for label, values in numbers.items())
+        draw.text((margin, head + side + 27), f"frame {index + 1} of {count}", font=bold, fill=INK, anchor="ls")
+        draw.text((margin, head + side + 50), said or "observed", font=plain, fill=GREY, anchor="ls")
+        yield np.asarray(canvas)
+
+
+def _write(pictures: Iterator[np.ndarray], path: Path) -> None:
+    """Writes pictures (H, W, 3) of even sizes as an MP4 file."""
+    import av
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"  # which every build has
+    # Without the prefix, a colon in the file's name would make it an address.
+    with av.open(f"file:{path}", "w", format="mp4") as container:
+        reel: Any = None
+        for picture in pictures:
+            if reel is None:
+                reel = container.add_stream(codec, rate=RATE, options={"crf": "16"} if codec == "libx264" else {})
+                reel.height, reel.width = picture.shape[:2]
+                reel.pix_fmt = "yuv420p"
+                if codec == "mpeg4":
+                    reel.bit_rate = 4_000_000
+            container.mux(reel.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(reel.encode())
+
+
+def rollout(
+    run: Run,
+    clip: Path,
+    /,
+    *,
+    out: Path | None = None,
+    observe: int = 5,
+    predict: int = 8,
+    begin: float = 0.0,
+    steps: int | None = None,
+    candidates: int = 1,
+    patience: int | None = None,
+    tolerance: float = 0.15,
+    seed: int = 0,
+) -> None:
+    """Predict how a video goes on by a run: writes a picture and a movie of predicted frames beside the true ones.
+
+    Args:
+        run: the run folder.
+        clip: the video, or a folder of pictures.
+        out: what the files are called, without .png and .mp4; by default the clip's name with -rollout, in this folder.
+        observe: how many frames are seen.
+        predict: how many frames are predicted, each from those before it, predicted ones included.
+        begin: where to begin, in seconds.
+        steps: steps per landscape for each frame; by default the run's.
+        candidates: starts that are tried for each frame, of which the energy chooses.
+        patience: think about a frame, for --steps at most, until its energy fell no further for this many steps.
+        tolerance: with --patience, the least fall that counts, as a share of the energy.
+        seed: what every random draw is derived from.
+    """
+    how: dict[str, Any] = {"steps": steps, "candidates": candidates, "patience": patience, "tolerance": tolerance}
+    done = film(run, clip, out, observe=observe, predict=predict, begin=begin, **how, seed=seed)
+    print(done.picture, done.movie, sep="\n")
+    energies = done.rollout.energies
+    numbers = {} if energies is None else {"energy per frame": energies.mean().item()}
+    print_numbers({**numbers, "error": done.errors.mean().item(), "error of copying": done.copy_errors.mean().item()})

@@ -1,0 +1,35 @@
+"""`ebm sample RUN`: draw samples, and their picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from ebm.files import atomic
+from ebm.reports.chains import picture_of_samples
+from ebm.runs.run import Run
+
+__all__ = ["sample"]
+
+
+def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> None:
+    """Sample from a run: writes samples.safetensors and a picture.
+
+    Args:
+        run: the run folder.
+        n: how many samples.
+        seed: what every random draw is derived from.
+        out: the folder to write to; by default the run folder.
+    """
+    if n < 1:
+        raise ValueError(f"--n {n}: ask for at least one sample")
+    samples = run.sample(n, seed=seed)
+    folder = out or run.path
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = picture_of_samples(run, samples)
+    for name, content in (("samples.safetensors", save({"samples": samples.contiguous()})), ("samples.png", picture)):
+        if content is not None:
+            with atomic(folder / name) as draft:
+                draft.write_bytes(content)
+            print(folder / name)

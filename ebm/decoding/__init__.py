@@ -1,0 +1,1 @@
+"""Decoding: predicting element by element from a code that is only extended."""

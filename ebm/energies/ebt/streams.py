@@ -1,0 +1,248 @@
+"""The two streams of a causal transformer: the observed one, computed once and extended, and that of the candidates."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ebm.energies.ebt.blocks import Block, RMSNorm, attend_to_past, attend_to_past_and_self, future, modulate, turns
+from ebm.energies.ebt.sizes import Size
+from ebm.interfaces import Energy, EnergyFn
+
+__all__ = ["CausalEBT", "CausalStream", "Code", "Conditioning"]
+
+Conditioning = Literal["none", "time", "adaln", "adaln-zero"]
+
+
+class Code(NamedTuple):
+    """An encoded context: the observed stream's keys and values. A value that nobody changes."""
+
+    keys: tuple[Tensor, ...]  # one (B, H, lead + S, d) per block
+    values: tuple[Tensor, ...]
+    level: int  # which landscape
+    length: int  # S: observed positions, padding included
+    pad: Tensor | None = None  # (B,): how many positions on the left of a row are padding
+    said: Tensor | None = None  # (B, S, *): what the stream itself says of the next element (logits), where it is asked
+    rooms: tuple[Room | None, ...] = ()  # spare room behind the keys and values of each block, and behind what is said
+    seen: Any = None  # what a stem keeps of the observed elements
+
+
+class Room:
+    """Spare room behind a tensor's rows, so that appending to them copies what is new, and only now and then what is old.
+
+    Who appends first takes the room; who comes later finds it taken and copies. So the rows themselves never change.
+    """
+
+    def __init__(self, rows: Tensor, size: int) -> None:
+        self.buffer, self.taken = rows.new_empty(*rows.shape[:-2], size, rows.shape[-1]), rows.shape[-2]
+        self.buffer[..., : self.taken, :] = rows
+
+
+def append(rows: Tensor, new: Tensor, room: Room | None) -> tuple[Tensor, Room | None]:
+    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them where that is free and nobody differentiates."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return torch.cat([rows, new], -2), None
+    count, total = rows.shape[-2], rows.shape[-2] + new.shape[-2]
+    if room is None or room.taken != count or total > room.buffer.shape[-2]:
+        room = Room(rows, 2 * total)
+    buffer = room.buffer.data  # a graph that kept the older rows may go on: they stay what they are
+    buffer[..., count:total, :] = new
+    room.taken = total
+    return buffer[..., :total, :], room
+
+
+class CausalStream(Energy):
+    """Encodes a context x_0 … x_{S-1} causally. A subclass writes `observe`, and `forward`, which scores y given the code.
+
+    Arguments:
+        size: depth, heads and dim.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how a landscape is told from another: "none", "time" (its embedding is a token in front), "adaln" or
+            "adaln-zero" (it scales, shifts and gates every block).
+        levels: how many landscapes there are.
+    """
+
+    def __init__(self, size: Size, hidden: int | None, conditioning: Conditioning = "none", levels: int = 1) -> None:
+        super().__init__()
+        if conditioning not in ("none", "time", "adaln", "adaln-zero"):
+            raise ValueError(f"conditioning={conditioning!r}: choose none, time, adaln or adaln-zero")
+        if levels < 1:
+            raise ValueError(f"levels={levels}: there is at least one landscape")
+        dim, hidden = size.dim, size.dim if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden}: the feed-forward is at least 1 wide")
+        self.dim, self.heads, self.levels, self.conditioning = dim, size.heads, levels, conditioning
+        self.lead = 1 if conditioning == "time" else 0  # tokens in front of the observed ones
+        self.blocks = nn.ModuleList(Block(dim, size.heads, hidden) for _ in range(size.depth))
+        self.norm = RMSNorm(dim)
+        if conditioning != "none":
+            self.level_embedding = nn.Embedding(levels, dim)
+        if conditioning.startswith("adaln"):
+            self.modulations = nn.ModuleList(nn.Linear(dim, 6 * dim) for _ in range(size.depth))
+            self.final_modulation = nn.Linear(dim, 2 * dim)
+
+    @abstractmethod
+    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
+        """Embeds a context: (B, S, D), and how many positions (B,) on the left are padding, or None."""
+
+    def read_out(self, hidden: Tensor) -> Tensor | None:
+        """Maps the stream's last hidden state (B, S, D) to what it says of the next element (B, S, *), where that is needed."""
+        return None
+
+    def landscapes(self, context: Any = None) -> list[EnergyFn]:
+        if self.conditioning != "none":
+            return super().landscapes(context)
+        return [self.given(context)] * self.levels  # all landscapes are one: encoded once
+
+    def encode(self, context: Any = None, level: int = -1) -> Code:
+        x, pad = self.observe(context)
+        level %= self.levels
+        if self.lead:
+            front = self.level_embedding.weight[level].expand(len(x), 1, -1)
+            x = torch.cat([front.to(x.dtype), x], 1)
+        count = x.shape[1]
+        mask = None if pad is None else future(count, count, device=x.device, pad=pad, lead=self.lead)
+        keys, values, x = self._run(x, self.turns(0, count, pad, x.device), level, mask)
+        return Code(keys, values, level, count - self.lead, pad, self.read_out(x[:, self.lead :]))
+
+    def extend(self, code: Code, context: Any) -> Code:
+        x, pad = self.observe(context)
+        if pad is not None or len(x) != len(code.keys[0]):
+            raise ValueError(f"{len(x)} rows extend a code of {len(code.keys[0])}: pass as many, without padding")
+        old, new = code.keys[0].shape[2], x.shape[1]
+        mask = future(new, old + new, device=x.device, pad=code.pad, lead=self.lead)
+        spare, rooms = iter(code.rooms), list[Room | None]()
+
+        def grow(rows: Tensor, more: Tensor) -> Tensor:
+            rows, room = append(rows, more, next(spare, None))
+            rooms.append(room)
+            return rows
+
+        past = zip(code.keys, code.values, strict=True)
+        where = self.turns(old, new, code.pad, x.device)
+        keys, values, x = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
+        said = self.read_out(x)
+        if said is not None and code.said is not None:
+            said = grow(code.said, said)
+        return Code(keys, values, code.level, code.length + new, code.pad, said, tuple(rooms))
+
+    def check(self, chains: torch.Size, code: Code | None) -> Code:
+        """Returns the code, once it is one that y with these chains (*more, B, T) can be scored given."""
+        if code is None:
+            raise ValueError(f"{type(self).__name__} scores y given a context: energy.given(context)(y)")
+        rows = len(code.keys[0])
+        if len(chains) < 2 or chains[-2] != rows or not 0 < chains[-1] <= code.length:
+            raise ValueError(
+                f"y has chains {tuple(chains)}, but the context has {rows} rows of {code.length} positions: pass chains "
+                f"(*more, {rows}, T), which are those of the last T positions"
+            )
+        return code
+
+    def _run(
+        self,
+        x: Tensor,
+        where: tuple[Tensor, Tensor],
+        level: int,
+        mask: Tensor | None,
+        join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Runs x (B, T, D) through the blocks; `join` puts a block's keys and values behind the past's, and is called in turn.
+
+        Returns:
+            All keys, all values, and the last hidden states.
+        """
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            k, v = join(k, v)
+            keys.append(k)
+            values.append(v)
+            return attend_to_past(q, k, v, mask)
+
+        for block, modulation in zip(self.blocks, self.block_modulations(level), strict=True):
+            x = block(x, where, attend, modulation)
+        return tuple(keys), tuple(values), self.last(x, level)
+
+    def turns(self, first: int, count: int, pad: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Computes rotary turns of `count` positions from `first` on, padding not counted: (T, d/2), or (B, 1, T, d/2)."""
+        positions = torch.arange(first, first + count, device=device)
+        if pad is not None:
+            positions = torch.where(positions < self.lead, positions, (positions - pad[:, None]).clamp(min=self.lead))[:, None]
+        return turns(positions, self.dim // self.heads)
+
+    def block_modulations(self, level: int) -> list[Tensor | None]:
+        """Computes what adaLN does to each block at a level: (6 D,) each, or None without adaLN."""
+        if not self.conditioning.startswith("adaln"):
+            return [None] * len(self.blocks)
+        embedded = F.silu(self.level_embedding.weight[level])
+        return [modulation(embedded) for modulation in self.modulations]
+
+    def last(self, x: Tensor, level: int) -> Tensor:
+        """Normalises the last block's output, and modulates it with adaLN."""
+        x = self.norm(x)
+        if not self.conditioning.startswith("adaln"):
+            return x
+        return modulate(x, *self.final_modulation(F.silu(self.level_embedding.weight[level])).chunk(2, -1))
+
+
+class CausalEBT(CausalStream):
+    """Scores next-element predictions in parallel: energy i is that of y_i as what follows x_0 … x_i.
+
+    The observed stream runs over x alone. The prediction stream runs over the candidates: y_i stands at position i + 1, and
+    attends to x_0 … x_i and to itself. So chains are independent, and `encode` does all that does not depend on y.
+
+    A subclass writes `observe` (context -> (B, S, D)) and `propose` (y, code -> (..., D)). Arguments are `CausalStream`'s.
+
+    Source: arXiv 2507.02092, section 3 and appendix C.
+    """
+
+    def __init__(self, size: Size, hidden: int | None, conditioning: Conditioning, levels: int) -> None:
+        super().__init__(size, hidden, conditioning, levels)
+        self.head = nn.Linear(self.dim, 1, bias=False)  # a bias would get no gradient: energies count by their differences
+
+    @abstractmethod
+    def propose(self, y: Tensor, code: Code | None) -> Tensor:
+        """Embeds candidates y (*chains, event), which follow the last positions of a code, as (*chains, D)."""
+
+    def reset_adaln(self) -> None:
+        """Initialises adaLN: torch's own draw for "adaln"; zeros, the head's included, for "adaln-zero"."""
+        if self.conditioning == "adaln":
+            for part in (*self.modulations, self.final_modulation):
+                part.reset_parameters()
+        if self.conditioning == "adaln-zero":
+            for part in (*self.modulations, self.final_modulation, self.head):
+                for parameter in part.parameters():
+                    nn.init.zeros_(parameter)
+
+    def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
+        """Maps candidates y (*more, B, T, event) for the last T of the code's S positions to energies (*more, B, T)."""
+        # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
+        return (self.consider(y, code) * self.head.weight[0]).sum(-1)
+
+    def consider(self, y: Tensor, code: Code | None) -> Tensor:
+        """Runs the prediction stream: candidates y (*more, B, T, event) to its last hidden states (*more, B, T, D)."""
+        code = self.check(y.shape[:-1], code)
+        x = self.propose(y, code)
+        more, (rows, count) = x.shape[:-3], x.shape[-3:-1]
+        x = x.reshape(-1, *x.shape[-3:]).transpose(0, 1)  # (B, N, T, D): candidates beside each other share keys and values
+        seen = code.keys[0].shape[2]
+        mask = future(count, seen, device=x.device, pad=code.pad, lead=self.lead)
+        # Candidate i stands where element i + 1 will: one position after the last that it sees.
+        where = self.turns(seen - count + 1, count, code.pad, x.device)
+        if code.pad is not None:
+            where = (where[0][:, :, None], where[1][:, :, None])
+        past = iter(zip(code.keys, code.values, strict=True))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend_to_past_and_self(q, k, v, *next(past), mask)
+
+        for block, modulation in zip(self.blocks, self.block_modulations(code.level), strict=True):
+            x = block(x, where, attend, modulation)
+        return rearrange(self.last(x, code.level), "b n t d -> n b t d").reshape(*more, rows, count, self.dim)

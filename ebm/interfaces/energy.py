@@ -1,0 +1,398 @@
+"""The energy interface: E(y | context), its landscapes, its checked gradient, and energies made of energies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Energy(nn.Module):
+    """Scores how compatible y is with a context: E(y | context), low is compatible.
+
+    Write `forward`, and `encode` where there is a context. `levels` is the number of landscapes (noise levels, or an
+    EBT's step embeddings). Energies compose: `e1 + e2`, `0.5 * e`, `e / temperature`; plain functions may join.
+
+    >>> class Quadratic(Energy):
+    ...     def forward(self, y, code=None):
+    ...         return (y**2).sum(-1) / 2
+    >>> (Quadratic() / 2.0)(torch.ones(3, 4))
+    tensor([1., 1., 1.])
+    """
+
+    levels: int = 1
+    _compiled: tuple[Callable[..., Any], Callable[..., tuple[Tensor, Tensor]]] | None = None  # encode, and value with gradient
+
+    def encode(self, context: Any = None, level: int = -1) -> Any:
+        """Computes once everything that does not depend on y. By default the code is the context itself."""
+        return context
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Makes a new code with more context appended; `code` itself stays as it is."""
+        raise NotImplementedError(f"{type(self).__name__} cannot extend a code: encode the whole context instead")
+
+    def forward(self, y: Tensor, code: Any = None) -> Tensor:
+        """Maps y (*chains, *event) to energies (*chains,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(y, code=None)")
+
+    def given(self, context: Any = None, level: int = -1) -> EnergyFn:
+        """Binds an encoded context: the result maps y to energies, and samplers never change the energy behind it."""
+        if not -self.levels <= level < self.levels:
+            raise ValueError(f"level {level} of an energy with {self.levels} landscape(s)")
+        if self._compiled is not None and torch.is_grad_enabled():
+            encode, value_and_grad = self._compiled
+            return Given(self, encode(context, level % self.levels), value_and_grad)
+        return Given(self, self.encode(context, level % self.levels))
+
+    def landscapes(self, context: Any = None) -> list[EnergyFn]:
+        """Binds the context at every level, from the first landscape of a trajectory to the last."""
+        return [self.given(context, level) for level in range(self.levels)]
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compiles encoding, and the energy together with its gradient; takes `torch.compile`'s arguments.
+
+        The first steps then take minutes, and later ones less time. Results are those of eager mode up to rounding. Only what is
+        bound with gradients enabled, as in training, runs compiled: elsewhere shapes change too often.
+        """
+        options.setdefault("dynamic", False)  # with shapes left open the compiled second derivative was not finite (torch 2.14)
+        encode = torch.compile(self.encode, *arguments, **options)
+        self._compiled = encode, torch.compile(partial(_value_and_grad, self), *arguments, **options)
+
+    def __add__(self, other: EnergyFn) -> Energy:
+        return SumEnergy([self, other])
+
+    def __radd__(self, other: EnergyFn | float) -> Energy:
+        if isinstance(other, int | float):
+            if other == 0:
+                return self  # sum() starts at 0
+            raise TypeError(f"{other} is no energy: add an Energy, or a function of y")
+        return SumEnergy([other, self])
+
+    def __mul__(self, scale: float) -> Energy:
+        return ScaledEnergy(self, scale)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, temperature: float) -> Energy:
+        if temperature == 0:
+            raise ValueError("an energy divided by temperature 0 is infinite: pass a positive temperature")
+        return self * (1.0 / temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An energy with its context bound: what `Energy.given` returns."""
+
+    energy: Energy
+    code: Any
+    compiled: Callable[..., tuple[Tensor, Tensor]] | None = None  # (y, code) -> E(y) and dE/dy
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.energy(y, self.code)
+
+
+def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
+    """Computes E(y) and dE/dy in a way that a compiler can differentiate: torch.func inside, one backward outside."""
+
+    def total(y: Tensor) -> tuple[Tensor, Tensor]:
+        value = energy(y, code)
+        return value.sum(), value
+
+    grad, value = torch.func.grad(total, has_aux=True)(y)
+    return value, grad
+
+
+def bind(energy: EnergyFn, context: Any = None, level: int = -1) -> EnergyFn:
+    """Binds a context to an energy; a plain function is an unconditional energy and stays as it is."""
+    return energy.given(context, level) if isinstance(energy, Energy) else energy
+
+
+def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> list[EnergyFn]:
+    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either."""
+    if isinstance(energy, Energy):
+        return energy.landscapes(context)
+    if isinstance(energy, list | tuple | nn.ModuleList):
+        return [bind(part, context) for part in energy]
+    return [energy]  # type: ignore[list-item]  # a Sequence that is neither list nor tuple is no energy
+
+
+def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """Computes E(y) (*chains,) and every chain's own gradient dE/dy, checking the one promise an energy makes.
+
+    The gradient is that of sum(E): chains are independent, so each receives its own. With `create_graph` both results carry
+    the graph (second order); without it they carry none, and y and the energy's parameters are left untouched.
+
+    Raises:
+        ValueError: y is no floating tensor, or the energy's output is no prefix of y, is on another device, or does not
+            depend on y.
+        RuntimeError: under `torch.inference_mode`, which forbids gradients.
+
+    >>> energy_and_grad(lambda y: (y**2).sum(-1) / 2, torch.tensor([[3.0, 4.0]]))
+    (tensor([12.5000]), tensor([[3., 4.]]))
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "sampling needs the energy's gradients, which torch.inference_mode() forbids: use torch.no_grad() instead"
+        )
+    check_configuration(y)
+    if isinstance(energy, Given) and energy.compiled is not None:
+        with torch.set_grad_enabled(create_graph):
+            return energy.compiled(y if create_graph else y.detach(), energy.code)
+    with torch.enable_grad():
+        if not (create_graph and y.requires_grad):
+            # A tensor made under inference_mode cannot be differentiated, its copy can.
+            y = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
+        value = evaluate(energy, y)
+        if not value.requires_grad:
+            raise ValueError(_NO_GRADIENT.format(tuple(value.shape)))
+        (grad,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=create_graph, allow_unused=True)
+    if grad is None:
+        raise ValueError(_NO_GRADIENT.format(tuple(value.shape)))
+    return (value if create_graph else value.detach()), grad
+
+
+_NO_GRADIENT = (
+    "the energy (output shape {}) has no gradient with respect to y: a detach(), .data, no_grad() or "
+    "NumPy round trip inside it cuts the graph, or it ignores y"
+)
+
+
+def evaluate(energy: EnergyFn, y: Tensor) -> Tensor:
+    """Evaluates an energy and checks that what comes back is one energy per chain of y."""
+    try:
+        value = energy(y)
+    except RuntimeError as error:
+        held = (p for module in modules_of(energy)[:1] for p in (*module.parameters(), *module.buffers()))
+        parameter = next((p for p in held if p.is_floating_point() and (p.dtype, p.device) != (y.dtype, y.device)), None)
+        if parameter is None or not any(word in str(error) for word in ("type", "device")):
+            raise
+        raise ValueError(
+            f"y is {y.dtype} on {y.device}, but the energy holds {parameter.dtype} on {parameter.device}: "
+            f"move one to the other, as in energy.to(y) or y.to(dtype, device) ({error})"
+        ) from error
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the energy returned {type(value).__name__}: return a tensor with one energy per chain of y")
+    shape, whole = tuple(value.shape), tuple(y.shape)
+    if shape != whole[: len(shape)]:
+        raise ValueError(f"energy shape {shape} is not a prefix of y's shape {whole}: {_way_out(shape, whole)}")
+    if not shape and len(whole) != 1:
+        raise ValueError(
+            f"energy shape () for y of shape {whole} is one number for all chains: sum over event axes only, "
+            f"and leave the chains' axes alone, as in E.sum(-1)"
+        )
+    if not value.is_floating_point() or value.device != y.device:
+        raise ValueError(f"the energy is {value.dtype} on {value.device}, but y is {y.dtype} on {y.device}")
+    return value
+
+
+def _way_out(shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
+    if shape[:-1] == whole[: len(shape) - 1] and shape[-1:] == (1,):
+        return "sum out the last axis"
+    if len(shape) > len(whole):
+        return f"it has more axes than y; return at most {len(whole)}"
+    return "return one energy per chain, that is, reduce y's last axes only"
+
+
+def modules_of(energy: Any) -> list[nn.Module]:
+    """Lists the modules behind an energy function, where there are any to be found."""
+    while not isinstance(energy, nn.Module):
+        # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's method has it as `__self__`.
+        energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
+        if energy is None:
+            return []
+    return list(energy.modules())
+
+
+def check_configuration(y: Any, generator: torch.Generator | None = None) -> None:
+    """Raises ValueError where y cannot be moved by a gradient: not a floating tensor, empty, or not on the generator's device."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y is {type(y).__name__}: pass a tensor (*chains, *event)")
+    if not y.is_floating_point():
+        raise ValueError(f"y is {y.dtype}: energies are differentiated with respect to y, so pass y.float()")
+    if y.ndim == 0 or y.numel() == 0:
+        raise ValueError(f"y has shape {tuple(y.shape)}: there are no chains to move")
+    if generator is not None and generator.device.type != y.device.type:
+        raise ValueError(f"the generator lives on {generator.device}, y on {y.device}: make it with torch.Generator(y.device)")
+
+
+def left(values: Tensor, like: Tensor) -> Tensor:
+    """Views one value per chain (*chains,) so that it broadcasts from the left over (*chains, *event).
+
+    >>> left(torch.ones(5), torch.ones(5, 3, 2)).shape
+    torch.Size([5, 1, 1])
+    """
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+# ------------------------------------------------------------------------------------------- energies made of energies
+
+
+class Unconditional(Energy):
+    """Scores y alone: whatever the context is, it is not looked at, so that it may join a conditional energy in a sum."""
+
+    def encode(self, context: Any = None, level: int = -1) -> Any:
+        """Computes once what does not depend on y; here nothing."""
+        return None
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Returns the code as it is: more context changes nothing."""
+        return code
+
+
+class Function(Unconditional):
+    """Wraps a plain function y (*chains, *event) -> (*chains,) as an energy; the parameters of a module in it are found.
+
+    >>> Function(lambda y: y.square().sum(-1))(torch.ones(3, 2))
+    tensor([2., 2., 2.])
+    """
+
+    def __init__(self, function: EnergyFn) -> None:
+        super().__init__()
+        if not callable(function):
+            raise ValueError(f"{function!r} is no energy: pass an Energy, or a function of y")
+        self.function = function
+        # A bound energy is no module, but it has one.
+        self.bound = function.energy if isinstance(function, Given) else None
+
+    def forward(self, y: Tensor, code: None = None) -> Tensor:
+        """Maps y (*chains, *event) to energies (*chains,)."""
+        return self.function(y)
+
+    def extra_repr(self) -> str:
+        return "" if isinstance(self.function, nn.Module) else getattr(self.function, "__name__", repr(self.function))
+
+
+class Several(Energy):
+    """Stands for several energies of the same y, with one context for all of them; what it makes of their values, `forward` says.
+
+    The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
+    landscape is repeated for all landscapes of the others.
+    """
+
+    energies: Any  # an nn.ModuleList of Energy
+
+    def __init__(self, energies: Sequence[EnergyFn]) -> None:
+        super().__init__()
+        parts = [as_energy(energy) for energy in energies]
+        levels = [part.levels for part in parts]
+        if not parts or len({*levels} - {1}) > 1:
+            what = type(self).__name__
+            raise ValueError(f"{what} of parts with {levels} landscapes: pass parts with one, or all with the same number")
+        self.energies, self.levels = nn.ModuleList(parts), max(levels)
+
+    def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
+        """Encodes the context for every part."""
+        return tuple(part.encode(context, -1 if part.levels == 1 else level) for part in self.energies)
+
+    def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
+        """Extends every part's code."""
+        return tuple(part.extend(own, context) for part, own in zip(self.energies, code, strict=True))
+
+    def values(self, y: Tensor, code: tuple[Any, ...] | None = None) -> list[Tensor]:
+        """Maps y (*chains, *event) to every part's energies (*chains,)."""
+        codes = (None,) * len(self.energies) if code is None else code
+        values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
+        if any(value.shape != values[0].shape for value in values):
+            shapes = ", ".join(str(tuple(value.shape)) for value in values)
+            what = type(self).__name__
+            raise ValueError(f"the parts of a {what} have energies of shapes {shapes}: they must agree on what a chain is")
+        return values
+
+
+class SumEnergy(Several):
+    """Adds energies up: E(y) = Σᵢ Eᵢ(y), the product of their densities. What `e1 + e2` makes.
+
+    The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
+    landscape is repeated for all landscapes of the others. Sums within sums are flattened.
+
+    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002), equation 1.
+
+    Arguments:
+        energies: energies, or functions of y.
+
+    Raises:
+        ValueError: for no parts, parts that cannot be called, parts with different numbers of landscapes other than one,
+            and (at the call) parts that disagree on what a chain is.
+
+    >>> energy = SumEnergy([lambda y: y.square().sum(-1), lambda y: y.sum(-1)])
+    >>> (energy + (lambda y: -y.sum(-1)))(torch.ones(3, 2))
+    tensor([2., 2., 2.])
+    """
+
+    def __init__(self, energies: Sequence[EnergyFn]) -> None:
+        parts: list[EnergyFn] = []
+        for energy in energies:
+            parts += energy.energies if isinstance(energy, SumEnergy) else [energy]
+        super().__init__(parts)
+
+    def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
+        """Maps y (*chains, *event) to energies (*chains,)."""
+        values = self.values(y, code)
+        return sum(values[1:], start=values[0])
+
+
+class Modified(Energy):
+    """Stands for one energy with its values changed: landscapes, codes and contexts are that energy's own."""
+
+    def __init__(self, energy: EnergyFn) -> None:
+        super().__init__()
+        self.energy = as_energy(energy)
+        self.levels = self.energy.levels
+
+    def encode(self, context: Any = None, level: int = -1) -> Any:
+        """Encodes the context for the energy."""
+        return self.energy.encode(context, level)
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Extends the energy's code."""
+        return self.energy.extend(code, context)
+
+
+class ScaledEnergy(Modified):
+    """Multiplies an energy by a number: c E(y), the density to the power c. What `c * e` makes, and `e / T`, with c = 1/T.
+
+    Arguments:
+        energy: an energy, or a function of y.
+        scale: c; a negative one turns the landscape over, an nn.Parameter is learned.
+
+    Raises:
+        ValueError: for a scale that is no finite number.
+
+    >>> (ScaledEnergy(lambda y: y.square().sum(-1), 0.5) / 2.0)(torch.ones(3, 2))
+    tensor([0.5000, 0.5000, 0.5000])
+    """
+
+    scale: float | Tensor
+
+    def __init__(self, energy: EnergyFn, scale: float | Tensor) -> None:
+        super().__init__(energy)
+        value = scale.item() if isinstance(scale, Tensor) and scale.ndim == 0 else scale
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"ScaledEnergy(scale={scale!r}): pass one finite number")
+        if isinstance(scale, Tensor) and not isinstance(scale, nn.Parameter):
+            self.register_buffer("scale", scale.detach().clone())
+        else:
+            self.scale = scale
+
+    def forward(self, y: Tensor, code: Any = None) -> Tensor:
+        """Maps y (*chains, *event) to energies (*chains,)."""
+        return self.scale * self.energy(y, code)
+
+    def extra_repr(self) -> str:
+        return f"scale={float(torch.as_tensor(self.scale).detach()):g}"
+
+
+def as_energy(energy: EnergyFn) -> Energy:
+    """Takes an energy as it is, and wraps a plain function.
+
+    Raises:
+        ValueError: for what cannot be called.
+    """
+    return energy if isinstance(energy, Energy) else Function(energy)

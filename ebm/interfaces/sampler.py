@@ -1,0 +1,251 @@
+"""The sampler interface: init and step, and the walk along a trajectory that every sampler shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
+from ebm.interfaces.values import Batch, Info, State
+
+Unroll: TypeAlias = Literal["none", "each", "last", "full"]
+
+
+class Sampler(nn.Module):
+    """Moves y downhill, or through, an energy's landscape. Holds step sizes; all that moves is in the State.
+
+    Write `init` and `step`, and set `steps`; `trajectory` and `sample` come from here. A sampler that accepts or rejects
+    sets `differentiable = False`: no gradient passes through a decision. One that draws noise, but does not leave p ∝ exp(−E)
+    alone (an optimiser, a sampler at another temperature), sets `stationary = False`, so that nobody holds it to that. One whose
+    chains act on each other (particles) sets `interacting = True`.
+    """
+
+    steps: int | tuple[int, int] = 1
+    differentiable: bool = True
+    interacting: bool = False  # whether the chains along the leading axis know of each other
+    stationary: bool | None = None  # whether p ∝ exp(−E) stays as it is, up to what vanishes with the step; None: if it draws
+
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
+        """Makes the State that the first step starts from."""
+        return State(y)
+
+    def step(
+        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: torch.Generator | None = None
+    ) -> tuple[Any, Info]:
+        """Takes one step: a new State, and an Info about the step."""
+        raise NotImplementedError(f"{type(self).__name__} must define step(energy, state, *, create_graph, generator)")
+
+    def enter(self, energy: EnergyFn, state: Any) -> Any:
+        """Drops what was cached of the old landscape; called at each new one."""
+        return state
+
+    def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
+        """Lists the landscapes that a trajectory over these visits, in order: the same, unless the sampler anneals."""
+        return energies
+
+    def point(self, y: Tensor) -> Tensor:
+        """Maps a raw state to where the energy is taken: y itself, or its retraction."""
+        return y
+
+    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+        """Lets a replay buffer swap in, or add, stored rows; objectives call it before a trajectory."""
+        return batch, y
+
+    def finish(self, batch: Batch, y: Tensor) -> None:
+        """Gives the ends of a trajectory back to a replay buffer."""
+
+    def trajectory(
+        self,
+        energy: EnergyFn | Sequence[EnergyFn],
+        y: Any,
+        *,
+        steps: int | None = None,
+        unroll: Unroll = "none",
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[Any, Info]]:
+        """Iterates over (state after the step, info about the step), landscape by landscape.
+
+        Arguments:
+            energy: an energy function, or a sequence of them (annealing, an EBT's landscapes).
+            y: the start (*chains, *event), or a State to go on from: n steps and then m are n + m.
+            steps: steps per landscape; by default the sampler's own, drawn once per landscape where that is a pair
+                (in train mode; its upper end in eval mode).
+            unroll: which graph is kept: "none"; "each" (within a step, the state detached in between); "last" (in the
+                last step only); "full". Values agree between them, gradients differ. Under no_grad none is kept.
+            generator: where noise comes from; torch's global generator if None.
+
+        Modules are evaluated in eval mode, so that sampling draws no dropout and moves no batch statistics. (A module that
+        only a closure knows cannot be found: call its `eval()` yourself.)
+
+        Raises:
+            ValueError: for arguments that cannot work, at the call.
+            FloatingPointError: where a state or an energy stops being finite, naming step and chains.
+        """
+        check_unroll(self, unroll)
+        functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
+        if not functions or not all(callable(function) for function in functions):
+            raise ValueError(f"energy is {energy!r}: pass a callable, or a sequence of at least one")
+        functions = self.route(functions)
+        fresh = isinstance(y, Tensor) or not hasattr(y, "y")
+        check_configuration(y if fresh else y.y, generator)
+        if torch.is_inference_mode_enabled():
+            energy_and_grad(functions[0], y if fresh else y.y)  # raises, with the way out
+        if not fresh and len(functions) > 1:
+            raise ValueError(
+                f"a State goes on on the landscape where it stands: pass state.y to go through {len(functions)} landscapes"
+            )
+        counts = [self._count(self.steps if steps is None else steps, generator) for _ in functions]
+        if not torch.is_grad_enabled():
+            unroll = "none"
+        with eval_mode(functions[0]), torch.set_grad_enabled(unroll == "full"):
+            state = self.init(functions[0], y, generator=generator) if fresh else y
+        return self._walk(functions, counts, state, unroll, generator)
+
+    def sample(
+        self,
+        energy: EnergyFn | Sequence[EnergyFn],
+        y: Any,
+        *,
+        steps: int | None = None,
+        unroll: Unroll = "none",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Runs a trajectory and returns its end, the raw state y; arguments as `trajectory`'s."""
+        end = y if isinstance(y, Tensor) else getattr(y, "y", y)
+        for state, info in self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator):
+            end = state.y
+            del info, state  # so that the next step finds their memory free
+        return end
+
+    def _count(self, steps: int | tuple[int, int], generator: torch.Generator | None) -> int:
+        low, high = check_steps(steps)
+        if low == high or not self.training:
+            return high
+        device = "cpu" if generator is None else generator.device
+        return int(torch.randint(low, high + 1, (), generator=generator, device=device))
+
+    def _walk(
+        self,
+        functions: list[EnergyFn],
+        counts: list[int],
+        state: Any,
+        unroll: Unroll,
+        generator: torch.Generator | None,
+    ) -> Iterator[tuple[Any, Info]]:
+        total, taken, watch = sum(counts), 0, _Watch()
+        if unroll != "full":
+            state = detach(state)
+        for index, (energy, count) in enumerate(zip(functions, counts, strict=True)):
+            calm = eval_mode(energy)
+            if index:
+                with calm, torch.set_grad_enabled(unroll == "full"):
+                    state = self.enter(energy, state)
+            for _ in range(count):
+                taken += 1
+                graph = unroll in ("each", "full") or (unroll == "last" and taken == total)
+                if unroll == "each":  # the steps of "none", and those of "last" before the last, make no graph to cut
+                    state = detach(state)
+                with calm, torch.set_grad_enabled(graph):
+                    state, info = self.step(energy, state, create_graph=graph, generator=generator)
+                watch.see(taken, state.y, info.energy)
+                yield state, info
+                del info  # so that the next step finds its memory free
+        watch.end()
+
+
+def check_unroll(sampler: Sampler, unroll: str) -> None:
+    """Raises ValueError where a sampler cannot keep such a graph."""
+    if unroll not in ("none", "each", "last", "full"):
+        raise ValueError(f"unroll={unroll!r}: choose none, each, last or full")
+    if unroll != "none" and not sampler.differentiable:
+        raise ValueError(
+            f"{type(sampler).__name__} accepts or rejects its steps, and no gradient passes through that: "
+            f"unroll={unroll!r} is not possible, use unroll='none'"
+        )
+
+
+def check_steps(steps: Any) -> tuple[int, int]:
+    """Reads a number of steps, or a pair of its bounds, as (low, high).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    pair = (steps, steps) if isinstance(steps, int) else tuple(steps) if isinstance(steps, Sequence) else ()
+    if len(pair) != 2 or not all(type(n) is int for n in pair) or not 0 <= pair[0] <= pair[1]:
+        raise ValueError(f"steps={steps!r}: pass a whole number of at least 0, or a pair (low, high) of them")
+    return pair[0], pair[1]
+
+
+def detach(state: Any) -> Any:
+    """Cuts every tensor of a State (NamedTuples may nest) out of the graph."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple):
+        fields = [detach(field) for field in state]
+        return type(state)(*fields) if hasattr(state, "_fields") else type(state)(fields)
+    if isinstance(state, Mapping):
+        return {key: detach(value) for key, value in state.items()}
+    return state
+
+
+class eval_mode:
+    """Holds the module behind an energy (or a list of modules) in eval mode, and puts each part back into its own mode."""
+
+    # A class, so that one serves all steps of a landscape: a generator made anew at each is a few per cent of a cheap step.
+    def __init__(self, energy: Any) -> None:
+        parts = energy if isinstance(energy, list | tuple) else [energy]
+        self.modules: list[nn.Module] = [module for part in parts for module in modules_of(part)]
+        self.training: list[nn.Module] = []
+
+    def __enter__(self) -> None:
+        self.training = [module for module in self.modules if module.training]
+        for module in self.training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.training:
+            module.training = True
+
+
+class _Watch:
+    """Watches a trajectory for values that are not finite: at once on a CPU, by a flag read at the end on an accelerator."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    def see(self, step: int, y: Tensor, energy: Tensor) -> None:
+        # A sum screens all values (a sum of finite values that overflows is sent on to the exact look below).
+        if y.is_cpu:
+            if not math.isfinite(y.sum().item() + energy.sum().item()):
+                raise_if_not_finite(step, y.detach(), energy.detach())
+            return
+        y, energy = y.detach(), energy.detach()
+        finite = torch.isfinite(y).all() & torch.isfinite(energy).all()
+        if self.first is None:
+            self.first = torch.zeros((), dtype=torch.long, device=y.device)
+        self.first = torch.where((self.first == 0) & ~finite, step, self.first)
+        self.seen = (y, energy)
+
+    def end(self) -> None:
+        if self.first is not None and self.seen is not None and (step := int(self.first)):
+            raise_if_not_finite(step, *self.seen)
+            raise FloatingPointError(f"step {step}: the energy or the state was not finite, though later ones are")
+
+
+def raise_if_not_finite(step: int | None, y: Tensor, energy: Tensor) -> None:
+    """Raises FloatingPointError naming the step, what is not finite, and in which chains."""
+    by_chain = torch.isfinite(y).reshape(*energy.shape, -1).all(-1)
+    for what, finite in (("energy", torch.isfinite(energy)), ("state", by_chain)):
+        if not bool(finite.all()):
+            bad = torch.nonzero(~finite.reshape(-1)).flatten().tolist()
+            shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+            where = "" if step is None else f"step {step}: "
+            raise FloatingPointError(
+                f"{where}the {what} is not finite in {len(bad)} of {finite.numel()} chains (chain {shown}): "
+                f"a smaller step_size, a gradient clip or a check of the start and the weights is the usual way out"
+            )

@@ -1,0 +1,109 @@
+"""The values that pass between components: batches, losses, states, infos and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
+
+__all__ = ["Batch", "Info", "Loss", "Prediction", "Predictor", "State"]
+
+
+class Batch(NamedTuple):
+    """One batch of data: rows of targets, what they are conditioned on, and how much each chain counts."""
+
+    target: Any
+    context: Any = None
+    weight: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Averages one value per chain (*chains,) with the batch's weights: sum(w d) / sum(w), and 0 where all w are 0.
+
+        >>> Batch(None, weight=torch.tensor([1.0, 1.0, 0.0])).mean(torch.tensor([1.0, 3.0, 100.0]))
+        tensor(2.)
+        """
+        if self.weight is None:
+            return values.mean()
+        if self.weight.shape != values.shape:
+            raise ValueError(f"weight shape {tuple(self.weight.shape)} differs from the chains' {tuple(values.shape)}")
+        total = self.weight.sum()
+        # What has no weight has no say, even where it is not finite; and an all-masked batch gives zero, not 0/0.
+        counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
+        return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Moves every tensor to a device.
+
+        >>> Batch(torch.ones(2, 3), context=(torch.zeros(2), "label")).to("cpu").context
+        (tensor([0., 0.]), 'label')
+        """
+        return self._map(lambda leaf: leaf.to(device))
+
+    def rows(self, index: Any) -> Batch:
+        """Takes rows of every tensor, by a slice, a list or a tensor of indices.
+
+        >>> Batch(torch.arange(4), weight=torch.ones(4)).rows(slice(1, 3)).target
+        tensor([1, 2])
+        """
+        return self._map(lambda leaf: leaf[index])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Changes every tensor, those within tuples, lists and dictionaries included; what is none stays as it is."""
+        return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, self)
+
+
+class Loss(NamedTuple):
+    """What an objective returns: the scalar to differentiate, and detached scalars worth logging."""
+
+    value: Tensor
+    terms: dict[str, Tensor]
+
+
+class State(NamedTuple):
+    """What a sampler's next step needs. A sampler with more to remember defines a NamedTuple of its own that has `y`.
+
+    Fields other than `y` may be None until the first step, since only the energy's output says what a chain is.
+    """
+
+    y: Tensor
+    t: int = 0  # steps taken so far, for schedules
+    scale: Tensor | None = None  # (*chains,): this trajectory's draw of the step-size scale
+    gain: float = 1.0  # the present landscape's multiplier of the step size
+
+
+class Info(NamedTuple):
+    """What a person wants to see of a step: the energies (*chains,) it was taken from, their gradient, the acceptance."""
+
+    energy: Tensor
+    grad: Tensor | None = None
+    accepted: Tensor | None = None
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """Computes each chain's gradient norm (*chains,), only when asked."""
+        if self.grad is None:
+            return None
+        chains = self.energy.shape
+        return self.grad.detach().reshape(*chains, -1).norm(dim=-1)
+
+
+class Prediction(NamedTuple):
+    """What a predictor returns: predictions, their energies (None for a feed-forward model), forward passes spent."""
+
+    y: Tensor
+    energy: Tensor | None
+    evaluations: int
+
+
+class Predictor(Protocol):
+    """What a task judges: a `Thinker(energy, sampler)` or a feed-forward baseline.
+
+    A predictor that starts from several `candidates` is given as many starts, as the leading axis of `start`. One that can
+    also score given configurations has `score(batch, y) -> (*chains,)`.
+    """
+
+    def predict(self, batch: Batch, start: Tensor, *, generator: torch.Generator | None = None) -> Prediction: ...

@@ -1,0 +1,74 @@
+"""How well one number ranks another: energies as detectors of outliers, and rank correlation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebm.optional import installed
+
+__all__ = ["auroc", "rank_correlation"]
+
+
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    """Computes the area under the ROC curve of energies as a detector of outliers: P(E(outside) > E(inside)), ties half.
+
+    Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a sigmoid, which makes ties
+    of large ones: it is given ranks.
+
+    Arguments:
+        inside: energies of data (n,).
+        outside: energies of outliers (m,).
+
+    Raises:
+        ValueError: one of them is empty.
+        FloatingPointError: an energy is NaN.
+
+    >>> auroc(torch.tensor([1000.0, 2000.0]), torch.tensor([1500.0, 3000.0]))
+    0.75
+    """
+    installed("torchmetrics")
+    from torchmetrics.functional.classification import binary_auroc
+
+    scores = torch.cat([inside.detach().flatten().cpu(), outside.detach().flatten().cpu()])
+    if not inside.numel() or not outside.numel():
+        raise ValueError(f"{inside.numel()} energies of data and {outside.numel()} of outliers: both are needed")
+    if scores.isnan().any():
+        raise FloatingPointError(f"{int(scores.isnan().sum())} of {scores.numel()} energies are NaN: they have no order")
+    values, ranks = scores.unique(return_inverse=True)
+    labels = torch.arange(scores.numel()) >= inside.numel()
+    return binary_auroc(ranks.double() / values.numel(), labels.long()).item()
+
+
+def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """Computes Spearman's correlation of x and y (rows, columns), and its 95 % confidence interval: (value, low, high).
+
+    The interval is a percentile bootstrap that draws whole rows, since what is in one row may depend on each other; ranks stay
+    those of the whole sample. Where x or y does not vary there is no correlation: 0, from -1 to 1.
+
+    >>> x = torch.arange(40.0).view(20, 2)
+    >>> rank_correlation(x, -(x**3))
+    (-1.0, -1.0, -1.0)
+    """
+    ranks = [_ranks(values.double().flatten()).view(len(x), -1) for values in (x, y)]
+    a, b = (values - values.mean() for values in ranks)
+    if not bool(a.any()) or not bool(b.any()):
+        return 0.0, -1.0, 1.0
+    sums = torch.stack([torch.full_like(a, 1.0), a, b, a * a, b * b, a * b]).sum(-1).T  # (rows, 6)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(x), (resamples, len(x)), generator=generator)
+    counts = torch.zeros(resamples, len(x), dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
+    )
+    n, of_a, of_b, aa, bb, ab = (torch.cat([torch.ones(1, len(x), dtype=torch.float64), counts]) @ sums).T
+    spread = ((aa - of_a**2 / n) * (bb - of_b**2 / n)).clamp(min=1e-300).sqrt()
+    value, resampled = ((ab - of_a * of_b / n) / spread).clamp(-1, 1).split([1, resamples])
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return round(value.item(), 12), round(low, 12), round(high, 12)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks values (n,), equal ones by their mean rank."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    return (ends - (counts.double() - 1) / 2)[place]

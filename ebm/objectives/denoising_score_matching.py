@@ -1,0 +1,80 @@
+"""Denoising score matching: the energy's gradient at a noised point should say which way the noise went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
+from ebm.objectives.ladder import at_rows, rows_of, spread
+from ebm.randomness import randn_like
+from ebm.samplers.noise_levels import noise_levels
+
+__all__ = ["DenoisingScoreMatching"]
+
+
+class DenoisingScoreMatching(Objective):
+    """Fits the score −∇E of data noised by σ, at one noise level or at a ladder of them.
+
+        L = E ½ ‖σ ∇E(x + σ ξ) − ξ‖²,    ξ ~ N(0, I),
+
+    which is σ² times the score matching loss at level σ, summed over a chain's event axes. It draws no samples. With a ladder
+    σ_0 … σ_{L−1}, rows are spread evenly over the levels: an energy with L landscapes learns one level in each, an energy with
+    a single one all of them together.
+
+    Source: Vincent, 2011, eq. (9); weighted by σ² over a ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq. (5) and (6).
+
+    Arguments:
+        sigma: the noise's standard deviation, or a ladder of them in the order of the energy's landscapes.
+
+    Terms: energy_data, grad_norm (at the noised points), and loss_i for every landscape of a ladder.
+
+    >>> energy = lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)        # N(0, 1) data, noised by 0.5
+    >>> g = torch.Generator().manual_seed(0)
+    >>> data = torch.randn(100_000, 1, generator=g)
+    >>> round(DenoisingScoreMatching(0.5)(energy, Batch(data), generator=g).value.item(), 2)    # ½ / (1 + σ²) is the minimum
+    0.4
+    """
+
+    def __init__(self, sigma: float | Sequence[float] = 0.1) -> None:
+        super().__init__()
+        self.sigma = noise_levels(sigma)
+
+    def forward(
+        self,
+        energy: EnergyFn,
+        batch: Batch,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Loss:
+        """Computes the loss of one batch; `start` replaces the noised points."""
+        levels = energy.levels if isinstance(energy, Energy) else 1
+        if levels not in (1, len(self.sigma)):
+            raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")
+        if start is not None and len(self.sigma) > 1:
+            raise ValueError("start is the noised points of one level: it cannot be given with a ladder")
+        check_configuration(batch.target, generator)
+        groups = spread(batch.target, len(self.sigma), generator)
+        sigma = at_rows(self.sigma, groups, batch.target)
+        noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
+        noised = batch.target + left(sigma, noise) * noise
+        graph = torch.is_grad_enabled()
+        if levels == 1:
+            value, grad = energy_and_grad(bind(energy, batch.context), noised, create_graph=graph)
+        else:  # level by level, and put back into the order of rows
+            found = [
+                energy_and_grad(bind(energy, rows_of(batch.context, rows), level), noised[rows], create_graph=graph)
+                for level, rows in groups.items()
+            ]
+            order = torch.cat([*groups.values()]).argsort()
+            value, grad = (torch.cat(column)[order] for column in zip(*found, strict=True))
+        loss = (left(sigma, noised) * grad - noise).reshape(*value.shape, -1).square().sum(-1) / 2
+        norm = grad.detach().reshape(*value.shape, -1).norm(dim=-1)
+        terms = {"energy_data": batch.mean(value.detach()), "grad_norm": batch.mean(norm)}
+        if levels > 1:
+            for level, rows in groups.items():
+                terms[f"loss_{level}"] = Batch(None, weight=rows_of(batch.weight, rows)).mean(loss.detach()[rows])
+        return Loss(batch.mean(loss), terms)

@@ -1,0 +1,46 @@
+"""What may be missing: optional packages and the hub, asked for with an error that names the way out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+__all__ = ["installed", "no_progress_bars", "reachable"]
+
+SECONDS = 5  # that the hub has to answer
+
+
+def installed(package: str) -> Path:
+    """Finds the folder of an optional package without importing it.
+
+    Raises:
+        ImportError: it is not installed; names the extra that brings it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{package} is not installed: pip install 'ebm-toolkit[recipes]'")
+    return Path(spec.origin).parent
+
+
+def reachable(url: str) -> None:
+    """Raises OSError where nobody answers: the hub's own client would try again for half a minute."""
+    with suppress(HTTPError):  # an answer, though no kind one
+        urlopen(Request(url, method="HEAD"), timeout=SECONDS).close()
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

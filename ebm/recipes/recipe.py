@@ -1,0 +1,344 @@
+"""Recipes: a TOML file that names registered components and their arguments. Data only: reading one runs no code.
+
+A table with the key `use` is a component; its other keys are its factory's keywords, and tables nest where a factory takes a
+component (`[objective.sampler]`, `energies = [{use = …}, …]`). What the data decide comes from `task.spec`, and a built task,
+energy or sampler is handed to a factory that has a parameter of that name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from ebm.randomness import subseed
+from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
+from ebm.training import fit
+from ebm.words import nearest
+
+__all__ = ["Parts", "assemble", "baseline_of", "load", "read", "resolve"]
+
+COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
+FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "out", "overwrite")
+# A parameter of one of these names takes a component, or several, of the kind.
+COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe builds: the components, the keywords of `fit`, and the recipe itself with all defaults written out."""
+
+    task: Any
+    energy: Any
+    sampler: Any
+    objective: Any
+    fit: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Reads a recipe file.
+
+    Raises:
+        ValueError: where it cannot be read, is not TOML, or has a table that no recipe has.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            recipe = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"recipe {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"recipe {path} is not TOML: {error}") from error
+    return _check_tables(recipe, f"recipe {path}")
+
+
+def load(name: str | Path) -> dict[str, Any]:
+    """Reads a recipe by its registered name, or from a file (`runs/x/recipe.toml`)."""
+    if str(name).endswith(".toml"):
+        return read(name)
+    return read(component("recipe", str(name)).factory)
+
+
+def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
+    tables = (*COMPONENTS, "fit", *components("study"))
+    for key, value in recipe.items():
+        if key not in (known := (*tables, "summary", "seed", "baseline", "pace")):
+            raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
+        if key in tables and not isinstance(value, dict):
+            raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
+    for key in ("summary", "baseline"):
+        if not isinstance(recipe.get(key, ""), str):
+            raise ValueError(f"{what}: {key} is {recipe[key]!r}: write a string")
+    return recipe
+
+
+def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Applies settings ({"energy.width": "256"}) and checks every name, keyword and type; builds nothing.
+
+    Raises:
+        ValueError: naming the key, and the nearest known one.
+    """
+    draft: dict[str, Any] = _copy(recipe)
+    replaced = {key.removesuffix(".use"): value for key, value in (settings or {}).items() if key.endswith(".use")}
+    for key in sorted(replaced, key=len):
+        table = _table(draft, key)
+        if table.get("use") != replaced[key]:
+            table.clear()  # another component: the old one's arguments mean nothing to it
+        table["use"] = replaced[key]
+    for key, text in (settings or {}).items():
+        if not key.endswith(".use"):
+            path, _, last = key.rpartition(".")
+            value = _value(key, text) if isinstance(text, str) else text
+            (_table(draft, path) if path else draft)[last.replace("-", "_")] = value
+    if "summary" not in (settings or {}):
+        draft["summary"] = _summary_of(recipe, draft)
+    recipe = _check_tables(draft, "a recipe")
+    seed = recipe.get("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed = {seed!r}: write a whole number of at least 0")
+    resolved: dict[str, Any] = {"summary": recipe.get("summary", ""), "seed": seed}
+    for kind in COMPONENTS:
+        if kind in recipe:
+            resolved[kind] = _resolve_component(kind, recipe[kind], kind)
+        elif kind != "sampler":
+            raise ValueError(f"the recipe has no [{kind}]: add the table, with use = the name of a {kind}")
+    resolved["fit"] = _resolve_keywords(fit, recipe.get("fit", {}), "fit", "fit", handed=FIT_HANDED)
+    for name, found in components("study").items():
+        if name in recipe:
+            resolved[name] = study_keywords(name, found, recipe[name])
+    if recipe.get("baseline"):
+        load(recipe["baseline"])  # raises where there is none
+        resolved["baseline"] = recipe["baseline"]
+    if "pace" in recipe:
+        pace = recipe["pace"]
+        if type(pace) not in (int, float) or not pace > 0 or "baseline" not in resolved:
+            raise ValueError(f"pace = {pace!r}: write how many steps a baseline takes for one of this recipe's, beside baseline")
+        resolved["pace"] = pace
+    return resolved
+
+
+def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
+    """Describes a recipe with settings: by its own summary, unless they changed what that speaks of, its task or components."""
+    changed = [
+        f"{path} = {value!r}" for kind in COMPONENTS for path, value in _changes(recipe.get(kind), draft.get(kind), kind)
+    ]
+    summary = recipe.get("summary", "")
+    if not changed or not isinstance(summary, str):
+        return summary
+    topic = summary.partition(":")[0] or "A recipe"
+    return f"{topic}, changed: {', '.join(changed)}."
+
+
+def _changes(old: Any, new: Any, path: str) -> list[tuple[str, Any]]:
+    """Lists the values that differ: (path, new value)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [change for key, value in new.items() for change in _changes(old.get(key), value, f"{path}.{key}")]
+    return [] if old == new else [(path, new)]
+
+
+def study_keywords(
+    name: str, found: Component, table: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Checks a study's keywords, of a recipe's table and of settings: the run and the seed are handed to it."""
+    study = imported(found)
+    first = next(iter(inspect.signature(study).parameters))
+    typed = {key: _value(key, value) if isinstance(value, str) else value for key, value in (settings or {}).items()}
+    return _resolve_keywords(study, {**table, **typed}, name, name, handed=(first, "seed"))
+
+
+# What a baseline says for itself: everything else of [fit] it shares with the run that it is compared with.
+OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler")
+
+
+def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Resolves the recipe of a resolved recipe's baseline: same task, seed and batches, and the same size.
+
+    It takes `pace` steps (1, unless the recipe says otherwise) for each of the recipe's, so that both may train for one time.
+    What both energies have a keyword for (size, dim, depth, heads …) follows the run; how it is optimised is its own.
+    """
+    if "baseline" not in recipe:
+        return None
+    baseline = load(recipe["baseline"])
+    shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
+    shared["steps"] = max(1, round(shared["steps"] * recipe.get("pace", 1)))
+    known = parameters(component("energy", baseline["energy"]["use"]).factory)
+    size = {name: value for name, value in recipe["energy"].items() if name in known}
+    summary = f"The baseline, {recipe['baseline']}, of: {recipe['summary']}"
+    own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
+    energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
+    return resolve({**baseline, **own, "energy": energy, "fit": fit})
+
+
+def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
+    """Builds a resolved recipe's components; parameters start from the recipe's seed, and torch's generator is left as it was.
+
+    Arguments:
+        recipe: a resolved recipe.
+        task: the recipe's task, where it was built before, as for a run's baseline.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subseed(recipe["seed"], "parameters"))
+        built: dict[str, Any] = dict.fromkeys(COMPONENTS)
+        complete = {"summary": recipe["summary"], "seed": recipe["seed"]}
+        for kind in built:
+            if kind == "task" and task is not None:
+                built[kind], complete[kind] = task, recipe[kind]
+            elif kind in recipe:
+                built[kind], complete[kind] = _build(kind, recipe[kind], built)
+        options, complete["fit"] = _fill(fit, recipe["fit"], built, handed=FIT_HANDED)
+        complete |= {key: recipe[key] for key in recipe if key not in complete}
+        if built["sampler"] is not None:
+            options.setdefault("sampler", built["sampler"])
+    return Parts(**built, fit=options, recipe=complete)
+
+
+FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "out", "overwrite")
+
+
+def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:
+    if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+        raise ValueError(f"[{path}] names no component: write use = the name of a {kind}")
+    factory = component(kind, table["use"]).factory
+    keywords = {key: value for key, value in table.items() if key != "use"}
+    return {"use": table["use"], **_resolve_keywords(factory, keywords, f"{kind} {table['use']!r}", path)}
+
+
+def _resolve_keywords(
+    factory: Callable[..., Any], keywords: dict[str, Any], what: str, path: str, handed: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    known = {name: p for name, p in parameters(factory).items() if name not in handed}
+    if unknown := [name for name in keywords if name in handed]:
+        raise ValueError(f"{path}.{unknown[0]} is not a recipe's to say: it comes from elsewhere in the recipe or the call")
+    required = {name for name, p in known.items() if p.default is p.empty}
+    check_keywords(what, factory, {*keywords, *required, *handed})  # what is missing may come from the data
+    hints = type_hints(factory)
+    resolved: dict[str, Any] = {}
+    for name, value in keywords.items():
+        where = f"{path}.{name}"
+        kind = COMPONENT_PARAMETERS.get(name)
+        if kind and isinstance(value, dict):
+            resolved[name] = _resolve_component(kind, value, where)
+        elif kind and isinstance(value, list):
+            resolved[name] = [_resolve_component(kind, part, f"{where}[{i}]") for i, part in enumerate(value)]
+        elif kind:
+            raise ValueError(f"{where} = {value!r}: a recipe writes a component as a table, as in [{where}] use = …")
+        else:
+            resolved[name] = _typed(value, hints.get(name, Any), where)
+    return resolved
+
+
+def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Reads the types of a factory's keywords; none where its annotations cannot be resolved."""
+    try:
+        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except Exception:  # a plugin's annotations may name what only a type checker imports: then nothing is known
+        return {}
+
+
+def is_data(value: Any) -> bool:
+    """Tells whether a value can be written in a recipe."""
+    if isinstance(value, list | tuple):
+        return all(is_data(part) for part in value)
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Checks a value against a keyword's type: a string is no number, and truth is no count."""
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        data = json.dumps(value, allow_nan=False)
+    except PydanticUserError:  # a type of its own, which says nothing about data
+        return value
+    except (TypeError, ValueError) as error:  # dates and times, which TOML knows and no component takes; NaN and infinity
+        raise ValueError(f"{where} = {value}: write strings, truth values and finite numbers only") from error
+    try:
+        return adapter.validate_json(data, strict=True)
+    except ValidationError as error:
+        reasons = list(dict.fromkeys(part["msg"] for part in error.errors() if part["type"] != "is_instance_of"))
+        raise ValueError(f"{where} = {value!r}: {'; '.join(reasons)} (it is a {_type_name(hint)})") from error
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def build_table(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> Any:
+    """Builds one component as a recipe's table says; `built` holds what it may be handed: a task, an energy, a sampler."""
+    return _build(kind, table, built)[0]
+
+
+def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Builds one component: (it, its table with the defaults written out)."""
+    factory = component(kind, table["use"]).factory
+    given = {key: value for key, value in table.items() if key != "use"}
+    keywords, complete = _fill(factory, given, built)
+    if kind != "task":
+        spec = getattr(built["task"], "spec", {})
+        known = parameters(factory)
+        for name in known.keys() - given.keys():
+            if name in spec:
+                keywords[name] = spec[name]
+                complete.pop(name, None)  # it comes from the data, also next time
+            elif built.get(name) is not None:
+                keywords[name] = built[name]
+    return make(kind, table["use"], keywords), {"use": table["use"], **complete}
+
+
+def _fill(
+    factory: Callable[..., Any], given: Mapping[str, Any], built: Mapping[str, Any], handed: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Builds the components among a factory's keywords: (the keywords, the keywords as data with the defaults written out)."""
+    keywords: dict[str, Any] = {}
+    known = {name: p.default for name, p in parameters(factory).items() if name not in (*handed, *COMPONENT_PARAMETERS)}
+    complete = {name: default for name, default in known.items() if is_data(default)}
+    for name, value in given.items():
+        kind = COMPONENT_PARAMETERS.get(name)
+        if kind and isinstance(value, Mapping):
+            keywords[name], complete[name] = _build(kind, value, built)
+        elif kind and isinstance(value, list):
+            pairs = [_build(kind, part, built) for part in value]
+            keywords[name], complete[name] = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        else:
+            keywords[name] = complete[name] = value
+    return keywords, complete
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(part) for key, part in value.items()}
+    return [_copy(part) for part in value] if isinstance(value, list) else value
+
+
+def _table(recipe: dict[str, Any], path: str) -> dict[str, Any]:
+    """Finds a table by its path; where there is none it is made, and a number finds a table in a list of them."""
+    table: Any = recipe
+    for key in path.replace("-", "_").split("."):
+        if isinstance(table, list):
+            if not key.isdecimal() or int(key) >= len(table):
+                raise ValueError(f"{path}: {key!r} is none of the {len(table)} entries, which are counted from 0")
+            table = table[int(key)]
+        else:
+            table = table.setdefault(key, {})
+        if not isinstance(table, dict | list):
+            raise ValueError(f"{path}: {key} is the value {table!r}, not a table")
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} is the list {table!r}: set it as a whole")
+    return table
+
+
+def _value(key: str, text: str) -> Any:
+    """Reads a value typed on the command line as TOML, or as a bare string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{key}: {error}") from error

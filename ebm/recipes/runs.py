@@ -1,0 +1,131 @@
+"""Runs of recipes: running one with its baseline, and loading what was run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ebm.interfaces import EnergyFn, Objective, Sampler, Task
+from ebm.recipes.recipe import assemble, baseline_of, read, resolve
+from ebm.recipes.recipe import load as find
+from ebm.registry import component, components
+from ebm.runs import checkpoints
+from ebm.runs.folder import BASELINE, finished, fresh_folder
+from ebm.runs.run import Run, sampler_of
+from ebm.runs.snapshots import put_back
+from ebm.training import fit
+from ebm.training.ranks import is_first_process
+from ebm.words import nearest
+
+__all__ = ["load", "run"]
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Runs a recipe: trains its baseline and its model, evaluates both, and writes a run folder with a report.
+
+    The same call goes on with a run that was stopped.
+
+    Arguments:
+        recipe: a recipe's name, the path of a recipe file such as RUN/recipe.toml, or a recipe as a dictionary.
+        settings: values to set, as in {"energy.dim": 32, "fit.steps": 500, "seed": 1}.
+        out: the run folder; by default runs/NAME, or runs/NAME-2 … where that holds a finished run.
+        overwrite: starts anew in a folder that holds another or a finished run.
+
+    Raises:
+        ValueError: for a recipe or settings that cannot work, or a folder that holds another run.
+        FloatingPointError: training diverged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     small = {"fit.steps": 2, "fit.evaluate_limit": 20, "energy.hidden": [8], "task.n": 200}
+    ...     done = run("density", small, out=folder)
+    >>> sorted(done.metrics)[:2], done.baseline
+    (['mmd', 'mmd_p'], None)
+    """
+    read_from = find(recipe) if isinstance(recipe, str | Path) else dict(recipe)
+    resolved = resolve(read_from, settings)
+    name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
+    folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
+    compared = None
+    if (baseline := baseline_of(resolved)) is not None:
+        if finished(folder) and not overwrite:
+            raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
+        done = not overwrite and finished(folder / BASELINE)
+        compared = load(folder / BASELINE) if done else _train(baseline, folder / BASELINE, overwrite)
+    return _train(resolved, folder, overwrite, compared)
+
+
+def _train(resolved: Mapping[str, Any], folder: Path, overwrite: bool, baseline: Run | None = None) -> Run:
+    """Builds a resolved recipe and trains it."""
+    parts = assemble(resolved, None if baseline is None else baseline.task)
+    options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
+    if is_first_process():
+        reads = getattr(parts.task, "reads", "")
+        print(f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else ""), file=sys.stderr)
+    return fit(parts.energy, parts.objective, parts.task, baseline=baseline, **parts.fit, **options)
+
+
+def name_of(recipe: str | Path) -> str:
+    """Names the folder of a recipe's runs: its own name, or for a run's recipe.toml that run's.
+
+    >>> name_of("mine:text"), name_of("runs/x/recipe.toml"), name_of("my/own.toml")
+    ('text', 'x', 'own')
+    """
+    path = Path(recipe)
+    if path.suffix != ".toml":
+        return str(recipe).rpartition(":")[2]
+    return path.absolute().parent.name if path.stem == "recipe" else path.stem
+
+
+def load(
+    path: str | Path,
+    *,
+    energy: EnergyFn | None = None,
+    sampler: Sampler | None = None,
+    objective: Objective | None = None,
+    task: Task | None = None,
+) -> Run:
+    """Loads a run: its newest weights, in the components that its recipe builds or that are passed in, and its baseline.
+
+    Arguments:
+        path: the run's folder, or the name of a registered model.
+        energy, sampler, objective, task: what was made by hand, or is to stand for what the recipe builds.
+
+    Raises:
+        ValueError: where there is no run, or an energy made by hand is not passed.
+        checkpoints.CheckpointError: where the weights are truncated, foreign, or do not fit.
+    """
+    folder = Path(path)
+    if not folder.exists() and str(path) in components("model"):
+        folder = Path(component("model", str(path)).factory)
+    saved = checkpoints.latest(folder / "checkpoints")
+    if saved is None:
+        known = components("model")
+        names = f", and no model is named so: {nearest(str(path), known)}" if known else ""
+        raise ValueError(f"{path} holds no run with a checkpoint{names}")
+    recipe: dict[str, Any] = {}
+    if (folder / "recipe.toml").exists():
+        recipe = resolve(read(folder / "recipe.toml"))
+        parts = assemble(recipe, task)
+        energy = parts.energy if energy is None else energy
+        task = parts.task if task is None else task
+        objective = parts.objective if objective is None else objective
+        sampler = parts.fit.get("sampler") if sampler is None else sampler
+    if energy is None:
+        raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
+    put_back(saved, energy, objective, task, averaged=True)
+    if sampler is None:
+        sampler = sampler_of(objective, energy)
+    metrics = folder / "metrics.json"
+    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+    baseline = load(folder / BASELINE, task=task) if finished(folder / BASELINE) else None
+    return Run(folder, recipe, energy, sampler, objective, task, found, baseline)

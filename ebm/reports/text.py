@@ -1,0 +1,146 @@
+"""What a report shows of token sequences: what thinking buys, each token's energy and steps, and generated text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm.decoding.generate import generate
+from ebm.figures import DATA, SAMPLES, figure_of
+from ebm.interfaces import Batch
+from ebm.randomness import stream
+from ebm.registry import hookimpl
+from ebm.reports.section import Section
+from ebm.runs.run import Run
+from ebm.studies.findings import Finding
+from ebm.studies.thinking import read_findings
+from ebm.tasks.text.tokens import TokenTask
+from ebm.thinking import Thinker, think
+
+STRIPS, LONGEST = 3, 8  # windows whose tokens are coloured, and the steps that a token thinks at most there
+PROMPT, WRITTEN, TEMPERATURE = 48, 240, 0.7  # tokens of a prompt and of its continuation
+COOL, WARM = (255, 255, 255), (210, 96, 58)
+
+
+class Token(NamedTuple):
+    """A token of a strip: its text, its energy's colour, and how many steps it took."""
+
+    text: str
+    color: str
+    energy: float
+    steps: int
+
+
+@hookimpl
+def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
+    """Shows held-out text coloured by energy, generated text, and how deep brackets are closed right."""
+    if lines := strips(run, seed):
+        yield Section(
+            "What it finds hard",
+            "Held-out text, each token with the energy of its prediction where thinking ended: the "
+            "warmer, the higher, so the less certain. The thicker the line below, the more steps until "
+            "its energy fell no further. Point at a token for its numbers.",
+            "\n".join(f'<p class="strip">{"".join(map(_span, line))}</p>' for line in lines),
+            place=60,
+        )
+    if written := continuations(run, seed):
+        texts = (f"<b>{escape(who)}</b> <i>{escape(prompt)}</i>{escape(text)}" for who, prompt, text in written)
+        yield Section(
+            "Generated text",
+            "In italics the beginning of held-out text, and then what was generated (temperature 0.7).",
+            "\n".join(f'<p class="text">{text}</p>' for text in texts),
+            place=61,
+        )
+    closing = [finding for finding in read_findings(run.path) if finding.name == "closing_accuracy"]
+    if splits := list(dict.fromkeys(finding.split for finding in closing)):
+        yield _depths_picture(closing, splits)
+
+
+def _span(token: Token) -> str:
+    title = f"energy {token.energy:.4g}, {token.steps} steps"
+    return f'<span class="s{min(token.steps, 8)}" style="background: {token.color}" title="{title}">{escape(token.text)}</span>'
+
+
+def strips(run: Run, seed: int) -> list[list[Token]]:
+    """Thinks about held-out windows with adaptive stopping: each token with its final energy, and the steps it took."""
+    task = run.task
+    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer") or not isinstance(run.thinker, Thinker):
+        return []
+    generator = stream(seed, "strips", device=run.device)
+    batch = _first(task, STRIPS, run.device)
+
+    def start(generator: torch.Generator | None = None) -> Tensor:
+        return task.start(batch, generator=generator)
+
+    thought = think(run.energy, run.sampler, batch.context, start, steps=LONGEST, patience=1, generator=generator)
+    low, high = thought.energy.double().quantile(0.02).item(), thought.energy.double().quantile(0.98).item()
+    lines = []
+    for ids, energies, steps in zip(batch.target.tolist(), thought.energy.tolist(), thought.steps.tolist(), strict=True):
+        shown = [_readable(task, token) for token in ids]
+        colors = [_color((energy - low) / max(high - low, 1e-9)) for energy in energies]
+        lines.append([Token(*fields) for fields in zip(shown, colors, energies, steps, strict=True)])
+    return lines
+
+
+def continuations(run: Run, seed: int) -> list[tuple[str, str, str]]:
+    """Continues the beginnings of held-out windows: (who, prompt, what was written)."""
+    task = run.task
+    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer"):
+        return []
+    prompts = [row[: min(PROMPT, task.context_length)] for row in _first(task, 2, run.device).context.tolist()]
+    written = []
+    for who, model in (("run", run), ("baseline", run.baseline)):
+        if model is not None:
+            options = {"max_new_tokens": WRITTEN, "window": task.context_length, "temperature": TEMPERATURE}
+            generator = stream(seed, "continuations", device=run.device)
+            tokens = generate(model.energy, model.sampler, prompts, start=task.starts_at, generator=generator, **options)  # type: ignore[arg-type]
+            rows = torch.stack([*tokens], 1).tolist()
+            written += [(who, task.tokenizer.decode(p), task.tokenizer.decode(r)) for p, r in zip(prompts, rows, strict=True)]
+    return written
+
+
+def _first(task: TokenTask, count: int, device: torch.device) -> Batch:
+    """Takes the first windows of the test split."""
+    batch = next(iter(task.loader("test", count)))
+    return batch.to(device)
+
+
+def _readable(task: Any, token: int) -> str:
+    """Writes a token so that it can be seen."""
+    if token == task.tokenizer.end:
+        return "⏹"
+    text = task.tokenizer.decode([token])
+    return text.replace("\n", "⏎") if text.isprintable() or "\n" in text else "·"
+
+
+def _color(share: float) -> str:
+    """Mixes a colour between cool (0, low energy) and warm (1, high)."""
+    share = min(max(share, 0.0), 1.0)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(COOL, WARM, strict=True))
+
+
+def _depths_picture(closing: Sequence[Finding], splits: Sequence[str]) -> Section:
+    """Draws how often closing brackets are right, split by split, for the baseline and for several amounts of thinking."""
+    with figure_of(9.6, 3.0) as (figure, png):
+        axes = figure.subplots()
+        steps = sorted({f.steps for f in closing if f.candidates == 1})
+        for count in steps:
+            values = [f.value for split in splits for f in closing if (f.split, f.steps, f.candidates) == (split, count, 1)]
+            share = steps.index(count) / max(1, len(steps) - 1)
+            how = {"color": DATA, "linestyle": (0, (4, 3))} if count == 0 else {"color": SAMPLES, "alpha": 0.3 + 0.7 * share}
+            axes.plot(
+                splits, values, "o-" if count else "o", label=f"{count} steps" if count else "baseline", markersize=4, **how
+            )
+        axes.set(title="closing brackets predicted right", ylabel="share")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return Section(
+        "Deeper than training",
+        "At a closing bracket the kind is decided by what is open. The first split has the depths "
+        "of training, the others are deeper; thinking longer is drawn in a fuller colour.",
+        png.getvalue(),
+        place=32,
+    )

@@ -1,0 +1,143 @@
+"""Checkpoints: tensors in safetensors, everything else in JSON, written atomically. Reading one never runs code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = [
+    "CheckpointError",
+    "atomic",
+    "commit",
+    "discard",
+    "flatten",
+    "latest",
+    "prune",
+    "read",
+    "remove",
+    "unflatten",
+    "write",
+    "write_text",
+]
+
+PREFIX = "step-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read: truncated, foreign, or of other shapes."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a checkpoint's contents are loaded into an error that names the checkpoint."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit this run's energy, objective or optimiser: {error}") from error
+
+
+def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Splits nested dictionaries and lists into tensors by path, and a JSON value that holds the paths in their places.
+
+    >>> flatten({"a": [torch.ones(1), 2]})
+    ({'a/0': tensor([1.])}, {'dict': [['a', [{'tensor': 'a/0'}, 2]]]})
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def split(part: Any, path: str) -> Any:
+        if isinstance(part, Tensor):
+            name = path if path not in tensors else f"{path}#{len(tensors)}"  # {0: x, "0": y} reads alike
+            tensors[name] = part.detach()
+            return {"tensor": name}
+        if isinstance(part, Mapping):
+            return {"dict": [[key, split(value, f"{path}/{key}".lstrip("/"))] for key, value in part.items()]}
+        if isinstance(part, list | tuple):
+            return [split(value, f"{path}/{index}".lstrip("/")) for index, value in enumerate(part)]
+        if part is None or isinstance(part, bool | int | float | str):
+            return part
+        raise TypeError(f"{path} is {type(part).__name__}: a checkpoint holds tensors, numbers, strings, lists and dictionaries")
+
+    return tensors, split(tree, "")
+
+
+def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Puts a flattened tree together again."""
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: unflatten(part, tensors) for key, part in value["dict"]}
+    return [unflatten(part, tensors) for part in value] if isinstance(value, list) else value
+
+
+def write(folder: Path, name: str, tree: Any) -> None:
+    """Writes `folder/name.safetensors` and `folder/name.json`.
+
+    Raises:
+        OSError: where the disk is full or cannot be written to.
+    """
+    tensors, value = flatten(tree)
+    # Tensors may share memory (an average that starts as the weights themselves): each is saved on its own.
+    own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}
+    try:
+        save_file(own, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{folder / name} could not be written, and earlier checkpoints stay as they are: {error}") from error
+
+
+def read(folder: Path, name: str, device: torch.device | str = "cpu") -> Any:
+    """Reads what `write` wrote.
+
+    Raises:
+        CheckpointError: naming the file that is missing, truncated, or not of this kind.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        tensors = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint's tensors: {error}") from error
+    path = path.with_suffix(".json")
+    try:
+        return unflatten(json.loads(path.read_text(encoding="utf-8")), tensors)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint's contents: {error!r}") from error
+
+
+def steps(folder: Path) -> list[int]:
+    """Lists the steps of the whole checkpoints in a folder, the oldest first."""
+    found = (path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+    return sorted(int(step) for step in found if step.isdecimal())
+
+
+def at(folder: Path, step: int) -> Path:
+    """Names the checkpoint of a step."""
+    return folder / f"{PREFIX}{step:09d}"
+
+
+def latest(folder: Path) -> Path | None:
+    """Finds the newest whole checkpoint."""
+    return at(folder, steps(folder)[-1]) if folder.is_dir() and steps(folder) else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes drafts that a killed run left, and all but the newest checkpoints."""
+    for draft in folder.glob(".*.draft"):
+        shutil.rmtree(draft, ignore_errors=True)
+    for step in steps(folder)[:-keep]:
+        remove(at(folder, step))
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no checkpoint any more."""
+    discard(draft_of(path))
+    discard(path.rename(draft_of(path)))

@@ -1,0 +1,171 @@
+"""The doctor: reads a run's history while it trains and after it, and gives one verdict with its reason and the usual remedy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+__all__ = ["REMEDIES", "Cause", "Curve", "Diverged", "History", "Verdict", "diagnose"]
+
+Curve: TypeAlias = tuple[list[int], list[float]]  # steps, values
+History: TypeAlias = Mapping[tuple[str, str], Curve]  # by (split, name)
+Cause: TypeAlias = Literal["learning rate", "stuck chains", "exploding energies", "exploding loss", "vanishing gradients"]
+
+# Thresholds lie far from what healthy runs show: a verdict that cries wolf is not read.
+STILL = 1e-3
+GAP_LIMIT = 1e3  # nats, at temperature 1: no chain mixes over that; healthy gaps hover within a few, images' within tens
+GAP_GROWTH, GAP_FLOOR = 30.0, 100.0  # or 30 times the largest gap of the first tenth, where that is over 100 nats
+LOSS_GROWTH = 100.0  # times the largest loss of the first tenth: a loss that measures a distance has run away
+STUCK = 0.99  # of the chains that start stay, or of their entries lie on the bounds: what is left samples nothing
+REJECTED = 0.01  # acceptance: of a hundred proposals one is taken
+FLAT = 1e-5  # |∇E|: a thousand steps of size 0.1 along such a slope move a chain by 1e-3
+STOPPED = 1e-7  # norm of the parameters' gradient: AdamW divides by √v + 1e-8, so below this its steps shrink to nothing
+LEAP = 0.3  # |Δθ| / |θ| of one step: what was learned before it is gone; the bundled recipes have 0.003 to 0.12 at their peak
+
+REMEDIES: dict[Cause, str] = {
+    "learning rate": "A tenth of lr or less usually holds; warmup and clip_norm soften the beginning.",
+    "stuck chains": (
+        "A larger step_size or temperature, more steps, or fresh rows in the buffer usually free them; where steps are accepted "
+        "or rejected, a smaller step_size does."
+    ),
+    "exploding energies": (
+        "A lower lr or step_size, clip_norm, more sampling steps, smooth activations, or an energy_l2 of about 0.1 to 1 usually "
+        "holds them; --on-divergence rollback goes on from the last good checkpoint with new draws."
+    ),
+    "exploding loss": "A lower lr, warmup, clip_norm, or a smaller step_size usually holds it.",
+    "vanishing gradients": (
+        "Less energy_l2 or weight_decay, a higher lr, or smooth activations that do not saturate usually bring them back."
+    ),
+}
+assert set(REMEDIES) == set(get_args(Cause))
+
+
+class Diverged(FloatingPointError):
+    """Raised by training that the doctor stops; the message is the verdict."""
+
+
+class Verdict(NamedTuple):
+    """Whether training went well, a line that says so with reason and remedy, and the cause where it did not."""
+
+    healthy: bool
+    line: str
+    cause: Cause | None = None
+
+
+class Symptom(NamedTuple):
+    """One thing that is wrong: what it comes from, since which row of the history, and a clause that says so."""
+
+    cause: Cause
+    since: int
+    said: str
+
+
+def diagnose(history: History, stopped: str = "") -> Verdict:
+    """Judges training by its logged terms: did steps leap, energies or the loss explode, chains get stuck, gradients vanish?
+
+    What began first is the cause of what followed it, and the verdict; what came after is told as well. Terms are found by
+    their names, a weighted sum's ("0.energy_gap") included; what is absent is not judged. It works on the history so far as on
+    the whole.
+
+    Terms that are read: loss, gradient_norm, relative_update (written by `fit`), energy_gap, energy_samples, displacement,
+    grad_norm, acceptance, frozen and clamped (written by contrastive objectives). `stopped` says why training could not go on.
+
+    >>> calm = {("train", name): ([1, 2, 3], [0.1, -0.2, 0.1]) for name in ("energy_gap", "energy_samples")}
+    >>> diagnose(calm).line
+    'Healthy: nothing exploded, got stuck or vanished.'
+    >>> diagnose({**calm, ("train", "energy_gap"): ([1, 2, 3], [-0.1, -1e4, -1e9])}).cause
+    'exploding energies'
+    """
+    terms = {name: values for (split, name), (_, values) in history.items() if split == "train"}
+    groups = sorted({name.rpartition(".")[0] for name in terms})
+    found = [*_leaps(terms)]
+    found += [symptom for group in groups for symptom in _symptoms(terms, f"{group}." if group else "")]
+    if not found:
+        line = f"Training stopped: {stopped}" if stopped else "Healthy: nothing exploded, got stuck or vanished."
+        return Verdict(not stopped, line)
+    found.sort(key=lambda symptom: symptom.since)  # stable: of what began together, the one listed first explains the rest
+    story = "; then ".join(dict.fromkeys([symptom.said for symptom in found] + [stopped] * bool(stopped)))
+    cause = found[0].cause
+    return Verdict(False, f"Training diverged: {cause}, for {story}. {REMEDIES[cause]}", cause)
+
+
+def _leaps(terms: Mapping[str, list[float]]) -> Iterator[Symptom]:
+    """Says whether a step of the parameters went further than they measure."""
+    leaps = terms.get("relative_update", [])
+    far = [row for row, leap in enumerate(leaps) if not leap <= LEAP]
+    if far:
+        said = f"a step changed the weights by {leaps[far[0]]:.2g} times their size (0.001 to 0.05 is usual)"
+        yield Symptom("learning rate", far[0], said)
+
+
+def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom]:
+    """Lists what is wrong with the terms of one objective."""
+    # Where no samples are scored, "gap" means something else. And a contrastive loss measures no distance, but is a gap.
+    contrastive = any(name.endswith("energy_samples") for name in terms)
+    gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
+    exploded: list[Symptom] = []
+    if gap and f"{prefix}energy_samples" in terms:
+        sizes = [abs(value) for value in gap]
+        limit = GAP_LIMIT if len(gap) < 10 else min(GAP_LIMIT, max(GAP_FLOOR, GAP_GROWTH * max(_beginning(sizes))))
+        if not _end(sizes) <= limit:
+            said = f"the energy gap between data and samples exploded to {_end(gap):.3g} (it should hover around zero)"
+            exploded.append(Symptom("exploding energies", _onset(sizes, lambda value: not value <= limit), said))
+    if loss and not contrastive and len(loss) >= 10:
+        limit = LOSS_GROWTH * max(map(abs, _beginning(loss)))
+        if not _end(loss) <= limit:
+            said = f"the loss exploded from {_beginning(loss)[0]:.3g} to {_end(loss):.3g}"
+            exploded.append(Symptom("exploding loss", _onset(loss, lambda value: not value <= limit), said))
+    yield from _stuck(terms, prefix, min((symptom.since for symptom in exploded), default=None))
+    yield from exploded
+    yield from _vanishing(terms, prefix, contrastive)
+
+
+def _stuck(terms: Mapping[str, list[float]], prefix: str, exploded: int | None) -> Iterator[Symptom]:
+    """Lists the signs of negative chains that do not move, or did not until an explosion threw them about."""
+    signs = (
+        ("displacement", lambda value: value < STILL, "the chains are frozen: a trajectory moves them by {:.1g}"),
+        ("frozen", lambda value: value > STUCK, "the chains are frozen: {:.0%} of them end where they started"),
+        ("acceptance", lambda value: value < REJECTED, "the chains are frozen: {:.1%} of their steps are accepted"),
+        ("clamped", lambda value: value > STUCK, "the chains are pressed against their bounds: {:.0%} of entries are clamped"),
+    )
+    for name, wrong, said in signs:
+        for until in (None, exploded):
+            values = terms.get(prefix + name, [])[:until]
+            if values and wrong(_end(values)):
+                yield Symptom("stuck chains", _onset(values, wrong), said.format(_end(values)))
+                return  # one sign is enough
+
+
+def _vanishing(terms: Mapping[str, list[float]], prefix: str, contrastive: bool) -> Iterator[Symptom]:
+    """Lists the signs of a landscape, or a loss, that has become flat."""
+    gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
+    slope, gradient = terms.get(f"{prefix}grad_norm"), terms.get(f"{prefix}gradient_norm")
+    # Chains that rest on the floor of a real valley lie below the data: the landscape is flat only where there is no gap.
+    if slope and _end(slope) < FLAT and not (gap and abs(_end(gap)) > 100 * FLAT):
+        said = f"the gradients vanish: the landscape's slope where chains end is {_end(slope):.1g}"
+        yield Symptom("vanishing gradients", _onset(slope, lambda value: value < FLAT), said)
+    # A loss that fell, or is next to nothing, has a small gradient because it is learned.
+    fell = loss and not contrastive and (_end(loss) < 0.9 * statistics.median(_beginning(loss)) or abs(_end(loss)) < 1e-6)
+    if gradient and _end(gradient) < STOPPED and not fell:
+        said = f"the gradients vanish: that of the parameters has norm {_end(gradient):.1g}"
+        yield Symptom("vanishing gradients", _onset(gradient, lambda value: value < STOPPED), said)
+
+
+def _beginning(values: Sequence[float]) -> Sequence[float]:
+    return values[: max(1, len(values) // 10)]
+
+
+def _end(values: Sequence[float]) -> float:
+    """Says where values end: the median of the last twentieth, or of the last five, which forgives a spike."""
+    return statistics.median(values[-max(min(5, len(values) // 2), len(values) // 20, 1) :])
+
+
+def _onset(values: Sequence[float], wrong: Callable[[float], bool]) -> int:
+    """Finds the row at which a trouble began: the first wrong one after which most are."""
+    bad, onset = 0, len(values) - 1
+    for behind, value in enumerate(reversed(values), start=1):
+        bad += wrong(value)
+        if wrong(value) and 2 * bad > behind:
+            onset = len(values) - behind
+    return onset

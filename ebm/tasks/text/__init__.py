@@ -1,0 +1,1 @@
+"""Tasks of text: documents, brackets, questions, and what turns them into tokens."""

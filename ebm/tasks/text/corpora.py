@@ -1,0 +1,177 @@
+"""Reads text documents: bundled corpora that need no network, local files, hub datasets."""
+
+from __future__ import annotations
+
+import glob
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ebm.optional import installed, no_progress_bars
+from ebm.words import nearest
+
+__all__ = ["BUNDLED", "documents", "read_rows", "streamed_documents"]
+
+KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what `datasets` calls them
+SHARDS = 8  # of a bundled corpus that is streamed: this many workers can share it
+
+
+def documents(source: str = "kjv", *, column: str = "text", config: str | None = None, hub_split: str = "train") -> list[str]:
+    """Reads all documents of a corpus, in its order; empty ones are left out.
+
+    Arguments:
+        source: "kjv" (the King James text, a chapter a document), "documentation" (the language reference of the running
+            Python, a topic a document), "source-code" (the top level of its standard library, a file a document); a file,
+            folder or glob of .txt (a file a document), .json, .jsonl or .parquet (a row a document); or a hub dataset.
+        column: where the text of a row is.
+        config: the hub dataset's configuration, where it has several.
+        hub_split: which split of a hub dataset is read.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none of a kind that can be read.
+        ImportError: a package that the source needs is not installed.
+        ValueError: a hub dataset cannot be reached, the column is missing or holds no text, or there is no text at all.
+
+    >>> len(documents("documentation")) > 50
+    True
+    """
+    if source in BUNDLED:
+        return [text for text in BUNDLED[source]() if text]
+    rows = read_rows(source, config, hub_split)
+    _check_column(source, column, rows.column_names)
+    found = list(rows[column])
+    for index, text in enumerate(found):
+        _check_text(source, column, index, text)
+    full = [text for text in found if text]
+    if not full:
+        raise ValueError(f"{source}: no text, {f'all {len(found)} documents are empty' if found else 'it has no documents'}")
+    return full
+
+
+def streamed_documents(source: str, *, column: str = "text", config: str | None = None, hub_split: str = "train") -> Any:
+    """Opens a corpus without reading it: a `datasets.IterableDataset` of rows whose `column` holds the text.
+
+    A file is a shard, and a bundled corpus has eight; `documents` has the arguments and errors. Empty documents are left out.
+
+    >>> len(list(streamed_documents("documentation"))) == len(documents("documentation"))
+    True
+    """
+    installed("datasets")
+    if source in BUNDLED:
+        from datasets import Dataset
+
+        found = documents(source)
+        return Dataset.from_dict({column: found}).to_iterable_dataset(num_shards=min(SHARDS, len(found)))
+    rows = read_rows(source, config, hub_split, streaming=True)
+    try:
+        first = next(iter(rows), None)
+    except ValueError as error:  # Arrow's, for one
+        raise ValueError(f"{source}: no rows could be read ({error})") from error
+    if first is None:
+        raise ValueError(f"{source}: no text, it has no documents")
+    _check_column(source, column, first)
+    _check_text(source, column, 0, first[column])
+    return rows.select_columns([column]).filter(bool, input_columns=[column])
+
+
+def read_rows(
+    source: str,
+    config: str | None = None,
+    hub_split: str = "train",
+    *,
+    streaming: bool = False,
+    offline: str = "`--task.source kjv` needs no network",
+) -> Any:
+    """Reads the rows of local files or of a hub dataset through `datasets`; local files leave nothing behind.
+
+    Arguments:
+        source: a file, folder or glob of .txt, .json, .jsonl or .parquet, or a hub dataset's name.
+        config: the hub dataset's configuration.
+        hub_split: which split of a hub dataset is read.
+        streaming: whether rows are read when they are asked for, from an `IterableDataset`.
+        offline: the way out that an error names where the hub cannot be reached.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none of a kind that can be read.
+        ValueError: the files cannot be read, or the hub dataset cannot be reached or has no such configuration or split.
+    """
+    installed("datasets")
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    files = _local_files(source)
+    if files is not None:
+        kind = KINDS[files[0].suffix.lower()]
+        options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
+        options |= {"streaming": True} if streaming else {"keep_in_memory": True}
+        paths = [glob.escape(str(file)) for file in files]
+        try:
+            with tempfile.TemporaryDirectory() as cache, no_progress_bars():
+                return load_dataset(kind, data_files=paths, split="train", cache_dir=cache, **options)
+        except (DatasetsError, ValueError) as error:
+            raise ValueError(f"{source}: no rows could be read as {kind} ({error.__cause__ or error})") from error
+    try:
+        return load_dataset(source, config, split=hub_split, streaming=streaming)
+    except OSError as error:
+        raise ValueError(
+            f"{source!r} is no local file, and as a hub dataset it cannot be reached ({error}): {offline}. "
+            f"Bundled: {nearest(source, BUNDLED)}"
+        ) from error
+    except (DatasetsError, ValueError) as error:
+        raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
+
+
+def _local_files(source: str) -> list[Path] | None:
+    """Lists the files that a source names, or None where it names no local file."""
+    path, kinds = Path(source).expanduser(), ", ".join(KINDS)
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in KINDS]
+    elif path.is_file():
+        found = [path]
+    elif glob.has_magic(source):
+        found = [file for name in sorted(glob.glob(str(path), recursive=True)) if (file := Path(name)).is_file()]
+    elif path.suffix.lower() in KINDS or source.startswith((".", "~", "/")):
+        raise FileNotFoundError(f"there is no file {source}")
+    else:
+        return None
+    if not found:
+        raise FileNotFoundError(f"{source} holds no file: name a file, a folder or a glob of {kinds}")
+    suffixes = sorted({file.suffix.lower() for file in found})
+    if not set(suffixes) <= set(KINDS):
+        raise ValueError(f"{source}: {', '.join(suffixes)} cannot be read, only {kinds}")
+    if len({KINDS[suffix] for suffix in suffixes}) > 1:
+        raise ValueError(f"{source} holds {' and '.join(suffixes)} files: name a glob of one kind, as in *{suffixes[0]}")
+    return found
+
+
+def _check_column(source: str, column: str, known: Iterable[str]) -> None:
+    if column not in known:
+        raise ValueError(f"{source} has no column {column!r}: {nearest(column, known)}")
+
+
+def _check_text(source: str, column: str, row: int, text: Any) -> None:
+    if not isinstance(text, str | None):
+        raise ValueError(f"{source}, column {column!r}, row {row}: {text!r} is no text")
+
+
+def _kjv() -> list[str]:
+    rows = read_rows(str(installed("bible") / "data" / "kjv.jsonl"))
+    verses = zip(rows["book"], rows["chapter"], rows["text"], strict=True)
+    return ["\n".join(text for *_, text in chapter) for _, chapter in groupby(verses, key=lambda verse: verse[:2])]
+
+
+def _documentation() -> list[str]:
+    from pydoc_data.topics import topics
+
+    return list(topics.values())
+
+
+def _source_code() -> list[str]:
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return [file.read_text(encoding="utf-8", errors="replace") for file in files]
+
+
+BUNDLED: dict[str, Callable[[], list[str]]] = {"kjv": _kjv, "documentation": _documentation, "source-code": _source_code}

@@ -1,0 +1,231 @@
+"""Balanced brackets, trained shallow and judged deep: a language in which what is out of distribution is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ebm.interfaces import Batch, Prediction, Predictor
+from ebm.randomness import stream
+from ebm.tasks.rows import SHARES, _Rows, draw_splits
+from ebm.tasks.text.tokens import TokenTask
+from ebm.words import nearest
+
+__all__ = ["Dyck"]
+
+
+class Dyck(TokenTask):
+    """Balanced strings of brackets, as in ( [ ] ) ( ), token by token: which bracket closes has to be remembered.
+
+    A string's half-length m is drawn uniformly from low … length/2; then it is drawn uniformly from all balanced strings of
+    2 m brackets whose depth, the most brackets that are open at a time, is within low … high; then each pair draws its kind.
+    n strings are drawn, copies are dropped, and the distinct ones dealt out: 70 % train, 10 % validation, 20 % test. Deeper
+    strings, which training never sees, are splits of their own: "deep" (the whole range) and "deep-5", "deep-6" … (one depth
+    each), drawn n/5 at a time.
+
+    Token k opens kind k, token kinds + k closes it, token 2 kinds is the end. A row is one string: the target is the string
+    and an end, the context an end and the string. Behind them are ends of weight 0.
+
+    What can be predicted: of what closes, the kind, always; of what opens, never; and which of the two comes, in part. Who
+    knows the distribution has by default a loss of 0.917 nats, an accuracy of 0.55 and a closing accuracy of 1 on "test".
+    Who always closes the last open bracket has a closing accuracy of 1 at any depth.
+
+    Arguments:
+        kinds: kinds of brackets.
+        length: brackets of the longest string; the context is an end longer.
+        depth: (low, high), the depths of train, validation and test.
+        deep: (low, high), the depths of "deep"; none of those of `depth`.
+        n: how many strings are drawn.
+        start: where thinking starts, "uniform" or "noise".
+        seed: fixes the strings and who is in which split.
+
+    Source: arXiv 2507.02092 judges out of distribution on BIG-bench's Dyck languages; these strings are our own.
+
+    Raises:
+        ValueError: an argument is out of range, or depths overlap.
+
+    >>> task = Dyck(length=16, n=100)
+    >>> task.spec, {split: task.depths[split] for split in ("train", "deep", "deep-6")}
+    ({'vocab_size': 5}, {'train': (1, 4), 'deep': (5, 8), 'deep-6': (6, 6)})
+    >>> target, context, weight = next(iter(task.loader("deep-6", 1)))
+    >>> len(task.tokenizer.decode(target[weight > 0].tolist())) % 2
+    0
+    """
+
+    def __init__(
+        self,
+        kinds: int = 2,
+        length: int = 64,
+        depth: Sequence[int] = (1, 4),
+        deep: Sequence[int] = (5, 8),
+        n: int = 20_000,
+        start: Literal["uniform", "noise"] = "uniform",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(start)
+        if n < 1:
+            raise ValueError(f"n={n}: it must be at least 1")
+        for name, pair in (("depth", depth), ("deep", deep)):
+            if len(pair) != 2 or not 1 <= pair[0] <= pair[1] or 2 * pair[1] > length:
+                raise ValueError(f"{name}={pair}: pass (low, high), from 1 to at most half of length={length}")
+        if not (depth[1] < deep[0] or deep[1] < depth[0]):
+            raise ValueError(f"depth={depth} and deep={deep} overlap: what is judged deep must not be trained on")
+        self.tokenizer = Brackets(kinds)
+        self.kinds, self.length, self.context_length = kinds, length, length + 1
+        self.spec = {"vocab_size": self.tokenizer.vocab_size}
+        # split -> the depths of its strings
+        self.depths = {split: (depth[0], depth[1]) for split in SHARES} | {"deep": (deep[0], deep[1])}
+        self.depths |= {f"deep-{each}": (each, each) for each in range(deep[0], deep[1] + 1)}
+        strings = draw_strings(n, kinds, length, *self.depths["train"], stream(seed, "dyck")).unique(dim=0)
+        self._splits = {split: strings[rows] for split, rows in draw_splits(len(strings), None, seed).items()}
+        for split in self.depths.keys() - self._splits:
+            self._splits[split] = draw_strings(max(1, n // 5), kinds, length, *self.depths[split], stream(seed, "dyck", split))
+
+    def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
+        """Serves a split's strings.
+
+        Raises:
+            ValueError: for an unknown split, or an empty one.
+        """
+        if split not in self._splits:
+            raise ValueError(f"unknown split {split!r}: {nearest(split, self._splits)}")
+        strings = self._splits[split]
+        if not len(strings):
+            raise ValueError(f"split {split!r} is empty: draw more strings, by n, or longer ones, by length")
+        end = torch.full((len(strings), 1), self.tokenizer.end)
+        weight = torch.cat([torch.ones(end.shape), (strings != end).to(torch.get_default_dtype())], 1)
+        return _Rows(Batch(torch.cat([strings, end], 1), torch.cat([end, strings], 1), weight))
+
+    def legal(self, context: Tensor) -> Tensor:
+        """Marks what may follow (B, S, V) each token of contexts (B, S), which are an end and a string, padded by ends.
+
+        An opening bracket may, where all can still be closed within `length`; the match of the last open one; the end, where
+        none is open.
+        """
+        rows = torch.arange(len(context), device=context.device)
+        depth = torch.zeros_like(rows)
+        # The kinds of the open brackets, of which the last is at `depth`; under them lies what nothing closes.
+        held = torch.full((len(context), context.shape[1] + 1), -1, device=context.device)
+        legal = torch.zeros(*context.shape, 2 * self.kinds + 1, dtype=torch.bool, device=context.device)
+        for place, token in enumerate(context.unbind(1)):
+            opens, closes = token < self.kinds, (token >= self.kinds) & (token < 2 * self.kinds)
+            depth = (depth + opens.long() - closes.long()).clamp(min=0)
+            held[rows, depth] = torch.where(opens, token, held[rows, depth])
+            legal[:, place, : self.kinds] = (place + 1 + depth + 1 <= self.length)[:, None]
+            last = held[rows, depth]
+            legal[rows, place, torch.where(last < 0, 2 * self.kinds, self.kinds + last)] = True
+        return legal
+
+    def scores(self, found: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores the closing brackets alone, and the probability of all that is legal."""
+        closing = (batch.target >= self.kinds) & (batch.target < 2 * self.kinds)
+        mass = (found.y.float().softmax(-1) * self.legal(batch.context)).sum(-1)
+        return {"closing": closing, "closing_accuracy": closing & (found.y.argmax(-1) == batch.target), "legal": mass}
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        predictor: Predictor,
+        *,
+        split: str = "test",
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, float]:
+        """Judges next-token predictions on the first `limit` strings of a split (all if None).
+
+        Returns:
+            what every token task returns; `closing_accuracy`, the share of closing brackets that are predicted right, kind
+            included; `legal`, the mean probability of what may follow, as `legal` marks it.
+
+        Raises:
+            ValueError: for an unknown or empty split.
+            FloatingPointError: a prediction is not finite.
+        """
+        result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
+        result["closing_accuracy"] /= result.pop("closing")
+        return result
+
+
+class Brackets:
+    """Takes brackets as tokens: the opening ones ( [ { <, as many as there are kinds, then the closing ones, then an end.
+
+    >>> Brackets(2).encode("([])"), Brackets(2).decode([0, 1, 3, 2, 4])
+    ([0, 1, 3, 2], '([])')
+    """
+
+    unknown: int | None = None
+
+    def __init__(self, kinds: int) -> None:
+        if not 1 <= kinds <= 4:
+            raise ValueError(f"kinds={kinds}: there are from 1 to 4 kinds of brackets")
+        self.signs = "([{<"[:kinds] + ")]}>"[:kinds]
+        self.end = len(self.signs)
+        self.vocab_size = self.end + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Lists the brackets of a text.
+
+        Raises:
+            ValueError: the text has something else.
+        """
+        if other := set(text) - set(self.signs):
+            raise ValueError(f"{text[:20]!r} has {min(other)!r}: pass brackets of {self.signs}")
+        return [self.signs.index(sign) for sign in text]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Lists the brackets of every text, as arrays."""
+        return [np.array(self.encode(text), np.uint8) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Writes brackets."""
+        return "".join(self.signs[token] for token in ids if token != self.end)
+
+
+def ways(length: int, low: int, high: int) -> Tensor:
+    """Counts how a path of depths goes home: (steps left, was `low` reached, 1 + depth), up to a factor for each number of steps.
+
+    A path ends at depth 0, never leaves 0 … high, and reaches `low` at some time.
+
+    >>> ways(4, 1, 2)[2, 1]    # of two steps, one way from depth 0 and one from depth 2
+    tensor([0., 1., 0., 1., 0.], dtype=torch.float64)
+    """
+    counts = torch.zeros(length + 1, 2, high + 3, dtype=torch.float64)  # beyond the depths, at both ends, there is no way home
+    counts[0, 1, 1] = 1.0
+    reached = (torch.arange(high + 1) + 1 >= low).long()  # by opening a bracket at each depth
+    for left in range(1, length + 1):
+        before = counts[left - 1]
+        for was in (0, 1):
+            opened = before[reached | was, torch.arange(2, high + 3)]
+            counts[left, was, 1:-1] = opened + before[was, :-2]
+        counts[left] /= counts[left].max()  # only ratios count, and the counts themselves overflow
+    return counts
+
+
+def draw_strings(count: int, kinds: int, length: int, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """Draws balanced strings of depths low … high as ids (count, length), padded by ends.
+
+    >>> draw_strings(1, 1, 8, 4, 4, torch.Generator())    # ((((
+    tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    """
+    table = ways(length, low, high)
+    rows = torch.arange(count)
+    left = 2 * torch.randint(low, length // 2 + 1, (count,), generator=generator)
+    depth, reached = torch.zeros_like(left), torch.zeros_like(left)
+    held = torch.zeros(count, high + 1, dtype=torch.long)
+    ids = torch.full((count, length), 2 * kinds)
+    for place in range(length):
+        going, left = left > 0, (left - 1).clamp(min=0)
+        reaches = reached | (depth + 1 >= low)
+        opened, closed = table[left, reaches, depth + 2], table[left, reached, depth]
+        opens = torch.rand(count, generator=generator, dtype=torch.float64) * (opened + closed) < opened
+        kind = torch.where(opens, torch.randint(kinds, (count,), generator=generator), held[rows, depth])
+        ids[:, place] = torch.where(going, torch.where(opens, kind, kinds + kind), 2 * kinds)
+        depth = torch.where(going, depth + 2 * opens - 1, depth)
+        held[rows, depth] = torch.where(going & opens, kind, held[rows, depth])
+        reached = torch.where(going & opens, reaches, reached)
+    return ids

@@ -1,0 +1,1 @@
+"""Tasks of video: the next frame's features."""

