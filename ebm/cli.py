@@ -57,8 +57,10 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
         raise ValueError(f"no kind is named {kind!r}: {nearest(kind, KINDS)}")
     listed = {each: components(each) for each in ([kind] if kind else KINDS)}
     if json:
-        what = {k: [{"name": n, "from": c.distribution, "summary": summary(c)} for n, c in found.items()] for k, found in listed.items()}
-        print_json({**what, "not loaded": [vars(problem) for problem in problems()]})
+        data: dict[str, list[Any]] = {"not loaded": [vars(problem) for problem in problems()]}
+        for each, found in listed.items():
+            data[each] = [{"name": n, "from": c.distribution, "summary": summary(c)} for n, c in found.items()]
+        print_json(data)
         return
     for each, found in listed.items():
         if found or kind:
@@ -106,7 +108,8 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
         found = component(each, name)
         text = inspect.getdoc(target := found.factory if each == "model" else imported(found)) or ""
         rows = describe(target) if callable(target) else []
-        shown[each] = {"from": found.distribution, "text": text, "parameters": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}
+        explained = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        shown[each] = {"from": found.distribution, "text": text, "parameters": explained}
         if not json:
             print(f"{each} {name} ({found.distribution})\n\n{text or found.summary}\n")
             print_table("parameters", COLUMNS, rows)
@@ -188,10 +191,11 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
     from ebm.registry import component
     from ebm.training.loop import fit
 
+    studies = components("study")
     print(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
 
     def table(path: str, kind: str, values: dict[str, Any]) -> None:
-        factory = fit if kind == "fit" else component("study", kind).factory if kind not in PARTS else component(kind, values["use"]).factory
+        factory = component(kind, values["use"]).factory if kind in PARTS else fit if kind == "fit" else studies[kind].factory
         title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
         # What takes a component is shown as a table of its own, and fit is handed more than a recipe may say.
         left_out = {*COMPONENT_PARAMETERS, *(FIT_HANDED if kind == "fit" else ()), *([] if kind in PARTS else ["run"])}
@@ -204,7 +208,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
                     suffix = f"[{i}]" if isinstance(value, list) else ""
                     table(f"{path}.{key}{suffix}", COMPONENT_PARAMETERS[key], part)
 
-    for kind in (*COMPONENTS, "fit", *components("study")):
+    for kind in (*COMPONENTS, "fit", *studies):
         if kind in recipe:
             table(kind, kind, recipe[kind])
 
@@ -256,14 +260,16 @@ def application(verb: str | None) -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; what is wrong with its input is one line on stderr, and exit status 2."""
+    """Runs the command line and exits; what is wrong with its input is one line on stderr, and exit status 2."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command, bound, *_ = application(tokens[0] if tokens else None).parse_args(tokens)
         command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
+        raise SystemExit(0)
     except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except KeyboardInterrupt as stop:
         complain(str(stop) or "stopped")
         raise SystemExit(130) from None

@@ -192,10 +192,11 @@ class Registry:
         if not marked and not any(problem.distribution == distribution for problem in self.problems):
             self.problems.append(Problem(distribution, what, f"{plugin!r} offers nothing: it has no hook, as in ebm_energies"))
         for hook, function in marked.items():
-            takes = inspect.signature(getattr(Hooks, hook)).parameters.keys() - {"self"} if hook in HOOKS else set()
-            if hook in HOOKS and not (asked := inspect.signature(function).parameters.keys()) <= takes:
-                names = ", ".join(sorted(takes)) or "no parameter"
-                self.problems.append(Problem(distribution, f"hook {hook}", f"it asks for {', '.join(asked)}: it is given {names}"))
+            given = [name for name in inspect.signature(getattr(Hooks, hook)).parameters if name != "self"] if hook in HOOKS else []
+            asked = [*inspect.signature(function).parameters]
+            if hook in HOOKS and not set(asked) <= set(given):
+                reason = f"it asks for {', '.join(asked)}, but is given {', '.join(given) or 'nothing'}"
+                self.problems.append(Problem(distribution, f"hook {hook}", reason))
             elif hook == SECTIONS:
                 self.sections.append((distribution, function))
             elif hook == EXAMPLES:
@@ -318,7 +319,7 @@ def build(kind: str, name: str, /, **keywords: Any) -> Any:
     ValueError: sampler 'langevin' has no keyword 'stepsize': did you mean 'step_size'? Known: step_size, steps, ...
     """
     if kind in KINDS and kind not in PARTS:
-        raise ValueError(f"a {kind} is not built: recipes are run, by ebm.run(name), and built are {', '.join(PARTS)}")
+        raise ValueError(f"build({kind!r}, …) builds {', '.join(PARTS)}: a recipe is run, by ebm.run(name) or `ebm run NAME`")
     return make(kind, name, keywords)
 
 

@@ -6,7 +6,6 @@ import inspect
 import json
 import shlex
 import shutil
-import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,10 +14,9 @@ import pytest
 from safetensors.torch import load_file
 
 import ebm
-from ebm import cli
-from ebm.cli import describe, main, parse_settings
+from ebm.cli import describe, main, parse_settings, summary
 from ebm.recipes.runs import name_of as recipe_name
-from ebm.registry import KINDS, components, parameters
+from ebm.registry import KINDS, components, imported, parameters
 from ebm.runs import checkpoints
 from ebm.tasks import Points
 from ebm.training import fit
@@ -142,8 +140,7 @@ def test_list_names_every_component_with_its_origin(said):
     out = said("list")[1]
     for kind in KINDS:
         for name, found in components(kind).items():
-            lines = [line for line in out.splitlines() if line.startswith(name + " ") and found.distribution in line]
-            assert any(found.summary.split()[0] in line for line in lines), name
+            assert f"{name}\t{found.distribution}\t{' '.join(summary(found).split())}\n" in out
     assert "not loaded" not in out
 
 
@@ -171,16 +168,17 @@ def test_list_shows_what_is_wrong_with_plugins(said, tmp_path):
 # --------------------------------------------------------------------------------------------------------------------- show
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "recipe"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("recipe", "model")])
 def test_show_explains_every_parameter_of_every_component(said, kind):
     for name, found in components(kind).items():
         status, out, _ = said("show", name, "--kind", kind)
         assert status == 0
         assert f"{kind} {name} ({found.distribution})" in out
-        assert inspect.getdoc(found.factory).splitlines()[0] in out
-        for parameter, _, default, meaning in describe(found.factory):
-            assert parameter in out
-            assert default in out.replace("\n", "")
+        factory = imported(found)
+        assert inspect.getdoc(factory).splitlines()[0] in out
+        for parameter, _, default, meaning in describe(factory):
+            assert f"\n{parameter}\t" in out
+            assert f"\t{default}\t" in out
             assert meaning, f"{kind} {name} does not say what {parameter} means"
 
 
@@ -193,7 +191,7 @@ def test_show_of_a_recipe_lists_all_that_can_be_set(said, name):
     """What is not written in the recipe can be set too: how else would one know?"""
     status, out, _ = said("show", name)
     assert status == 0
-    recipe = ebm.recipes.recipe.load(name)
+    recipe = ebm.recipes.load(name)
     assert recipe["summary"] in out
     for kind in ("task", "energy", "objective"):
         for parameter, known in parameters(components(kind)[recipe[kind]["use"]].factory).items():
@@ -263,10 +261,8 @@ def test_settings_are_read_as_they_are_typed():
     assert parse_settings([]) == {}
     with pytest.raises(ValueError, match="'steps' belongs to nothing"):
         parse_settings(["steps", "5"])
-    with pytest.raises(ValueError, match="--steps has no value"):
-        parse_settings(["--seed", "1", "--steps"])
-    with pytest.raises(ValueError, match="--steps has no value"):
-        parse_settings(["--steps", "--seed", "1"])
+    assert parse_settings(["--seed", "1", "--compile"]) == {"seed": "1", "fit.compile": True}
+    assert parse_settings(["--task.reverse", "--seed", "1"]) == {"task.reverse": True, "seed": "1"}
 
 
 def test_names_of_runs():
@@ -287,7 +283,7 @@ def test_run_trains_and_leaves_a_folder(said, tmp_path):
     assert recipe["objective"]["sampler"]["sampler"]["temperature"] == 1.0  # a default, written out
     assert (tmp_path / "x" / "report.html").exists()
     metrics = json.loads((tmp_path / "x" / "metrics.json").read_text())
-    assert all(f"{name:>24} {value:.5g}" in out for name, value in metrics.items())
+    assert all(f"{name}\t{value:.5g}\n" in out for name, value in metrics.items())
 
 
 def test_a_bundled_recipe_is_run_by_its_name(said):
@@ -344,7 +340,7 @@ def test_a_plugins_recipe_runs_and_is_repeated(said, tmp_path):
         (["--batchsize", "8"], "did you mean 'batch_size'"),
         (["--steps", "many"], "fit.steps = 'many'"),
         (["--steps", "0"], "steps=0"),
-        (["--steps"], "--steps has no value"),
+        (["--steps"], "fit.steps = True"),
         (["steps", "5"], "'steps' belongs to nothing"),
         (["--energy.use", "mpl"], "did you mean 'mlp'"),
         (["--energy", "conv"], "energy"),
@@ -468,5 +464,3 @@ def test_nothing_is_printed_to_stdout_but_answers(said, tmp_path):
     assert status == 0
     assert len(out.splitlines()) == len(json.loads((tmp_path / "x" / "metrics.json").read_text())) + 2, out  # verdict and report
     assert "warn" not in err.lower(), err
-    assert sys.stdout is not None
-    assert cli.app.name[0] == "ebm"

@@ -41,10 +41,10 @@ def test_the_core_is_registered_through_its_own_hooks():
     assert components("energy")["mlp"].factory is MLPEnergy
     assert components("sampler")["langevin"].factory is LangevinDynamics
     for kind in KINDS:
-        assert components(kind), kind
+        assert components(kind) or kind == "model", kind
         for name, found in components(kind).items():
             assert (found.name, component(kind, name)) == (name, found)
-            if found.distribution == registry.CORE:
+            if found.distribution == registry.CORE and not isinstance(found.factory, str):
                 assert found.summary.endswith((".", ":")) or "." in found.summary, f"{kind} {name} says nothing of itself"
                 assert component(kind, f"{registry.CORE}:{name}") == found
 
@@ -248,7 +248,7 @@ def test_build_names_the_nearest_keyword_and_what_is_missing():
         ebm.build("sampler", "langevn")
     with pytest.raises(ValueError, match=r"no kind is named 'energi': did you mean 'energy'\?"):
         ebm.build("energi", "mlp")
-    with pytest.raises(ValueError, match=r"recipes\.load"):
+    with pytest.raises(ValueError, match=r"a recipe is run, by ebm\.run"):
         ebm.build("recipe", "density")
 
 
@@ -311,8 +311,9 @@ def test_import_loads_little_more_than_torch_and_no_plugin(tmp_path):
     cost, later, loud = json.loads(done.stdout)
     # A count of modules cannot be disturbed by a slow machine; torch alone brings more than a thousand.
     assert [name for name in cost if name.partition(".")[0] not in ("ebm", *sys.stdlib_module_names)] == []
-    assert [name for name in cost if name.startswith("ebm.")] == ["ebm.interfaces"]
-    assert len(cost) < 10
+    ours = [name for name in cost if name.startswith("ebm.")]
+    assert all(name.startswith("ebm.interfaces") for name in ours)
+    assert len(cost) - len(ours) < 9
     assert later == []
     assert loud == [False, True, True]
 

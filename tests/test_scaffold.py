@@ -32,14 +32,15 @@ def test_names_are_filled_in(tmp_path):
     written = new_plugin("My_EBMs", tmp_path / "here")
     assert written == (tmp_path / "here", "my-ebms", "my_ebms", "my-ebms")
     found = files(written.folder)
-    assert sorted(found) == ["README.md", "my_ebms/__init__.py", "my_ebms/recipe.toml", "pyproject.toml", "tests/test_laws.py"]
+    assert sorted(found) == ["README.md", "my_ebms/__init__.py", "my_ebms/recipe.toml", "my_ebms/runs.py", "pyproject.toml", "tests/test_laws.py"]
     assert not [name for name, text in found.items() if "$" in text]
     project = tomllib.loads(found["pyproject.toml"])
     assert project["project"]["name"] == "my-ebms"
     assert project["project"]["entry-points"]["ebm"] == {"my_ebms": "my_ebms"}
     assert tomllib.loads(found["my_ebms/recipe.toml"])["task"]["use"] == "my-ebms"
-    code = [line for line in found["my_ebms/__init__.py"].splitlines() if line.strip()]
-    assert len(code) < 70, "the template is to be read in a minute"
+    for module in ("__init__", "runs"):
+        code = [line for line in found[f"my_ebms/{module}.py"].splitlines() if line.strip()]
+        assert len(code) < 70, "the template is to be read in a minute"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""Feed-forward baselines: what energy-based models are compared with, on the same data and through the same tasks."""
+"""Baselines: what energy-based models are compared with, on the same data and through the same tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ebm.baselines.classical import Classical, tuned
+from ebm.baselines import frames
+from ebm.baselines.classical import METHODS, Classical, rival, tuned
 from ebm.baselines.dit import DiT
 from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
 from ebm.baselines.transformer import Transformer
@@ -16,5 +17,11 @@ __all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "T
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
-    """Offers the baselines, each as the energy whose one step is its prediction."""
+    """Offers feed-forward models, each as the energy whose one step is its prediction."""
     return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer}
+
+
+@hookimpl
+def ebm_rivals() -> dict[str, Callable[..., Any]]:
+    """Offers methods without a model: of video, and of pictures."""
+    return {"copy": frames.copy, "linear": frames.linear, **{method: rival(method) for method in METHODS}}

@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ebm.interfaces import Batch, Prediction
 from ebm.registry import check_keywords
 from ebm.words import nearest
 
-__all__ = ["Classical", "tuned"]
+__all__ = ["METHODS", "Classical", "Tuned", "Tunes", "rival", "tuned"]
 
 Method = Literal["total-variation", "wavelet", "bilateral", "non-local-means", "bm3d"]
 
@@ -77,7 +78,7 @@ def _bm3d(x: np.ndarray, std: float, sigma: float = 1.0) -> np.ndarray:
     return (bm3d_rgb if x.shape[2:] == (3,) else bm3d)(x, sigma * std)
 
 
-METHODS: dict[str, Callable[..., np.ndarray]] = {
+METHODS: dict[Method, Callable[..., np.ndarray]] = {
     "total-variation": _total_variation,
     "wavelet": _wavelet,
     "bilateral": _bilateral,
@@ -87,7 +88,7 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
 
 # What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not tried.
 # Weights, sigmas of colour and h are multiples of the noise's standard deviation.
-GRIDS: dict[str, dict[str, Sequence[Any]]] = {
+GRIDS: dict[Method, dict[str, Sequence[Any]]] = {
     "total-variation": {"weight": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)},
     "wavelet": {
         "sigma": (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2),
@@ -180,3 +181,50 @@ def tuned(method: Method, pairs: Sequence[tuple[Tensor, Tensor]], std: float, si
         return sum(-math.log(max(float(error), 1e-12)) for error in errors)
 
     return max(choices, key=quality)
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """A task of noisy pictures that a denoiser can be tuned on: it knows how strong the noise of a step is."""
+
+    def level(self, step: int) -> tuple[float, float]:
+        """Returns the standard deviation of a step's noise, and the signal that pictures are multiplied by."""
+        ...
+
+    def examples(self) -> Sequence[tuple[Tensor, Any]]:
+        """Lists clean training pictures (C, H, W), and their noisy `image` (1, C, H, W) and its `step` (1,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A classical denoiser as a task's predictor: it restores whole pictures, and tiles by the noise of their step."""
+
+    classical: Classical
+    level: Callable[[int], tuple[float, float]]
+
+    def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
+        """Estimates the clean picture, as `Classical.denoise` does."""
+        return self.classical.denoise(image, std, signal)
+
+    def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
+        """Denoises every picture of a batch (B, C, H, W); there is nothing to start from, and nothing to draw."""
+        seen = zip(batch.context.image, batch.context.step, strict=True)
+        return Prediction(torch.stack([self.denoise(image, *self.level(int(step))) for image, step in seen]), None, 0)
+
+
+def rival(method: Method) -> Callable[[Any], Tuned]:
+    """Makes the rival of a method: what tunes it on a task's examples."""
+
+    def tune(task: Any) -> Tuned:
+        if not isinstance(task, Tunes):
+            raise ValueError(
+                f"{type(task).__name__} has no noisy pictures: the rival {method!r} needs a task with examples() and "
+                f"level(step), as Denoising has"
+            )
+        examples = task.examples()
+        noise = task.level(int(examples[0][1].step))
+        return Tuned(tuned(method, [(clean, seen.image[0]) for clean, seen in examples], *noise), task.level)
+
+    tune.__doc__ = f"Denoises pictures by {method}, tuned on the task's training pictures."
+    return tune

@@ -98,10 +98,10 @@ class DiT(PatchStream):
         noise, share = rearrange(found, "... (h w) (two c p q) -> two ... c (h p) (w q)", two=2, h=rows, p=side, q=side)
         return noise, share
 
-    def features(self, images: Tensor, code: Any = None) -> list[Tensor]:
+    def representations(self, images: Tensor, code: Any = None) -> list[Tensor]:
         """Averages the tokens of images (n, C, H, W) over each quarter, as pictures of step 0, after every block."""
         waves = _waves(torch.zeros(1, device=images.device)).to(self.positions)
-        return super().features(images, super().encode(waves) if code is None else code)
+        return super().representations(images, super().encode(waves) if code is None else code)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Predicts the clean pictures (B, C, H, W) of a `Noisy` in one pass, differentiably and not clipped.

@@ -13,7 +13,7 @@ from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import Code
 from ebm.interfaces import Batch, Prediction, eval_mode
 
-__all__ = ["CopyLast", "Extrapolate", "FrameTransformer"]
+__all__ = ["CopyLast", "Extrapolate", "FrameTransformer", "copy", "linear"]
 
 
 class CopyLast:
@@ -43,6 +43,26 @@ class Extrapolate(CopyLast):
 
     def follow(self, frames: Tensor) -> Tensor:
         return frames + frames.diff(dim=1, prepend=frames[:, :1])
+
+
+def copy(task: Any) -> CopyLast:
+    """Predicts that the next frame is the last one, for a task of frames."""
+    _check_frames("copy", task)
+    return CopyLast()
+
+
+def linear(task: Any) -> Extrapolate:
+    """Predicts that the last change of frames happens once more, for a task of frames."""
+    _check_frames("linear", task)
+    return Extrapolate()
+
+
+def _check_frames(name: str, task: Any) -> None:
+    if "features" not in getattr(task, "spec", {}):
+        raise ValueError(
+            f"{type(task).__name__} has no frames: the rival {name!r} needs a task whose context is the frames before its "
+            f"targets, with spec['features'], as Frames has"
+        )
 
 
 class FrameTransformer(MotionStream):
@@ -93,12 +113,12 @@ class FrameTransformer(MotionStream):
         """Maps y (*more, B, T, features) to |y - x̂|² / 2 (*more, B, T)."""
         return self.distance(y, code)
 
-    def follow(self, code: Code) -> Tensor:
-        """Predicts the frame after each of a code's (B, S, features)."""
+    def follow_code(self, code: Code) -> Tensor:
+        """Predicts the frame after each of a code's: (B, S, features)."""
         assert code.said is not None
         return self.motion.predict(code.said, code.seen)
 
     def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
         """Predicts in one forward pass; there is nothing to start from, and nothing to draw."""
         with torch.no_grad(), eval_mode(self):
-            return Prediction(self.follow(self.encode(batch.context)), None, 1)
+            return Prediction(self.follow_code(self.encode(batch.context)), None, 1)

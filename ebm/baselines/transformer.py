@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.streams import CausalStream, Code
-from ebm.energies.ebt.text import embed, expected
+from ebm.energies.ebt.streams import Code
+from ebm.energies.ebt.text import TokenStream, expected
 from ebm.interfaces import Batch, Prediction, eval_mode
 
 __all__ = ["Transformer"]
 
 
-class Transformer(CausalStream):
+class Transformer(TokenStream):
     """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer (Transformer++).
 
     As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1 from the uniform
@@ -60,9 +60,6 @@ class Transformer(CausalStream):
         self.embedding = nn.Embedding(vocab_size, self.dim)
         self.output = nn.Linear(self.dim, vocab_size, bias=False)
         initialise(self)
-
-    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
-        return embed(self.embedding, context)
 
     def read_out(self, hidden: Tensor) -> Tensor:
         return self.output(hidden)

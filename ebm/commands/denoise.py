@@ -1,189 +1,25 @@
-"""Restoring: denoises a photograph's file by a run, and writes the clean picture with a map of its energy."""
+"""`ebm denoise RUN PHOTO`: restore a photograph, and draw a map of its energy."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.commands.console import print_numbers
-from ebm.interfaces import Batch, check_steps, eval_mode
+from ebm.files import atomic
+from ebm.interfaces import check_steps
+from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
+from ebm.optional import installed
 from ebm.randomness import randn_like, stream
-from ebm.runs import checkpoints
 from ebm.runs.run import Run
-from ebm.tasks.images.denoising import Denoising
-from ebm.tasks.images.noising import NoiseSchedule
 from ebm.tasks.images.photographs import read_photograph
-from ebm.tasks.images.tiling import Restored, count_tiles, restore
+from ebm.tasks.images.tiling import count_tiles, patch_scores, restore
 
-__all__ = ["Denoised", "denoise_file", "patch_scores"]
-
-
-class Denoised(NamedTuple):
-    """What denoising a file returns: the picture with what its tiles said, and the files that were written."""
-
-    restored: Restored  # its image is on the run's device, in [-1, 1]
-    out: Path
-    energy_map: Path | None
-    noisy: Path | None
-
-
-def denoise_file(
-    run: Run,
-    photo: str | Path,
-    out: str | Path | None = None,
-    *,
-    steps: int | None = None,
-    candidates: int = 1,
-    patience: int | None = None,
-    tolerance: float = 0.15,
-    stride: int | None = None,
-    noise_step: int | None = None,
-    noise_std: float | None = None,
-    add_noise: int | None = None,
-    energy_map: bool = True,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: bool = False,
-) -> Denoised:
-    """Denoises a photograph of any size by a run whose task is `Denoising`, tile by tile.
-
-    Beside the clean picture OUT.png it writes OUT-energy.png, where bright patches are those that the energy finds wrong (only
-    of an energy that has `patch_energies`), and with `add_noise` OUT-noisy.png.
-
-    Arguments:
-        run: as `ebm.load` returns it.
-        photo: the picture's file.
-        out: the file to write, of any kind that Pillow writes; by default the photo's name with -clean, in this folder.
-        steps: steps per landscape; by default the run's.
-        candidates: starts that are tried for each tile, of which the energy chooses. All of them are the tile itself: they differ
-            by the sampler's noise alone.
-        patience: the picture is thought about until the mean energy of its tiles fell no further for this many steps.
-        tolerance: with patience, the least fall that counts, as a share of the energy.
-        stride: pixels between neighbouring tiles; by default the task's.
-        noise_step: the schedule's step whose signal and noise the picture has, for models that look at it; by default the
-            strongest that the run was trained on.
-        noise_std: instead, the standard deviation of the noise that was added to the picture, in pixels of -1 to 1; the picture
-            is then scaled down as the schedule scales its pictures.
-        add_noise: takes the picture as clean, and adds the noise of this step first.
-        energy_map: whether a map is made.
-        batch_size: how many tiles are denoised together.
-        seed: what every random draw is derived from.
-        progress: shows a progress bar on stderr, where that is a terminal.
-
-    Raises:
-        ValueError: the run's task is another, the photo cannot be read, or the arguments do not fit one another or the run.
-        FileNotFoundError: there is no such photo, or no folder to write to.
-    """
-    task = run.judge()
-    if not isinstance(task, Denoising):
-        raise ValueError(f"{run.path} was not trained to denoise: its task is {type(task).__name__}")
-    photo = Path(photo)
-    out = Path(f"{photo.stem}-clean{photo.suffix}") if out is None else Path(out)
-    kind = _kind(photo, out)
-    step, signal = _strength(task, noise_step, noise_std, add_noise)
-    predictor = run.predictor(steps, candidates, patience, tolerance)
-    image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
-    generator, files = stream(seed, "denoise", device=run.device), {}
-    if add_noise is not None:
-        noise = randn_like(image[None], generator)
-        image = task.schedule.noised(image[None], torch.tensor([step], device=image.device), noise)[0]
-        del noise
-        files["noisy"] = out.with_name(f"{out.stem}-noisy.png")
-        _write(image, files["noisy"], "PNG")
-    stride = task.stride if stride is None else stride
-    total = count_tiles(image.shape[1], image.shape[2], task.tile, stride)
-    if patience is not None:  # at most; tiles take their steps together
-        total *= check_steps(run.sampler.steps if steps is None else steps)[1]
-    with tqdm(total=total, unit="tile", disable=None if progress else True, dynamic_ncols=True) as bar:
-        found = restore(
-            predictor,
-            image.mul_(signal),
-            tile=task.tile,
-            stride=stride,
-            step=step,
-            batch_size=batch_size,
-            scores=patch_scores(run.energy) if energy_map and hasattr(run.energy, "patch_energies") else None,
-            generator=generator,
-            advance=bar.update,
-        )
-    del image
-    found.image.clamp_(-1, 1)
-    _write(found.image, out, kind)
-    if found.map is not None:
-        files["energy"] = out.with_name(f"{out.stem}-energy.png")
-        _write_map(found.map, files["energy"])
-    return Denoised(found, out, files.get("energy"), files.get("noisy"))
-
-
-def _kind(photo: Path, out: Path) -> str:
-    """Finds the format to write, before any work is done for nothing."""
-    from ebm.optional import installed
-
-    installed("PIL")
-    from PIL import Image
-
-    extensions = Image.registered_extensions()
-    kind = extensions.get(out.suffix.lower())
-    if kind not in Image.SAVE:
-        raise ValueError(f"out={str(out)!r}: pictures of that kind cannot be written, choose a name that ends in .png")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"out={str(out)!r}: there is no folder {out.parent}, make it first")
-    if out.exists() and photo.exists() and out.samefile(photo):
-        raise ValueError(f"out={str(out)!r} is the photo itself: choose another name")
-    return kind
-
-
-def _strength(task: Denoising, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
-    """Finds the step that the picture's noise has, and what the picture is multiplied by to look like one of that step."""
-    given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
-    if sum(value is not None for value in given.values()) > 1:
-        shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-        raise ValueError(f"{shown}: each says how strong the noise is, so pass one of them")
-    schedule: NoiseSchedule = task.schedule
-    if noise_std is not None:
-        if not noise_std > 0:
-            raise ValueError(f"noise_std={noise_std}: pass a positive number, in pixels of -1 to 1")
-        step = schedule.step_of(noise_std / math.hypot(1, noise_std))  # signal² + std² = 1
-        return step, schedule.signal[step].item()
-    for name, value in (("noise_step", noise_step), ("add_noise", add_noise)):
-        if value is not None and not 0 <= value < schedule.steps:
-            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {schedule.steps - 1}")
-    return next(value for value in (noise_step, add_noise, task.noise_step[1]) if value is not None), 1.0
-
-
-def patch_scores(energy: Any) -> Any:
-    """Makes the function that scores predicted tiles, patch by patch, at the last landscape."""
-
-    def scores(batch: Batch, y: Tensor) -> Tensor:
-        with eval_mode(energy):
-            return energy.patch_energies(y, energy.encode(batch.context, level=-1))
-
-    return scores
-
-
-def _write(image: Tensor, path: Path, kind: str) -> None:
-    """Writes a picture (C, H, W) in [-1, 1]; what lies outside is cut off."""
-    from PIL import Image
-
-    pixels = image.add(1).mul_(127.5).round_().clamp_(0, 255).to("cpu", torch.uint8).movedim(0, -1).numpy()
-    with checkpoints.atomic(path) as draft:
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(draft, format=kind, quality=95)
-
-
-def _write_map(values: Tensor, path: Path) -> None:
-    """Writes a map (H, W) in colours from its lowest value to its highest, dark to bright."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    low, high = values.aminmax()
-    levels = values.sub(low).mul_(255 / (high - low).clamp(min=1e-12)).to("cpu", torch.uint8).numpy()
-    with checkpoints.atomic(path) as draft:
-        Image.fromarray(colormaps["magma"](levels, bytes=True)[..., :3].copy()).save(draft, format="PNG")
+__all__ = ["denoise"]
 
 
 def denoise(
@@ -201,31 +37,131 @@ def denoise(
     noise_std: float | None = None,
     add_noise: int | None = None,
     map: bool = True,
+    batch_size: int = 64,
     seed: int = 0,
-) -> None:
-    """Denoise a photograph of any size by a run: writes the clean picture, and a map of its energy beside it.
+) -> dict[str, Any]:
+    """Denoise a photograph of any size by a run, tile by tile: writes the clean picture, and a map of its energy beside it.
+
+    In OUT-energy.png those patches are bright that the energy finds wrong; OUT-noisy.png is written where noise is added.
 
     Args:
         run: the run folder.
         photo: the picture, as noisy as it is.
-        out: the picture to write; by default the photo's name with -clean, in this folder.
+        out: the picture to write, of any kind that Pillow writes; by default the photo's name with -clean, in this folder.
         steps: steps per landscape; by default the run's.
         candidates: starts that are tried for each tile, of which the energy chooses (they differ by the sampler's noise).
         patience: think, for --steps at most, until the picture's energy fell no further for this many steps.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles; by default the task's.
         noise_step: the step of the noise schedule that the picture has; by default the strongest of the run's training.
-        noise_std: instead, the standard deviation of the picture's noise, in pixels of -1 to 1.
+        noise_std: instead, the standard deviation of the noise that was added to the picture, in pixels of -1 to 1; the
+            picture is then scaled down as the schedule scales its pictures.
         add_noise: take the picture as clean, add the noise of this step, and write that picture too.
         map: write the map (of an energy that knows its patches' energies).
+        batch_size: how many tiles are denoised together.
         seed: what every random draw is derived from.
+
+    Returns:
+        The files that were written, and means over tiles: energy, steps, and forward passes.
+
+    Raises:
+        ValueError: the run's task is another, the photo cannot be read, or the arguments do not fit one another or the run.
+        FileNotFoundError: there is no such photo, or no folder to write to.
     """
-    how: dict[str, Any] = {"steps": steps, "candidates": candidates, "patience": patience, "tolerance": tolerance}
-    noise: dict[str, Any] = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
-    done = denoise_file(run, photo, out, **how, **noise, stride=stride, energy_map=map, seed=seed, progress=True)
-    for path in (done.noisy, done.out, done.energy_map):
-        if path is not None:
-            print(path)
-    found = done.restored
+    task: Any = run.judge()
+    if missing := lacking(task, Tiled):
+        raise ValueError(
+            f"{run.path} was not trained to denoise: its task {type(task).__name__} has no {' and no '.join(missing)}, "
+            f"as the task denoising has"
+        )
+    photo = Path(photo)
+    out = Path(f"{photo.stem}-clean{photo.suffix}") if out is None else Path(out)
+    kind = _kind(photo, out)
+    step, signal = _strength(task, noise_step, noise_std, add_noise)
+    predictor = run.predictor(steps, candidates, patience, tolerance)
+    image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
+    generator, written = stream(seed, "denoise", device=run.device), {}
+    if add_noise is not None:
+        noise = randn_like(image[None], generator)
+        image = task.schedule.noised(image[None], torch.tensor([step], device=image.device), noise)[0]
+        del noise
+        written["noisy"] = out.with_name(f"{out.stem}-noisy.png")
+        _write(image, written["noisy"], "PNG")
+    stride = task.stride if stride is None else stride
+    total = count_tiles(image.shape[1], image.shape[2], task.tile, stride)
+    if patience is not None:  # at most; tiles take their steps together
+        total *= check_steps(run.sampler.steps if steps is None else steps)[1]
+    with tqdm(total=total, unit="tile", disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
+        found = restore(
+            predictor,
+            image.mul_(signal),
+            tile=task.tile,
+            stride=stride,
+            step=step,
+            batch_size=batch_size,
+            scores=patch_scores(run.energy) if map and isinstance(run.energy, ScoresPatches) else None,
+            generator=generator,
+            advance=bar.update,
+        )
+    del image
+    written["picture"] = out
+    _write(found.image.clamp_(-1, 1), out, kind)
+    if found.map is not None:
+        written["map"] = out.with_name(f"{out.stem}-energy.png")
+        _write_map(found.map, written["map"])
     numbers = {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
-    print_numbers({name: value for name, value in numbers.items() if value is not None})
+    return written | {name: value for name, value in numbers.items() if value is not None}
+
+
+def _kind(photo: Path, out: Path) -> str:
+    """Finds the format to write, before any work is done for nothing."""
+    installed("PIL")
+    from PIL import Image
+
+    extensions = Image.registered_extensions()
+    kind = extensions.get(out.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"out={str(out)!r}: pictures of that kind cannot be written, choose a name that ends in .png")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"out={str(out)!r}: there is no folder {out.parent}, make it first")
+    if out.exists() and photo.exists() and out.samefile(photo):
+        raise ValueError(f"out={str(out)!r} is the photo itself: choose another name")
+    return kind
+
+
+def _strength(task: Tiled, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
+    """Finds the step that the picture's noise has, and what the picture is multiplied by to look like one of that step."""
+    given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
+    if sum(value is not None for value in given.values()) > 1:
+        shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+        raise ValueError(f"{shown}: each says how strong the noise is, so pass one of them")
+    schedule = task.schedule
+    if noise_std is not None:
+        if not noise_std > 0:
+            raise ValueError(f"noise_std={noise_std}: pass a positive number, in pixels of -1 to 1")
+        step = schedule.step_of(noise_std / math.hypot(1, noise_std))  # signal² + std² = 1
+        return step, schedule.signal[step].item()
+    for name, value in (("noise_step", noise_step), ("add_noise", add_noise)):
+        if value is not None and not 0 <= value < schedule.steps:
+            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {schedule.steps - 1}")
+    return next(value for value in (noise_step, add_noise, task.noise_step[1]) if value is not None), 1.0
+
+
+def _write(image: Tensor, path: Path, kind: str) -> None:
+    """Writes a picture (C, H, W) in [-1, 1]; what lies outside is cut off."""
+    from PIL import Image
+
+    pixels = image.add(1).mul_(127.5).round_().clamp_(0, 255).to("cpu", torch.uint8).movedim(0, -1).numpy()
+    with atomic(path) as draft:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(draft, format=kind, quality=95)
+
+
+def _write_map(values: Tensor, path: Path) -> None:
+    """Writes a map (H, W) in colours from its lowest value to its highest, dark to bright."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = values.aminmax()
+    levels = values.sub(low).mul_(255 / (high - low).clamp(min=1e-12)).to("cpu", torch.uint8).numpy()
+    with atomic(path) as draft:
+        Image.fromarray(colormaps["magma"](levels, bytes=True)[..., :3].copy()).save(draft, format="PNG")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ebm.decoding.generate import generate as generated
-from ebm.decoding.generate import pieces
+from ebm.interfaces.abilities import WritesText, lacking
 from ebm.randomness import stream
 from ebm.runs.run import Run
-from ebm.tasks.text.tokenizers import encode_prompt
-from ebm.tasks.text.tokens import TokenTask
+from ebm.tasks.text.tokenizers import encode_prompt, pieces
 
 __all__ = ["generate"]
 
@@ -40,35 +41,38 @@ def generate(
         patience: think about a token until its energy fell no further for this many steps.
         seed: what every random draw is derived from.
     """
-    task, tokenizer = run.task, getattr(run.task, "tokenizer", None)
-    if not isinstance(task, TokenTask) or tokenizer is None:
-        raise ValueError(f"{run.path} was not trained on text: its task ({type(task).__name__}) has no tokenizer")
-    prompts = [encode_prompt(tokenizer, text) for text in prompt]
+    task: Any = run.judge()
+    if missing := lacking(task, WritesText):
+        raise ValueError(
+            f"{run.path} was not trained on text: its task {type(task).__name__} has no {' and no '.join(missing)}, "
+            f"as the tasks text, dyck and questions have"
+        )
+    prompts = [encode_prompt(task.tokenizer, text) for text in prompt]
     for text, ids in zip(prompt, prompts, strict=True):
         if len(ids) > task.context_length:
             raise ValueError(f"the prompt {text[:20]!r}… has {len(ids)} tokens, but the run's context is {task.context_length}")
     tokens = generated(
-        run.energy,  # type: ignore[arg-type]  # what is no energy of text says so
+        run.energy,
         run.sampler,
         prompts,
         max_new_tokens=max_new_tokens,
         window=task.context_length,
-        end=tokenizer.end,
+        end=task.tokenizer.end,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         candidates=candidates,
         steps=think_steps,
         patience=patience,
-        start=task.starts_at,
+        start=getattr(task, "starts_at", "uniform"),
         generator=stream(seed, "generate", device=run.device),
     )
     if len(prompts) == 1:
         print(prompt[0], end="", flush=True)
-        for piece in pieces(tokenizer, prompts[0], (int(ids) for ids in tokens)):
+        for piece in pieces(task.tokenizer, prompts[0], (int(ids) for ids in tokens)):
             print(piece, end="", flush=True)
         print()
         return
-    columns = [ids.tolist() for ids in tokens]
-    for text, ids, row in zip(prompt, prompts, zip(*columns, strict=True), strict=True):
-        print(text, *pieces(tokenizer, ids, row), "\n", sep="")
+    rows = zip(*(ids.tolist() for ids in tokens), strict=True)
+    for text, ids, row in zip(prompt, prompts, rows, strict=True):
+        print(text, *pieces(task.tokenizer, ids, row), "\n", sep="")

@@ -1,28 +1,25 @@
-"""Filming: a run predicts how a video goes on, and what it predicted is written as a picture and as a movie."""
+"""`ebm rollout RUN CLIP`: predict how a video goes on, as a picture and as a movie."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ebm.commands.console import print_numbers
-from ebm.decoding.rollout import Rollout
 from ebm.decoding.rollout import rollout as rolled_out
 from ebm.figures import DATA, GREY, INK, SAMPLES, figure_of
+from ebm.files import atomic
 from ebm.interfaces import Batch
+from ebm.interfaces.abilities import Films, lacking
 from ebm.optional import installed
 from ebm.randomness import stream
-from ebm.runs import checkpoints
 from ebm.runs.run import Run
-from ebm.tasks.video.frames import Frames
 
-__all__ = ["Filmed", "film"]
+__all__ = ["rollout"]
 
 RATE = 5  # frames a second of a movie: slow enough to see each
 SIDE = 256  # pixels a side of a movie's panels, at least
@@ -31,21 +28,12 @@ COLORS = {"energy": DATA, "error": SAMPLES, "error of a copy": GREY}
 WIDEST = 80.0  # inches of a picture, at most: at 200 dots an inch, wider ones open slowly
 
 
-class Filmed(NamedTuple):
-    """What filming returns: the files that were written, and the rollout with how far it is from the true frames."""
-
-    picture: Path
-    movie: Path
-    rollout: Rollout  # of one row, on the run's device
-    errors: Tensor  # (predict,): the task's distance of each predicted frame from the true one
-    copy_errors: Tensor  # (predict,): that of the last observed frame in its place
-
-
-def film(
+def rollout(
     run: Run,
-    clip: str | Path,
-    out: str | Path | None = None,
+    clip: Path,
+    /,
     *,
+    out: Path | None = None,
     observe: int = 5,
     predict: int = 8,
     begin: float = 0.0,
@@ -54,24 +42,26 @@ def film(
     patience: int | None = None,
     tolerance: float = 0.15,
     seed: int = 0,
-) -> Filmed:
-    """Predicts the frames after a video's first ones, by a run whose task is `Frames`, in the middle square of the picture.
+) -> dict[str, Any]:
+    """Predict how a video goes on by a run: writes a picture and a movie of predicted frames beside the true ones.
 
-    OUT.png shows the true frames above those predicted, with energies and errors; OUT.mp4 plays both side by side.
-
-    Arguments:
-        run: as `ebm.load` returns it.
-        clip: the video's file, or a folder of pictures.
-        out: what the files are called, with or without .png or .mp4, or the folder that they are written to; by default the
-            clip's name with -rollout, in this folder.
-        observe: how many frames the run sees.
-        predict: how many frames it predicts.
+    Args:
+        run: the run folder.
+        clip: the video, or a folder of pictures; the middle square of the picture is seen.
+        out: what the files are called, with or without .png or .mp4, or the folder to write to; by default the clip's name
+            with -rollout, in this folder.
+        observe: how many frames are seen.
+        predict: how many frames are predicted, each from those before it, predicted ones included.
         begin: where to begin, in seconds.
         steps: steps per landscape for each frame; by default the run's.
         candidates: starts that are tried for each frame, of which the energy chooses.
-        patience: a frame is thought about until its energy fell no further for this many steps.
-        tolerance: with patience, the least fall that counts, as a share of the energy.
+        patience: think about a frame, for --steps at most, until its energy fell no further for this many steps.
+        tolerance: with --patience, the least fall that counts, as a share of the energy.
         seed: what every random draw is derived from.
+
+    Returns:
+        The files that were written, and means over the predicted frames: energy (of a run that thinks), error, and the
+        error of the last observed frame in their place.
 
     Raises:
         ValueError: the run's task is another, its encoder cannot decode, the clip cannot be read or is too short, or the
@@ -79,16 +69,19 @@ def film(
         FileNotFoundError: there is no such clip, or no folder to write to.
         ImportError: PyAV, Pillow or matplotlib is not installed.
     """
-    task = run.judge()
-    if not isinstance(task, Frames):
-        raise ValueError(f"{run.path} was not trained on video: its task is {type(task).__name__}")
+    task: Any = run.judge()
+    if missing := lacking(task, Films):
+        raise ValueError(
+            f"{run.path} was not trained on video: its task {type(task).__name__} has no {' and no '.join(missing)}, "
+            f"as the task frames has"
+        )
     clip = Path(clip)
     picture, movie = _files(clip, Path() if out is None else Path(out))
     for name, value in (("observe", observe), ("predict", predict)):
         if value < 1:
             raise ValueError(f"{name}={value}: pass a number of at least 1")
-    if not task.encoder.decodes:
-        task.encoder.decode(torch.empty(0))  # says so, and which encoders can
+    if not task.decodes:
+        task.decode(torch.empty(0))  # says so, and what can
     for package in ("av", "PIL", "matplotlib"):
         installed(package)
     predictor = run.predictor(steps, candidates, patience, tolerance)
@@ -96,15 +89,15 @@ def film(
     shown, features = task.read(clip, count, begin)
     if len(features) < count:
         raise ValueError(
-            f"{clip} has {len(features)} frames from begin={begin} on, but --observe {observe} --predict {predict} need {count}: "
-            f"choose fewer"
+            f"{clip} has {len(features)} frames from begin={begin} on, but --observe {observe} --predict {predict} "
+            f"need {count}: choose fewer"
         )
     found = rolled_out(
         predictor,
         features[None, :observe].to(run.device),
         predict,
         window=task.context_length,
-        start=task.starts_at,
+        start=getattr(task, "starts_at", "last-frame"),
         generator=stream(seed, "rollout", device=run.device),
     )
     true = Batch(features[observe:])
@@ -115,10 +108,10 @@ def film(
     numbers = {"error": errors.tolist(), "error of a copy": copied.tolist()}
     if found.energies is not None:
         numbers = {"energy": found.energies[0].tolist(), **numbers}
-    with checkpoints.atomic(picture) as draft, checkpoints.atomic(movie) as reel:
+    with atomic(picture) as draft, atomic(movie) as reel:
         draft.write_bytes(_drawn(clip.name, frames, predicted, numbers))
         _write(_panels(frames, predicted, numbers), reel)
-    return Filmed(picture, movie, found, errors, copied)
+    return {"picture": picture, "movie": movie, **{name: sum(values) / predict for name, values in numbers.items()}}
 
 
 def _files(clip: Path, out: Path) -> tuple[Path, Path]:
@@ -237,41 +230,3 @@ def _write(pictures: Iterator[np.ndarray], path: Path) -> None:
                     reel.bit_rate = 4_000_000
             container.mux(reel.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(reel.encode())
-
-
-def rollout(
-    run: Run,
-    clip: Path,
-    /,
-    *,
-    out: Path | None = None,
-    observe: int = 5,
-    predict: int = 8,
-    begin: float = 0.0,
-    steps: int | None = None,
-    candidates: int = 1,
-    patience: int | None = None,
-    tolerance: float = 0.15,
-    seed: int = 0,
-) -> None:
-    """Predict how a video goes on by a run: writes a picture and a movie of predicted frames beside the true ones.
-
-    Args:
-        run: the run folder.
-        clip: the video, or a folder of pictures.
-        out: what the files are called, without .png and .mp4; by default the clip's name with -rollout, in this folder.
-        observe: how many frames are seen.
-        predict: how many frames are predicted, each from those before it, predicted ones included.
-        begin: where to begin, in seconds.
-        steps: steps per landscape for each frame; by default the run's.
-        candidates: starts that are tried for each frame, of which the energy chooses.
-        patience: think about a frame, for --steps at most, until its energy fell no further for this many steps.
-        tolerance: with --patience, the least fall that counts, as a share of the energy.
-        seed: what every random draw is derived from.
-    """
-    how: dict[str, Any] = {"steps": steps, "candidates": candidates, "patience": patience, "tolerance": tolerance}
-    done = film(run, clip, out, observe=observe, predict=predict, begin=begin, **how, seed=seed)
-    print(done.picture, done.movie, sep="\n")
-    energies = done.rollout.energies
-    numbers = {} if energies is None else {"energy per frame": energies.mean().item()}
-    print_numbers({**numbers, "error": done.errors.mean().item(), "error of copying": done.copy_errors.mean().item()})

@@ -13,7 +13,7 @@ from ebm.runs.run import Run
 __all__ = ["sample"]
 
 
-def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> None:
+def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> list[Path]:
     """Sample from a run: writes samples.safetensors and a picture.
 
     Args:
@@ -27,9 +27,9 @@ def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) 
     samples = run.sample(n, seed=seed)
     folder = out or run.path
     folder.mkdir(parents=True, exist_ok=True)
-    picture = picture_of_samples(run, samples)
-    for name, content in (("samples.safetensors", save({"samples": samples.contiguous()})), ("samples.png", picture)):
+    files = {"samples.safetensors": save({"samples": samples.contiguous()}), "samples.png": picture_of_samples(run, samples)}
+    for name, content in files.items():
         if content is not None:
             with atomic(folder / name) as draft:
                 draft.write_bytes(content)
-            print(folder / name)
+    return [folder / name for name, content in files.items() if content is not None]

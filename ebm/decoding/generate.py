@@ -1,26 +1,25 @@
-"""Generating text: each next token is thought about given the cached code of its past, which is never thought about again."""
+"""Generating text: each next token is thought about given the cached code of what came before it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ebm.baselines.transformer import Transformer
-from ebm.energies.ebt.streams import Code
-from ebm.energies.ebt.text import TextEBT, padded
-from ebm.interfaces import Given, Sampler, check_configuration, check_steps, eval_mode
-from ebm.tasks.text.tokenizers import Tokenizer
+from ebm.decoding.codes import growing
+from ebm.interfaces import Sampler, check_configuration, check_steps, eval_mode
+from ebm.interfaces.abilities import Decodes, PadsRows, lacking
 from ebm.thinking import Select, check_choices, think
 
-__all__ = ["draw", "generate", "pieces"]
+__all__ = ["draw", "generate"]
 
 
 def generate(
-    energy: TextEBT | Transformer,
+    energy: Any,
     sampler: Sampler,
     prompts: Sequence[Sequence[int]],
     *,
@@ -39,13 +38,15 @@ def generate(
 ) -> Iterator[Tensor]:
     """Generates tokens: iterates over ids (B,), one for each prompt, until all rows have ended.
 
-    A token costs a trajectory of its own logits (B, 1, V), and one position of the observed stream for each different
-    landscape: what came before is a code, extended by the token. Once a row has filled the window, the last half window of
-    every row is encoded anew: in all, some two positions are encoded for each token. (So a row's text depends on the rows
-    beside it from there on, and where noise is drawn.)
+    A token costs a trajectory of its own logits (B, 1, V), and one more position of the context's
+    code. Once a row has filled the window, the last half window of every row is encoded anew. Prompts
+    of different lengths are encoded together where the energy can pad rows (`PadsRows`): then a row's
+    text depends on the rows beside it once the window is full, and where noise is drawn. Otherwise
+    prompts of one length are generated together.
 
     Arguments:
-        energy: a TextEBT or a Transformer.
+        energy: an energy with `vocab_size` and `extend`, such as a TextEBT or a Transformer. Its
+            context is ids (B, S); y (*more, B, T, V) predicts what follows each of the last T ids.
         sampler: moves logits; its raw state is the next token's logits (retraction="softmax").
         prompts: rows of ids, of at least one and at most `window` tokens each.
         max_new_tokens: how many tokens are generated at most.
@@ -61,6 +62,7 @@ def generate(
         ValueError: for arguments that cannot work, at the call.
         FloatingPointError: thinking left the finite numbers.
 
+    >>> from ebm.energies import TextEBT
     >>> from ebm.samplers import GradientDescent
     >>> energy = TextEBT(vocab_size=11, dim=8, depth=2, heads=2)
     >>> sampler = GradientDescent(step_size=1.0, steps=2, retraction="softmax")
@@ -68,8 +70,11 @@ def generate(
     >>> torch.stack([*tokens], 1).shape
     torch.Size([2, 5])
     """
-    if not isinstance(energy, TextEBT | Transformer):
-        raise ValueError(f"energy is {type(energy).__name__}: tokens are generated from a TextEBT or a Transformer")
+    if missing := lacking(energy, Decodes):
+        raise ValueError(
+            f"energy is {type(energy).__name__}, which lacks {' and '.join(missing)}: tokens are generated from an energy "
+            f"with vocab_size and extend(code, context), such as text-ebt, residual-text-ebt and transformer"
+        )
     rows, size = [[*prompt] for prompt in prompts], energy.vocab_size
     if not rows:
         raise ValueError("prompts is empty: pass a list of at least one row of ids, as in [[1, 2, 3]]")
@@ -90,45 +95,54 @@ def generate(
     check_drawing(temperature, top_k, top_p)
     check_choices(candidates, select, patience)
     check_steps(sampler.steps if steps is None else steps)
-    weight = energy.embedding.weight
-    origin = torch.zeros(len(rows), 1, size, dtype=weight.dtype, device=weight.device)
-    check_configuration(origin, generator)
+    weights = (*energy.parameters(), *energy.buffers())
+    like = next((weight for weight in weights if weight.is_floating_point()), torch.empty(0))
+    check_configuration(like.new_empty(1), generator)
 
-    def begin(generator: torch.Generator | None = None) -> Tensor:
-        return origin if start == "uniform" else torch.empty_like(origin).normal_(generator=generator)
+    def tokens(rows: list[list[int]]) -> Iterator[Tensor]:
+        """Generates for rows that are encoded together."""
+        origin = like.new_zeros(len(rows), 1, size)
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=like.device)
 
-    def tokens() -> Iterator[Tensor]:
-        codes: list[Code] = []
-        ids, ended = origin.new_empty(0, dtype=torch.long), torch.zeros(len(rows), dtype=torch.bool, device=origin.device)
+        def begin(generator: torch.Generator | None = None) -> Tensor:
+            return origin if start == "uniform" else torch.empty_like(origin).normal_(generator=generator)
+
+        def last(count: int) -> Any:
+            recent = [row[-count:] for row in rows]
+            alike = len({*map(len, recent)}) == 1
+            return torch.tensor(recent, device=like.device) if alike else energy.padded(recent)
+
+        codes = growing(energy, last, max(map(len, rows)), window)
         for _ in range(max_new_tokens):
             with torch.no_grad(), eval_mode([energy, sampler]):  # and out of both before a caller sees the token
-                if codes and codes[0].length < window:
-                    codes = [energy.extend(code, ids[:, None]) for code in codes]
+                bound = next(codes)
+                if candidates == 1 and patience is None:  # think would evaluate energies that nobody compares
+                    y = sampler.sample(bound, begin(generator), steps=steps, generator=generator)
                 else:
-                    codes = encoded(energy, rows if not codes else [row[-max(1, window // 2) :] for row in rows])
-                functions = [Given(energy, codes[level % len(codes)]) for level in range(energy.levels)]
-                if candidates == 1 and patience is None:  # think would spend a forward pass on an energy that nobody compares
-                    y = sampler.sample(functions, begin(generator), steps=steps, generator=generator)
-                else:
-                    y = think(functions, sampler, None, begin, candidates, steps, select, patience, generator=generator).y
+                    y = think(bound, sampler, None, begin, candidates, steps, select, patience, generator=generator).y
                 ids = draw(y[:, -1], temperature, top_k, top_p, generator=generator)
             if end is not None:
                 ids = ids.masked_fill(ended, end)
                 ended = ended | (ids == end)
             for row, token in zip(rows, ids.tolist(), strict=True):
                 row.append(token)
-            yield ids.clone()
+            yield ids
             if bool(ended.all()):
                 return
 
-    return tokens()
+    def columns() -> Iterator[Tensor]:
+        """Joins the tokens of all groups; a group is done first only where all of its rows ended."""
+        groups: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(0 if isinstance(energy, PadsRows) else len(row), []).append(index)
+        for parts in zip_longest(*(tokens([rows[index] for index in group]) for group in groups.values())):
+            ids = torch.full((len(rows),), end or 0, device=like.device)
+            for group, part in zip(groups.values(), parts, strict=True):
+                if part is not None:
+                    ids[group] = part
+            yield ids
 
-
-def encoded(energy: TextEBT | Transformer, rows: list[list[int]]) -> list[Code]:
-    """Encodes rows of ids, once for each landscape that differs from the others."""
-    context = padded(rows, energy.embedding.weight.device)
-    levels = range(1 if energy.conditioning == "none" else energy.levels)
-    return [energy.encode(context if bool(context.pad.any()) else context.ids, level) for level in levels]
+    return columns()
 
 
 def draw(
@@ -141,8 +155,9 @@ def draw(
 ) -> Tensor:
     """Draws tokens (B,) from softmax(logits / temperature), for logits (B, V).
 
-    With top_k only the k likeliest tokens are drawn from. With top_p only the likeliest ones are, as few as have probability
-    top_p together (of what top_k leaves). Of equals, the first ones count as the likeliest.
+    With top_k only the k likeliest tokens are drawn from. With top_p only the likeliest ones are, as
+    few as have probability top_p together (of what top_k leaves). Of equals, the first ones count as
+    the likeliest.
 
     Source of top_p: nucleus sampling (arXiv 1904.09751, section 3.1).
 
@@ -176,25 +191,3 @@ def check_drawing(temperature: float, top_k: int | None, top_p: float | None) ->
         raise ValueError(f"top_k={top_k}: pass a number of at least 1, or None")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: pass a number in (0, 1], or None")
-
-
-def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Decodes what follows a prompt as its tokens come, up to end-of-text; a piece never ends within a character.
-
-    >>> from ebm.tasks.text.tokenizers import Bytes
-    >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
-    ['é', '!']
-    """
-    ids = [*prompt]
-    text = said = tokenizer.decode(ids)
-    for token in tokens:
-        if token == tokenizer.end:
-            break
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        whole = text.rstrip("\ufffd")  # what may be the beginning of a character
-        if len(whole) > len(said):
-            yield whole[len(said) :]
-            said = whole
-    if len(text) > len(said):
-        yield text[len(said) :]

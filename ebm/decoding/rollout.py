@@ -1,35 +1,43 @@
-"""Rolling out: each next frame is predicted from those before it, predicted ones included, whose code is only extended."""
+"""Rolling out: each next frame is predicted from those before it, predicted ones included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ebm.baselines.frames import CopyLast, FrameTransformer
-from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
-from ebm.energies.ebt.streams import CausalStream, Code
-from ebm.interfaces import Given, bind, check_configuration, check_steps, eval_mode, evaluate
+from ebm.decoding.codes import growing
+from ebm.interfaces import bind, check_configuration, check_steps, eval_mode, evaluate
+from ebm.interfaces.abilities import DecodesFrames, Follows, FollowsCode, lacking
 from ebm.randomness import randn_like
-from ebm.thinking import Thinker, Thought, check_choices, think
+from ebm.thinking import Thinker, check_choices, think
 
-__all__ = ["Rollout", "horizons", "rollout", "surprise"]
+__all__ = ["Rollout", "horizons", "lacks", "rollout", "surprise"]
 
 Start: TypeAlias = Literal["last-frame", "noise", "zeros"]
 ROWS_AT_ONCE = 64  # windows that are encoded at a time
 
 
 class Rollout(NamedTuple):
-    """What a rollout returns: predicted frames, and how compatible each is with those before it, to a predictor that says."""
+    """What a rollout returns: predicted frames, and the energy of each, where the predictor has energies."""
 
     frames: Tensor  # (B, count, features)
     energies: Tensor | None  # (B, count)
 
 
+def lacks(predictor: Any) -> list[str]:
+    """Lists what a predictor lacks to be rolled out, by name."""
+    if isinstance(predictor, Thinker):
+        return lacking(predictor.energy, DecodesFrames)
+    if isinstance(predictor, FollowsCode):
+        return lacking(predictor, DecodesFrames)
+    return lacking(predictor, Follows)
+
+
 def rollout(
-    predictor: Thinker | FrameTransformer | CopyLast,
+    predictor: Any,
     observed: Tensor,
     count: int,
     *,
@@ -39,13 +47,14 @@ def rollout(
 ) -> Rollout:
     """Predicts the `count` frames after observed features (B, S, features), each from those before it.
 
-    A frame costs a trajectory of its own features (B, 1, features), and one position of the observed stream for each different
-    landscape: what came before is a code, extended by the frame. Once the window is full, its last half is encoded anew: in all,
-    some two positions are encoded for each frame.
+    A frame costs a trajectory of its own features (B, 1, features), and one more position of the
+    context's code. When the window is full, its last half is encoded anew.
 
     Arguments:
-        predictor: a Thinker over a FrameEBT or a ResidualFrameEBT (its candidates, steps, patience … are those of each frame), a
-            FrameTransformer, CopyLast or Extrapolate.
+        predictor: a Thinker over an energy with `features` and `extend`, such as a FrameEBT (its
+            candidates, steps, patience … are those of each frame); such an energy that reads
+            predictions off its code (`FollowsCode`), such as a FrameTransformer; or what has
+            `follow(frames)`, such as CopyLast.
         observed: the frames' features; of more than `window`, the last ones are used.
         count: how many frames are predicted.
         window: how many frames are seen at most: the context length that the energy was trained with.
@@ -56,6 +65,7 @@ def rollout(
         ValueError: for arguments that cannot work, at the call.
         FloatingPointError: thinking left the finite numbers.
 
+    >>> from ebm.energies import ResidualFrameEBT
     >>> from ebm.samplers import GradientDescent
     >>> energy = ResidualFrameEBT(features=6, dim=8, depth=2, heads=2)
     >>> thinker = Thinker(energy, GradientDescent(step_size=1.0, steps=2))
@@ -63,22 +73,19 @@ def rollout(
     >>> found.frames.shape, found.energies.shape
     (torch.Size([3, 4, 6]), torch.Size([3, 4]))
     """
-    energy = predictor.energy if isinstance(predictor, Thinker) else predictor
-    fitting = (FrameEBT, ResidualFrameEBT, FrameTransformer) if isinstance(predictor, Thinker) else (FrameTransformer, CopyLast)
-    if not isinstance(energy, fitting):
-        what = f"a Thinker over {type(energy).__name__}" if isinstance(predictor, Thinker) else type(predictor).__name__
+    thinks = isinstance(predictor, Thinker)
+    energy = predictor.energy if thinks else predictor
+    if missing := lacks(predictor):
+        what = f"a Thinker over {type(energy).__name__}" if thinks else type(predictor).__name__
         raise ValueError(
-            f"predictor is {what}: frames are predicted by a Thinker over a FrameEBT or a ResidualFrameEBT, by a "
-            f"FrameTransformer, CopyLast or Extrapolate"
+            f"predictor is {what}, which lacks {' and '.join(missing)}: frames are predicted by a Thinker over an energy with "
+            f"features and extend(code, context), such as frame-ebt and residual-frame-ebt, by such an energy with "
+            f"follow_code(code), such as frame-transformer, or by what has follow(frames), such as copying"
         )
     features = getattr(energy, "features", None)
-    if (
-        not isinstance(observed, Tensor)
-        or observed.ndim != 3
-        or not observed.shape[1]
-        or features not in (None, observed.shape[-1])
-    ):
-        what = str(tuple(observed.shape)) if isinstance(observed, Tensor) else type(observed).__name__
+    shape = tuple(observed.shape) if isinstance(observed, Tensor) else ()
+    if len(shape) != 3 or not shape[1] or features not in (None, shape[2]):
+        what = str(shape) if isinstance(observed, Tensor) else type(observed).__name__
         raise ValueError(f"observed is {what}: pass the features (B, S, {features or 'features'}) of at least one frame")
     check_configuration(observed, generator)
     for name, value in (("count", count), ("window", window)):
@@ -86,58 +93,43 @@ def rollout(
             raise ValueError(f"{name}={value}: pass a number of at least 1")
     if start not in ("last-frame", "noise", "zeros"):
         raise ValueError(f"start={start!r}: choose last-frame, noise or zeros")
-    if isinstance(predictor, Thinker):
+    if thinks:
         check_choices(predictor.candidates, predictor.select, predictor.patience, predictor.tolerance)
         check_steps(predictor.sampler.steps if predictor.steps is None else predictor.steps)
 
-    codes: list[Code] = []
+    def begin(generator: torch.Generator | None = None) -> Tensor:
+        last = frames[:, -1:]
+        return last if start == "last-frame" else torch.zeros_like(last) if start == "zeros" else randn_like(last, generator)
+
     energies: list[Tensor] = []
     with torch.no_grad(), eval_mode(energy):
         frames = observed[:, -window:]
+        codes = growing(energy, lambda n: frames[:, -n:], frames.shape[1], window)
         for _ in range(count):
-            if isinstance(energy, CausalStream):
-                codes = _observed(energy, codes, frames, window)
-            if isinstance(predictor, Thinker):
-                thought = _thought(predictor, codes, frames[:, -1:], start, generator)
+            if thinks:
+                how = (predictor.candidates, predictor.steps, predictor.select, predictor.patience, predictor.tolerance)
+                thought = think(next(codes), predictor.sampler, None, begin, *how, generator=generator)
                 energies.append(thought.energy)
                 y = thought.y
-            elif isinstance(predictor, FrameTransformer):
-                y = predictor.follow(codes[0])[:, -1:]
+            elif isinstance(predictor, FollowsCode):
+                y = predictor.follow_code(next(codes)[0].code)
             else:
-                y = predictor.follow(frames[:, -window:])[:, -1:]
-            frames = torch.cat([frames, y], 1)
+                y = predictor.follow(frames[:, -window:])
+            frames = torch.cat([frames, y[:, -1:]], 1)
     return Rollout(frames[:, -count:], torch.cat(energies, 1) if energies else None)
 
 
-def _observed(energy: CausalStream, codes: list[Code], frames: Tensor, window: int) -> list[Code]:
-    """Extends codes by the last frame; where there are none, or they are full, encodes frames anew."""
-    if codes and codes[0].length < window:
-        return [energy.extend(code, frames[:, -1:]) for code in codes]
-    recent = frames[:, -max(1, window // 2) :] if codes else frames
-    return [energy.encode(recent, level) for level in range(1 if energy.conditioning == "none" else energy.levels)]
+def surprise(energy: Any, features: Tensor, window: int) -> Tensor:
+    """Scores each true frame given those before it: features (T, features) to energies (T - 1,).
 
-
-def _thought(thinker: Thinker, codes: list[Code], last: Tensor, start: Start, generator: torch.Generator | None) -> Thought:
-    """Thinks about the frame after the last one (B, 1, features)."""
-    energy = cast(CausalStream, thinker.energy)
-    functions = [Given(energy, codes[level % len(codes)]) for level in range(energy.levels)]
-
-    def begin(generator: torch.Generator | None = None) -> Tensor:
-        return last if start == "last-frame" else torch.zeros_like(last) if start == "zeros" else randn_like(last, generator)
-
-    how = (thinker.candidates, thinker.steps, thinker.select, thinker.patience, thinker.tolerance)
-    return think(functions, thinker.sampler, None, begin, *how, generator=generator)
-
-
-def surprise(energy: FrameEBT | ResidualFrameEBT | FrameTransformer, features: Tensor, window: int) -> Tensor:
-    """Scores each true frame given those before it, `window` at most: features (T, features) to energies (T - 1,).
-
-    They are those of the last landscape, and high where something new appears.
+    At most `window` frames before it are seen. Energies are those of the last landscape, and high
+    where something new appears.
 
     Raises:
         ValueError: for a window below 1, or features of another shape.
 
-    >>> energy = ResidualFrameEBT(features=6, dim=8, depth=2, heads=2)    # at first it takes a still scene for likely
+    >>> from ebm.energies import ResidualFrameEBT
+    >>> energy = ResidualFrameEBT(features=6, dim=8, depth=2, heads=2)    # at first a still scene is likely to it
     >>> clip = torch.zeros(9, 6)
     >>> clip[5:] = 2.0
     >>> surprise(energy, clip, window=4)
@@ -161,7 +153,7 @@ def surprise(energy: FrameEBT | ResidualFrameEBT | FrameTransformer, features: T
 
 
 def horizons(
-    predictor: Thinker | FrameTransformer | CopyLast,
+    predictor: Any,
     windows: Tensor,
     observe: int,
     *,
@@ -176,13 +168,14 @@ def horizons(
         predictor, window, start, generator: as `rollout` takes them.
         windows: the true frames.
         observe: how many of them the predictor sees.
-        distance: maps predicted and true frames (N, S - observe, features) to how far apart they are; by default the mean
-            squared error over features.
+        distance: maps predicted and true frames (N, S - observe, features) to how far apart they are;
+            by default the mean squared error over features.
 
     Raises:
         ValueError: as `rollout` does, and where `observe` leaves nothing to see, or nothing to predict.
         FloatingPointError: thinking left the finite numbers.
 
+    >>> from ebm.baselines import CopyLast
     >>> clips = torch.arange(6.0).view(1, 6, 1)
     >>> horizons(CopyLast(), clips, 3, window=8)
     tensor([[1., 4., 9.]])

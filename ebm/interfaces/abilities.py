@@ -1,15 +1,48 @@
-"""Abilities: small protocols by which a component shows what else can be done with it. Who has the methods has the ability."""
+"""Abilities: small protocols by which a component shows what can be done with it. Who has the names has the ability."""
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ebm.interfaces.energy import Energy
 from ebm.interfaces.values import Batch, Prediction
 
-__all__ = ["FeedForward", "Paced", "Represents", "Scorer", "ScoresPatches"]
+__all__ = [
+    "Decodes",
+    "DecodesFrames",
+    "FeedForward",
+    "Films",
+    "Follows",
+    "FollowsCode",
+    "HoldsClips",
+    "HoldsPhotographs",
+    "Paced",
+    "PadsRows",
+    "Represents",
+    "Scorer",
+    "ScoresPatches",
+    "Tiled",
+    "WritesText",
+    "lacking",
+]
+
+
+def lacking(component: Any, ability: type) -> list[str]:
+    """Lists what a component lacks of an ability, by name. An `extend` that only says that it cannot is none.
+
+    >>> lacking(Energy(), Decodes)
+    ['vocab_size', 'extend']
+    """
+    asked = (name for base in ability.__mro__ for name in (*get_annotations(base), *vars(base)) if not name.startswith("_"))
+    found = {name: getattr(component, name, None) for name in asked}
+    return [name for name, part in found.items() if part is None or getattr(part, "__func__", None) is Energy.extend]
+
+
+# ---------------------------------------------------------------------------------------- predictors and energies
 
 
 @runtime_checkable
@@ -40,6 +73,59 @@ class Paced(Protocol):
 
 
 @runtime_checkable
+class Decodes(Protocol):
+    """An energy that generates tokens: its context is ids (B, S), and y (*more, B, T, vocab_size) predicts what follows
+    each of the last T ids.
+    """
+
+    vocab_size: int
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Makes a new code with ids (B, T) appended."""
+        ...
+
+
+@runtime_checkable
+class PadsRows(Protocol):
+    """An energy of tokens that takes rows of different lengths as one context."""
+
+    def padded(self, rows: list[list[int]]) -> Any:
+        """Makes one context of rows of ids."""
+        ...
+
+
+@runtime_checkable
+class DecodesFrames(Protocol):
+    """An energy that rolls out: its context is (B, S, features), and y (*more, B, T, features) predicts what follows each
+    of the last T frames.
+    """
+
+    features: int
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Makes a new code with frames (B, T, features) appended."""
+        ...
+
+
+@runtime_checkable
+class FollowsCode(Protocol):
+    """An energy of sequences that reads a prediction off its code, without descending."""
+
+    def follow_code(self, code: Any) -> Tensor:
+        """Predicts what follows each element of a code: (B, S, *event)."""
+        ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A predictor of sequences that needs no code, such as copying the last frame."""
+
+    def follow(self, frames: Tensor) -> Tensor:
+        """Maps frames (B, S, features) to what follows each."""
+        ...
+
+
+@runtime_checkable
 class ScoresPatches(Protocol):
     """An energy of images that knows the energy of each patch."""
 
@@ -58,4 +144,68 @@ class Represents(Protocol):
 
     def representations(self, images: Tensor) -> list[Tensor]:
         """Computes features (n, D) of images (n, C, H, W) at every depth."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------- tasks
+
+
+@runtime_checkable
+class WritesText(Protocol):
+    """A task whose tokens are read and written by a tokenizer. Generation starts where its `starts_at` says, if it has one."""
+
+    tokenizer: Any  # an `ebm.tasks.text.tokenizers.Tokenizer`
+    context_length: int  # how many tokens an energy sees at most
+
+
+@runtime_checkable
+class Tiled(Protocol):
+    """A task of pictures that are denoised tile by tile; its contexts are `Noisy`."""
+
+    spec: dict[str, Any]  # with "channels"
+    tile: int  # the side of a tile
+    stride: int  # pixels between neighbouring tiles
+    schedule: Any  # an `ebm.tasks.images.noising.NoiseSchedule`
+    noise_step: tuple[int, int]  # the training noise's lowest and highest step
+
+
+class HoldsPhotographs(Tiled, Protocol):
+    """A task of pictures with held-out ones to show. Its splits are "test" and "step-N", the noise of step N."""
+
+    def held_out(self, split: str, limit: int) -> list[tuple[str, Tensor, Any]]:
+        """Lists pictures: name, clean (C, h, w), and as a `Noisy` of one row."""
+        ...
+
+
+@runtime_checkable
+class Films(Protocol):
+    """A task of videos whose frames are encoded as features. Rollouts start where its `starts_at` says, if it has one."""
+
+    context_length: int  # how many frames an energy sees at most
+    decodes: bool  # whether features can be turned into pixels
+
+    def read(self, file: Any, count: int, begin: float) -> tuple[Tensor, Tensor]:
+        """Reads a video's first frames: uint8 (n, 3, size, size), and features (n, features), for n of at most count."""
+        ...
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Turns features (*more, features) into pixels (*more, 3, size, size) in [0, 1], or raises ValueError."""
+        ...
+
+    def distance(self, y: Tensor, batch: Batch) -> Tensor:
+        """Measures how far features (*more, features) are from the batch's: (*more,)."""
+        ...
+
+
+class HoldsClips(Films, Protocol):
+    """A task of videos with held-out clips to show."""
+
+    cut: float  # the change from one frame to the next from which a new scene begins
+
+    def tracks(self, split: str) -> list[Any]:
+        """Lists encoded clips, `ebm.tasks.video.tracks.Track`s."""
+        ...
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Scales a track's features as the task's batches have them."""
         ...

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves  # private, but what torch.func itself maps trees by
 
 from ebm.interfaces.energy import EnergyFn
-from ebm.interfaces.values import Batch, Loss, Predictor
+from ebm.interfaces.values import Batch, Loss, Prediction, Predictor
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -33,10 +36,21 @@ class Objective(nn.Module):
 class Task(ABC):
     """Owns data and their meaning: where y starts, how far it is from the truth, how it is judged. No parameters.
 
-    `spec` holds what the data decide (dim, image_size, channels, vocab_size …); recipes fill in factories' keywords from it.
+    A task sets `spec` and writes `loader`, `start` and `distance`. It is judged by its distance; one
+    that is judged by more than that writes `scores`.
+
+    Attributes:
+        spec: what the data decide (dim, image_size, channels, vocab_size …); recipes fill in
+            factories' keywords from it.
+        headline: the metric that the task is judged by first.
+        reads: which data the task reads, in a few words, for a task that reads some.
+        rows_at_once: how many rows are judged at a time.
     """
 
     spec: dict[str, Any]
+    headline: str = "loss"
+    reads: str = ""
+    rows_at_once: int = 128
 
     @abstractmethod
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
@@ -57,7 +71,34 @@ class Task(ABC):
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Measures how far y is from the batch's truth (*chains,), differentiably."""
 
-    @abstractmethod
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores a prediction in every way that it is judged by: name -> one number per chain (*chains,)."""
+        return {"loss": self.distance(prediction.y, batch)}
+
+    def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """Iterates over the first `limit` rows of a split (all if None), `rows_at_once` at a time.
+
+        Raises:
+            ValueError: for a limit below 1.
+        """
+        check_limit(limit)
+        for batch in self.loader(split, self.rows_at_once):
+            count = next(len(leaf) for leaf in tree_leaves(batch.target) if isinstance(leaf, Tensor))
+            yield batch if limit is None or count <= limit else batch.rows(slice(limit))
+            limit = None if limit is None else limit - count
+            if limit is not None and limit <= 0:
+                return
+
+    def predictions(
+        self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Batch, Prediction]]:
+        """Iterates over the batches that are judged, on the generator's device, and what is predicted for each."""
+        for batch in self.judged(split, limit):
+            batch = batch.to("cpu" if generator is None else generator.device)
+            start = self.starts(predictor, batch, generator=generator)
+            yield batch, predictor.predict(batch, start, generator=generator)
+
+    @torch.no_grad()
     def evaluate(
         self,
         predictor: Predictor,
@@ -66,4 +107,62 @@ class Task(ABC):
         limit: int | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, float]:
-        """Judges a predictor on a split, on at most `limit` examples."""
+        """Judges a predictor on a split, by the means of the task's `scores`.
+
+        Arguments:
+            predictor: what is judged, on the generator's device.
+            split: the split that it is judged on.
+            limit: how many examples (rows) are judged at most; all if None.
+            generator: where starts and noise come from; torch's global generator if None.
+
+        Returns:
+            the weighted mean over chains of every score; `energy`, the predictions' mean energy, where
+            they have one; `evaluations`, forward passes per prediction; `steps` that moved a
+            prediction, where the predictor counts them. `conclude` may make more of them.
+
+        Raises:
+            ValueError: for a limit below 1, a split without a chain that counts, or scores that are not
+                one number per chain.
+            FloatingPointError: a prediction or a mean is not finite.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for batch, prediction in self.predictions(predictor, split, limit, generator):
+            scores, y = self.scores(prediction, batch), prediction.y
+            weight = torch.ones_like(next(iter(scores.values())), dtype=y.dtype) if batch.weight is None else batch.weight
+            chains = weight.shape
+            spent = {
+                "energy": prediction.energy,
+                "evaluations": torch.full(chains, float(prediction.evaluations)),
+                "steps": getattr(prediction, "steps", None),
+                "weight": weight,
+            }
+            for name, values in {**scores, **spent, **scores}.items():  # a task's own score of a name stands
+                if values is None:
+                    continue
+                if values.shape != chains:
+                    raise ValueError(f"{name} has shape {tuple(values.shape)}: pass one number per chain, {tuple(chains)}")
+                found.setdefault(name, []).append(values.flatten().cpu().double())
+            if bool((y.isnan().reshape(*chains, -1).any(-1) & (weight > 0)).any()):
+                raise FloatingPointError(f"split {split!r}: {type(predictor).__name__} predicted NaN")
+        if not found or not any(bool(part.any()) for part in found["weight"]):
+            raise ValueError(f"split {split!r} has no chain to score (limit={limit})")
+        return self.conclude({name: torch.cat(parts) for name, parts in found.items()}, split)
+
+    def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Makes what `evaluate` reports of the scores of all chains (n,), here their means weighted by `scores["weight"]`.
+
+        Raises:
+            FloatingPointError: a mean is not finite.
+        """
+        chains = Batch(None, weight=scores["weight"])
+        means = {name: chains.mean(values).item() for name, values in scores.items() if name != "weight"}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"split {split!r}: the mean {name} of the predictions is {value}")
+        return means
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises ValueError where a limit leaves no example."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: at least one example is needed")

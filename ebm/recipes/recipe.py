@@ -150,8 +150,9 @@ def study_keywords(
     """Checks a study's keywords, of a recipe's table and of settings: the run and the seed are handed to it."""
     study = imported(found)
     first = next(iter(inspect.signature(study).parameters))
+    handed = (first, "seed") if "seed" in parameters(study) else (first,)
     typed = {key: _value(key, value) if isinstance(value, str) else value for key, value in (settings or {}).items()}
-    return _resolve_keywords(study, {**table, **typed}, name, name, handed=(first, "seed"))
+    return _resolve_keywords(study, {**table, **typed}, name, name, handed=handed)
 
 
 # What a baseline says for itself: everything else of [fit] it shares with the run that it is compared with.
@@ -263,7 +264,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return adapter.validate_json(data, strict=True)
     except ValidationError as error:
         reasons = list(dict.fromkeys(part["msg"] for part in error.errors() if part["type"] != "is_instance_of"))
-        raise ValueError(f"{where} = {value!r}: {'; '.join(reasons)} (it is a {_type_name(hint)})") from error
+        bare = ", and a setting without a value reads as True" if value is True else ""
+        raise ValueError(f"{where} = {value!r}: {'; '.join(reasons)} (its type is {_type_name(hint)}{bare})") from error
 
 
 def _type_name(hint: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm.figures import DATA, INK, SAMPLES, enlarged, figure_of, grid, histogram
 from ebm.interfaces import Batch, Scorer, check_steps, eval_mode, landscapes
+from ebm.optional import installed
 from ebm.randomness import stream, uniform
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
@@ -24,11 +25,15 @@ WAYS, SNAPSHOTS = 5, 10  # chains whose way is shown, and how often
 
 
 def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
-    """Draws samples as a PNG: as the task draws them, points over their landscape, or a grid of images; None for other data.
+    """Draws samples as a PNG: as the task draws them, points over their landscape, or a grid of images.
 
-    Raises:
-        ImportError: matplotlib is not installed.
+    Other data, and no matplotlib (which is warned of), give None.
     """
+    try:
+        installed("matplotlib")
+    except ImportError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
     spec, samples = getattr(run.task, "spec", {}), samples.detach().cpu()
     if hasattr(run.task, "draw_samples"):
         return run.task.draw_samples(samples)
@@ -118,7 +123,16 @@ def _plane_picture(run: Run, batch: Batch, samples: Tensor, ways: Tensor) -> Sec
             right.plot(*way.T, color=INK, linewidth=0.7)
             right.plot(*way[:1].T, "o", color=INK, markersize=4.5, markerfacecolor="white")
             right.plot(*way[-1:].T, "o", color=INK, markersize=4.5)
-    return "plane" if batch.context is None else "rows", png.getvalue(), ""
+    where = "the landscape should be blue (low) where data are and nowhere else"
+    none = "Every row has a context, hence a landscape, of its own: none is drawn"
+    return Section(
+        "Data, samples and landscape" if batch.context is None else "Data, samples and chains",
+        "Samples should cover the data's shape and nothing else. Lines are single chains on their way, "
+        "at steps of equal ratios: from the ring to the dot. "
+        + (f"And {where}." if batch.context is None else f"{none}."),
+        png.getvalue(),
+        place=20,
+    )
 
 
 def _scatter(axes: Axes, y: Tensor, color: str, data: Tensor, title: str, size: float = 5) -> None:

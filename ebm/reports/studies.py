@@ -57,7 +57,8 @@ def picture_of(rows: Sequence[Row], headline: str) -> bytes | None:
     with figure_of(9.6, 3.0) as (figure, png):
         axes = figure.subplots()
         if along is None:
-            axes.barh(list(lines) if kinds else [headline], [points[0][1] for points in lines.values()], color=SAMPLES, height=0.5)
+            bars = [points[0][1] for points in lines.values()]
+            axes.barh(list(lines) if kinds else [headline], bars, color=SAMPLES, height=0.5)
             axes.invert_yaxis()
         else:
             for number, (label, points) in enumerate(lines.items()):

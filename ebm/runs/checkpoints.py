@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ebm.files import discard, draft_of
+
 __all__ = [
     "CheckpointError",
     "atomic",

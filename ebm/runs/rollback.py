@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
+from ebm.files import write_text
 from ebm.runs import checkpoints
 
 __all__ = ["MOST", "RolledBack", "retried", "roll_back", "rollbacks"]
@@ -46,7 +47,7 @@ def roll_back(folder: Path, because: str) -> RolledBack | None:
         return None
     if before and before[-1]["to"] == saved[-1] and len(saved) > 1:
         checkpoints.remove(checkpoints.at(folder / "checkpoints", saved.pop()))
-    checkpoints.write_text(folder / FILE, json.dumps([*before, {"to": saved[-1], "because": because}], indent=2) + "\n")
+    write_text(folder / FILE, json.dumps([*before, {"to": saved[-1], "because": because}], indent=2) + "\n")
     return RolledBack(folder, f"rollback {len(before) + 1} of {MOST}, to step {saved[-1]}: {because}")
 
 

@@ -21,6 +21,7 @@ FILES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
     "__init__.py": "$module/__init__.py",
+    "runs.py": "$module/runs.py",
     "recipe.toml": "$module/recipe.toml",
     "test_laws.py": "tests/test_laws.py",
 }

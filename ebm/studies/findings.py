@@ -70,7 +70,7 @@ def rows_of(found: Any, who: str = "the study") -> list[Row]:
         rows = [row._asdict() if hasattr(row, "_asdict") else row for row in found]
         if all(isinstance(row, Mapping) and row for row in rows):
             return [{str(key): _plain(value, who) for key, value in row.items()} for row in rows]
-    raise ValueError(f"{who} returned {type(found).__name__}: return None, {{name: number}}, or a list of rows such as `Finding`s")
+    raise ValueError(f"{who} returned {type(found).__name__}: return None, a dictionary of numbers, or a list of `Finding`s")
 
 
 def _plain(value: Any, who: str) -> Any:

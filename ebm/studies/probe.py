@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebm.interfaces import eval_mode
-from ebm.optional import installed, no_progress_bars, reachable
+from ebm.optional import installed
 from ebm.randomness import stream
 from ebm.runs.run import Run
 from ebm.studies.findings import read_rows
 from ebm.tasks.digits import Digits
-from ebm.tasks.images.photographs import KINDS, _cells, read_photograph
-from ebm.words import nearest
+from ebm.tasks.images.photographs import cells, read_photograph
+from ebm.tasks.sources import from_hub, is_path, load_files, pictures_below
 
 __all__ = ["COLUMNS", "Probed", "Summary", "lines", "probe", "read_probe", "summary"]
 
@@ -200,15 +198,18 @@ def _pictures(source: str, event: Sequence[int], limit: int | None) -> tuple[Ten
     installed("datasets")
     from datasets import ClassLabel, Image
 
-    path = Path(source).expanduser()
-    rows = _of_folder(source, path) if path.exists() or source.startswith((".", "~", "/")) else _of_hub(source)
+    if is_path(source):
+        rows = _of_folder(source, Path(source).expanduser())
+    else:
+        way_out = "`--data digits-28` needs no network, nor does a folder with a sub-folder of pictures for each class"
+        rows = from_hub(source, local="folder", way_out=way_out, known=DIGITS)
     pictures, classes = ([name for name, kind in rows.features.items() if isinstance(kind, of)] for of in (Image, ClassLabel))
     if not pictures or not classes:
         raise ValueError(f"{source} has the columns {dict(rows.features)}: one of pictures and one of class labels are needed")
     order = torch.randperm(len(rows), generator=stream(0, "probe"))[:limit].tolist()
     rows = rows.select(order).cast_column(pictures[0], Image(decode=False))
     images = []
-    for name, file in _cells(rows, pictures[0]):
+    for name, file in cells(rows, pictures[0]):
         try:
             pixels = read_photograph(file, 1 if event[0] == 1 else 3)
         except ValueError as error:
@@ -218,34 +219,13 @@ def _pictures(source: str, event: Sequence[int], limit: int | None) -> tuple[Ten
 
 
 def _of_folder(source: str, folder: Path) -> Any:
-    """Reads a folder of pictures through `datasets`, which leaves nothing behind; the label is a picture's sub-folder."""
-    from datasets import load_dataset
-
+    """Reads a folder of pictures; the label is a picture's sub-folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {source}: name one with a sub-folder of pictures for each class")
-    files = [glob.escape(str(file)) for file in sorted(folder.rglob("*/*")) if file.suffix.lower() in KINDS and file.is_file()]
+    files = pictures_below(folder, "*/*")
     if not files:
         raise FileNotFoundError(f"{source} holds no picture in a sub-folder: name a folder with a sub-folder for each class")
-    options: dict[str, Any] = {"drop_labels": False, "drop_metadata": True, "split": "train", "keep_in_memory": True}
-    with tempfile.TemporaryDirectory() as cache, no_progress_bars():
-        return load_dataset("imagefolder", data_files=files, cache_dir=cache, **options)
-
-
-def _of_hub(source: str) -> Any:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        if not datasets.config.HF_HUB_OFFLINE:
-            reachable(datasets.config.HF_ENDPOINT)
-        return datasets.load_dataset(source, split="train")
-    except OSError as error:
-        raise ValueError(
-            f"{source!r} is no local folder, and as a hub dataset it cannot be reached ({error}): `--data digits-28` needs no "
-            f"network, nor does a folder with a sub-folder of pictures for each class. {nearest(source, DIGITS)}"
-        ) from error
-    except (DatasetsError, ValueError) as error:
-        raise ValueError(f"hub dataset {source!r}: {error}") from error
+    return load_files("imagefolder", files, drop_labels=False, drop_metadata=True)
 
 
 def summary(found: Sequence[Probed]) -> list[Summary]:

@@ -7,13 +7,28 @@ from ebm.registry import hookimpl
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.points import Points
-from ebm.tasks.rows import RowTask, draw_splits
+from ebm.tasks.rows import InMemory, Rows, RowTask, draw_splits, loader_of
 from ebm.tasks.text.dyck import Dyck
 from ebm.tasks.text.questions import Questions
 from ebm.tasks.text.text import Text
+from ebm.tasks.text.tokens import TokenTask
 from ebm.tasks.video.frames import Frames
 
-__all__ = ["Denoising", "Digits", "Dyck", "Frames", "Points", "Questions", "RowTask", "Text", "draw_splits"]
+__all__ = [
+    "Denoising",
+    "Digits",
+    "Dyck",
+    "Frames",
+    "InMemory",
+    "Points",
+    "Questions",
+    "RowTask",
+    "Rows",
+    "Text",
+    "TokenTask",
+    "draw_splits",
+    "loader_of",
+]
 
 
 @hookimpl
@@ -21,6 +36,7 @@ def ebm_tasks() -> dict[str, type[Task]]:
     return {
         "points": Points,
         "digits": Digits,
+        "rows": Rows,
         "text": Text,
         "dyck": Dyck,
         "questions": Questions,

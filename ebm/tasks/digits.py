@@ -1,4 +1,4 @@
-"""Handwritten digits, to generate and to tell from what are none."""
+"""Handwritten digits: generating them, and telling them from other images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebm.interfaces import Batch, Predictor
+from ebm.interfaces import Batch, Predictor, Scorer
 from ebm.judging.namer import Namer
 from ebm.judging.ranking import auroc
 from ebm.optional import installed
 from ebm.randomness import uniform
-from ebm.tasks.rows import JUDGED, RowTask, chunks, draw_splits, one_per_row, take
+from ebm.tasks.rows import JUDGED, RowTask, draw_splits, one_per_row
 from ebm.tasks.tables import read_table
 
 __all__ = ["Digits"]
@@ -32,9 +32,11 @@ class Digits(RowTask):
     Arguments:
         size: 8 or 28, the images' height and width.
         conditional: whether a batch's context is the digits' labels (rows,).
-        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for testing.
-        named: whether `evaluate` also asks a classifier, trained on the training split first, what it takes samples for.
-        seed: fixes who is in which split.
+        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for
+            testing.
+        named: whether `evaluate` also asks a classifier, trained on the training split first, what it
+            takes samples for.
+        seed: decides which digits belong to which split.
 
     Raises:
         ValueError: another size, or an unknown or empty split.
@@ -56,16 +58,17 @@ class Digits(RowTask):
         images = (table[:, :-1] / white * 2 - 1).reshape(-1, 1, size, size).to(torch.get_default_dtype())
         labels, drawn = table[:, -1].long(), draw_splits(len(images), n, seed)
         digits = Batch(images, labels if conditional else None)
-        self.splits = {split: take(digits, rows) for split, rows in drawn.items()}
+        self.splits = {split: digits.rows(rows) for split, rows in drawn.items()}
         self.spec = {"image_size": size, "channels": 1, "classes": 10}
+        self.reads = f"{sum(map(len, drawn.values())):,} digits of {'scikit-learn' if size == 8 else 'MNIST'}"
         self.namer = cache(partial(Namer, images[drawn["train"]], labels[drawn["train"]], 10, seed)) if named else None
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws uniform noise in [-1, 1) of the target's shape."""
         return uniform(batch.target, -1.0, 1.0, generator)
 
-    def said_of(self, samples: Tensor) -> dict[str, float]:
-        """Says how a classifier names samples: `confidence`, `classes` and `rarest` (see `Namer.judge`), where that was asked."""
+    def extra_metrics(self, samples: Tensor) -> dict[str, float]:
+        """Measures how a classifier names samples: `confidence`, `classes` and `rarest`, as `Namer.judge` says."""
         return {} if self.namer is None else self.namer().judge(samples.clamp(-1, 1))
 
     @torch.no_grad()
@@ -79,30 +82,31 @@ class Digits(RowTask):
     ) -> dict[str, float]:
         """Judges samples by their MMD in pixel space, and energies by how well they tell digits from outliers.
 
-        A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out digits and of as many
-        outliers; each AUROC is the chance that an outlier's energy is the higher one. Arguments, further results and
-        errors as `RowTask.evaluate`'s. Where digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy.
+        A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out digits and
+        of as many outliers; each AUROC is the chance that an outlier's energy is the higher one. Where
+        digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy. Arguments, further
+        results and errors are those of `RowTask.evaluate`.
 
         Returns:
-            `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)), where there are labels;
-            `auroc_noise`, against uniform noise; `auroc_shuffled`, against the digits with their pixels shuffled, each in
-            its own way; `auroc_constant`, against images of one grey each; `auroc_inverted`, against the digits' negatives.
+            `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)), where
+            there are labels; `auroc_noise`, against uniform noise; `auroc_shuffled`, against the digits
+            with their pixels shuffled, each in its own way; `auroc_constant`, against images of one
+            grey each; `auroc_inverted`, against the digits' negatives.
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
-        score = getattr(predictor, "score", None)
-        if score is None:
+        if not isinstance(predictor, Scorer):
             return result
         energies: dict[str, list[Tensor]] = {}
-        rows = self.rows(split)
-        for batch in chunks(rows, min(JUDGED if limit is None else limit, len(rows.target)), generator):
+        for held in self.judged(split, JUDGED if limit is None else limit):
+            batch = held.to("cpu" if generator is None else generator.device)
             for name, images in {"digits": batch.target, **outliers(batch.target, generator)}.items():
-                energies.setdefault(name, []).append(energies_by_label(score, batch, images).cpu())
+                energies.setdefault(name, []).append(energies_by_label(predictor.score, batch, images).cpu())
         inside = torch.cat(energies["digits"])
         if inside.shape[-1] > 1:
             installed("torchmetrics")
             from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-            labels, chances = rows.context[: len(inside)], (-inside).softmax(-1)
+            labels, chances = self.rows(split).context[: len(inside)], (-inside).softmax(-1)
             result["accuracy"] = multiclass_accuracy(chances, labels, inside.shape[-1], average="micro").item()
             result["calibration_error"] = multiclass_calibration_error(chances, labels, inside.shape[-1], n_bins=15).item()
         marginal = {name: -(-torch.cat(values)).logsumexp(-1) for name, values in energies.items()}

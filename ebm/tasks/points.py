@@ -138,6 +138,7 @@ class Points(RowTask):
         self.splits = {split: Batch(((points[row] - self.mean) / self.std).to(dtype)) for split, row in rows.items()}
         self.mean, self.std = self.mean.to(dtype), self.std.to(dtype)
         self.spec = {"dim": points.shape[1]}
+        self.reads = f"{sum(map(len, rows.values())):,} {'points of' if name in SHAPES else 'rows of'} {name}"
 
     @staticmethod
     def _shape(name: str, n: int | None, noise: float | None, columns: Sequence[str] | None, seed: int) -> Tensor:

@@ -1,30 +1,35 @@
-"""What tasks of independent rows share: splits, loaders, and judging samples by their MMD from held-out rows."""
+"""Rows in memory: what tasks of independent rows share, rows of an array, and samples judged by their MMD."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebm.interfaces import Batch, Predictor, Task, raise_if_not_finite
+from ebm.interfaces.task import check_limit
 from ebm.judging.mmd import median_distance, mmd, mmd_permutation_test
-from ebm.randomness import stream
+from ebm.randomness import randn_like, stream
 from ebm.words import nearest
 
-__all__ = ["RowTask", "take"]
+__all__ = ["LOSSES", "SPLITS", "InMemory", "RowTask", "Rows", "RowsOf", "draw_splits", "errors", "loader_of"]
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+SPLITS = tuple(SHARES)
+LOSSES = {"squared": F.mse_loss, "smooth-l1": F.smooth_l1_loss}
 JUDGED = 2_000  # samples that a task draws to judge a predictor, where no limit is given
-CHUNK = 1_000  # chains that move at a time while a predictor is judged
 
 
-class RowTask(Task):
-    """Holds independent rows in memory, by split. A task of this kind sets `spec` and `splits`, and writes `start`."""
+class InMemory(Task):
+    """Holds rows in memory, by split. A task of this kind sets `spec` and `splits`, and writes `start`."""
 
     splits: dict[str, Batch]
+    rows_at_once = 1_000
 
     def rows(self, split: str) -> Batch:
         """Returns all rows of a split as one batch.
@@ -41,17 +46,20 @@ class RowTask(Task):
         return rows
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es (batch_size, *event).
-
-        The training split is shuffled, by `seed` alone, and leaves out its last batch where that is short (unless it is the
-        only one); other splits come whole and in a fixed order.
+        """Makes a loader of `Batch`es (batch_size, *event), as `loader_of` orders them.
 
         Raises:
             ValueError: for an unknown or empty split, or a batch_size below 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
-        return loader_of(_Rows(self.rows(split)), batch_size, split == "train", seed, workers)
+        return loader_of(RowsOf(self.rows(split)), batch_size, split == "train", seed, workers)
+
+    def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """Iterates over the first `limit` rows of a split in their order, those of the training split as well."""
+        check_limit(limit)
+        rows = self.rows(split)
+        count = len(rows.target[:limit])
+        for first in range(0, count, self.rows_at_once):
+            yield rows.rows(slice(first, min(first + self.rows_at_once, count)))
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Averages the squared error over the event: y (*more, rows, *event) -> (*more, rows).
@@ -59,10 +67,50 @@ class RowTask(Task):
         Raises:
             ValueError: y does not end in the target's shape.
         """
-        target = batch.target
-        if y.shape[-target.ndim :] != target.shape:
-            raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
-        return (y - target).square().flatten(y.ndim - target.ndim + 1).mean(-1)
+        return errors(y, batch.target).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
+
+
+class Rows(InMemory):
+    """Rows of an array, without a judge: chains start at standard normal noise, and `loss` is the distance to a row.
+
+    The loss says how near a prediction is to its own row. It does not say whether samples look like
+    data: a subclass can write `scores`, and `RowTask` judges samples by their MMD. For numbers in a
+    file, `Points` reads tables.
+
+    Arguments:
+        array: the rows (n, *event): a tensor, a NumPy array or a sequence of numbers, or a dataset of
+            rows or of (row, label) pairs. A floating tensor keeps its dtype; other numbers become
+            torch's default float. In Python only, unless a recipe writes the numbers out.
+        labels: the context (n, ...), one label for each row.
+        seed: decides which rows belong to which split: 70 % train, 10 % validation, 20 % test.
+
+    Raises:
+        ValueError: for fewer than three rows, rows that are no numbers, empty, NaN or infinite, or
+            labels of another length.
+
+    >>> import numpy as np
+    >>> task = Rows(np.arange(40).reshape(20, 2), labels=[0, 1] * 10)
+    >>> batch = next(iter(task.loader("train", 8)))
+    >>> batch.target.shape, batch.context.shape, task.spec
+    (torch.Size([8, 2]), torch.Size([8]), {'dim': 2, 'classes': 2})
+    """
+
+    def __init__(self, array: Any, labels: Any = None, *, seed: int = 0) -> None:
+        target, context = _read(array, labels)
+        self.spec = _spec_of(target, context)
+        rows = Batch(target, context)
+        self.splits = {split: rows.rows(index) for split, index in draw_splits(len(target), None, seed).items()}
+        self.reads = f"{len(target):,} rows of an array"
+
+    def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws standard normal noise of the target's shape."""
+        return randn_like(batch.target, generator)
+
+
+class RowTask(InMemory):
+    """Judges samples by their MMD from held-out rows. A task of this kind sets `spec` and `splits`, and writes `start`."""
+
+    headline = "mmd"
 
     @torch.no_grad()
     def evaluate(
@@ -82,12 +130,14 @@ class RowTask(Task):
             generator: where starts, noise and permutations come from; torch's global generator if None.
 
         Returns:
-            `mmd`, of the samples from the first half; `mmd_reference`, of the second half from the first, with the same
-            kernel; `mmd_p`, the p-value of "the samples come from the data's distribution"; `energy`, the samples' mean
-            energy, where the predictor has one.
+            `mmd`, of the samples from the first half; `mmd_reference`, of the second half from the
+            first, with the same kernel; `mmd_p`, the p-value of "the samples come from the data's
+            distribution"; `energy`, the samples' mean energy, where the predictor has one; and
+            `extra_metrics`.
 
         Raises:
-            ValueError: for an unknown split, halves of fewer than two rows, or samples or energies of a wrong shape.
+            ValueError: for an unknown split, halves of fewer than two rows, or samples or energies of a
+                wrong shape.
             FloatingPointError: a sample or its energy is not finite.
         """
         rows = self.rows(split)
@@ -98,9 +148,7 @@ class RowTask(Task):
             )
         held, other = rows.target[:count], rows.target[count : 2 * count]
         samples, energies = [], []
-        for batch in chunks(rows, count, generator):
-            start = self.starts(predictor, batch, generator=generator)
-            y, energy, _ = predictor.predict(batch, start, generator=generator)
+        for batch, (y, energy, _) in self.predictions(predictor, split, count, generator):
             if y.shape != batch.target.shape:
                 raise ValueError(f"the predictor returned {tuple(y.shape)} for targets of {tuple(batch.target.shape)}")
             raise_if_not_finite(None, y, y.new_zeros(len(y)) if energy is None else one_per_row(energy, y))
@@ -112,15 +160,15 @@ class RowTask(Task):
         result = {"mmd": test.mmd, "mmd_reference": mmd(other, held, bandwidth=width), "mmd_p": test.p}
         if energies:
             result["energy"] = torch.cat(energies).mean().item()
-        return result | self.said_of(drawn)
+        return result | self.extra_metrics(drawn)
 
-    def said_of(self, samples: Tensor) -> dict[str, float]:
-        """Says more of drawn samples (rows, *event) than how far they are from data; nothing, unless a task does."""
+    def extra_metrics(self, samples: Tensor) -> dict[str, float]:
+        """Measures samples (rows, *event) in further ways; here in none."""
         return {}
 
 
-class _Rows(Dataset[Batch]):
-    """Serves rows to a DataLoader, a whole batch at a time."""
+class RowsOf(Dataset[Batch]):
+    """Serves the rows of a batch to a DataLoader, a whole batch at a time."""
 
     def __init__(self, rows: Batch) -> None:
         self.rows = rows
@@ -129,13 +177,22 @@ class _Rows(Dataset[Batch]):
         return len(self.rows.target)
 
     def __getitem__(self, index: Any) -> Batch:
-        return take(self.rows, index)
+        return self.rows.rows(index)
 
     __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
 
 
-def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: int) -> DataLoader[Batch]:
-    """Makes a loader of a dataset that serves a whole batch at a time; in training shuffled, and without a short last batch."""
+def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: int = 0) -> DataLoader[Batch]:
+    """Makes a loader of a dataset that serves a whole batch at a time, by `__getitems__` of a list of indices.
+
+    In training it is shuffled, by `seed` alone, and leaves out its last batch where that is short
+    (unless it is the only one); otherwise all rows come, in a fixed order.
+
+    Raises:
+        ValueError: for a batch_size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it must be at least 1")
     return DataLoader(
         rows,
         batch_size,
@@ -151,21 +208,18 @@ def _whole(batch: Any) -> Any:
     return batch
 
 
-def take(batch: Batch, index: Any) -> Batch:
-    """Selects rows of a batch of tensors.
+def errors(y: Tensor, target: Tensor, loss: str = "squared") -> Tensor:
+    """Computes the error of every number, of y (*more, *shape) from a target (*shape), by one of `LOSSES`.
 
-    >>> take(Batch(torch.arange(4), context=torch.arange(4) * 10), slice(2)).context
-    tensor([ 0, 10])
+    >>> errors(torch.ones(3, 2), torch.zeros(2), "smooth-l1").shape
+    torch.Size([3, 2])
+    >>> errors(torch.ones(3), torch.zeros(2))
+    Traceback (most recent call last):
+    ValueError: y has shape (3,), the target (2,): y's must end in the target's
     """
-    return Batch(*(None if field is None else field[index] for field in batch))
-
-
-def chunks(rows: Batch, count: int, generator: torch.Generator | None) -> Iterator[Batch]:
-    """Cuts the first `count` rows into batches that are evaluated at once, on the generator's device."""
-    device = "cpu" if generator is None else generator.device
-    for first in range(0, count, CHUNK):
-        batch = take(rows, slice(first, min(first + CHUNK, count)))
-        yield Batch(*(None if field is None else field.to(device) for field in batch))
+    if y.shape[-target.ndim :] != target.shape:
+        raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
+    return LOSSES[loss](y, target.expand_as(y), reduction="none")
 
 
 def one_per_row(energy: Tensor, y: Tensor) -> Tensor:
@@ -190,3 +244,67 @@ def draw_splits(count: int, n: int | None, seed: int) -> dict[str, Tensor]:
     order = torch.randperm(count, generator=stream(seed, "split"))[:n]
     validation, test = (round(SHARES[split] * len(order)) for split in ("validation", "test"))
     return dict(zip(SHARES, order.split([len(order) - validation - test, validation, test]), strict=True))
+
+
+def _read(array: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
+    """Reads rows (n, *event) as floating numbers, and their labels."""
+    if labels is None and not hasattr(array, "__array__") and isinstance(array, Sized) and len(array) and _is_pair(array):
+        array, labels = zip(*(array[index] for index in range(len(array))), strict=True)  # type: ignore[index]
+    rows = _tensor("array", array)
+    rows = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
+    shape = tuple(rows.shape)
+    if rows.ndim == 1 and len(rows):
+        raise ValueError(f"array has shape {shape}: pass rows (n, *event), as in array[:, None]")
+    if len(rows) < 3:
+        raise ValueError(f"array has {len(rows)} rows: at least 3 are needed, for train, validation and test")
+    if not rows.numel():
+        raise ValueError(f"array has shape {shape}: its rows are empty")
+    if labels is None:
+        return _finite("array", rows), None
+    context = _tensor("labels", labels)
+    if context.shape[:1] != rows.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(context.shape)}, the array {shape}: pass one label for each row")
+    context = context if context.is_floating_point() else context.long()
+    if not context.is_floating_point() and int(context.min()) < 0:
+        raise ValueError(f"labels go down to {int(context.min())}: count classes from 0")
+    return _finite("array", rows), _finite("labels", context)
+
+
+def _is_pair(dataset: Any) -> bool:
+    """Tells whether a dataset serves (row, label) pairs, by its first item."""
+    first = dataset[0]
+    return isinstance(first, tuple) and len(first) == 2 and np.ndim(first[0]) > 0 and np.ndim(first[1]) == 0
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    """Makes a tensor of a tensor, of what NumPy can read, or of a sequence of either."""
+    try:
+        if not hasattr(values, "__array__"):
+            values = [values[index] for index in range(len(values))]
+            if any(isinstance(row, Tensor) for row in values):
+                values = torch.stack([torch.as_tensor(row) for row in values])
+        found = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as numbers ({error}): pass a tensor, an array, or rows of one shape") from error
+    if found.is_complex():
+        raise ValueError(f"{name} holds complex numbers: pass real ones, as by torch.view_as_real")
+    return found.to(torch.get_default_dtype()) if found.is_floating_point() and not isinstance(values, Tensor) else found
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"{name}: {len(bad)} of {len(values)} rows are NaN or infinite (row {bad[0]} first)")
+    return values
+
+
+def _spec_of(rows: Tensor, labels: Tensor | None) -> dict[str, Any]:
+    """Says what the data decide, as far as it can be told."""
+    spec: dict[str, Any] = {}
+    if rows.ndim == 2:
+        spec["dim"] = rows.shape[1]
+    elif rows.ndim == 4 and rows.shape[2] == rows.shape[3]:
+        spec |= {"image_size": rows.shape[2], "channels": rows.shape[1]}
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        spec["classes"] = int(labels.max()) + 1
+    return spec

@@ -1,52 +1,111 @@
-"""Opens hub datasets, and says at once and clearly where that cannot be done."""
+"""Reads data through `datasets`: local files, which leave nothing behind, and hub datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from ebm.optional import installed, reachable
+from ebm.optional import installed, no_progress_bars, reachable
 from ebm.words import nearest
 
-__all__ = ["WAY_OUT", "open_rows"]
+__all__ = ["PICTURES", "few_of", "from_hub", "is_path", "load_files", "media_from_hub", "pictures_below"]
 
-WAY_OUT = "`--task.source bundled` needs no network"
-SECONDS = 5  # that the hub has to answer
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
-def open_rows(
-    source: str, config: str | None, hub_split: str, column: str, feature: Literal["Image", "Video"], offline: Sequence[str]
+def few_of(names: Sequence[str], most: int = 5) -> str:
+    """Lists the first few names for a warning.
+
+    >>> few_of(["a", "b", "c"], 2)
+    'a; b; …'
+    """
+    return "; ".join(names[:most]) + ("; …" if len(names) > most else "")
+
+
+def is_path(source: str) -> bool:
+    """Tells whether a source means a local path, there or missing, and not a hub dataset."""
+    return source.startswith((".", "~", "/")) or Path(source).expanduser().exists()
+
+
+def load_files(kind: str, files: Iterable[Path], **options: Any) -> Any:
+    """Reads local files as one dataset; nothing is left in a cache.
+
+    Arguments:
+        kind: what `datasets` calls the files: "text", "json", "parquet", "csv", "imagefolder".
+        files: the files.
+        options: further keywords of `datasets.load_dataset`; rows are kept in memory unless they stream.
+
+    Raises:
+        ImportError: `datasets` is not installed.
+        ValueError, datasets.exceptions.DatasetsError: the files cannot be read.
+    """
+    installed("datasets")
+    from datasets import load_dataset
+
+    if not options.get("streaming"):
+        options["keep_in_memory"] = True
+    paths = [glob.escape(str(file)) for file in files]
+    with tempfile.TemporaryDirectory() as cache, no_progress_bars():
+        return load_dataset(kind, data_files=paths, split="train", cache_dir=cache, **options)
+
+
+def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
+    """Lists the picture files below a folder whose paths match a pattern, in their order."""
+    return [file for file in sorted(folder.rglob(pattern)) if file.suffix.lower() in PICTURES and file.is_file()]
+
+
+def from_hub(
+    source: str, config: str | None = None, hub_split: str = "train", *, local: str, way_out: str, known: Iterable[str], **options: Any
 ) -> Any:
-    """Opens a hub dataset, with decoding switched off in its column of pictures or videos.
+    """Opens a hub dataset, and fails within seconds where the hub does not answer.
 
     Arguments:
         source: the dataset's name.
         config: its configuration, where it has several.
         hub_split: which of its splits is opened.
-        column: where the pictures or videos are.
-        feature: what `datasets` calls these.
-        offline: names of sources that need no network, of which the nearest is proposed.
+        local: what else the source might have been, "file" or "folder".
+        way_out: what needs no network, for the error.
+        known: names of sources that need no network, of which the nearest is proposed.
+        options: further keywords of `datasets.load_dataset`.
 
     Raises:
         ImportError: `datasets` is not installed.
-        ValueError: the hub cannot be reached, or has no such dataset, configuration, split or column of that kind.
+        ValueError: the hub cannot be reached, or has no such dataset, configuration or split.
     """
     installed("datasets")
     import datasets
     from datasets.exceptions import DatasetsError
 
-    kind = getattr(datasets, feature)
     try:
         if not datasets.config.HF_HUB_OFFLINE:
             reachable(datasets.config.HF_ENDPOINT)
-        rows = datasets.load_dataset(source, config, split=hub_split)
+        return datasets.load_dataset(source, config, split=hub_split, **options)
     except OSError as error:
         raise ValueError(
-            f"{source!r} is no local folder, and as a hub dataset it cannot be reached ({error}): {WAY_OUT}, and with "
-            f"HF_HUB_OFFLINE=1 what was downloaded before is read. {nearest(source, list(offline))}"
+            f"{source!r} is no local {local}, and as a hub dataset it cannot be reached ({error}): {way_out}, and with "
+            f"HF_HUB_OFFLINE=1 what was downloaded before is read. {nearest(source, known)}"
         ) from error
     except (DatasetsError, ValueError) as error:
         raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
+
+
+def media_from_hub(
+    source: str, config: str | None, hub_split: str, column: str, feature: Literal["Image", "Video"], known: Sequence[str]
+) -> Any:
+    """Opens a hub dataset of pictures or videos, and switches off decoding in their column.
+
+    Raises:
+        ImportError: `datasets` is not installed.
+        ValueError: as `from_hub`, or there is no such column, or it holds something else.
+    """
+    way_out = f"`--task.source {known[0]}` needs no network"
+    rows = from_hub(source, config, hub_split, local="folder", way_out=way_out, known=known)
+    import datasets
+
+    kind = getattr(datasets, feature)
     if column not in rows.column_names:
         raise ValueError(f"{source} has no column {column!r}: {nearest(column, rows.column_names)}")
     if not isinstance(rows.features[column], kind):

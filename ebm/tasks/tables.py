@@ -1,9 +1,7 @@
-"""Reads numbers from local csv and parquet files, through `datasets` and with no network."""
+"""Reads numbers from local csv and parquet files."""
 
 from __future__ import annotations
 
-import glob
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm.optional import installed, no_progress_bars
+from ebm.optional import installed
+from ebm.tasks.sources import load_files
 from ebm.words import nearest
 
 __all__ = ["read_table"]
@@ -35,18 +34,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any)
     installed("datasets")
     import numpy as np
     import pandas as pd
-    from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     kind = "parquet" if path.suffix.lower() == ".parquet" else "csv"
     if kind == "csv":
         options["chunksize"] = None  # read in chunks, a column takes the first chunk's type, and a later one fails
     try:
-        with tempfile.TemporaryDirectory() as cache, no_progress_bars():
-            table = load_dataset(
-                kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache, keep_in_memory=True, **options
-            )
-            frame = table.to_pandas()
+        frame = load_files(kind, [path], **options).to_pandas()
     except (DatasetGenerationError, ValueError) as error:
         reason = str(error.__cause__ or error).strip()
         raise ValueError(f"{path}: no rows could be read as {kind} ({reason})") from error

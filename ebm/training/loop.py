@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from ebm.files import commit, discard, draft_of
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
@@ -24,9 +22,13 @@ from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import own_state, put_back, shared_state
 from ebm.training import ranks
 from ebm.training.finish import finish
+from ebm.training.progress import Progress
 from ebm.training.settings import check, fabric_of
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["fit"]
 
@@ -100,8 +102,9 @@ def fit(
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
         compile: compiles the energy and its gradient, which takes minutes and pays in long runs.
-        on_divergence: what follows where a value is not finite, or at a checkpoint the doctor (`ebm.runs.doctor`) finds that training
-            diverged: "stop", with a report; "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
+        on_divergence: what follows where a value is not finite, or where the doctor
+            (`ebm.runs.doctor`) finds at a checkpoint that training diverged: "stop", with a report;
+            "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
             process only); "ignore" the doctor, and stop for values that are not finite alone.
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
@@ -111,8 +114,8 @@ def fit(
 
     Raises:
         ValueError: for arguments that cannot work, or a folder that holds another run.
-        FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the run (`ebm.runs.doctor.Diverged`);
-            the last good checkpoint stays.
+        FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the
+            run (`ebm.runs.doctor.Diverged`); the last good checkpoint stays.
     """
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
@@ -167,7 +170,7 @@ def fit(
             generator.set_state(own["generator"])
             set_random_states(own["random"])
         history = History(folder, size, done) if first else None
-        bar = tqdm(range(steps), initial=done, disable=None if first else True, dynamic_ncols=True)
+        progress = Progress(done, steps, shown=first)
         model.train()
         optimizer.zero_grad()  # what diverged may have left gradients behind
         finite = torch.ones((), dtype=torch.bool, device=fabric.device)
@@ -207,14 +210,13 @@ def fit(
             optimizer.zero_grad()
             if average is not None and isinstance(energy, nn.Module):
                 average.update_parameters(energy)
-            bar.update()
 
             row = ranks.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
             if history is not None and logging:
                 row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
                 row |= {"relative_update": relative_change(before, matrices)} if matrices else {}
                 history.add(step, "train", row)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in list(row.items())[:4]})
+            progress.took(step, row)
             if history is not None and evaluating:
                 history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, fabric))
             stopping = stop.signal is not None  # looked at once: a signal may come at any moment
@@ -225,7 +227,7 @@ def fit(
                 save(step)
             if stopping:
                 stop.leave(step, folder)
-        bar.close()
+        progress.close()
 
         if history is not None:
             run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ebm.interfaces import Batch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["broadcast_from_first", "check", "is_first_process", "mean", "shard", "weight_of_rank"]
 

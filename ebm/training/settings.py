@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["BOUNDS", "check", "fabric_of"]
 
@@ -45,6 +46,8 @@ def check(settings: Mapping[str, Any]) -> None:
 
 def fabric_of(**options: Any) -> Fabric:
     """Makes a Fabric, or raises ValueError where its options do not exist or do not fit each other."""
+    from lightning_fabric import Fabric  # here, since its import takes seconds, which only training has to spend
+
     try:
         return Fabric(**options)
     except Exception as error:  # Fabric has errors of many kinds for options that do not exist or fit each other

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ebm.interfaces import Loss
@@ -19,6 +19,9 @@ from ebm.runs.history import read_history
 from ebm.runs.rollback import roll_back
 from ebm.runs.run import Run
 from ebm.training import ranks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["check_parameters", "divergence_leaves_a_report", "examine", "not_finite", "relative_change"]
 

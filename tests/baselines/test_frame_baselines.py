@@ -106,7 +106,7 @@ def test_an_extended_code_is_that_of_all_frames(name, kind, cuts, grad, seed):
         close(model(tail, code), model(y, whole)[:, -cuts[-1] :])
         close(model.extend(before, more[-1] + 1).seen.frames[:, : before.length], context[:, : before.length])
         if kind is FrameTransformer:
-            close(model.follow(code), model.predict(Batch(context, context)).y)
+            close(model.follow_code(code), model.predict(Batch(context, context)).y)
 
 
 @LAW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import builtins
 import contextlib
 import copy
@@ -373,4 +374,4 @@ def test_reading_a_recipe_opens_nothing_but_the_file(tmp_path, monkeypatch):
 
 
 def test_the_module_is_its_own_plugin():
-    assert set(recipes.ebm_recipes()) == {path.stem for path in recipes.BUNDLED.glob("*.toml")}
+    assert set(recipes.ebm_recipes()) == {path.stem for path in pathlib.Path(recipes.__file__).parent.glob("*.toml")}

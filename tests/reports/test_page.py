@@ -1,6 +1,7 @@
 """Laws of reports: the same bytes for the same run, nothing fetched from elsewhere, and verdicts that hit what was planted."""
 
 import base64
+import importlib.util
 import math
 import re
 from html.parser import HTMLParser
@@ -8,7 +9,6 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-import ebm.reports.page
 from ebm.energies import ConvEnergy, MLPEnergy
 from ebm.interfaces import Batch, Energy, Task, left
 from ebm.objectives import ContrastiveDivergence, Reconstruction
@@ -232,7 +232,8 @@ def test_learned_step_sizes_are_listed_once(tmp_path):
 
 def test_without_matplotlib_a_report_says_how_to_get_pictures(tmp_path, monkeypatch):
     run = moons(tmp_path / "run")
-    monkeypatch.setattr(ebm.reports.page, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else find(name))
     page = report(run)
     assert titles(page) == ["Final metrics"]
     assert "pip install &#39;ebm-toolkit[recipes]&#39;" in page

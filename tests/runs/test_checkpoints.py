@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ebm import files
+from ebm.files import atomic, write_text
 from ebm.runs import checkpoints
 from ebm.runs.checkpoints import CheckpointError, flatten, latest, prune, read, unflatten, write
-from ebm.files import atomic, write_text
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -135,7 +136,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
     for where in ("_flush", "commit"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, where, full)
+            patch.setattr(files, where, full)
             with pytest.raises(OSError, match="No space left"):
                 write_text(path, "new")
         assert path.read_text() == "old"
@@ -154,14 +155,14 @@ def test_the_disk_error_of_safetensors_is_an_os_error(tmp_path):
 
 def test_what_is_committed_has_been_flushed(tmp_path, monkeypatch):
     """What is renamed before it is on disk may be empty after a power cut."""
-    order, flush, replace = [], checkpoints._flush, Path.replace
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: (order.append(path.name), flush(path)))
+    order, flush, replace = [], files._flush, Path.replace
+    monkeypatch.setattr(files, "_flush", lambda path: (order.append(path.name), flush(path)))
     monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("rename"), replace(self, to))[1])
     folder = checkpoints.at(tmp_path, 7)
-    draft = checkpoints.draft_of(folder)
+    draft = files.draft_of(folder)
     draft.mkdir()
     write(draft, "shared", {"a": torch.ones(1)})
-    checkpoints.commit(draft, folder)
+    files.commit(draft, folder)
     assert sorted(order[:3]) == sorted(["shared.json", "shared.safetensors", draft.name])
     assert order[3:] == ["rename", tmp_path.name]
     order.clear()
@@ -184,7 +185,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert latest(tmp_path) is None
     for step in (5, 40, 1_000_000_000):  # the last has more digits than names are padded to
         newest = checkpoint(tmp_path, step)
-    checkpoints.draft_of(checkpoints.at(tmp_path, 2_000_000_000)).mkdir()
+    files.draft_of(checkpoints.at(tmp_path, 2_000_000_000)).mkdir()
     (tmp_path / "step-x").mkdir()
     (tmp_path / "step-9999999999").write_text("a file")
     (tmp_path / "notes").mkdir()
@@ -196,7 +197,7 @@ def test_pruning_keeps_the_newest_and_what_is_not_a_checkpoint(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoint(tmp_path, step)
     (tmp_path / "notes").mkdir()
-    draft = checkpoints.draft_of(checkpoints.at(tmp_path, 5))
+    draft = files.draft_of(checkpoints.at(tmp_path, 5))
     draft.mkdir()
     (draft / "shared.json").write_text("half")
     prune(tmp_path, 2)

@@ -7,16 +7,17 @@ import math
 import pytest
 import torch
 
-from ebm.runs import checkpoints
-from ebm.runs.doctor import Diverged, diagnose
 from ebm.energies import MLPEnergy
-from ebm.runs.history import read_history
 from ebm.interfaces import Loss
 from ebm.objectives import ContrastiveDivergence, WeightedSum
+from ebm.runs import checkpoints
+from ebm.runs.doctor import Diverged, diagnose
+from ebm.runs.history import read_history
 from ebm.runs.rollback import MOST, roll_back, rollbacks
 from ebm.samplers import MALA, LangevinDynamics, ReplayAugmented
 from ebm.tasks import Points
-from ebm.training import fit, relative_change
+from ebm.training import fit
+from ebm.training.watch import relative_change
 from tests.helpers import normal
 
 # ------------------------------------------------------------------------------------------------------------- histories

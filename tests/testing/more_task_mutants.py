@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ebm.interfaces import Batch, Task
 from ebm.tasks import Digits, Dyck, Points
-from ebm.tasks.rows import RowTask, draw_splits, take
+from ebm.tasks import RowTask, draw_splits
 
 CORRECT, MUTANTS = {}, {}
 
@@ -59,9 +59,9 @@ def noise(like, generator):
 def cut(rows, train=80, validation=20):
     """The first rows train, the next validate, the rest test."""
     return {
-        "train": take(rows, slice(0, train)),
-        "validation": take(rows, slice(train, train + validation)),
-        "test": take(rows, slice(train + validation, None)),
+        "train": rows.rows(slice(0, train)),
+        "validation": rows.rows(slice(train, train + validation)),
+        "test": rows.rows(slice(train + validation, None)),
     }
 
 
@@ -155,7 +155,7 @@ correct("the core's brackets from noise", length=12, n=300, depth=(1, 3), deep=(
 class Base(RowTask):
     def __init__(self):
         rows = Batch(normal(300, 2, seed=1).sinh())
-        self.splits = {split: take(rows, index) for split, index in draw_splits(300, None, 0).items()}
+        self.splits = {split: rows.rows(index) for split, index in draw_splits(300, None, 0).items()}
         self.spec = {"dim": 2}
 
     def start(self, batch, *, generator=None):
@@ -495,7 +495,7 @@ class Robust(InMemory):
 @correct("no validation rows, only train and test")
 class TwoSplits(InMemory):
     def split(self, rows):
-        return {"train": take(rows, slice(0, 110)), "test": take(rows, slice(110, None))}
+        return {"train": rows.rows(slice(0, 110)), "test": rows.rows(slice(110, None))}
 
     def loader(self, split, batch_size, *, seed=0, workers=0):
         if split not in self.splits:
@@ -517,19 +517,19 @@ class SameRows(InMemory):
 @mutant("test has one row of train", OVERLAP)
 class OneRow(InMemory):
     def split(self, rows):
-        return {**cut(rows), "test": take(rows, torch.tensor([17, *range(100, 160)]))}  # 17 is in train
+        return {**cut(rows), "test": rows.rows(torch.tensor([17, *range(100, 160)]))}  # 17 is in train
 
 
 @mutant("validation begins one row too early", OVERLAP)
 class OffByOne(InMemory):
     def split(self, rows):
-        return {**cut(rows), "validation": take(rows, slice(79, 100))}  # 79 is in train
+        return {**cut(rows), "validation": rows.rows(slice(79, 100))}  # 79 is in train
 
 
 @mutant("half of test is in train", OVERLAP)
 class HalfShared(InMemory):
     def split(self, rows):
-        return {**cut(rows), "test": take(rows, slice(50, 110))}  # 50 … 79 are in train
+        return {**cut(rows), "test": rows.rows(slice(50, 110))}  # 50 … 79 are in train
 
 
 @mutant("validation is test", OVERLAP)
@@ -542,7 +542,7 @@ class ValidationIsTest(InMemory):
 @mutant("one row of validation is in test", OVERLAP)
 class OneOfValidation(InMemory):
     def split(self, rows):
-        return {**cut(rows), "validation": take(rows, slice(80, 101))}  # 100 is in test
+        return {**cut(rows), "validation": rows.rows(slice(80, 101))}  # 100 is in test
 
 
 @mutant("train has every row", OVERLAP)
@@ -554,7 +554,7 @@ class Everything(InMemory):
 @mutant("splits drawn with replacement", OVERLAP)
 class Replacement(InMemory):
     def split(self, rows):
-        return cut(take(rows, torch.randint(160, (160,), generator=seeded("bootstrap"))))
+        return cut(rows.rows(torch.randint(160, (160,), generator=seeded("bootstrap"))))
 
 
 @mutant("every split shuffles by a seed of its own", OVERLAP)
@@ -562,7 +562,7 @@ class OwnShuffles(InMemory):
     def split(self, rows):
         shares = {"train": slice(0, 80), "validation": slice(80, 100), "test": slice(100, 160)}
         orders = {name: torch.randperm(160, generator=seeded("shuffle", name)) for name in shares}  # one order was meant
-        return {name: take(rows, orders[name][share]) for name, share in shares.items()}
+        return {name: rows.rows(orders[name][share]) for name, share in shares.items()}
 
 
 @mutant("the split depends on the loader's seed", OVERLAP + "|seed")
@@ -571,7 +571,7 @@ class SeedSplits(InMemory):
 
     def data(self, split, seed):
         order = torch.randperm(160, generator=seeded("split", seed if split == "train" else 0))
-        return Held(cut(take(self.rows(), order))[split])
+        return Held(cut(self.rows().rows(order))[split])
 
 
 @mutant("windows cut at random places of one series", OVERLAP)
@@ -592,7 +592,7 @@ class SharedClean(Denoise):
     """Noise makes contexts differ, and the targets are the same."""
 
     def split(self, rows):
-        return {**cut(rows), "test": take(rows, slice(20, 80))}
+        return {**cut(rows), "test": rows.rows(slice(20, 80))}
 
 
 @mutant("the same contexts with other labels' noise", OVERLAP)
@@ -601,7 +601,7 @@ class SharedContexts(Regression):
 
     def split(self, rows):
         again = Batch(rows.target + 0.05 * normal(160, 2, seed=14), rows.context)
-        return {**cut(rows), "test": take(again, slice(0, 60))}
+        return {**cut(rows), "test": again.rows(slice(0, 60))}
 
 
 @mutant("the same rows, dequantised anew in each split", OVERLAP)
@@ -625,7 +625,7 @@ class Doubled(NextToken):
 
     def split(self, rows):
         twice = torch.arange(160).repeat(2)[torch.randperm(320, generator=seeded("doubled"))]
-        return cut(take(rows, twice), train=200, validation=40)
+        return cut(rows.rows(twice), train=200, validation=40)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants: distance
@@ -937,7 +937,7 @@ class PythonOrder(InMemory):
     def data(self, split, seed):
         order = list(range(len(self.splits[split].target)))
         random.shuffle(order)
-        return Held(take(self.splits[split], torch.tensor(order)))
+        return Held(self.splits[split].rows(torch.tensor(order)))
 
 
 @mutant("noise is drawn from the global generator as rows are read", RANDOM)
@@ -1142,7 +1142,7 @@ class GlobalEvaluate(Judging):
 class PythonRows(Judging):
     def judged(self, predictor, split, limit, generator):
         count = len(self.splits[split].target)
-        rows = take(self.splits[split], torch.tensor(random.sample(range(count), min(count, limit or 20))))
+        rows = self.splits[split].rows(torch.tensor(random.sample(range(count), min(count, limit or 20))))
         return rows, predictor.predict(rows, self.start(rows, generator=generator), generator=generator)
 
 

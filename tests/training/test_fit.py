@@ -531,7 +531,7 @@ def test_a_folder_that_is_a_file_or_cannot_be_written_to_is_a_value_error(tmp_pa
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write_text", denied)
+        patch.setattr("ebm.runs.folder.write_text", denied)
         with pytest.raises(ValueError, match="cannot be written to: .*Permission denied"):
             quick(tmp_path / "denied")
 

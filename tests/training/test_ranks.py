@@ -250,7 +250,7 @@ def test_the_command_trains_on_two_processes_and_speaks_with_one_voice(recipe):
     done = say(recipe, *command(recipe, "pair", *PAIR))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report: ") == 1
-    assert done.stdout.count(" mmd ") == 1
+    assert done.stdout.count("mmd\t") == 1
     folder = recipe / "pair" / "run"
     assert {path.stem for path in (folder / "checkpoints" / "step-000000006").iterdir()} == {"shared", "rank0", "rank1"}
     assert tomllib.loads((folder / "recipe.toml").read_text())["fit"]["devices"] == 2

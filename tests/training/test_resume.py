@@ -358,7 +358,7 @@ def kill_everywhere(folder: Path) -> dict[str, Any]:
             if (code := in_child(lambda out=out, at=at, flavour=flavour: attempt(out, at, flavour))) == 0:
                 break
             found["kills"] += 1
-            finished = (out / "metrics.json").exists()  # it is the last that a run writes
+            finished = (out / "metrics.json").exists() and (out / "report.html").exists()
             if code != 9 or (not finished and in_child(lambda out=out: train(name, out, **keywords))):
                 found["wrong"].append([flavour, at, code, "cannot be resumed"])
                 continue

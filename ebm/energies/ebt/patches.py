@@ -132,7 +132,7 @@ class PatchStream(Energy):
             tokens.append(x)
         return tokens
 
-    def features(self, images: Tensor, code: Code | None = None) -> list[Tensor]:
+    def representations(self, images: Tensor, code: Code | None = None) -> list[Tensor]:
         """Averages the tokens of images (n, C, H, W) over each quarter: (n, 4 D) after the embedding, and after every block."""
         found = self.depths(images, self.encode() if code is None else code)
         return [F.adaptive_avg_pool2d(tokens.mT.unflatten(-1, self.grid), 2).flatten(1) for tokens in found]

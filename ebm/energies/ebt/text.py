@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.sizes import size_of
-from ebm.energies.ebt.streams import CausalEBT, Code, Conditioning
+from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code, Conditioning
 
-__all__ = ["Padded", "ResidualTextEBT", "TextEBT", "embed", "expected", "padded"]
+__all__ = ["Padded", "ResidualTextEBT", "TextEBT", "TokenStream", "expected", "padded"]
 
 
 class Padded(NamedTuple):
@@ -33,7 +33,29 @@ def padded(rows: list[list[int]], device: torch.device | str = "cpu") -> Padded:
     return Padded(ids, torch.tensor([longest - len(row) for row in rows], device=device))
 
 
-class TextEBT(CausalEBT):
+class TokenStream(CausalStream):
+    """Encodes ids (B, S), or `Padded` rows of them, through an embedding, which a subclass sets."""
+
+    vocab_size: int
+    embedding: nn.Embedding
+
+    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
+        ids, pad = context if isinstance(context, Padded) else (context, None)
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+            what = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"the context is {what}: pass ids (B, S) of whole numbers, with at least one position")
+        if ids.is_cpu and not torch.compiler.is_compiling():
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= self.vocab_size:
+                raise ValueError(f"the context has ids from {low} to {high}, outside the {self.vocab_size} tokens")
+        return self.embedding(ids), pad
+
+    def padded(self, rows: list[list[int]]) -> Padded:
+        """Pads rows of ids on the left to one length, as one context."""
+        return padded(rows, self.embedding.weight.device)
+
+
+class TextEBT(TokenStream, CausalEBT):
     """Scores next-token distributions: E_i = E(p_i | x_0 … x_i), for probability vectors p_i over the vocabulary.
 
     The context is ids (B, S), or `Padded` rows; y is (*more, B, T, vocab_size), energies are (*more, B, T). Samplers move
@@ -81,9 +103,6 @@ class TextEBT(CausalEBT):
         self.candidate = None if tied else nn.Linear(vocab_size, self.dim, bias=False)
         initialise(self)
         self.reset_adaln()
-
-    def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
-        return embed(self.embedding, context)
 
     def propose(self, y: Tensor, code: Code | None) -> Tensor:
         if y.shape[-1] != self.vocab_size:
@@ -146,22 +165,6 @@ class ResidualTextEBT(TextEBT):
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         refined = (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
         return -expected(y, code) - refined
-
-
-def embed(table: nn.Embedding, context: Any) -> tuple[Tensor, Tensor | None]:
-    """Embeds ids (B, S), or `Padded` rows of them: (B, S, D) and their padding.
-
-    Raises:
-        ValueError: the context is none of those, or has ids outside the vocabulary.
-    """
-    ids, pad = context if isinstance(context, Padded) else (context, None)
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
-        what = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"the context is {what}: pass ids (B, S) of whole numbers, with at least one position")
-    if ids.is_cpu and not torch.compiler.is_compiling() and not 0 <= int(ids.min()) <= int(ids.max()) < table.num_embeddings:
-        found = f"ids from {int(ids.min())} to {int(ids.max())}"
-        raise ValueError(f"the context has {found}, outside the {table.num_embeddings} tokens")
-    return table(ids), pad
 
 
 def expected(y: Tensor, code: Code | None) -> Tensor:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ebm.baselines.classical import Classical, tuned
-from ebm.interfaces import Batch, Predictor, Task
+from ebm.figures import figure_of, grid
+from ebm.interfaces import Batch, Prediction, Predictor, Task
+from ebm.interfaces.task import check_limit
 from ebm.randomness import randn_like, stream
 from ebm.tasks.images.corruptions import CORRUPTIONS
 from ebm.tasks.images.noising import NoiseSchedule, Noisy
 from ebm.tasks.images.photographs import Photograph, photographs
 from ebm.tasks.images.tiling import Restored, restore
-from ebm.tasks.rows import loader_of
+from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, errors, loader_of
+from ebm.thinking import Considered
 from ebm.words import nearest
 
-__all__ = ["Denoising"]
+__all__ = ["Denoiser", "Denoising"]
 
-SPLITS = ("train", "validation", "test")
-TUNED = 128  # pixels a side of the training photographs' middles that classical denoisers are tuned on
 WINDOW = 11  # pixels a side that the structural similarity needs
 DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (2), transposition, noise step
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A predictor that restores whole photographs, without tiles, and is told how strong their noise is."""
+
+    def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
+        """Estimates the clean photograph (C, H, W) of image = signal * clean + std * noise."""
+        ...
 
 
 class Denoising(Task):
@@ -71,6 +82,8 @@ class Denoising(Task):
     (torch.Size([8, 3, 32, 32]), torch.Size([8, 3, 32, 32]), tensor(92), {'image_size': 32, 'channels': 3})
     """
 
+    headline = "psnr"
+
     def __init__(
         self,
         source: str = "bundled",
@@ -97,7 +110,7 @@ class Denoising(Task):
             raise ValueError(f"crop={crop}: with tile={tile} a side of at least {smallest} is needed")
         if not 1 <= stride <= tile:
             raise ValueError(f"stride={stride} with tile={tile}: a stride of 1 to {tile} leaves no gaps between tiles")
-        if loss not in ("squared", "smooth-l1"):
+        if loss not in LOSSES:
             raise ValueError(f"loss={loss!r}: choose squared or smooth-l1")
         self.schedule = NoiseSchedule(schedule_steps)
         if noise_std is not None:
@@ -115,8 +128,9 @@ class Denoising(Task):
             config=config,
             seed=seed,
         )
-        self._rivals: dict[str, Classical] = {}
         self.spec = {"image_size": tile, "channels": channels}
+        counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
+        self.reads = f"{sum(map(len, self.photographs.values()))} photographs of {source} ({counts})"
 
     @property
     def noise_std(self) -> tuple[float, float]:
@@ -133,11 +147,16 @@ class Denoising(Task):
         Raises:
             ValueError: for an unknown or empty split, or a batch_size below 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
         training = split == "train"
-        rows = _Drawn(self, self._of(split)[0], seed) if training else _Fixed(self.held_out(split), self.tile)
+        rows: Any = _Drawn(self, self._of(split)[0], seed) if training else RowsOf(self._held_tiles(split))
         return loader_of(rows, batch_size, training, seed, workers)
+
+    def _held_tiles(self, split: str) -> Batch:
+        """Cuts the tiles of held-out photographs, which lie side by side."""
+        _, clean, seen = zip(*self.held_out(split), strict=True)
+        tiles = torch.cat([_tiles(image, self.tile) for image in clean])
+        noisy = torch.cat([_tiles(each.image[0], self.tile) for each in seen])
+        return Batch(tiles, Noisy(noisy, seen[0].step.expand(len(tiles))))
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Starts from the noisy tiles; draws nothing."""
@@ -149,11 +168,7 @@ class Denoising(Task):
         Raises:
             ValueError: y does not end in the target's shape.
         """
-        target = batch.target
-        if y.shape[-target.ndim :] != target.shape:
-            raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
-        loss = F.mse_loss if self.loss == "squared" else F.smooth_l1_loss
-        return loss(y, target.expand_as(y), reduction="none").flatten(y.ndim - target.ndim + 1).mean(-1)
+        return errors(y, batch.target, self.loss).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
 
     def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy]]:
         """Lists what is judged, at most `limit` photographs: name, clean middle (C, h, w), and how it is seen (1, C, h, w).
@@ -161,8 +176,7 @@ class Denoising(Task):
         Raises:
             ValueError: for an unknown or empty split, or a limit below 1.
         """
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit}: at least one photograph is needed")
+        check_limit(limit)
         found, step, corrupt = self._of(split)
         listed = []
         for name, pixels in found[:limit]:
@@ -175,80 +189,78 @@ class Denoising(Task):
             listed.append((name, clean, Noisy(seen, steps)))
         return listed
 
-    def rival(self, method: Any) -> Classical:
-        """Tunes a classical denoiser on the middles of the training photographs at the training noise, to be judged beside.
-
-        Raises:
-            ValueError: an unknown method, or a task without training photographs.
-            ImportError: the method's package is not installed.
-        """
-        if method not in self._rivals:
-            pairs = [(_middle(clean, TUNED), _middle(seen.image[0], TUNED)) for _, clean, seen in self.held_out("train")]
-            self._rivals[method] = tuned(method, pairs, *self._level(self.noise_step[1]))
-        return self._rivals[method]
-
-    def _level(self, step: int) -> tuple[float, float]:
-        """Returns the standard deviation of a step's noise, and what pictures are multiplied by."""
+    def level(self, step: int) -> tuple[float, float]:
+        """Returns the standard deviation of a step's noise, and the signal that pictures are multiplied by."""
         return self.schedule.std[step].item(), self.schedule.signal[step].item()
 
-    @torch.no_grad()
-    def evaluate(
-        self,
-        predictor: Predictor | Classical,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, float]:
-        """Judges restored photographs, each put together from overlapping tiles, by how near they come to the clean ones.
+    def examples(self, side: int = 128) -> list[tuple[Tensor, Noisy]]:
+        """Lists the middles of the training photographs, clean (C, h, w) and noisy (1, C, h, w), to tune a denoiser on."""
+        held = self.held_out("train")
+        return [(_middle(clean, side), seen._replace(image=_middle(seen.image[0], side)[None])) for _, clean, seen in held]
 
-        Arguments:
-            predictor: restores tiles, on the generator's device; or a `Classical` denoiser, of whole photographs, which is told
-                the noise (of other kinds than Gaussian, the training noise's standard deviation).
-            split: what `held_out` lists, "train" included: the same noisy photographs for every predictor.
-            limit: how many photographs are judged; all if None.
-            generator: where a sampler's noise comes from; torch's global generator if None.
+    def predictions(
+        self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Batch, Prediction]]:
+        """Restores the photographs that `held_out` lists, one at a time, each from overlapping tiles or by a `Denoiser`.
 
-        Returns:
-            means over photographs: `psnr` (decibels), `ssim` and `mse` (in pixels of [-1, 1]) of the restored ones, clamped to
-            [-1, 1]; `noisy_psnr`, of the noisy ones, clamped; `lpips`, where the weights of its AlexNet are on this machine;
-            `energy` of a tile and `steps` that moved it, where the predictor has them; `evaluations`, forward passes of a tile.
+        A `Denoiser` is told the noise; of other kinds than Gaussian, the training noise's standard
+        deviation.
 
         Raises:
-            ValueError: for an unknown or empty split, or a limit below 1.
             FloatingPointError: a restored photograph or its energy is not finite.
+        """
+        device = torch.device("cpu") if generator is None else generator.device
+        for name, clean, seen in self.held_out(split, limit):
+            step = int(seen.step)
+            if isinstance(predictor, Denoiser):
+                std, signal = self.level(step)
+                known = predictor.denoise(seen.image[0], std, 1.0 if split in CORRUPTIONS else signal)
+                found = Restored(known.to(device), None, 0, None, None)
+            else:
+                where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": step}
+                found = restore(predictor, seen.image[0].to(device), **where, generator=generator)
+            if not (bool(found.image.isfinite().all()) and math.isfinite(found.energy or 0.0)):
+                raise FloatingPointError(
+                    f"{name!r} of split {split!r}: the restored photograph or its energy ({found.energy}) is not finite: "
+                    f"a smaller step_size, a gradient clip or a check of the weights is the usual way out"
+                )
+            energy, steps = (None if x is None else torch.tensor([x], dtype=torch.float64) for x in (found.energy, found.steps))
+            prediction = Considered(found.image[None], energy, found.evaluations)
+            if steps is not None:
+                prediction.steps = steps
+            yield Batch(clean[None], seen).to(device), prediction
+
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores a restored photograph by how near it comes to the clean one, both clamped to [-1, 1].
+
+        `evaluate` reports means over photographs: `psnr` (decibels), `ssim` and `mse` (in pixels of
+        [-1, 1]); `noisy_psnr`, of the noisy ones; `lpips`, where the weights of its AlexNet are on this
+        machine; `energy` of a tile and `steps` that moved it, where the predictor has them; and
+        `evaluations`, forward passes per tile.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-        device = torch.device("cpu") if generator is None else generator.device
-        perceptual, scores = _lpips(device), []
-        for name, clean, (seen, step) in self.held_out(split, limit):
-            if isinstance(predictor, Classical):
-                std, signal = self._level(int(step))
-                known = predictor.denoise(seen[0], std, 1.0 if split in CORRUPTIONS else signal)
-                found = Restored(known.to(device), None, 0, None, None)
-            else:
-                where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": int(step)}
-                found = restore(predictor, seen[0].to(device), **where, generator=generator)
-            energy = 0.0 if found.energy is None else found.energy
-            if not bool(torch.isfinite(found.image).all() & torch.isfinite(torch.tensor(energy))):
-                raise FloatingPointError(
-                    f"{name!r} of split {split!r}: the restored photograph or its energy ({energy}) is not finite: "
-                    f"a smaller step_size, a gradient clip or a check of the weights is the usual way out"
-                )
-            clean, restored, noisy = (image.to(device)[None].clamp(-1, 1) for image in (clean, found.image, seen[0]))
-            values: dict[str, Any] = {
-                "psnr": peak_signal_noise_ratio(restored, clean, data_range=2.0),
-                "ssim": structural_similarity_index_measure(restored, clean, data_range=2.0),
-                "mse": F.mse_loss(restored, clean),
-                "noisy_psnr": peak_signal_noise_ratio(noisy, clean, data_range=2.0),
-                "lpips": None if perceptual is None else perceptual(restored, clean),
-                "energy": found.energy,
-                "evaluations": found.evaluations,
-                "steps": found.steps,
-            }
-            scores.append({key: float(value) for key, value in values.items() if value is not None})
-        return {key: sum(one[key] for one in scores) / len(scores) for key in scores[0]}
+        clean, restored, noisy = (image.clamp(-1, 1) for image in (batch.target, prediction.y, batch.context.image))
+        found: dict[str, Any] = {
+            "psnr": peak_signal_noise_ratio(restored, clean, data_range=2.0),
+            "ssim": structural_similarity_index_measure(restored, clean, data_range=2.0),
+            "mse": F.mse_loss(restored, clean),
+            "noisy_psnr": peak_signal_noise_ratio(noisy, clean, data_range=2.0),
+        }
+        if _has_lpips():
+            found["lpips"] = _lpips().to(clean.device)(*(image.float().expand(-1, 3, -1, -1) for image in (restored, clean)))
+        return {name: value.reshape(1) for name, value in found.items()}
+
+    def draw_samples(self, samples: Tensor) -> bytes:
+        """Draws predictions for the first tiles of the test split, between noisy and clean tiles, as a PNG."""
+        batch = next(iter(self.loader("test", len(samples))))
+        rows = torch.arange(len(samples)) % len(batch.target)
+        kinds = {"noisy": batch.context.image[rows], "denoised": samples, "clean": batch.target[rows]}
+        with figure_of(9.6, 3.5) as (figure, png):
+            for axes, (title, images) in zip(figure.subplots(1, len(kinds)), kinds.items(), strict=True):
+                grid(axes, images, -1, 1)
+                axes.set_title(title)
+        return png.getvalue()
 
     def _of(self, split: str) -> tuple[list[Photograph], int, Callable[..., Tensor] | None]:
         """Finds a split's photographs, its noise's step, and what else corrupts them."""
@@ -299,23 +311,6 @@ class _Drawn(Dataset[Batch]):
     __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
 
 
-class _Fixed(Dataset[Batch]):
-    """Serves the tiles of held-out photographs, a whole batch at a time."""
-
-    def __init__(self, listed: list[tuple[str, Tensor, Noisy]], tile: int) -> None:
-        self.clean = torch.cat([_tiles(clean, tile) for _, clean, _ in listed])
-        self.image = torch.cat([_tiles(seen.image[0], tile) for *_, seen in listed])
-        self.step = listed[0][2].step.expand(len(self.clean))
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def __getitem__(self, indices: Any) -> Batch:
-        return Batch(self.clean[indices], Noisy(self.image[indices], self.step[indices]))
-
-    __getitems__ = __getitem__
-
-
 def _pair(noise_step: int | Sequence[int], steps: int) -> tuple[int, int]:
     pair = (noise_step, noise_step) if isinstance(noise_step, int) else tuple(noise_step)
     if len(pair) != 2 or not all(type(step) is int for step in pair) or not 0 <= pair[0] <= pair[1] < steps:
@@ -348,13 +343,15 @@ def _tiles(image: Tensor, side: int) -> Tensor:
     return image.unfold(1, side, side).unfold(2, side, side).movedim(0, 2).flatten(0, 1)
 
 
-def _lpips(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Makes the learned perceptual distance, or None where its AlexNet would have to be downloaded."""
+def _has_lpips() -> bool:
+    """Tells whether the AlexNet of the learned perceptual distance is on this machine: it is never downloaded."""
     from torchvision.models import AlexNet_Weights
 
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name).is_file():
-        return None
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name).is_file()
+
+
+@cache
+def _lpips() -> Any:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    judge = LearnedPerceptualImagePatchSimilarity("alex").to(device)
-    return lambda y, target: judge(*(image.float().expand(-1, 3, -1, -1) for image in (y, target)))
+    return LearnedPerceptualImagePatchSimilarity("alex")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -13,13 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.optional import installed, no_progress_bars
-from ebm.tasks.rows import draw_splits
-from ebm.tasks.sources import open_rows
+from ebm.optional import installed
+from ebm.tasks.rows import SPLITS, draw_splits
+from ebm.tasks.sources import PICTURES, few_of, is_path, media_from_hub, pictures_below
 
-__all__ = ["BUNDLED", "Photograph", "photographs", "read_photograph"]
+__all__ = ["BUNDLED", "Photograph", "cells", "photographs", "read_photograph"]
 
-SPLITS = ("train", "validation", "test")
 # split -> package, folder, files
 BUNDLED: dict[str, list[tuple[str, str, str]]] = {
     "train": [
@@ -34,8 +31,6 @@ BUNDLED: dict[str, list[tuple[str, str, str]]] = {
     "validation": [("skimage", "data", "chelsea.png")],
     "test": [("skimage", "data", "astronaut.png coffee.png"), ("sklearn", "datasets/images", "flower.jpg")],
 }
-KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-SHOWN = 5  # photographs that a warning names
 
 Files = Iterable[tuple[str, Any]]  # names, and what `read_photograph` reads
 
@@ -99,10 +94,11 @@ def photographs(
         except ImportError:
             raise ImportError("foolbox is not installed: pip install foolbox") from None
         files = {"train": [], "validation": [], "test": [(path.name, path) for path in sorted(folder.glob("imagenet_*.jpg"))]}
-    elif (path := Path(source).expanduser()).exists() or source.startswith((".", "~", "/")):
-        files = _of_folder(source, path)
+    elif is_path(source):
+        files = _of_folder(source, Path(source).expanduser())
     else:
-        files = {"all": _of_hub(source, config, hub_split, column)}
+        rows = media_from_hub(source, config, hub_split, column, "Image", ["bundled", "foolbox"])
+        files = {"all": cells(rows, column)}
     found = _read(source, files, channels, smallest, strict)
     if "all" in found:
         every = found["all"]
@@ -176,8 +172,7 @@ def _read(source: str, files: dict[str, Files], channels: int, smallest: int, st
             else:
                 found[split].append(Photograph(name, pixels))
     if bad:
-        shown = "; ".join(bad[:SHOWN]) + ("; …" if len(bad) > SHOWN else "")
-        warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {shown}", stacklevel=3)
+        warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {few_of(bad)}", stacklevel=3)
     return found
 
 
@@ -190,26 +185,15 @@ def _of_folder(source: str, folder: Path) -> dict[str, Files]:
 
 
 def _listed(source: str, folder: Path, part: Path) -> Files:
-    """Lists the pictures below a part of a folder through `datasets`, which leaves nothing behind."""
-    installed("datasets")
-    from datasets import Image, load_dataset
-
-    files = [glob.escape(str(file)) for file in sorted(part.rglob("*")) if file.suffix.lower() in KINDS and file.is_file()]
+    """Lists the pictures below a part of a folder."""
+    files = pictures_below(part)
     if not files:
-        raise FileNotFoundError(f"{source} holds no picture in {part}: name a folder with files of {', '.join(KINDS)}")
-    options: dict[str, Any] = {"drop_labels": True, "drop_metadata": True, "split": "train", "keep_in_memory": True}
-    with tempfile.TemporaryDirectory() as cache, no_progress_bars():
-        rows = load_dataset("imagefolder", data_files=files, cache_dir=cache, **options)
-        paths = [Path(row["image"]["path"]) for row in rows.cast_column("image", Image(decode=False))]
-    return [(path.relative_to(folder).as_posix(), path) for path in paths]
+        raise FileNotFoundError(f"{source} holds no picture in {part}: name a folder with files of {', '.join(PICTURES)}")
+    return [(path.relative_to(folder).as_posix(), path) for path in files]
 
 
-def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> Files:
-    """Opens a hub dataset, and iterates over its pictures as files."""
-    return _cells(open_rows(source, config, hub_split, column, "Image", ["bundled", "foolbox"]), column)
-
-
-def _cells(rows: Any, column: str) -> Iterator[tuple[str, Any]]:
-    for index, row in enumerate(rows):
+def cells(rows: Any, column: str) -> Iterator[tuple[str, Any]]:
+    """Iterates over the pictures of a dataset: the name of a row, and what `read_photograph` reads."""
+    for index, row in enumerate(rows.select_columns(column)):
         cell = row[column] or {"bytes": b"", "path": None}
         yield f"row {index}", cell["path"] if cell["bytes"] is None else cell["bytes"]

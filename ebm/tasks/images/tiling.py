@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebm.interfaces import Batch, Predictor, check_steps
+from ebm.interfaces import Batch, Predictor, check_steps, eval_mode
 from ebm.tasks.images.noising import Noisy
 from ebm.thinking import Thinker
 
-__all__ = ["Restored", "count_tiles", "restore"]
+__all__ = ["Restored", "count_tiles", "patch_scores", "restore"]
 
 
 class Restored(NamedTuple):
@@ -153,6 +153,16 @@ def count_tiles(height: int, width: int, tile: int, stride: int | None = None) -
     (2, 3, 1)
     """
     return len(_places(height, tile, stride)) * len(_places(width, tile, stride))
+
+
+def patch_scores(energy: Any) -> Callable[[Batch, Tensor], Tensor]:
+    """Makes what scores predicted tiles patch by patch, (tiles, rows, columns), at an energy's last landscape."""
+
+    def scores(batch: Batch, y: Tensor) -> Tensor:
+        with torch.no_grad(), eval_mode(energy):
+            return energy.patch_energies(y, energy.encode(batch.context, level=-1))
+
+    return scores
 
 
 def _check_image(image: Tensor) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ebm.optional import installed, no_progress_bars
+from ebm.optional import installed
+from ebm.tasks.sources import from_hub, load_files
 from ebm.words import nearest
 
 __all__ = ["BUNDLED", "documents", "read_rows", "streamed_documents"]
@@ -83,7 +83,7 @@ def read_rows(
     hub_split: str = "train",
     *,
     streaming: bool = False,
-    offline: str = "`--task.source kjv` needs no network",
+    way_out: str = "`--task.source kjv` needs no network",
 ) -> Any:
     """Reads the rows of local files or of a hub dataset through `datasets`; local files leave nothing behind.
 
@@ -92,36 +92,25 @@ def read_rows(
         config: the hub dataset's configuration.
         hub_split: which split of a hub dataset is read.
         streaming: whether rows are read when they are asked for, from an `IterableDataset`.
-        offline: the way out that an error names where the hub cannot be reached.
+        way_out: what needs no network, for the error where the hub cannot be reached.
 
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
         ValueError: the files cannot be read, or the hub dataset cannot be reached or has no such configuration or split.
     """
     installed("datasets")
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     files = _local_files(source)
-    if files is not None:
-        kind = KINDS[files[0].suffix.lower()]
-        options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
-        options |= {"streaming": True} if streaming else {"keep_in_memory": True}
-        paths = [glob.escape(str(file)) for file in files]
-        try:
-            with tempfile.TemporaryDirectory() as cache, no_progress_bars():
-                return load_dataset(kind, data_files=paths, split="train", cache_dir=cache, **options)
-        except (DatasetsError, ValueError) as error:
-            raise ValueError(f"{source}: no rows could be read as {kind} ({error.__cause__ or error})") from error
+    if files is None:
+        known: dict[str, Any] = {"local": "file", "way_out": way_out, "known": BUNDLED}
+        return from_hub(source, config, hub_split, **known, streaming=streaming)
+    kind = KINDS[files[0].suffix.lower()]
+    options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
     try:
-        return load_dataset(source, config, split=hub_split, streaming=streaming)
-    except OSError as error:
-        raise ValueError(
-            f"{source!r} is no local file, and as a hub dataset it cannot be reached ({error}): {offline}. "
-            f"Bundled: {nearest(source, BUNDLED)}"
-        ) from error
+        return load_files(kind, files, streaming=streaming, **options)
     except (DatasetsError, ValueError) as error:
-        raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
+        raise ValueError(f"{source}: no rows could be read as {kind} ({error.__cause__ or error})") from error
 
 
 def _local_files(source: str) -> list[Path] | None:

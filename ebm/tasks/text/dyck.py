@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ebm.interfaces import Batch, Prediction, Predictor
+from ebm.interfaces import Batch, Prediction
 from ebm.randomness import stream
-from ebm.tasks.rows import SHARES, _Rows, draw_splits
+from ebm.tasks.rows import SHARES, RowsOf, draw_splits
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
@@ -42,7 +42,7 @@ class Dyck(TokenTask):
         deep: (low, high), the depths of "deep"; none of those of `depth`.
         n: how many strings are drawn.
         start: where thinking starts, "uniform" or "noise".
-        seed: fixes the strings and who is in which split.
+        seed: fixes the strings and the split of each.
 
     Source: arXiv 2507.02092 judges out of distribution on BIG-bench's Dyck languages; these strings are our own.
 
@@ -99,7 +99,7 @@ class Dyck(TokenTask):
             raise ValueError(f"split {split!r} is empty: draw more strings, by n, or longer ones, by length")
         end = torch.full((len(strings), 1), self.tokenizer.end)
         weight = torch.cat([torch.ones(end.shape), (strings != end).to(torch.get_default_dtype())], 1)
-        return _Rows(Batch(torch.cat([strings, end], 1), torch.cat([end, strings], 1), weight))
+        return RowsOf(Batch(torch.cat([strings, end], 1), torch.cat([end, strings], 1), weight))
 
     def legal(self, context: Tensor) -> Tensor:
         """Marks what may follow (B, S, V) each token of contexts (B, S), which are an end and a string, padded by ends.
@@ -121,34 +121,22 @@ class Dyck(TokenTask):
             legal[rows, place, torch.where(last < 0, 2 * self.kinds, self.kinds + last)] = True
         return legal
 
-    def scores(self, found: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores the closing brackets alone, and the probability of all that is legal."""
-        closing = (batch.target >= self.kinds) & (batch.target < 2 * self.kinds)
-        mass = (found.y.float().softmax(-1) * self.legal(batch.context)).sum(-1)
-        return {"closing": closing, "closing_accuracy": closing & (found.y.argmax(-1) == batch.target), "legal": mass}
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores every token as all token tasks do, closing brackets alone, and the probability of what may follow.
 
-    @torch.no_grad()
-    def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, float]:
-        """Judges next-token predictions on the first `limit` strings of a split (all if None).
-
-        Returns:
-            what every token task returns; `closing_accuracy`, the share of closing brackets that are predicted right, kind
-            included; `legal`, the mean probability of what may follow, as `legal` marks it.
-
-        Raises:
-            ValueError: for an unknown or empty split.
-            FloatingPointError: a prediction is not finite.
+        `evaluate` reports `closing_accuracy`, the share of closing brackets that are predicted right,
+        kind included, and `legal`, the mean probability of what may follow, as `legal` marks it.
         """
-        result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
-        result["closing_accuracy"] /= result.pop("closing")
-        return result
+        closing = (batch.target >= self.kinds) & (batch.target < 2 * self.kinds)
+        right = closing & (prediction.y.argmax(-1) == batch.target)
+        mass = (prediction.y.float().softmax(-1) * self.legal(batch.context)).sum(-1)
+        return super().scores(prediction, batch) | {"closing": closing, "closing_accuracy": right, "legal": mass}
+
+    def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Counts closing accuracy among closing brackets."""
+        means = super().conclude(scores, split)
+        means["closing_accuracy"] /= means.pop("closing")
+        return means
 
 
 class Brackets:

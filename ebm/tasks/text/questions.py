@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ebm.interfaces import Batch, Prediction, Predictor
+from ebm.tasks.rows import SPLITS, RowsOf
 from ebm.tasks.text.corpora import read_rows
 from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
 __all__ = ["CHOICES", "FORMATS", "Questions"]
-
-SPLITS = ("train", "validation", "test")
 
 
 def _ask(question: str, answer: str) -> tuple[str, str]:
@@ -140,7 +139,7 @@ class Questions(TokenTask):
             raise ValueError(f"format={format!r} has no hub dataset of its own: name the data")
         config = usual if config is None and source == hub else config
         way_out = f"--task.data rows.jsonl, a local file with rows of {format!r}, needs no network"
-        table = read_rows(source, config, hub_split or (split if source == hub else "test"), offline=way_out)
+        table = read_rows(source, config, hub_split or (split if source == hub else "test"), way_out=way_out)
         asked: list[tuple[int, str, str]] = []
         offered: list[tuple[int, str, str]] = []
         self._owner: list[int] = []  # of each offered answer, the row
@@ -159,14 +158,15 @@ class Questions(TokenTask):
             asked.append((index, prompt, answer))
         if not asked:
             raise ValueError(f"{source}: no row has an answer, of {len(table)}")
+        self.reads = f"{len(asked):,} questions of {source}"
         self._bytes = sum(len(answer.encode()) + 1 for _, _, answer in asked)
         self._asked = self._encode(source, asked)
         self._offered = self._encode(source, offered) if offered else None
 
-    def _encode(self, source: str, rows: list[tuple[int, str, str]]) -> _Answers:
+    def _encode(self, source: str, rows: list[tuple[int, str, str]]) -> Batch:
         length, end = self.context_length, self.tokenizer.end
-        ids = torch.full((len(rows), length + 1), end, dtype=torch.int32)
-        scored = torch.zeros(len(rows), 2, dtype=torch.long)
+        ids = torch.full((len(rows), length + 1), end)
+        weight = torch.zeros(len(rows), length)
         prompts = self.tokenizer.encode_batch([prompt for _, prompt, _ in rows])
         answers = self.tokenizer.encode_batch([answer for *_, answer in rows])
         for place, ((index, *_), prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
@@ -175,10 +175,10 @@ class Questions(TokenTask):
                     f"{source}, row {index}: the answer has {len(answer)} tokens and an end-of-text, more than context={length}"
                 )
             before = [end, *prompt.tolist()][-(length - len(answer)) :]
-            whole = torch.tensor([*before, *answer.tolist(), end], dtype=torch.int32)
-            ids[place, : len(whole)] = whole
-            scored[place] = torch.tensor([len(before) - 1, len(whole) - 1])
-        return _Answers(ids, scored)
+            whole = [*before, *answer.tolist(), end]
+            ids[place, : len(whole)] = torch.tensor(whole)
+            weight[place, len(before) - 1 : len(whole) - 1] = 1
+        return Batch(ids[:, 1:], ids[:, :-1], weight)
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
         """Serves the rows, which are the same for every split.
@@ -188,21 +188,30 @@ class Questions(TokenTask):
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
-        return self._asked
+        return RowsOf(self._asked)
 
     def bytes_per_token(self, split: str) -> float | None:
         """Divides the answers' bytes by their tokens; an end-of-text counts as one byte."""
         self.data(split)  # checks the name
-        return self._bytes / int((self._asked.scored[:, 1] - self._asked.scored[:, 0]).sum())
+        return self._bytes / self._asked.weight.sum().item()  # type: ignore[union-attr]  # answers have weights
 
-    def scores(self, found: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Spreads each answer's score, 1 where all its tokens are predicted right, over its tokens."""
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores tokens as all token tasks do, and spreads each answer's score, 1 where it is right, over its tokens.
+
+        `evaluate` reports `answer_accuracy`, the share of answers whose tokens are all predicted right,
+        given the true tokens before each.
+        """
         assert batch.weight is not None
-        right = ((found.y.argmax(-1) == batch.target) | (batch.weight == 0)).all(-1, keepdim=True)
+        right = ((prediction.y.argmax(-1) == batch.target) | (batch.weight == 0)).all(-1, keepdim=True)
         share = (1 / batch.weight.sum(-1, keepdim=True)).expand_as(batch.weight)
-        return {"answer": share, "answer_accuracy": right * share}
+        return super().scores(prediction, batch) | {"answer": share, "answer_accuracy": right * share}
 
-    @torch.no_grad()
+    def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Counts answer accuracy among answers, not among tokens."""
+        means = super().conclude(scores, split)
+        means["answer_accuracy"] /= means.pop("answer")
+        return means
+
     def evaluate(
         self,
         predictor: Predictor,
@@ -214,31 +223,28 @@ class Questions(TokenTask):
         """Judges the predicted answers of the first `limit` rows (all if None), given the true tokens before each.
 
         Returns:
-            what every token task returns, over the answers' tokens; `answer_accuracy`, the share of answers whose tokens
-            are all predicted right; `choice_accuracy`, the share of rows whose right choice has the lowest mean
-            cross-entropy of all choices, where a row offers several.
+            what `scores` says; and `choice_accuracy`, the share of rows whose right choice has the
+            lowest mean cross-entropy of all choices, where a row offers several.
 
         Raises:
-            ValueError: for an unknown split.
+            ValueError: for an unknown split, or a limit below 1.
             FloatingPointError: a prediction is not finite.
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
-        result["answer_accuracy"] /= result.pop("answer")
         if self._offered is not None:
             result["choice_accuracy"] = self._choose(predictor, self._offered, limit, generator)
         return result
 
-    def _choose(self, predictor: Predictor, offered: _Answers, limit: int | None, generator: torch.Generator | None) -> float:
-        device = torch.device("cpu") if generator is None else generator.device
+    @torch.no_grad()
+    def _choose(self, predictor: Predictor, offered: Batch, limit: int | None, generator: torch.Generator | None) -> float:
         truth = torch.tensor(self._right[:limit])
         owner = torch.tensor([row for row in self._owner if row < len(truth)])
         scores = []
         for places in torch.arange(len(owner)).split(self.rows_at_once):
-            target, context, weight = offered[places]
-            assert weight is not None
-            batch = Batch(target.to(device), context.to(device), weight.to(device))
+            batch = offered.rows(places).to("cpu" if generator is None else generator.device)
             found = predictor.predict(batch, self.starts(predictor, batch, generator=generator), generator=generator)
-            scores.append((self.distance(found.y.float(), batch).cpu() * weight).sum(-1) / weight.sum(-1))
+            assert batch.weight is not None
+            scores.append(((self.distance(found.y.float(), batch) * batch.weight).sum(-1) / batch.weight.sum(-1)).cpu())
         chosen = torch.stack([part.argmin() for part in torch.cat(scores).split(torch.bincount(owner).tolist())])
         return (chosen == truth).double().mean().item()
 
@@ -253,21 +259,3 @@ def _adapted(adapt: Callable[[Mapping[str, Any]], Any], source: str, format: str
         ) from error
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{source}, row {index} is not of the format {format!r} ({error}): {str(dict(row))[:200]}") from error
-
-
-class _Answers(Dataset[Batch]):
-    """Serves rows of ids (rows, 1 + context) to a loader; of each, the targets from scored[0] to before scored[1] count."""
-
-    def __init__(self, ids: Tensor, scored: Tensor) -> None:
-        self.ids, self.scored = ids, scored
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, rows: Any) -> Batch:
-        ids, (first, last) = self.ids[rows].long(), self.scored[rows].unsqueeze(-2).unbind(-1)
-        places = torch.arange(ids.shape[-1] - 1)
-        weight = ((first <= places) & (places < last)).to(torch.get_default_dtype())
-        return Batch(ids[..., 1:], ids[..., :-1], weight)
-
-    __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from ebm.interfaces import Batch
 from ebm.randomness import stream, subseed
+from ebm.tasks.rows import SPLITS
 from ebm.tasks.text.corpora import documents, streamed_documents
 from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer
 from ebm.tasks.text.tokens import TokenTask
@@ -22,7 +23,6 @@ from ebm.words import nearest
 
 __all__ = ["Text"]
 
-SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.05  # the share of documents in each of validation and test
 FOREIGN = ("documentation", "source-code")  # corpora that serve as splits out of distribution
 TAUGHT = 10_000  # documents of a stream that byte pairs are learned from
@@ -103,8 +103,11 @@ class Text(TokenTask):
             # What shares the documents out to workers would share out the limit too, and take others.
             self._rows = rows if limit_documents is None else rows.take(limit_documents)
             self._shards = rows.num_shards if limit_documents is None else 1
+            self.reads = f"a stream of {'all' if limit_documents is None else f'{limit_documents:,}'} documents of {source}"
         else:
-            self._documents = deal(documents(source, **where)[:limit_documents], seed)
+            texts = documents(source, **where)[:limit_documents]
+            self._documents = deal(texts, seed)
+            self.reads = f"{len(texts):,} documents of {source}"
         self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
         if not streaming and (count := len(self._pack("train")[0]) - 1) < context:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["BytePairs", "Bytes", "Pretrained", "Tokenizer", "encode_prompt", "make_tokenizer"]
+__all__ = ["BytePairs", "Bytes", "Pretrained", "Tokenizer", "encode_prompt", "make_tokenizer", "pieces"]
 
 
 @runtime_checkable
@@ -184,7 +184,29 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     ([256], [73, 110])
     """
     ids = tokenizer.encode(text)
-    if tokenizer.unknown is not None and tokenizer.unknown in ids:
-        pieces = (piece for piece in text.split() if tokenizer.unknown in tokenizer.encode(piece))
-        raise ValueError(f"the tokenizer has no token for {next(pieces, text)!r}: leave it out of the prompt")
+    unknown = getattr(tokenizer, "unknown", None)  # a plugin's tokenizer may have no word for it
+    if unknown is not None and unknown in ids:
+        words = (word for word in text.split() if unknown in tokenizer.encode(word))
+        raise ValueError(f"the tokenizer has no token for {next(words, text)!r}: leave it out of the prompt")
     return ids or [tokenizer.end]
+
+
+def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """Decodes what follows a prompt as its tokens come, up to end-of-text; a piece never ends within a character.
+
+    >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
+    ['é', '!']
+    """
+    ids = [*prompt]
+    text = said = tokenizer.decode(ids)
+    for token in tokens:
+        if token == tokenizer.end:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        whole = text.rstrip("\ufffd")  # what may be the beginning of a character
+        if len(whole) > len(said):
+            yield whole[len(said) :]
+            said = whole
+    if len(text) > len(said):
+        yield text[len(said) :]

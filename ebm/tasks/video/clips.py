@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebm.optional import installed
-from ebm.tasks.images.photographs import SHOWN, SPLITS
-from ebm.tasks.rows import draw_splits
-from ebm.tasks.sources import open_rows
+from ebm.tasks.rows import SPLITS, draw_splits
+from ebm.tasks.sources import few_of, is_path, media_from_hub
 from ebm.tasks.video import arcade
 from ebm.tasks.video import decoding as video
 
@@ -123,7 +122,8 @@ def clips(
         found = _bundled()
     elif source.startswith(GAME):
         found = _played(source.removeprefix(GAME))
-    elif (folder := Path(source).expanduser()).exists() or source.startswith((".", "~", "/")):
+    elif is_path(source):
+        folder = Path(source).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {source}: name a folder of videos, or bundled")
         found = next(laid for layout in LAYOUTS if (laid := layout(folder, fold, seed)) is not None)
@@ -178,8 +178,7 @@ def _present(source: str, listed: Splits) -> Splits:
             else:
                 missing.append(clip.name)
     if missing:
-        shown = "; ".join(missing[:SHOWN]) + ("; …" if len(missing) > SHOWN else "")
-        warnings.warn(f"{source}: {len(missing)} of {len(owner)} clips are missing: {shown}", stacklevel=3)
+        warnings.warn(f"{source}: {len(missing)} of {len(owner)} clips are missing: {few_of(missing)}", stacklevel=3)
     return found
 
 
@@ -290,7 +289,7 @@ def _listed(folder: Path, part: Path) -> list[Clip]:
 
 def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> list[Clip]:
     """Opens a hub dataset, and lists its rows."""
-    rows = open_rows(source, config, hub_split, column, "Video", ["bundled"]).select_columns(column)
+    rows = media_from_hub(source, config, hub_split, column, "Video", ["bundled"]).select_columns(column)
     return [Clip(f"row {index}", partial(_cell, rows, index, column), version=rows._fingerprint) for index in range(len(rows))]
 
 

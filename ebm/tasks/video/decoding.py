@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebm.optional import installed
-from ebm.tasks.images.photographs import KINDS, read_photograph
+from ebm.tasks.images.photographs import read_photograph
+from ebm.tasks.sources import PICTURES
 
 __all__ = ["frame_files", "frames", "is_frame"]
 
@@ -83,7 +84,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 def is_frame(file: Path) -> bool:
     """Says whether a file's name is a picture's; a GIF counts as a video."""
-    return file.suffix.lower() in KINDS and file.suffix.lower() != ".gif"
+    return file.suffix.lower() in PICTURES and file.suffix.lower() != ".gif"
 
 
 def natural(name: str) -> list[int | str]:
@@ -113,7 +114,7 @@ def _check(every: int, seconds: float | None, begin: float, end: float | None, s
 def _of_folder(folder: Path, every: int, shorter: int | None) -> Iterator[Tensor]:
     files = frame_files(folder)
     if not files:
-        raise ValueError(f"{folder} has no frames: it holds no picture of {', '.join(KINDS)}")
+        raise ValueError(f"{folder} has no frames: it holds no picture of {', '.join(PICTURES)}")
     size: tuple[int, ...] = ()
     for file in files[::every]:
         picture = read_photograph(file)

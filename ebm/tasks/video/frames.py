@@ -6,26 +6,26 @@ import math
 import os
 import warnings
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from platformdirs import user_cache_path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ebm.baselines.frames import CopyLast, Extrapolate
 from ebm.encoders import Encoder, Pixels
 from ebm.files import atomic
-from ebm.interfaces import Batch, Predictor, Task
+from ebm.interfaces import Batch, Prediction, Task
+from ebm.interfaces.task import check_limit
 from ebm.judging.ranking import rank_correlation
 from ebm.randomness import randn_like, stream
-from ebm.tasks.rows import loader_of
+from ebm.tasks.rows import LOSSES, SPLITS, errors, loader_of
+from ebm.tasks.sources import few_of
 from ebm.tasks.video.clips import Clip, clips
 from ebm.tasks.video.decoding import frames as decoded
 from ebm.tasks.video.tracks import (
@@ -42,10 +42,6 @@ from ebm.words import nearest
 
 __all__ = ["Frames"]
 
-SPLITS = ("train", "validation", "test")
-RIVALS = {"copy": CopyLast, "linear": Extrapolate}
-ROWS_AT_ONCE = 64  # windows that are judged at a time
-SHOWN = 5  # clips that a warning names
 SAMPLED = 64  # rows of a clip that the mean and the deviation of features are taken from
 STILL = 0.05  # deviations per frame below which a window counts as still, where windows are balanced
 
@@ -102,6 +98,8 @@ class Frames(Task):
     (torch.Size([8, 4, 192]), {'features': 192}, True)
     """
 
+    rows_at_once = 64
+
     def __init__(
         self,
         source: str = "bundled",
@@ -143,7 +141,7 @@ class Frames(Task):
             raise ValueError(f"balance={balance}: it must be at least 0")
         if start not in ("noise", "last-frame", "zeros"):
             raise ValueError(f"start={start!r}: choose noise, last-frame or zeros")
-        if loss not in ("squared", "smooth-l1"):
+        if loss not in LOSSES:
             raise ValueError(f"loss={loss!r}: choose squared or smooth-l1")
         self.encoder = Pixels() if encoder is None else encoder
         self.context_length, self.views, self.smallest, self.swinging = context, views, smallest, swinging
@@ -155,6 +153,7 @@ class Frames(Task):
         found = clips(source, fold=fold, column=column, hub_split=hub_split, config=config, seed=seed)
         self.clips = {split: listed[:limit_clips] for split, listed in found.items()}
         self.spec = {"features": self.encoder.features}
+        self.reads = f"{sum(map(len, self.clips.values()))} clips of {source}"
         self._tracks: dict[str, list[Track]] = {}
         self._learned = not self.encoder.learns
         self._moments: tuple[Tensor, float] | None = None
@@ -214,10 +213,8 @@ class Frames(Task):
             self.encoder.to("cpu")
             bad += [f"{track.name}: {len(track)} frames are too few" for track in found if len(track) <= self.context_length]
             if bad:
-                shown = "; ".join(bad[:SHOWN]) + ("; …" if len(bad) > SHOWN else "")
-                warnings.warn(
-                    f"{self.source}: {len(bad)} of {len(self.clips[split])} {split} clips are left out: {shown}", stacklevel=2
-                )
+                count = len(self.clips[split])
+                warnings.warn(f"{self.source}: {len(bad)} of {count} {split} clips are left out: {few_of(bad)}", stacklevel=2)
             self._tracks[split] = [track for track in found if len(track) > self.context_length]
             if not self._tracks[split]:
                 raise ValueError(
@@ -282,6 +279,11 @@ class Frames(Task):
         mean, deviation = self._scale()
         return (features - mean.to(features)) / deviation
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the encoder can turn features into pixels."""
+        return self.encoder.decodes
+
     def decode(self, y: Tensor) -> Tensor:
         """Turns scaled features (*more, features) into pixels (*more, 3, size, size) in [0, 1].
 
@@ -294,16 +296,11 @@ class Frames(Task):
     # ------------------------------------------------------------------------------------------------------------- the task
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es of features (batch_size, S, features).
-
-        The training split is shuffled, by `seed` alone, and leaves out its last batch where that is short (unless it is the
-        only one); other splits come whole and in a fixed order.
+        """Makes a loader of `Batch`es of features (batch_size, S, features), as `loader_of` orders them.
 
         Raises:
             ValueError: for an unknown split, one without a window, or a batch_size below 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
         return loader_of(_Windows(self, split, seed), batch_size, split == "train", seed, workers)
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
@@ -318,74 +315,50 @@ class Frames(Task):
         Raises:
             ValueError: y does not end in the target's shape.
         """
-        target = batch.target
-        if y.shape[-target.ndim :] != target.shape:
-            raise ValueError(f"y has shape {tuple(y.shape)}, the target {tuple(target.shape)}: y's must end in the target's")
-        loss = F.mse_loss if self.loss == "squared" else F.smooth_l1_loss
-        return loss(y, target.expand_as(y), reduction="none").mean(-1)
+        return errors(y, batch.target, self.loss).mean(-1)
 
-    def rival(self, name: str) -> CopyLast:
-        """Makes a predictor that needs no training: "copy" (of the last frame) or "linear" (the last change once more)."""
-        if name not in RIVALS:
-            raise ValueError(f"unknown rival {name!r}: {nearest(name, RIVALS)}")
-        return RIVALS[name]()
-
-    @torch.no_grad()
-    def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, float]:
-        """Judges next-frame predictions on `limit` windows of a split, spread over it evenly (all if None).
-
-        Returns:
-            means over frames: `loss`, and `copy_loss`, that of the last frame in its place; `psnr` and `copy_psnr` (decibels),
-            of decoded predictions against decoded frames, where the encoder decodes; `energy` of predictions, and `steps` that
-            moved one, where the predictor has them; `correlation` of their energies with their losses (of ranks), with its 95 %
-            confidence interval `correlation_low` to `correlation_high` (a bootstrap over windows).
-
-        Raises:
-            ValueError: for an unknown split, or one without a window.
-            FloatingPointError: a prediction is not finite.
-        """
-        from torchmetrics.functional.image import peak_signal_noise_ratio
-
-        device = torch.device("cpu") if generator is None else generator.device
+    def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """Iterates over `limit` windows of a split (all if None), spread over it evenly."""
+        check_limit(limit)
         windows = _Windows(self, split, 0)
         count = len(windows) if limit is None else min(limit, len(windows))
         chosen = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
-        found: dict[str, list[Tensor]] = {}
-        for first in range(0, count, ROWS_AT_ONCE):
-            batch = windows[chosen[first : first + ROWS_AT_ONCE]]
-            batch = Batch(*(None if field is None else field.to(device) for field in batch))
-            prediction = predictor.predict(batch, self.starts(predictor, batch, generator=generator), generator=generator)
-            y = prediction.y.float()
-            values = {
-                "loss": self.distance(y, batch),
-                "copy_loss": self.distance(batch.context, batch),
-                "energy": prediction.energy,
-                "steps": getattr(prediction, "steps", None),
-            }
-            if self.encoder.decodes:
-                shown = [self.decode(part).flatten(0, 1) for part in (batch.target, y, batch.context)]
-                how: dict[str, Any] = {"data_range": 1.0, "dim": (1, 2, 3), "reduction": "none"}
-                for name, part in (("psnr", shown[1]), ("copy_psnr", shown[2])):
-                    # Where a still scene is copied exactly, an infinite ratio would be the mean.
-                    values[name] = peak_signal_noise_ratio(part, shown[0], **how).clamp(max=60).view(batch.target.shape[:2])
-            for name, value in values.items():
-                if value is not None:
-                    found.setdefault(name, []).append(value.double().cpu())
-        every = {name: torch.cat(parts) for name, parts in found.items()}
-        result = {name: value.mean().item() for name, value in every.items()}
-        if not math.isfinite(result["loss"]):
-            raise FloatingPointError(f"the mean loss on split {split!r} is {result['loss']}")
-        if "energy" in every:
-            value, low, high = rank_correlation(every["energy"], every["loss"], seed=self.seed)
-            result |= {"correlation": value, "correlation_low": low, "correlation_high": high}
-        return result
+        for first in range(0, count, self.rows_at_once):
+            yield windows[chosen[first : first + self.rows_at_once]]._replace(weight=None)
+
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores frames (B, S), and beside them what copying the last frame gives.
+
+        `evaluate` reports means over frames: `loss`, and `copy_loss`, that of the last frame in its
+        place; `psnr` and `copy_psnr` (decibels) of decoded predictions against decoded frames, where
+        the encoder decodes; `energy` of predictions, and `steps` that moved one, where the predictor
+        has them; and `correlation` of energies with losses, as `conclude` says.
+        """
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        y = prediction.y.float()
+        found = {"loss": self.distance(y, batch), "copy_loss": self.distance(batch.context, batch)}
+        if self.encoder.decodes:
+            truth, *shown = [self.decode(part).flatten(0, 1) for part in (batch.target, y, batch.context)]
+            how: dict[str, Any] = {"data_range": 1.0, "dim": (1, 2, 3), "reduction": "none"}
+            for name, part in zip(("psnr", "copy_psnr"), shown, strict=True):
+                # Where a still scene is copied exactly, an infinite ratio would be the mean.
+                found[name] = peak_signal_noise_ratio(part, truth, **how).clamp(max=60).view(batch.target.shape[:2])
+        return found
+
+    def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Averages scores over frames, and correlates the ranks of energies and losses.
+
+        The 95 % confidence interval of `correlation`, from `correlation_low` to `correlation_high`, is
+        that of a bootstrap over windows.
+        """
+        means = super().conclude(scores, split)
+        del means["evaluations"]
+        if "energy" in scores:
+            energy, loss = (scores[name].view(-1, self.context_length) for name in ("energy", "loss"))
+            value, low, high = rank_correlation(energy, loss, seed=self.seed)
+            means |= {"correlation": value, "correlation_low": low, "correlation_high": high}
+        return means
 
 
 class _Windows(Dataset[Batch]):

@@ -5,16 +5,19 @@ Source: Du, Mao and Tenenbaum, 2024, "Learning Iterative Reasoning through Energ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ebm.registry import hookimpl
+from ebm.reports import Section
+from ebm.runs.run import Run
 from ebm_ired.baseline import FeedForward
 from ebm_ired.energy import DiffusedEnergy
 from ebm_ired.levels import Level, levels
 from ebm_ired.objective import EnergyDiffusion
+from ebm_ired.report import sections
 from ebm_ired.sampler import LandscapeDescent
 from ebm_ired.task import Sudoku
 
@@ -39,6 +42,11 @@ def ebm_objectives() -> dict[str, Callable[..., Any]]:
 @hookimpl
 def ebm_tasks() -> dict[str, Callable[..., Any]]:
     return {"sudoku": Sudoku}
+
+
+@hookimpl
+def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
+    return sections(run, seed)
 
 
 @hookimpl

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from ebm.interfaces import Batch, Predictor, Task
+from ebm.interfaces import Batch, Prediction
 from ebm.randomness import randn_like, stream, subseed
-from ebm.words import nearest
+from ebm.tasks import InMemory
 from ebm_ired.boards import dig, grids, one_hot
 
 __all__ = ["Sudoku"]
 
 HELD_OUT = ("validation", "test", "hard", "hardest")
-CHUNK = 100  # boards that are thought about at a time; each may have several candidates
 
 
-class Sudoku(Task):
+class Sudoku(InMemory):
     """Sudokus with boxes of any size, made offline; each has a single solution, which singles find.
 
     `train`, `validation` and `test` have between low and high clues, drawn uniformly; `hard` has fewer than any of them, and
@@ -45,6 +42,9 @@ class Sudoku(Task):
     (torch.Size([4, 4, 4, 4]), True, {'dim': 4, 'box': (2, 2)})
     """
 
+    headline = "solved"
+    rows_at_once = 100  # each board may have several candidates
+
     def __init__(
         self,
         box: tuple[int, int] = (2, 3),
@@ -65,39 +65,16 @@ class Sudoku(Task):
         if not share:
             raise ValueError(f"n={n} gave {len(solved)} distinct grids: draw 12 or more")
         parts = solved.split([len(solved) - 4 * share, *[share] * 4])
-        self.splits: dict[str, Batch] = {}
+        self.splits = {}
         for split, part in zip(("train", *HELD_OUT), parts, strict=True):
             least = torch.randint(clues[0], clues[1] + 1, (len(part),), generator=generator)
             least = least if split not in ("hard", "hardest") else torch.full_like(least, hard if split == "hard" else 0)
             dug = dig(part, least, self.box, generator)
             self.splits[split] = Batch(2 * one_hot(part) - 1, one_hot(dug))
 
-    def rows(self, split: str) -> Batch:
-        """Returns all boards of a split as one batch."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}: {nearest(split, self.splits)}")
-        return self.splits[split]
-
-    def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es; train is shuffled, and leaves out a last batch that is short, unless it is alone."""
-        rows, training = self.rows(split), split == "train"
-        return DataLoader(
-            _Boards(rows),
-            batch_size,
-            shuffle=training,
-            drop_last=training and len(rows.target) >= batch_size,
-            num_workers=workers,
-            collate_fn=_whole,
-            generator=stream(seed, "loader"),
-        )
-
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard normal noise of a board's shape."""
         return randn_like(batch.context, generator)
-
-    def distance(self, y: Tensor, batch: Batch) -> Tensor:
-        """Averages the squared error over a board: y (*more, rows, side, side, side) -> (*more, rows)."""
-        return (y - batch.target).square().mean((-3, -2, -1))
 
     def corrupt(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Fills some cells without a clue at random: each of a board with one probability, which is uniform in [0, 0.5]."""
@@ -107,61 +84,19 @@ class Sudoku(Task):
         digit = torch.randint(blank.shape[-1], blank.shape, generator=generator, device=device)
         return torch.where(wrong.unsqueeze(-1), 2 * one_hot(digit).to(batch.target) - 1, batch.target)
 
-    @torch.no_grad()
-    def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, float]:
-        """Judges a predictor on the first `limit` boards of a split (all if None); a cell's digit is its largest number.
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Scores boards; a cell's digit is its largest number.
 
-        Returns:
-            `solved`, the share of boards without a mistake; `cells`, the share of the cells without a clue that are right;
-            `loss`, the mean squared error; `evaluations`, forward passes a board; `energy`, where the predictor has one.
-
-        Raises:
-            ValueError: for an unknown split.
-            FloatingPointError: a prediction is not finite.
+        `evaluate` reports `solved`, the share of boards without a mistake; `cells`, the share of the
+        cells without a clue that are right; `loss`, the mean squared error; `evaluations`, forward
+        passes per board; `energy`, where the predictor has one.
         """
-        found: dict[str, list[Tensor]] = {}
-        for batch in self._chunks(split, limit, generator):
-            start = self.starts(predictor, batch, generator=generator)
-            y, energy, evaluations = predictor.predict(batch, start, generator=generator)
-            if not bool(torch.isfinite(y).all()):
-                raise FloatingPointError(f"split {split!r}: a predicted board is not finite")
-            right, blank = y.argmax(-1) == batch.target.argmax(-1), batch.context.sum(-1) < 0.5
-            scores = {
-                "solved": right.flatten(1).all(1).double(),
-                "cells": right[blank].double(),
-                "loss": self.distance(y, batch).double(),
-                "evaluations": torch.full((len(y),), float(evaluations)),
-            }
-            for name, score in (scores if energy is None else {**scores, "energy": energy.double()}).items():
-                found.setdefault(name, []).append(score.cpu())
-        return {name: torch.cat(scores).mean().item() for name, scores in found.items()}
+        right, blank = prediction.y.argmax(-1) == batch.target.argmax(-1), batch.context.sum(-1) < 0.5
+        counts = {"cells": (right & blank).sum((1, 2)), "blank": blank.sum((1, 2))}
+        return {"solved": right.flatten(1).all(1), **counts, "loss": self.distance(prediction.y, batch)}
 
-    def _chunks(self, split: str, limit: int | None, generator: torch.Generator | None) -> Iterator[Batch]:
-        device = "cpu" if generator is None else generator.device
-        target, context, _ = self.rows(split)
-        for some, clues in zip(target[:limit].split(CHUNK), context[:limit].split(CHUNK), strict=True):
-            yield Batch(some.to(device), clues.to(device))
-
-
-class _Boards(Dataset[Batch]):
-    """Serves boards to a DataLoader, a whole batch at a time."""
-
-    def __init__(self, rows: Batch) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows.target)
-
-    def __getitems__(self, index: list[int]) -> Batch:
-        return Batch(self.rows.target[index], self.rows.context[index])
-
-
-def _whole(batch: Any) -> Any:
-    return batch
+    def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Counts right cells among the cells without a clue."""
+        means = super().conclude(scores, split)
+        means["cells"] /= means.pop("blank")
+        return means

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ebm.registry import hookimpl
+from ebm.reports import Section
+from ebm.runs.run import Run
 from ebm_lattice.boltzmann import Pairwise
 from ebm_lattice.clusters import SwendsenWang
 from ebm_lattice.digits import BinaryDigits
@@ -15,6 +17,7 @@ from ebm_lattice.gibbs import Gibbs
 from ebm_lattice.informed import GibbsWithGradients
 from ebm_lattice.lattices import Ising, Potts
 from ebm_lattice.objectives import PseudoLikelihood, RatioMatching
+from ebm_lattice.report import sections
 
 __all__ = [
     "BinaryDigits",
@@ -51,6 +54,11 @@ def ebm_objectives() -> dict[str, Callable[..., Any]]:
 @hookimpl
 def ebm_tasks() -> dict[str, Callable[..., Any]]:
     return {"binary-digits": BinaryDigits}
+
+
+@hookimpl
+def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
+    return sections(run, seed)
 
 
 @hookimpl

@@ -11,6 +11,8 @@ from ebm.randomness import randn_like, stream, uniform
 from ebm.registry import hookimpl
 from ebm.tasks import RowTask, draw_splits
 
+from ebm_template.runs import ebm_commands, ebm_rivals, ebm_sections, ebm_studies  # noqa: F401
+
 
 class Bowl(Energy):
     """Scores vectors by how far they are from a centre, in units that it learns: E(y) = |(y − c) / s|² / 2.
