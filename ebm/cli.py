@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
 from ebm.commands.console import show as show_result
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
-from ebm.registry import KINDS, PARTS, VERBS, Component, component, components, imported, parameters, problems, reason_of
+from ebm.registry import KINDS, PARTS, VERBS, Component, blamed, component, components, imported, parameters, problems
 from ebm.reports.page import write_report
 from ebm.scaffold import new_plugin as write_package
 from ebm.studies.findings import conduct
@@ -71,7 +70,7 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
 
 def summary(found: Component) -> str:
     """Says in a line what a component is; a command that is imported when it is called, is imported for that."""
-    if not isinstance(found.factory, str):
+    if found.summary or not isinstance(found.factory, str):
         return found.summary
     try:
         return (inspect.getdoc(imported(found)) or "").partition("\n")[0]
@@ -133,7 +132,8 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
     loaded = recipes.load_run(run)
     asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()}
     keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
-    rows = conduct(loaded, name, keywords)
+    with blamed("study", found):
+        rows = conduct(loaded, name, keywords)
     write_report(loaded, loaded.recipe.get("seed", 0))
     if json:
         print_json(rows)
@@ -221,14 +221,8 @@ def as_command(found: Component) -> Callable[..., Any]:
 
     def command(run: str, /, *arguments: Any, **keywords: Any) -> None:
         loaded = recipes.load_run(run)
-        try:
+        with blamed("command", found):
             result = function(loaded, *arguments, **keywords)
-        except (ValueError, FloatingPointError, OSError, ImportError):
-            raise
-        except Exception as error:  # a plugin's command may raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"command {found.name!r} of {found.distribution} failed: {reason_of(error)}"
-            raise ValueError(f"{what} ({last.filename}, line {last.lineno})") from error
         show_result(result)
 
     path = first.replace(name="run", annotation=str, kind=first.POSITIONAL_ONLY, default=first.empty)

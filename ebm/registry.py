@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -327,12 +329,24 @@ def make(kind: str, name: str, keywords: Mapping[str, Any]) -> Any:
     """Calls a component's factory; what it raises says whose it is."""
     found = component(kind, name)
     check_keywords(f"{kind} {name!r}", found.factory, keywords)
-    try:
+    with blamed(kind, found):
         return found.factory(**keywords)
-    except (ValueError, OSError, ImportError):
-        raise  # what these say is for whoever wrote the keywords
+
+
+@contextmanager
+def blamed(kind: str, found: Component) -> Iterator[None]:
+    """Turns whatever a plugin's function raises into a ValueError that says whose it is, and where.
+
+    Errors of input pass: what these say is for whoever wrote the keywords.
+    """
+    try:
+        yield
+    except (ValueError, FloatingPointError, OSError, ImportError):
+        raise
     except Exception as error:
-        raise ValueError(f"{kind} {name!r} of {found.distribution} cannot be built: {reason_of(error)}") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{kind} {found.name!r} of {found.distribution} failed: {reason_of(error)}"
+        raise ValueError(f"{what} ({last.filename}, line {last.lineno})") from error
 
 
 def check_keywords(what: str, factory: Callable[..., Any], keywords: Iterable[str]) -> None:
@@ -402,8 +416,9 @@ def _command_summary(command: Any) -> str:
         if not all(part.strip() for part in command.partition(":")):
             raise ValueError(f"{command!r} names no function: write it as 'module:function'")
         return ""  # it is imported when it is called
+    summary = _summary(command)
     _check_takes(command, "run")
-    return _summary(command)
+    return summary
 
 
 def _recipe_summary(path: Any) -> str:

@@ -234,7 +234,7 @@ def installed(*folders: Path) -> Iterator[None]:
 def environment(*folders: Path, **variables: str) -> dict[str, str]:
     """Makes a sub-process's environment: folders of distributions, one thread, no network."""
     path = os.pathsep.join(map(str, (*folders, REPOSITORY)))
-    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
+    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return {**os.environ, **fixed, **variables}
 
 

@@ -64,7 +64,6 @@ def _here(monkeypatch, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "tiny.toml").write_text(TINY)
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("COLUMNS", "200")
     quick_report(monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""Baselines: what energy-based models are compared with, on the same data and through the same tasks."""
+"""Baselines: what energy-based models are compared with, on the same data and tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classical denoisers: what a person would use who trained nothing, told how strong the noise is."""
+"""Classical denoisers, which train nothing and are told how strong the noise is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def _wavelet(
 
     x, convert2ycbcr = np.clip(x, 0, 1) if clip else x, convert2ycbcr and x.shape[2:] == (3,)
     options: dict[str, Any] = {"method": method, "convert2ycbcr": convert2ycbcr, "wavelet": wavelet, "channel_axis": _channels(x)}
-    # Levels of colour are rescaled to [0, 1] in between, and the noise with them: what is not clipped is made to fit first.
+    # Levels of colour are rescaled to [0, 1] in between, and the noise with them: what is not
+    # clipped is made to fit first.
     low, width = float(x.min()), max(float(np.ptp(x)), 1e-6)
     found = denoise_wavelet((x - low) / width, sigma=sigma * std / width, rescale_sigma=True, **options)
     return found * width + low
@@ -86,8 +87,8 @@ METHODS: dict[Method, Callable[..., np.ndarray]] = {
     "bm3d": _bm3d,
 }
 
-# What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not tried.
-# Weights, sigmas of colour and h are multiples of the noise's standard deviation.
+# What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not
+# tried. Weights, sigmas of colour and h are multiples of the noise's standard deviation.
 GRIDS: dict[Method, dict[str, Sequence[Any]]] = {
     "total-variation": {"weight": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)},
     "wavelet": {
@@ -112,17 +113,19 @@ GRIDS: dict[Method, dict[str, Sequence[Any]]] = {
 
 @dataclass(frozen=True, init=False)
 class Classical:
-    """Denoises pictures by a classical method that knows the noise's standard deviation; no training, no energy.
+    """Denoises pictures by a classical method that knows the noise's standard deviation.
 
     Arguments:
-        method: total-variation, wavelet, bilateral, non-local-means (scikit-image's), or bm3d (the package of that name).
-        settings: total-variation: weight. wavelet: sigma, method, convert2ycbcr, wavelet, clip. bilateral: sigma_color,
-            sigma_spatial, clip. non-local-means: h, patch_size, patch_distance, fast_mode. bm3d: sigma. They mean what they
-            mean there, but weight, sigma, sigma_color and h are multiples of the noise's standard deviation, and `clip` cuts
-            the noisy picture to the range of colours first.
+        method: total-variation, wavelet, bilateral, non-local-means (scikit-image's), or bm3d (the
+            package of that name).
+        settings: total-variation: weight. wavelet: sigma, method, convert2ycbcr, wavelet, clip.
+            bilateral: sigma_color, sigma_spatial, clip. non-local-means: h, patch_size,
+            patch_distance, fast_mode. bm3d: sigma. They mean what they mean there, but weight,
+            sigma, sigma_color and h are multiples of the noise's standard deviation, and `clip`
+            cuts the noisy picture to the range of colours first.
 
-    Source: Chambolle (2004); Chang, Yu and Vetterli (2000); Tomasi and Manduchi (1998); Buades, Coll and Morel (2005);
-    Mäkinen, Azzari and Foi (2020).
+    Source: Chambolle (2004); Chang, Yu and Vetterli (2000); Tomasi and Manduchi (1998); Buades,
+    Coll and Morel (2005); Mäkinen, Azzari and Foi (2020).
 
     Raises:
         ValueError: an unknown method or setting (with the nearest known one).
@@ -143,10 +146,11 @@ class Classical:
         object.__setattr__(self, "settings", settings)
 
     def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
-        """Estimates the clean picture (C, H, W), in [-1, 1], of image = signal * clean + std * noise.
+        """Estimates the clean picture (C, H, W) of image = signal * clean + std * noise.
 
         Raises:
-            ValueError: for an image that is no (C, H, W), and for a std or a signal that is not positive.
+            ValueError: for an image that is no (C, H, W), and for a std or a signal that is not
+                positive.
             ImportError: scikit-image or bm3d is not installed.
         """
         if image.ndim != 3:
@@ -160,7 +164,7 @@ class Classical:
 
 
 def tuned(method: Method, pairs: Sequence[tuple[Tensor, Tensor]], std: float, signal: float = 1.0) -> Classical:
-    """Chooses a method's settings from `GRIDS` by the mean PSNR on pictures whose truth is known, such as training crops.
+    """Chooses a method's settings from `GRIDS` by the mean PSNR on known pictures.
 
     Arguments:
         method: as in `Classical`.
@@ -185,20 +189,20 @@ def tuned(method: Method, pairs: Sequence[tuple[Tensor, Tensor]], std: float, si
 
 @runtime_checkable
 class Tunes(Protocol):
-    """A task of noisy pictures that a denoiser can be tuned on: it knows how strong the noise of a step is."""
+    """A task of noisy pictures that a denoiser can be tuned on."""
 
     def level(self, step: int) -> tuple[float, float]:
-        """Returns the standard deviation of a step's noise, and the signal that pictures are multiplied by."""
+        """Returns the standard deviation of a step's noise, and the factor of the picture."""
         ...
 
     def examples(self) -> Sequence[tuple[Tensor, Any]]:
-        """Lists clean training pictures (C, H, W), and their noisy `image` (1, C, H, W) and its `step` (1,)."""
+        """Lists clean training pictures (C, H, W), and their noisy `image` and its `step` (1,)."""
         ...
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A classical denoiser as a task's predictor: it restores whole pictures, and tiles by the noise of their step."""
+    """A classical denoiser as a predictor, of whole pictures and of tiles."""
 
     classical: Classical
     level: Callable[[int], tuple[float, float]]
@@ -208,7 +212,7 @@ class Tuned:
         return self.classical.denoise(image, std, signal)
 
     def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
-        """Denoises every picture of a batch (B, C, H, W); there is nothing to start from, and nothing to draw."""
+        """Denoises every picture of a batch (B, C, H, W), by the noise of its step."""
         seen = zip(batch.context.image, batch.context.step, strict=True)
         return Prediction(torch.stack([self.denoise(image, *self.level(int(step))) for image, step in seen]), None, 0)
 

@@ -1,4 +1,4 @@
-"""What video prediction is compared with: copying, extrapolating, and a feed-forward transformer."""
+"""What video prediction is compared with: copying, extrapolating, and a transformer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CopyLast:
 
 
 class Extrapolate(CopyLast):
-    """Predicts that the last change happens once more: 2 x_i - x_{i-1}, and after a single frame that one again.
+    """Predicts that the last change happens once more: 2 x_i - x_{i-1}.
 
     >>> context = torch.tensor([[[0.0], [1.0], [3.0]]])
     >>> Extrapolate().predict(Batch(context, context)).y.flatten()
@@ -66,11 +66,12 @@ def _check_frames(name: str, task: Any) -> None:
 
 
 class FrameTransformer(MotionStream):
-    """Predicts the next frame in one forward pass: x̂(h(context)), h a causal transformer (Transformer++).
+    """Predicts the next frame in one forward pass, by a causal transformer (Transformer++).
 
-    As an energy it is |y - x̂|² / 2, whose one step of size 1 leads from anywhere to the feed-forward prediction. So it trains,
-    rolls out and is judged through the same objective, sampler and task as an EBT. At equal sizes a `ResidualFrameEBT` has as
-    many parameters, and D more; both embed frames and read them out by the same `Motion`.
+    As an energy it is |y - x̂|² / 2, whose one step of size 1 leads from anywhere to the
+    feed-forward prediction. So it trains, rolls out and is judged through the same objective,
+    sampler and task as an EBT. At equal sizes a `ResidualFrameEBT` has as many parameters, and D
+    more; both embed frames and read them out by the same `Motion`.
 
     Arguments:
         features: numbers that a frame is encoded as.
@@ -85,7 +86,8 @@ class FrameTransformer(MotionStream):
     Raises:
         ValueError: as a ResidualFrameEBT does.
 
-    Source: the Transformer++ of arXiv 2507.02092, section 4.2: Llama 2's block with a feed-forward of width dim.
+    Source: the Transformer++ of arXiv 2507.02092, section 4.2: Llama 2's block with a feed-forward
+    of width dim.
 
     >>> model = FrameTransformer(features=6, dim=8, depth=2, heads=2)
     >>> context = torch.randn(3, 5, 6)

@@ -51,8 +51,9 @@ def growing(energy: Energy, last: Callable[[int], Any], length: int, window: int
 
 def _extended(bound: list[Given], context: Any) -> list[Given]:
     """Extends the codes of bound energies, once for those that are the same object."""
+    different = {id(one): one for one in bound}
     try:
-        new = {id(one): Given(one.energy, one.energy.extend(one.code, context)) for one in {id(one): one for one in bound}.values()}
+        new = {key: Given(one.energy, one.energy.extend(one.code, context)) for key, one in different.items()}
     except NotImplementedError as error:
         raise ValueError(f"nothing can be decoded from cached codes: {error}") from error
     return [new[id(one)] for one in bound]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.interfaces import eval_mode
+from ebm.optional import reachable
 from ebm.registry import components
 
 __all__ = ["Encoder", "hub"]
@@ -114,8 +115,6 @@ def hub(what: str, way_out: str) -> Iterator[None]:
         way_out: how they are read from a file.
     """
     from huggingface_hub import constants
-
-    from ebm.optional import reachable
 
     try:
         if not constants.HF_HUB_OFFLINE:

@@ -21,6 +21,7 @@ from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.rbm import RBM
 from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional
 from ebm.registry import hookimpl
+from ebm.samplers import BlockGibbs
 
 __all__ = [
     "RBM",
@@ -58,7 +59,7 @@ __all__ = [
 
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
-    """Says how the conformance kit builds what no recipe uses and has no default size."""
+    """Says how the conformance kit builds what no recipe uses and has no default size; block Gibbs sampling needs an RBM."""
 
     def image_ebt() -> ImageEBT:
         return ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2)
@@ -87,6 +88,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         ("energy", "modern-hopfield"): lambda: {"factory": lambda: ModernHopfield(dim=3, count=5), "y": torch.randn(6, 3)},
         ("energy", "hopfield"): lambda: {"factory": lambda: Hopfield(((1, 1, -1), (1, -1, 1))), "y": torch.randn(6, 3)},
         ("energy", "latent"): lambda: {"factory": lambda: LatentEnergy(MLPEnergy(3), 1), "y": torch.randn(6, 2)},
+        ("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)},
         ("energy", "free-energy"): lambda: {"factory": lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), "y": torch.randn(6, 2)},
     }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Objective(nn.Module):
-    """Shapes a landscape with data: maps an energy and a batch to a scalar loss. Owns its sampler, start rule and weights."""
+    """Shapes a landscape with data: maps an energy and a batch to a loss. Owns its sampler."""
 
     def forward(
         self,
@@ -29,15 +29,15 @@ class Objective(nn.Module):
         start: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the objective's own start of the chains."""
+        """Computes the loss of a batch; `start` replaces the objective's own start."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(energy, batch, *, start, generator)")
 
 
 class Task(ABC):
-    """Owns data and their meaning: where y starts, how far it is from the truth, how it is judged. No parameters.
+    """Owns data and their meaning: where y starts, what is right, how it is judged.
 
-    A task sets `spec` and writes `loader`, `start` and `distance`. It is judged by its distance; one
-    that is judged by more than that writes `scores`.
+    A task sets `spec` and writes `loader`, `start` and `distance`. It is judged by its distance;
+    one that is judged by more than that writes `scores`.
 
     Attributes:
         spec: what the data decide (dim, image_size, channels, vocab_size …); recipes fill in
@@ -54,14 +54,14 @@ class Task(ABC):
 
     @abstractmethod
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es; the order of the training split depends on the seed alone."""
+        """Makes a loader of `Batch`es; the seed alone orders the training split."""
 
     @abstractmethod
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws y_0 for a batch."""
 
     def starts(self, predictor: Predictor, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws what a predictor starts from: y_0, or where it has several `candidates`, one y_0 for each in front."""
+        """Draws a predictor's starts: y_0, or where it has `candidates`, one y_0 for each in front."""
         count = getattr(predictor, "candidates", 1)
         if count == 1:
             return self.start(batch, generator=generator)
@@ -72,7 +72,7 @@ class Task(ABC):
         """Measures how far y is from the batch's truth (*chains,), differentiably."""
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores a prediction in every way that it is judged by: name -> one number per chain (*chains,)."""
+        """Scores a prediction in every way it is judged by: name -> a number per chain (*chains,)."""
         return {"loss": self.distance(prediction.y, batch)}
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
@@ -92,7 +92,7 @@ class Task(ABC):
     def predictions(
         self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Batch, Prediction]]:
-        """Iterates over the batches that are judged, on the generator's device, and what is predicted for each."""
+        """Iterates over the batches that are judged, on the generator's device, and predictions."""
         for batch in self.judged(split, limit):
             batch = batch.to("cpu" if generator is None else generator.device)
             start = self.starts(predictor, batch, generator=generator)
@@ -116,13 +116,13 @@ class Task(ABC):
             generator: where starts and noise come from; torch's global generator if None.
 
         Returns:
-            the weighted mean over chains of every score; `energy`, the predictions' mean energy, where
-            they have one; `evaluations`, forward passes per prediction; `steps` that moved a
+            the weighted mean over chains of every score; `energy`, the predictions' mean energy,
+            where they have one; `evaluations`, forward passes per prediction; `steps` that moved a
             prediction, where the predictor counts them. `conclude` may make more of them.
 
         Raises:
-            ValueError: for a limit below 1, a split without a chain that counts, or scores that are not
-                one number per chain.
+            ValueError: for a limit below 1, a split without a chain that counts, or scores that are
+                not one number per chain.
             FloatingPointError: a prediction or a mean is not finite.
         """
         found: dict[str, list[Tensor]] = {}
@@ -143,13 +143,13 @@ class Task(ABC):
                     raise ValueError(f"{name} has shape {tuple(values.shape)}: pass one number per chain, {tuple(chains)}")
                 found.setdefault(name, []).append(values.flatten().cpu().double())
             if bool((y.isnan().reshape(*chains, -1).any(-1) & (weight > 0)).any()):
-                raise FloatingPointError(f"split {split!r}: {type(predictor).__name__} predicted NaN")
+                raise FloatingPointError(f"a prediction of {type(predictor).__name__} on split {split!r} is NaN")
         if not found or not any(bool(part.any()) for part in found["weight"]):
             raise ValueError(f"split {split!r} has no chain to score (limit={limit})")
         return self.conclude({name: torch.cat(parts) for name, parts in found.items()}, split)
 
     def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
-        """Makes what `evaluate` reports of the scores of all chains (n,), here their means weighted by `scores["weight"]`.
+        """Makes what `evaluate` reports of all chains' scores (n,): means weighted by "weight".
 
         Raises:
             FloatingPointError: a mean is not finite.
@@ -158,7 +158,7 @@ class Task(ABC):
         means = {name: chains.mean(values).item() for name, values in scores.items() if name != "weight"}
         for name, value in means.items():
             if not math.isfinite(value):
-                raise FloatingPointError(f"split {split!r}: the mean {name} of the predictions is {value}")
+                raise FloatingPointError(f"the mean {name} on split {split!r} is {value}")
         return means
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 __all__ = ["MMDTest", "median_distance", "mmd", "mmd_permutation_test"]
 
-# Widths of the kernel's parts in units of the median distance. One part of that width is blind to fine structure: moons of
-# twice the noise passed 8 of 8 tests (p > 0.05) at 1,000 points, and failed 7 of 8 with these widths.
+# Widths of the kernel's parts in units of the median distance. One part of that width is blind to
+# fine structure: moons of twice the noise passed 8 of 8 tests (p > 0.05) at 1,000 points, and
+# failed 7 of 8 with these widths.
 SCALES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 
 
@@ -22,7 +23,7 @@ class MMDTest(NamedTuple):
 
 
 def median_distance(x: Tensor, y: Tensor) -> float:
-    """Computes the median Euclidean distance between different points of the pooled samples (Gretton et al., §8).
+    """Computes the median distance between different points of both samples (Gretton et al., §8).
 
     Arguments:
         x: one sample (m, *event).
@@ -37,18 +38,21 @@ def median_distance(x: Tensor, y: Tensor) -> float:
 
 
 def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
-    r"""Estimates the squared maximum mean discrepancy between two samples, without bias: it may fall below zero.
+    r"""Estimates the squared maximum mean discrepancy of two samples, without bias.
 
-    MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) - 2 mean_{ij} k(xᵢ, yⱼ), with k the mean of Gaussian
-    kernels exp(-|a - b|² / 2(sσ)²) over the widths s in `SCALES`. Takes O((m + n)²) memory, in float64 on the CPU.
+    MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) - 2 mean_{ij} k(xᵢ, yⱼ), with k the mean of
+    Gaussian kernels exp(-|a - b|² / 2(sσ)²) over the widths s in `SCALES`. Takes O((m + n)²)
+    memory, in float64 on the CPU.
 
     Arguments:
         x: one sample (m, *event).
         y: another (n, *event).
-        bandwidth: σ, by default the median distance. Pass one value to make several MMDs comparable.
+        bandwidth: σ, by default the median distance. Pass one value to make several MMDs
+            comparable.
 
     Raises:
-        ValueError: fewer than two points, shapes that differ, NaN or infinite values, a bandwidth that is not positive.
+        ValueError: fewer than two points, shapes that differ, NaN or infinite values, a bandwidth
+            that is not positive.
 
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012), JMLR 13, Eq. (3)
@@ -69,15 +73,17 @@ def mmd_permutation_test(
     permutations: int = 500,
     generator: torch.Generator | None = None,
 ) -> MMDTest:
-    """Tests whether two samples come from one distribution, by dealing the pooled points out again at random.
+    """Tests whether two samples have one distribution, by dealing their points out at random.
 
-    p = (1 + #{permuted MMD² >= observed}) / (1 + permutations), which is valid at any number of permutations.
+    p = (1 + #{permuted MMD² >= observed}) / (1 + permutations), which is valid at any number of
+    permutations.
 
     Arguments:
         x: one sample (m, *event).
         y: another (n, *event).
         bandwidth: as in `mmd`; a test is exact if it treats x and y alike, as the default does.
-        permutations: how many times the points are dealt out; the smallest p is 1 / (1 + permutations).
+        permutations: how many times the points are dealt out; the smallest p is 1 / (1 +
+            permutations).
         generator: where permutations come from; torch's global generator if None.
 
     Raises:
@@ -98,7 +104,8 @@ def mmd_permutation_test(
     device = "cpu" if generator is None else generator.device
     deals = torch.rand(permutations, observed.shape[1], generator=generator, device=device).argsort(1) < len(x)
     estimates = _estimates(_kernel(x, y, bandwidth), torch.cat([observed, deals.cpu().double()]))
-    # The slack makes a deal that equals the observed one count as equal, however its sums were rounded.
+    # The slack makes a deal that equals the observed one count as equal, however its sums were
+    # rounded.
     reached = int((estimates[1:] >= estimates[0] - 1e-12).sum())
     return MMDTest(estimates[0].item(), (1 + reached) / (1 + permutations))
 
@@ -135,7 +142,7 @@ def _membership(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _estimates(kernel: Tensor, members: Tensor) -> Tensor:
-    """Estimates MMD² (deals,) for every way (deals, m + n) to deal the points out, all by one matrix product."""
+    """Estimates MMD² (deals,) of every way (deals, m + n) to deal the points out."""
     m = members[0].sum()
     n = len(kernel) - m
     within_x = ((members @ kernel) * members).sum(1)

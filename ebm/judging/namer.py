@@ -1,4 +1,4 @@
-"""Names samples: what does a classifier that was trained on real digits take them for, and how sure is it?"""
+"""Names samples by a classifier that was trained on real digits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Namer:
 
     @torch.no_grad()
     def name(self, images: Tensor) -> Tensor:
-        """Computes the probabilities (rows, classes) of what images (rows, channels, height, width) show."""
+        """Computes the probabilities (rows, classes) of what images (rows, C, H, W) show."""
         return self.network(images).softmax(-1)
 
     def judge(self, samples: Tensor) -> dict[str, float]:

@@ -11,10 +11,10 @@ __all__ = ["auroc", "rank_correlation"]
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Computes the area under the ROC curve of energies as a detector of outliers: P(E(outside) > E(inside)), ties half.
+    """Computes the AUROC of energies as detectors of outliers: P(E(outside) > E(inside)).
 
-    Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a sigmoid, which makes ties
-    of large ones: it is given ranks.
+    Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a
+    sigmoid, which makes ties of large ones: it is given ranks.
 
     Arguments:
         inside: energies of data (n,).
@@ -41,10 +41,11 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Computes Spearman's correlation of x and y (rows, columns), and its 95 % confidence interval: (value, low, high).
+    """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 
-    The interval is a percentile bootstrap that draws whole rows, since what is in one row may depend on each other; ranks stay
-    those of the whole sample. Where x or y does not vary there is no correlation: 0, from -1 to 1.
+    The interval is a percentile bootstrap that draws whole rows, since what is in one row may
+    depend on each other; ranks stay those of the whole sample. Where x or y does not vary there is
+    no correlation: 0, from -1 to 1.
 
     >>> x = torch.arange(40.0).view(20, 2)
     >>> rank_correlation(x, -(x**3))

@@ -133,8 +133,8 @@ def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
     summary = recipe.get("summary", "")
     if not changed or not isinstance(summary, str):
         return summary
-    topic = summary.partition(":")[0] or "A recipe"
-    return f"{topic}, changed: {', '.join(changed)}."
+    topic, colon, _ = summary.partition(":")
+    return f"{topic if colon else 'A recipe'}, changed: {', '.join(changed)}."
 
 
 def _changes(old: Any, new: Any, path: str) -> list[tuple[str, Any]]:

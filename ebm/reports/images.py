@@ -11,18 +11,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ebm.commands.denoise import patch_scores
 from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, figure_of, histogram
-from ebm.interfaces import Batch, check_steps, eval_mode, landscapes
+from ebm.interfaces import Batch, FeedForward, Paced, ScoresPatches, check_steps, eval_mode, landscapes
+from ebm.interfaces.abilities import HoldsPhotographs, lacking
 from ebm.randomness import stream
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
 from ebm.runs.run import Run
 from ebm.studies.thinking import read_findings
 from ebm.tasks.images.corruptions import CORRUPTIONS
-from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.images.noising import Noisy
-from ebm.tasks.images.tiling import Restored, restore
+from ebm.tasks.images.tiling import Restored, patch_scores, restore
 from ebm.thinking import Thinker
 
 if TYPE_CHECKING:
@@ -47,27 +46,27 @@ class View(NamedTuple):
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
     """Draws what a denoising run does: photographs, the findings of a study of thinking, and what energies have to say."""
-    task = run.task
-    if not isinstance(task, Denoising):
+    task: Any = run.task
+    if lacking(task, HoldsPhotographs):
         return
     found = {(f.who, f.split, f.steps, f.name): f.value for f in read_findings(run.path) if f.candidates == 1}
     splits = list(dict.fromkeys(split for _, split, _, name in found if name == "psnr"))
     usual, other = (_views(run, task, split) for split in ("test", _other_split(run, task)))
     yield _denoised_picture(run, task, usual, other[0], seed)
     yield from _findings_pictures(run, task, found, splits)
-    if isinstance(run.thinker, Thinker):
+    if not isinstance(run.energy, FeedForward):
         yield _steps_picture(run, task, usual, other, seed)
         yield from _map_pictures(run, task, usual[0], seed)
         yield _energies_picture(run, task, usual, seed)
 
 
-def _other_split(run: Run, task: Denoising) -> str:
+def _other_split(run: Run, task: Any) -> str:
     """Names the first split of another noise that the recipe studies."""
     studied = run.recipe.get("thinking", {}).get("splits", ())
     return next((split for split in studied if split.startswith("step-")), f"step-{min(OTHER_STEP, task.schedule.steps - 1)}")
 
 
-def _views(run: Run, task: Denoising, split: str) -> list[View]:
+def _views(run: Run, task: Any, split: str) -> list[View]:
     side, views = max(SHOWN, task.tile), []
     for _, clean, (seen, step) in task.held_out(split, PHOTOGRAPHS):
         top, left = ((size - min(size, side)) // 2 for size in clean.shape[1:])
@@ -76,7 +75,7 @@ def _views(run: Run, task: Denoising, split: str) -> list[View]:
     return views
 
 
-def _batch(task: Denoising, views: Sequence[View], every: int = 1) -> Batch:
+def _batch(task: Any, views: Sequence[View], every: int = 1) -> Batch:
     """Cuts views into tiles that lie side by side, and takes one of `every`."""
 
     def tiles(image: Tensor) -> Tensor:
@@ -87,8 +86,8 @@ def _batch(task: Denoising, views: Sequence[View], every: int = 1) -> Batch:
     return Batch(clean, Noisy(noisy, torch.full((len(noisy),), views[0].step, device=noisy.device)))
 
 
-def _restore(task: Denoising, predictor: Any, view: View, seed: int, **options: Any) -> Restored:
-    """Restores a view; where more steps than training took run away, it is no number anywhere."""
+def _restore(task: Any, predictor: Any, view: View, seed: int, **options: Any) -> Restored:
+    """Restores a view; where more steps than in training diverge, the picture is NaN."""
     generator = stream(seed, "restored", device=view.noisy.device)
     where: dict[str, Any] = {"tile": task.tile, "stride": max(1, 3 * task.tile // 4), "step": view.step}
     try:
@@ -117,7 +116,7 @@ def _show(axes: Axes, image: Tensor) -> None:
 # ----------------------------------------------------------------------------------------------------------- photographs
 
 
-def _denoised_picture(run: Run, task: Denoising, usual: Sequence[View], other: View, seed: int) -> Section:
+def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, seed: int) -> Section:
     """Draws photographs row by row, noisy to clean, and the first once more at another noise, with adaptive stopping."""
     baseline = run.baseline
     rows = [[("noisy", view.noisy), *_restored(run, baseline, task, view, seed), ("clean", view.clean)] for view in usual]
@@ -142,10 +141,10 @@ def _denoised_picture(run: Run, task: Denoising, usual: Sequence[View], other: V
 
 
 def _restored(
-    run: Run, baseline: Run | None, task: Denoising, view: View, seed: int, adaptive: bool = False
+    run: Run, baseline: Run | None, task: Any, view: View, seed: int, adaptive: bool = False
 ) -> list[tuple[str, Tensor]]:
     """Restores a view in several ways: (what was done, picture)."""
-    if not isinstance(run.thinker, Thinker):
+    if isinstance(run.energy, FeedForward):
         return [("denoised", _restore(task, _affordable(run.thinker), view, seed).image)]
     more, columns = max(2, check_steps(run.sampler.steps)[1]), []
     columns.append(("after 1 step", _restore(task, Thinker(run.energy, run.sampler, steps=1), view, seed).image))
@@ -166,13 +165,13 @@ def _restored(
 
 def _affordable(predictor: Any) -> Any:
     """Limits the passes of a predictor that takes many."""
-    return predictor.at(min(PASSES, getattr(predictor, "passes", PASSES))) if hasattr(predictor, "at") else predictor
+    return predictor.at(min(PASSES, getattr(predictor, "passes", PASSES))) if isinstance(predictor, Paced) else predictor
 
 
 # -------------------------------------------------------------------------------------------------------------- findings
 
 
-def _findings_pictures(run: Run, task: Denoising, found: Found, splits: Sequence[str]) -> list[Section]:
+def _findings_pictures(run: Run, task: Any, found: Found, splits: Sequence[str]) -> list[Section]:
     gaussian = [split for split in splits if split == "test" or split.startswith("step-")]
     if not any(_curve(found, "run", split) for split in gaussian):
         return []
@@ -196,12 +195,12 @@ def _rivals(found: Found) -> list[str]:
     return list(dict.fromkeys(who for who, *_ in found if who not in ("run", "baseline")))
 
 
-def _std(task: Denoising, split: str) -> float:
+def _std(task: Any, split: str) -> float:
     step = task.noise_step[1] if split == "test" else int(split.removeprefix("step-"))
     return task.schedule.std[step].item()
 
 
-def _passes_picture(run: Run, task: Denoising, found: Found, splits: Sequence[str]) -> Section:
+def _passes_picture(run: Run, task: Any, found: Found, splits: Sequence[str]) -> Section:
     own = check_steps(run.sampler.steps)[1]
     with figure_of(9.6, 3.2) as (figure, png):
         for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
@@ -239,7 +238,7 @@ def _passes_picture(run: Run, task: Denoising, found: Found, splits: Sequence[st
     )
 
 
-def _levels_picture(run: Run, task: Denoising, found: Found, gaussian: Sequence[str], corrupted: Sequence[str]) -> Section:
+def _levels_picture(run: Run, task: Any, found: Found, gaussian: Sequence[str], corrupted: Sequence[str]) -> Section:
     """Draws the quality by the noise's strength, and of other corruptions."""
     own, gaussian = check_steps(run.sampler.steps)[1], sorted(gaussian, key=lambda split: _std(task, split))
     splits = [*gaussian, *corrupted]
@@ -270,7 +269,7 @@ def _levels_picture(run: Run, task: Denoising, found: Found, gaussian: Sequence[
             if split in gaussian:
                 where = (_std(task, split), fixed[split])
                 left.annotate(str(steps), where, (0, 5), textcoords="offset points", ha="center", color=OTHER, fontsize=8)
-        low, high = task.noise_std
+        low, high = (task.schedule.std[step].item() for step in task.noise_step)
         left.axvspan(low, high, color=NOISE, alpha=0.2, linewidth=0)
         left.axvline(high, color=NOISE, linewidth=0.8)
         left.set(title="PSNR (dB) by the noise", xlabel="standard deviation of the noise, pixels in [−1, 1]")
@@ -312,11 +311,9 @@ def _name(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
 
 def _scores(run: Run, batch: Batch, y: Tensor) -> Tensor:
     """Scores tiles' patches (tiles, rows, columns) at the last landscape; whole tiles where an energy knows no patches."""
-    energy: Any = run.energy
-    if not hasattr(energy, "patch_energies"):
+    if not isinstance(run.energy, ScoresPatches):
         return run.thinker.score(batch, y)[:, None, None]
-    with torch.no_grad():
-        return patch_scores(energy)(batch, y)
+    return patch_scores(run.energy)(batch, y)
 
 
 def _ways(run: Run, batch: Batch, seed: int) -> list[Tensor]:
@@ -332,7 +329,7 @@ def _ways(run: Run, batch: Batch, seed: int) -> list[Tensor]:
         return [run.sampler.point(y) for y in ways]
 
 
-def _steps_picture(run: Run, task: Denoising, usual: Sequence[View], other: Sequence[View], seed: int) -> Section:
+def _steps_picture(run: Run, task: Any, usual: Sequence[View], other: Sequence[View], seed: int) -> Section:
     """Draws energy and error step by step at two noises, and patches' energies by their errors before and after thinking."""
     batch = _batch(task, usual, every=2)
     end = run.sampler.point(_predicted(run, batch, seed))
@@ -382,12 +379,12 @@ def _scatter(axes: Axes, energies: Tensor, errors: Tensor, name: str) -> None:
             scale("log")
 
 
-def _map_pictures(run: Run, task: Denoising, view: View, seed: int) -> list[Section]:
+def _map_pictures(run: Run, task: Any, view: View, seed: int) -> list[Section]:
     """Draws where the energy of a restored photograph is high, beside where it is wrong."""
-    energy: Any = run.energy
-    if not hasattr(energy, "patch_energies"):
+    energy = run.energy
+    if not isinstance(energy, ScoresPatches):
         return []
-    found = _restore(task, run.thinker, view, seed, scores=lambda batch, y: _scores(run, batch, y))
+    found = _restore(task, run.thinker, view, seed, scores=patch_scores(energy))
     assert found.map is not None  # it was asked for
     image = found.image.clamp(-1, 1)
     error = F.avg_pool2d((image - view.clean).square().mean(0, keepdim=True), energy.patch_size)[0]
@@ -407,7 +404,7 @@ def _map_pictures(run: Run, task: Denoising, view: View, seed: int) -> list[Sect
     ]
 
 
-def _energies_picture(run: Run, task: Denoising, views: Sequence[View], seed: int) -> Section:
+def _energies_picture(run: Run, task: Any, views: Sequence[View], seed: int) -> Section:
     batch = _batch(task, views)
     kinds = {"clean tiles": batch.target, "denoised": _predicted(run, batch, seed), "noisy": batch.context.image}
     energies = {name: run.thinker.score(batch, y).double().flatten().cpu().numpy() for name, y in kinds.items()}

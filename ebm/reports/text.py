@@ -1,4 +1,4 @@
-"""What a report shows of token sequences: what thinking buys, each token's energy and steps, and generated text."""
+"""What a report shows of text: each token's energy and steps, generated text, and brackets closed by depth."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ebm.decoding.generate import generate
 from ebm.figures import DATA, SAMPLES, figure_of
-from ebm.interfaces import Batch
+from ebm.interfaces import Batch, FeedForward
+from ebm.interfaces.abilities import Decodes, WritesText, lacking
 from ebm.randomness import stream
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
 from ebm.runs.run import Run
 from ebm.studies.findings import Finding
 from ebm.studies.thinking import read_findings
-from ebm.tasks.text.tokens import TokenTask
-from ebm.thinking import Thinker, think
+from ebm.thinking import think
 
 STRIPS, LONGEST = 3, 8  # windows whose tokens are coloured, and the steps that a token thinks at most there
 PROMPT, WRITTEN, TEMPERATURE = 48, 240, 0.7  # tokens of a prompt and of its continuation
@@ -67,8 +67,8 @@ def _span(token: Token) -> str:
 
 def strips(run: Run, seed: int) -> list[list[Token]]:
     """Thinks about held-out windows with adaptive stopping: each token with its final energy, and the steps it took."""
-    task = run.task
-    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer") or not isinstance(run.thinker, Thinker):
+    task: Any = run.task
+    if lacking(task, WritesText) or isinstance(run.energy, FeedForward):
         return []
     generator = stream(seed, "strips", device=run.device)
     batch = _first(task, STRIPS, run.device)
@@ -77,6 +77,8 @@ def strips(run: Run, seed: int) -> list[list[Token]]:
         return task.start(batch, generator=generator)
 
     thought = think(run.energy, run.sampler, batch.context, start, steps=LONGEST, patience=1, generator=generator)
+    if thought.energy.shape != batch.target.shape:  # the energy is that of whole rows
+        return []
     low, high = thought.energy.double().quantile(0.02).item(), thought.energy.double().quantile(0.98).item()
     lines = []
     for ids, energies, steps in zip(batch.target.tolist(), thought.energy.tolist(), thought.steps.tolist(), strict=True):
@@ -88,25 +90,25 @@ def strips(run: Run, seed: int) -> list[list[Token]]:
 
 def continuations(run: Run, seed: int) -> list[tuple[str, str, str]]:
     """Continues the beginnings of held-out windows: (who, prompt, what was written)."""
-    task = run.task
-    if not isinstance(task, TokenTask) or not hasattr(task, "tokenizer"):
+    task: Any = run.task
+    models = {"run": run, "baseline": run.baseline}
+    writers = {who: model for who, model in models.items() if model is not None and not lacking(model.energy, Decodes)}
+    if lacking(task, WritesText) or not writers:
         return []
     prompts = [row[: min(PROMPT, task.context_length)] for row in _first(task, 2, run.device).context.tolist()]
-    written = []
-    for who, model in (("run", run), ("baseline", run.baseline)):
-        if model is not None:
-            options = {"max_new_tokens": WRITTEN, "window": task.context_length, "temperature": TEMPERATURE}
-            generator = stream(seed, "continuations", device=run.device)
-            tokens = generate(model.energy, model.sampler, prompts, start=task.starts_at, generator=generator, **options)  # type: ignore[arg-type]
-            rows = torch.stack([*tokens], 1).tolist()
-            written += [(who, task.tokenizer.decode(p), task.tokenizer.decode(r)) for p, r in zip(prompts, rows, strict=True)]
+    start, written = getattr(task, "starts_at", "uniform"), []
+    for who, model in writers.items():
+        how: dict[str, Any] = {"window": task.context_length, "start": start, "temperature": TEMPERATURE}
+        generator = stream(seed, "continuations", device=run.device)
+        tokens = generate(model.energy, model.sampler, prompts, max_new_tokens=WRITTEN, generator=generator, **how)
+        rows = torch.stack([*tokens], 1).tolist()
+        written += [(who, task.tokenizer.decode(p), task.tokenizer.decode(r)) for p, r in zip(prompts, rows, strict=True)]
     return written
 
 
-def _first(task: TokenTask, count: int, device: torch.device) -> Batch:
+def _first(task: Any, count: int, device: torch.device) -> Batch:
     """Takes the first windows of the test split."""
-    batch = next(iter(task.loader("test", count)))
-    return batch.to(device)
+    return next(iter(task.loader("test", count))).to(device)
 
 
 def _readable(task: Any, token: int) -> str:

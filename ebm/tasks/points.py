@@ -76,23 +76,24 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
 class Points(RowTask):
     """Points of a 2-D density (moons, rings, airports …) or of columns of a table.
 
-    Each column is standardised by the training split: x = task.mean + task.std * y takes a sample y back to its units.
-    Chains start at standard normal noise. Tables are read through `datasets`, from a package's own file (airports:
-    vega_datasets, iris: scikit-learn) or from yours.
+    Each column is standardised by the training split: x = task.mean + task.std * y takes a sample y
+    back to its units. Chains start at standard normal noise. Tables are read through `datasets`,
+    from a package's own file (airports: vega_datasets, iris: scikit-learn) or from yours.
 
     Arguments:
-        name: moons, checkerboard, rings, eight-gaussians (synthetic), airports, iris (real), or the path of a .csv or
-            .parquet file.
-        n: how many points are drawn, or taken at most from real data; 70 % are for training, 10 % for validation and 20 %
-            for testing, enough by default for two halves of 2,000.
-        noise: standard deviation of the noise around a synthetic shape, before it is standardised; 0.1 by default, and 0
-            for the checkerboard.
-        columns: the table's columns, as many as you like; longitude and latitude, or petal length and width, by default.
+        name: moons, checkerboard, rings, eight-gaussians (synthetic), airports, iris (real), or the
+            path of a .csv or .parquet file.
+        n: how many points are drawn, or taken at most from real data; 70 % are for training, 10 %
+            for validation and 20 % for testing, enough by default for two halves of 2,000.
+        noise: standard deviation of the noise around a synthetic shape, before it is standardised;
+            0.1 by default, and 0 for the checkerboard.
+        columns: the table's columns, as many as you like; longitude and latitude, or petal length
+            and width, by default.
         seed: fixes synthetic points and who is in which split.
 
     Raises:
-        ValueError: an unknown name, split or column (with the nearest known one), data that are empty, not finite or
-            constant, a keyword that the named data do not have.
+        ValueError: an unknown name, split or column (with the nearest known one), data that are
+            empty, not finite or constant, a keyword that the named data do not have.
         FileNotFoundError: there is no such file.
         ImportError: a package that real data need is not installed.
 

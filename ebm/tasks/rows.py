@@ -1,4 +1,4 @@
-"""Rows in memory: what tasks of independent rows share, rows of an array, and samples judged by their MMD."""
+"""Rows in memory: their loaders and splits, rows of an array, and judging samples by MMD."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JUDGED = 2_000  # samples that a task draws to judge a predictor, where no limit
 
 
 class InMemory(Task):
-    """Holds rows in memory, by split. A task of this kind sets `spec` and `splits`, and writes `start`."""
+    """Holds rows in memory. A task of this kind sets `spec` and `splits`, and writes `start`."""
 
     splits: dict[str, Batch]
     rows_at_once = 1_000
@@ -54,7 +54,7 @@ class InMemory(Task):
         return loader_of(RowsOf(self.rows(split)), batch_size, split == "train", seed, workers)
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
-        """Iterates over the first `limit` rows of a split in their order, those of the training split as well."""
+        """Iterates over the first `limit` rows of a split in their order, "train" included."""
         check_limit(limit)
         rows = self.rows(split)
         count = len(rows.target[:limit])
@@ -71,16 +71,16 @@ class InMemory(Task):
 
 
 class Rows(InMemory):
-    """Rows of an array, without a judge: chains start at standard normal noise, and `loss` is the distance to a row.
+    """Rows of an array, without a judge of samples: chains start at standard normal noise.
 
     The loss says how near a prediction is to its own row. It does not say whether samples look like
     data: a subclass can write `scores`, and `RowTask` judges samples by their MMD. For numbers in a
     file, `Points` reads tables.
 
     Arguments:
-        array: the rows (n, *event): a tensor, a NumPy array or a sequence of numbers, or a dataset of
-            rows or of (row, label) pairs. A floating tensor keeps its dtype; other numbers become
-            torch's default float. In Python only, unless a recipe writes the numbers out.
+        array: the rows (n, *event): a tensor, a NumPy array or a sequence of numbers, or a dataset
+            of rows or of (row, label) pairs. A floating tensor keeps its dtype; other numbers
+            become torch's default float. In Python only, unless a recipe writes the numbers out.
         labels: the context (n, ...), one label for each row.
         seed: decides which rows belong to which split: 70 % train, 10 % validation, 20 % test.
 
@@ -96,11 +96,9 @@ class Rows(InMemory):
     """
 
     def __init__(self, array: Any, labels: Any = None, *, seed: int = 0) -> None:
-        target, context = _read(array, labels)
-        self.spec = _spec_of(target, context)
-        rows = Batch(target, context)
-        self.splits = {split: rows.rows(index) for split, index in draw_splits(len(target), None, seed).items()}
-        self.reads = f"{len(target):,} rows of an array"
+        rows = _read(array, labels)
+        self.spec, self.reads = _spec_of(rows), f"{len(rows.target):,} rows of an array"
+        self.splits = {split: rows.rows(index) for split, index in draw_splits(len(rows.target), None, seed).items()}
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard normal noise of the target's shape."""
@@ -108,7 +106,7 @@ class Rows(InMemory):
 
 
 class RowTask(InMemory):
-    """Judges samples by their MMD from held-out rows. A task of this kind sets `spec` and `splits`, and writes `start`."""
+    """Judges samples by their MMD from held-out rows. A task of this kind writes `start`."""
 
     headline = "mmd"
 
@@ -127,7 +125,8 @@ class RowTask(InMemory):
             predictor: draws the samples, on the generator's device.
             split: the held-out rows: two halves of `limit` rows each, or of as many as there are.
             limit: how many samples are drawn; 2,000 if None.
-            generator: where starts, noise and permutations come from; torch's global generator if None.
+            generator: where starts, noise and permutations come from; torch's global generator if
+                None.
 
         Returns:
             `mmd`, of the samples from the first half; `mmd_reference`, of the second half from the
@@ -136,8 +135,8 @@ class RowTask(InMemory):
             `extra_metrics`.
 
         Raises:
-            ValueError: for an unknown split, halves of fewer than two rows, or samples or energies of a
-                wrong shape.
+            ValueError: for an unknown split, halves of fewer than two rows, or samples or energies
+                of a wrong shape.
             FloatingPointError: a sample or its energy is not finite.
         """
         rows = self.rows(split)
@@ -183,7 +182,7 @@ class RowsOf(Dataset[Batch]):
 
 
 def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: int = 0) -> DataLoader[Batch]:
-    """Makes a loader of a dataset that serves a whole batch at a time, by `__getitems__` of a list of indices.
+    """Makes a loader of a dataset that serves whole batches, by `__getitems__` of indices.
 
     In training it is shuffled, by `seed` alone, and leaves out its last batch where that is short
     (unless it is the only one); otherwise all rows come, in a fixed order.
@@ -209,7 +208,7 @@ def _whole(batch: Any) -> Any:
 
 
 def errors(y: Tensor, target: Tensor, loss: str = "squared") -> Tensor:
-    """Computes the error of every number, of y (*more, *shape) from a target (*shape), by one of `LOSSES`.
+    """Computes the error of every number of y (*more, *shape) from a target (*shape).
 
     >>> errors(torch.ones(3, 2), torch.zeros(2), "smooth-l1").shape
     torch.Size([3, 2])
@@ -238,7 +237,7 @@ def one_per_row(energy: Tensor, y: Tensor) -> Tensor:
 
 
 def draw_splits(count: int, n: int | None, seed: int) -> dict[str, Tensor]:
-    """Deals `count` rows, or n of them, out to disjoint splits (70, 10 and 20 %): their indices, fixed by the seed."""
+    """Deals `count` rows, or n of them, out to splits (70, 10, 20 %): their indices, by the seed."""
     if n is not None and n < 1:
         raise ValueError(f"n={n}: at least one row is needed")
     order = torch.randperm(count, generator=stream(seed, "split"))[:n]
@@ -246,33 +245,30 @@ def draw_splits(count: int, n: int | None, seed: int) -> dict[str, Tensor]:
     return dict(zip(SHARES, order.split([len(order) - validation - test, validation, test]), strict=True))
 
 
-def _read(array: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
+def _read(array: Any, labels: Any) -> Batch:
     """Reads rows (n, *event) as floating numbers, and their labels."""
-    if labels is None and not hasattr(array, "__array__") and isinstance(array, Sized) and len(array) and _is_pair(array):
-        array, labels = zip(*(array[index] for index in range(len(array))), strict=True)  # type: ignore[index]
+    if labels is None and _serves_pairs(array):
+        array, labels = zip(*(array[index] for index in range(len(array))), strict=True)
     rows = _tensor("array", array)
-    rows = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
-    shape = tuple(rows.shape)
-    if rows.ndim == 1 and len(rows):
-        raise ValueError(f"array has shape {shape}: pass rows (n, *event), as in array[:, None]")
+    rows, shape = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype()), tuple(rows.shape)
     if len(rows) < 3:
         raise ValueError(f"array has {len(rows)} rows: at least 3 are needed, for train, validation and test")
-    if not rows.numel():
-        raise ValueError(f"array has shape {shape}: its rows are empty")
+    if rows.ndim == 1 or not rows.numel():
+        what = "pass rows (n, *event), as in array[:, None]" if rows.ndim == 1 else "its rows are empty"
+        raise ValueError(f"array has shape {shape}: {what}")
     if labels is None:
-        return _finite("array", rows), None
+        return Batch(rows)
     context = _tensor("labels", labels)
     if context.shape[:1] != rows.shape[:1]:
         raise ValueError(f"labels have shape {tuple(context.shape)}, the array {shape}: pass one label for each row")
-    context = context if context.is_floating_point() else context.long()
-    if not context.is_floating_point() and int(context.min()) < 0:
-        raise ValueError(f"labels go down to {int(context.min())}: count classes from 0")
-    return _finite("array", rows), _finite("labels", context)
+    return Batch(rows, context if context.is_floating_point() else context.long())
 
 
-def _is_pair(dataset: Any) -> bool:
-    """Tells whether a dataset serves (row, label) pairs, by its first item."""
-    first = dataset[0]
+def _serves_pairs(array: Any) -> bool:
+    """Tells whether an array is a dataset of (row, label) pairs, by its first item."""
+    if hasattr(array, "__array__") or not isinstance(array, Sized) or not len(array):
+        return False
+    first = array[0]  # type: ignore[index]
     return isinstance(first, tuple) and len(first) == 2 and np.ndim(first[0]) > 0 and np.ndim(first[1]) == 0
 
 
@@ -283,28 +279,26 @@ def _tensor(name: str, values: Any) -> Tensor:
             values = [values[index] for index in range(len(values))]
             if any(isinstance(row, Tensor) for row in values):
                 values = torch.stack([torch.as_tensor(row) for row in values])
-        found = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+        if isinstance(values, Tensor):
+            found = values.detach().cpu()
+        elif (found := torch.from_numpy(np.array(values))).is_floating_point():
+            found = found.to(torch.get_default_dtype())
+        if found.is_complex() or not found.ndim:
+            raise TypeError("a single number" if not found.ndim else "complex numbers")
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as numbers ({error}): pass a tensor, an array, or rows of one shape") from error
-    if found.is_complex():
-        raise ValueError(f"{name} holds complex numbers: pass real ones, as by torch.view_as_real")
-    return found.to(torch.get_default_dtype()) if found.is_floating_point() and not isinstance(values, Tensor) else found
-
-
-def _finite(name: str, values: Tensor) -> Tensor:
-    bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
+    bad = (~found.isfinite()).reshape(len(found), -1).any(1).nonzero().flatten().tolist() if found.numel() else []
     if bad:
-        raise ValueError(f"{name}: {len(bad)} of {len(values)} rows are NaN or infinite (row {bad[0]} first)")
-    return values
+        raise ValueError(f"{name}: {len(bad)} of {len(found)} rows are NaN or infinite (row {bad[0]} first)")
+    return found
 
 
-def _spec_of(rows: Tensor, labels: Tensor | None) -> dict[str, Any]:
+def _spec_of(rows: Batch) -> dict[str, Any]:
     """Says what the data decide, as far as it can be told."""
-    spec: dict[str, Any] = {}
-    if rows.ndim == 2:
-        spec["dim"] = rows.shape[1]
-    elif rows.ndim == 4 and rows.shape[2] == rows.shape[3]:
-        spec |= {"image_size": rows.shape[2], "channels": rows.shape[1]}
+    shape, labels = rows.target.shape, rows.context
+    spec: dict[str, Any] = {"dim": shape[1]} if len(shape) == 2 else {}
+    if len(shape) == 4 and shape[2] == shape[3]:
+        spec = {"image_size": shape[2], "channels": shape[1]}
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         spec["classes"] = int(labels.max()) + 1
     return spec

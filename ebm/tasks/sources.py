@@ -36,7 +36,8 @@ def load_files(kind: str, files: Iterable[Path], **options: Any) -> Any:
     Arguments:
         kind: what `datasets` calls the files: "text", "json", "parquet", "csv", "imagefolder".
         files: the files.
-        options: further keywords of `datasets.load_dataset`; rows are kept in memory unless they stream.
+        options: further keywords of `datasets.load_dataset`; rows are kept in memory unless they
+            stream.
 
     Raises:
         ImportError: `datasets` is not installed.

@@ -17,7 +17,7 @@ __all__ = ["read_table"]
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> Tensor:
-    """Reads numeric columns of a local csv or parquet file through `datasets`, which leaves nothing behind: (rows, columns).
+    """Reads numeric columns (rows, columns) of a local csv or parquet file.
 
     Arguments:
         path: a .csv, .csv.gz or .parquet file.
@@ -27,7 +27,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any)
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: `datasets` is not installed.
-        ValueError: the file has no rows or cannot be read, a column is missing, or a value is no finite number.
+        ValueError: the file has no rows or cannot be read, a column is missing, or a value is no
+            finite number.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

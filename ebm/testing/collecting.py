@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
-from ebm import recipes
 from ebm.energies import MLPEnergy
 from ebm.interfaces import Batch, Energy, Sampler, Task, evaluate
+from ebm.recipes import Parts, assemble, load, resolve
+from ebm.recipes.recipe import COMPONENT_PARAMETERS, build_table
 from ebm.registry import KINDS, Component, components, parameters, registry
 from ebm.samplers import LangevinDynamics
 from ebm.tasks import Points
+from ebm.testing.encoders import check_encoder
 from ebm.testing.energies import check_energy
 from ebm.testing.laws import LawBroken, leaves, rows
 from ebm.testing.objectives import check_objective
@@ -29,21 +33,22 @@ CHECKS: dict[str, Callable[..., None]] = {
     "energy": check_energy,
     "sampler": check_sampler,
     "objective": check_objective,
+    "encoder": check_encoder,
     "task": check_task,
 }
 EVENTS = ((2,), (3,), (1,), (1, 8, 8), (3, 8, 8), (8, 8))  # tried for an energy of which nothing says what it scores
 
 
 class NoExample(Exception):
-    """A component cannot be built, for nothing says with which keywords."""
+    """A component cannot be built here: its keywords, a package, its data or its weights are missing."""
 
 
 def checks_of(distribution: str) -> dict[str, Callable[[], None]]:
     """Lists the checks of everything that an installed distribution registers: "kind name" -> a check.
 
-    A component is built from the distribution's hook `ebm_examples`, else as its recipes build it, else from defaults, with what
-    the data decide taken from the distribution's own tasks. A check raises `LawBroken`, or `NoExample`
-    where none of that is enough.
+    A component is built from the distribution's hook `ebm_examples`, else as its recipes build it, else from
+    defaults, with what the data decide taken from the distribution's own tasks. A check raises `LawBroken`, or
+    `NoExample` where none of that is enough, or where data, weights or a package are missing.
 
     Raises:
         ValueError: no installed distribution of this name registers anything.
@@ -90,13 +95,13 @@ class Package:
 
         Raises:
             LawBroken: it breaks one.
-            NoExample: nothing says how to build it, or its data are out of reach.
+            NoExample: nothing says how to build it, or its data, its weights or a package are missing.
         """
         try:
             self._hold(kind, name)
         except LawBroken as error:
-            if _out_of_reach(error):
-                raise NoExample(f"{kind} {name!r}: its data cannot be reached ({error.counterexample})") from error
+            if missing := _missing(error):
+                raise NoExample(f"{kind} {name!r}: {missing} ({error.counterexample})") from error
             raise
 
     def _hold(self, kind: str, name: str) -> None:
@@ -122,10 +127,10 @@ class Package:
         loss.value.backward()
 
     @cache  # noqa: B019 (a package lives as long as the session)
-    def _assembled(self, recipe: str) -> recipes.Parts:
-        return recipes.assemble(recipes.resolve(recipes.load(f"{self.distribution}:{recipe}")))
+    def _assembled(self, recipe: str) -> Parts:
+        return assemble(resolve(load(f"{self.distribution}:{recipe}")))
 
-    def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], recipes.Parts | None]:
+    def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], Parts | None]:
         """Finds what makes a component: (a factory without arguments, the parts of the recipe that it is from)."""
         for recipe in self.offered["recipe"]:
             try:
@@ -135,7 +140,7 @@ class Package:
             for table_kind, table in _tables(parts.recipe):
                 if (table_kind, table["use"].rpartition(":")[2]) == (kind, name):
                     made = {"task": parts.task, "energy": parts.energy, "sampler": parts.sampler, "objective": parts.objective}
-                    return partial(recipes.build_table, kind, table, made), parts
+                    return partial(build_table, kind, table, made), parts
         factory = self.offered[kind][name].factory
         required = {n: p for n, p in parameters(factory).items() if p.default is p.empty}
         keywords = {}
@@ -164,7 +169,7 @@ class Package:
                 continue
         return Points("moons", n=200)
 
-    def _configuration(self, factory: Callable[[], Any], parts: recipes.Parts | None) -> tuple[Tensor, Any]:
+    def _configuration(self, factory: Callable[[], Any], parts: Parts | None) -> tuple[Tensor, Any]:
         """Finds what an energy scores: (y, context)."""
         task = self._task() if parts is None else parts.task
         tried: list[tuple[Tensor, Any]] = []
@@ -185,17 +190,21 @@ class Package:
             return y, context
         return tried[0]
 
-    def _trained(self, parts: recipes.Parts | None) -> tuple[Any, Batch]:
+    def _trained(self, parts: Parts | None) -> tuple[Any, Batch]:
         if parts is not None:
             return parts.energy, _few(next(iter(parts.task.loader("train", 12, seed=0))))
         return _energy(), _few(next(iter(Points("moons", n=200).loader("train", 12))))
 
 
-def _out_of_reach(error: BaseException | None) -> bool:
-    """Tells whether an error comes of a connection that there is not."""
-    while error is not None and not isinstance(error, ConnectionError):
+def _missing(error: BaseException | None) -> str:
+    """Tells whether an error comes of a connection that there is not, or of a package that is not installed."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | URLError):
+            return "its weights or data cannot be reached"
+        if isinstance(error, ImportError) and not (error.name and importlib.util.find_spec(error.name.partition(".")[0])):
+            return "a package is missing"  # raised by hand, or of a package that is not there; not a wrong name of its own
         error = error.__cause__
-    return error is not None
+    return ""
 
 
 def _sampler() -> Sampler:
@@ -219,7 +228,7 @@ def _tables(recipe: Any, kind: str = "") -> Iterator[tuple[str, Mapping[str, Any
         if "use" in recipe:
             yield kind, recipe
         for key, value in recipe.items():
-            yield from _tables(value, recipes.COMPONENT_PARAMETERS.get(key, ""))
+            yield from _tables(value, COMPONENT_PARAMETERS.get(key, ""))
     elif isinstance(recipe, list):
         for part in recipe:
             yield from _tables(part, kind)

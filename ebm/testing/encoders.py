@@ -56,7 +56,7 @@ def check_encoder(factory: Callable[[], Encoder], frames: Tensor | None = None, 
     ...
     ebm.testing.laws.LawBroken: encoder: frames do not see each other
       law: ...
-      counterexample: encoded alone, feature 0 of frame 0 is 0 instead of ...
+      counterexample: encoded alone, feature ... of frame ... is 0 instead of ...
       likely cause: a mean, a norm or attention over the batch, or a batch norm in train mode: ...
     """
     obey("encoder", LAWS, lambda: Case(factory, frames, seed), seed)
@@ -74,6 +74,8 @@ class Case:
                 broken(
                     f"{name} is {number!r}", "call super().__init__(size, features): pixels a side, and numbers of a frame"
                 )
+        if frames is not None and (not isinstance(frames, Tensor) or frames.dtype != torch.uint8 or not len(frames)):
+            raise TypeError(f"frames is {type(frames).__name__}: pass uint8 (n, 3, size, size) with at least one frame")
         self.taken = self._smooth() if frames is None else frames
         self.frames = self.taken[torch.arange(ROWS) % len(self.taken)]
 
@@ -99,17 +101,28 @@ class Case:
         return self.encoder.encode((self.frames if frames is None else frames).clone())
 
 
+def identity(encoder: Encoder) -> str:
+    """Computes what encoded clips are kept under: it changes with all that may change features."""
+    try:
+        return digest(encoder)
+    except Exception as error:
+        broken(
+            f"its state cannot be read: {type(error).__name__}: {error}",
+            "a state_dict of tensors alone: encoded clips are kept under them, and what is learned in checkpoints",
+        )
+
+
 @contextmanager
 def left_alone(encoder: Encoder, what: str) -> Iterator[None]:
     """Breaks the law where the block leaves a trace in an encoder, in a global generator, or in torch's grad mode."""
-    held, before = snapshot(encoder), digest(encoder)
+    held, before = snapshot(encoder), identity(encoder)
     with draws_nothing_global(what):
         yield
     if not torch.is_grad_enabled():
         broken(f"after {what} gradients are disabled", "torch.set_grad_enabled(False) that stays: use @torch.no_grad()")
     if name := changed(encoder, held):
         broken(f"{what} changed {name}", "write to nothing on self (running statistics, train(), eval()) but in learn")
-    if digest(encoder) != before:
+    if identity(encoder) != before:
         broken(
             f"{what} changed a plain attribute of the encoder",
             "a counter or a cache on self: encoded clips are kept under what the encoder holds, and threads encode side by side",
@@ -127,9 +140,9 @@ def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
     """An encoder that `learns` refuses to encode before; frames and a seed decide what it learns; others learn nothing."""
     encoder = case.encoder
     if not encoder.learns:
-        before = digest(encoder)
+        before = identity(encoder)
         encoder.learn(case.taken.clone(), seed=case.seed)
-        if digest(encoder) != before:
+        if identity(encoder) != before:
             broken("learn changed the encoder, whose `learns` is False", "set learns = True on the class, or nobody calls learn")
         return
     _refuses(lambda: case.encode(), "encoding before it has learned", "raise ValueError('…: call learn(frames)')")
@@ -144,7 +157,7 @@ def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
         broken(f"learn returned {found!r}", "return what it measured, finite numbers by name, or {}")
     with torch.no_grad():
         again = case.learned(seed=1)
-    if digest(again) != digest(encoder) or not torch.equal(again.encode(case.frames), case.encode()):
+    if identity(again) != identity(encoder) or not torch.equal(again.encode(case.frames), case.encode()):
         broken(
             "two encoders that learned from the same frames and seed, one of them under no_grad, are different",
             "a draw that does not follow from seed (with own_randomness(seed): …), or a backward that needs @torch.enable_grad()",
@@ -269,7 +282,8 @@ def features_become_pixels_where_it_decodes(case: Case) -> None:
                 "_decode returns floating pixels (n, 3, size, size); decode brings the other axes back",
             )
         if not bool(((found >= 0) & (found <= 1)).all()):  # nor for NaN
-            broken(f"decoded pixels reach from {float(found.min())} to {float(found.max())}", "clamp them, or leave decode as it is")
+            reach = f"from {shown(float(found.min()))} to {shown(float(found.max()))}"
+            broken(f"decoded pixels reach {reach}", "clamp them, or leave decode as it is")
     if float(pixels.min()) >= 0.5:
         broken("no decoded pixel is below 0.5", "_decode returns pixels near [-1, 1], which decode brings to [0, 1]")
     if bool((pixels == pixels[:1]).all()):
@@ -290,7 +304,7 @@ def it_is_the_same_when_built_or_loaded_anew(case: Case) -> None:
             "a state_dict of tensors, each by itself and contiguous: what is learned is kept with the run's checkpoints",
         )
     other = case.fresh(seed=1)
-    if not other.learns and (digest(other) != digest(case.encoder) or not torch.equal(other.encode(case.frames), features)):
+    if not other.learns and (identity(other) != identity(case.encoder) or not torch.equal(other.encode(case.frames), features)):
         broken(
             "built anew, it is another encoder",
             "weights or constants drawn from a global generator, while a run is resumed with an encoder that is built anew: "

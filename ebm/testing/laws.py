@@ -219,13 +219,13 @@ def changed(module: Any, before: dict[str, Any], buffers: bool = True) -> str | 
 
 def built(factory: Callable[[], Any], kind: type | None, what: str, seed: int = 0) -> Any:
     """Calls a factory, whose random draws (of initial weights) are those of a seed."""
-    if not callable(factory):
+    if not callable(factory) or isinstance(factory, nn.Module):
         broken(f"the factory is {factory!r}", f"pass what makes {what}, as in lambda: Mine(dim=2), not {what} itself")
     with own_randomness(seed):
         made = factory()
     if kind is not None and not isinstance(made, kind):
         broken(
-            f"the factory returned a {type(made).__name__}", f"subclass ebm.{kind.__name__}, which gives what the toolkit calls"
+            f"the factory returned a {type(made).__name__}", f"subclass ebm's {kind.__name__}, which gives what the toolkit calls"
         )
     return made
 

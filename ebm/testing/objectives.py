@@ -31,8 +31,11 @@ from ebm.testing.laws import (
 
 __all__ = ["check_objective"]
 
-SEEDS, FEW = 30, 10  # losses that are averaged where an objective draws noise; fewer of large energies
-MANY = 240  # losses of small energies, where two places in a batch are compared
+# How many losses are averaged where an objective draws noise. The first number is enough where means hardly differ; the
+# second one decides.
+SEEDS, FEW = (10, 30), (10,)  # fewer of large energies
+MANY = (60, 240)  # of small energies, where two places in a batch are compared
+EXACT = 5  # losses that are compared one by one, where the noise is the same
 SMALL = 20_000  # entries of the parameters and the batch
 ROWS = 12  # rows of the batch that a law looks at
 
@@ -70,31 +73,35 @@ class Case:
         self.count = len(index)
         held = [*(self.trained.parameters() if isinstance(self.trained, nn.Module) else ()), *leaves(self.batch)]
         self.small = sum(tensor.numel() for tensor in held) < SMALL
+        self.original = in_double(built(self.factory, Objective, "an objective"))
         self.draws = False  # set by the first law
         self.chains: tuple[int, ...] = ()
-        self.fresh()
+        self.kept: tuple[Any, Any] = (None, None)  # an energy and an objective that no loss changes, once laws say so
 
     def fresh(self) -> Objective:
-        return in_double(built(self.factory, Objective, "an objective"))
+        return copy.deepcopy(self.original)
 
     def energy(self, train: bool = False) -> Any:
         return copy.deepcopy(self.trained).train(train) if isinstance(self.trained, nn.Module) else self.trained
 
     def loss(self, batch: Batch | None = None, seed: int = 0, objective: Objective | None = None, energy: Any = None) -> Loss:
-        objective = self.fresh() if objective is None else objective
-        energy = self.energy() if energy is None else energy
+        energy = self.shared(0, self.energy) if energy is None else energy
+        objective = self.shared(1, self.fresh) if objective is None else objective
         batch = cloned(self.batch if batch is None else batch)  # so that no mistake spoils it for later laws
         return objective(energy, batch, generator=generator(self.seed + seed))
+
+    def shared(self, place: int, make: Callable[[], Any]) -> Any:
+        return make() if self.kept[place] is None else self.kept[place]
 
     def weigh(self, batch: Batch, weight: Tensor) -> Batch:
         """Gives rows weights (rows,), which all chains of a row share."""
         wide = weight.double().reshape(-1, *(1,) * (len(self.chains) - 1))
         return batch._replace(weight=wide.expand(len(weight), *self.chains[1:]).clone())
 
-    def values(self, batch: Batch) -> Tensor:
-        """Computes the loss (seeds,) for many generators; for one, where none is drawn from."""
-        seeds = range((SEEDS if self.small else FEW) if self.draws else 1)
-        return torch.stack([self.loss(batch, seed).value.detach() for seed in seeds])
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many losses are averaged: one, where none is drawn from its generator."""
+        return (SEEDS if self.small else FEW) if self.draws else (1,)
 
     def kinds(self) -> Iterator[Batch]:
         """Makes batches of two rows that differ much: with few kinds of rows, it shows what is made of each."""
@@ -108,17 +115,45 @@ class Case:
             yield pair._replace(target=rows(pair.target, torch.zeros(2, dtype=torch.long), 2))  # which differ in context alone
 
 
-def differ(one: Tensor, other: Tensor) -> bool:
-    """Tells whether two losses (seeds,) of the same generators differ in their mean by more than chance and rounding."""
-    gaps, scale = one - other, max(float(one.abs().mean()), float(other.abs().mean()), 1e-12)
-    if len(one) == 1 or not bool(torch.isfinite(gaps).all()):
-        return not float(gaps.abs().max()) <= 1e-8 * scale + 1e-12
-    return abs(float(gaps.mean())) > max(6 * float(gaps.std()) / math.sqrt(len(one)), 1e-6 * scale + 1e-12)
+class Losses:
+    """The losses (count,) of a batch by the first `count` generators, computed when they are asked for."""
+
+    def __init__(self, case: Case, batch: Batch) -> None:
+        self.case, self.batch = case, batch
+        self.found: list[Tensor] = []
+        self(1)  # an error comes here
+
+    def __call__(self, count: int) -> Tensor:
+        while len(self.found) < count:
+            self.found.append(self.case.loss(self.batch, len(self.found)).value.detach())
+        return torch.stack(self.found[:count])
+
+    def __str__(self) -> str:
+        return shown(float(torch.stack(self.found).mean()))
+
+
+def differ(counts: tuple[int, ...], one: Callable[[int], Tensor], other: Callable[[int], Tensor]) -> bool:
+    """Tells whether two losses of the same generators differ in their mean by more than chance and rounding."""
+    for count in counts:
+        first, second = one(count), other(count)
+        gaps, scale = first - second, max(float(first.abs().mean()), float(second.abs().mean()), 1e-12)
+        if count == 1 or not bool(torch.isfinite(gaps).all()):
+            return not float(gaps.abs().max()) <= 1e-8 * scale + 1e-12
+        deviations = 6 if count == counts[-1] else 1.5  # a difference that few do not hint at is none that many show
+        if abs(float(gaps.mean())) <= max(deviations * float(gaps.std()) / math.sqrt(count), 1e-6 * scale + 1e-12):
+            return False
+    return True
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
     """Tells whether losses are the same, generator by generator."""
     return torch.allclose(one, other, rtol=1e-7, atol=1e-10, equal_nan=True)
+
+
+def equal(one: Losses, other: Losses) -> bool:
+    """Tells whether two batches have the same losses, for which noise is the same, too."""
+    count = min(EXACT, one.case.counts[-1])
+    return alike(one(count), other(count))
 
 
 # ------------------------------------------------------------------------------------------------------------------- laws
@@ -259,6 +294,7 @@ def the_energy_and_the_batch_are_left_alone(case: Case) -> None:
 
 def a_loss_leaves_no_trace(case: Case) -> None:
     """The same batch and generator give the same loss again, unless the objective's saved state says why (a replay buffer)."""
+    stateless = True
     for train in (True, False):
         objective = case.fresh().train(train)
         before = _saved(objective)
@@ -271,6 +307,8 @@ def a_loss_leaves_no_trace(case: Case) -> None:
                 "a counter or running mean on self that is not in state_dict(): a resumed run would go another way "
                 "(register_buffer, get_extra_state)",
             )
+        stateless = stateless and unsaved
+    case.kept = case.energy(), case.fresh() if stateless else None
 
 
 def _saved(module: nn.Module) -> list[Tensor]:
@@ -291,23 +329,22 @@ def the_order_of_rows_does_not_matter(case: Case) -> None:
     orders = [grouped, grouped.flip(0), grouped.reshape(2, 6).T.reshape(-1), torch.tensor([0] * 3 + [1] * 6 + [0] * 3)]
     for pair in case.kinds():
         try:
-            found = [case.values(rows(pair, order, 2)) for order in orders]
+            found = [Losses(case, rows(pair, order, 2)) for order in orders]
+            wrong = [(order, got) for order, got in zip(orders, found, strict=True) if differ(case.counts, found[0], got)]
         except (FloatingPointError, ValueError):  # too far away for the energy, or no data of this kind
             continue
-        for order, value in zip(orders[1:], found[1:], strict=True):
-            if differ(found[0], value):
-                broken(
-                    f"a batch of two kinds of rows, 0 and 1, has a loss of {shown(float(found[0].mean()))} in order "
-                    f"{_letters(grouped)} and {shown(float(value.mean()))} in order {_letters(order)}",
-                    cause,
-                )
+        for order, got in wrong:
+            broken(
+                f"a batch of two kinds of rows, 0 and 1, has a loss of {found[0]} in order {_letters(grouped)} "
+                f"and {got} in order {_letters(order)}",
+                cause,
+            )
     if not case.draws:
-        plain = case.values(case.batch)
+        plain = Losses(case, case.batch)
         for seed in range(3):
             order = torch.randperm(case.count, generator=generator(case.seed + seed))
-            if differ(plain, got := case.values(rows(case.batch, order, case.count))):
-                seen = f"the loss is {shown(float(plain))}, with the rows in order {order.tolist()} {shown(float(got))}"
-                broken(seen, cause)
+            if differ((1,), plain, got := Losses(case, rows(case.batch, order, case.count))):
+                broken(f"the loss is {plain}, with the rows in order {order.tolist()} {got}", cause)
 
 
 def _letters(order: Tensor) -> str:
@@ -332,18 +369,17 @@ def an_empty_mask_gives_a_finite_loss(case: Case) -> None:
 def weights_say_what_counts(case: Case) -> None:
     """Means are sum(w d) / sum(w): rows of weight 0 have no say, only the weights' ratios matter, and none means all alike."""
     cause = "the loss averages by itself: batch.mean(values) takes one value per chain and the batch's weights"
-    plain = case.values(case.weigh(case.batch, torch.ones(case.count)))
+    plain = Losses(case, case.weigh(case.batch, torch.ones(case.count)))
     ramp = torch.arange(case.count, dtype=torch.float64)
     for weight, what in ((torch.ones(case.count), "1"), (ramp, "0, 1, 2 …")):
-        once = case.values(case.weigh(case.batch, weight))
+        once = Losses(case, case.weigh(case.batch, weight))
         for factor in (3, 0.001):
-            other = case.values(case.weigh(case.batch, factor * weight))
-            if not alike(once, other):
-                before, after = (shown(float(values.mean())) for values in (once, other))
-                seen = f"with weights {what} the loss is {before}, with {factor} times those {after}"
+            other = Losses(case, case.weigh(case.batch, factor * weight))
+            if not equal(once, other):
+                seen = f"with weights {what} the loss is {once}, with {factor} times those {other}"
                 broken(seen, cause + " (the weights' sum is not divided by)")
-    if not alike(plain, none := case.values(case.batch._replace(weight=None))):
-        broken(f"with weights of 1 the loss is {shown(float(plain.mean()))}, with none {shown(float(none.mean()))}", cause)
+    if not equal(plain, none := Losses(case, case.batch._replace(weight=None))):
+        broken(f"with weights of 1 the loss is {plain}, with none {none}", cause)
     separable = not _who_has_a_say(case, cause)
     for pair in case.kinds():
         try:
@@ -381,19 +417,16 @@ def _two_kinds(case: Case, pair: Batch, cause: str) -> bool:
     """Weighs two kinds of rows against each other; tells whether the loss may be a mean over rows."""
     half = torch.arange(12) < 6
     mixed: Batch = rows(pair, (~half).long(), 2)
-    alone = [case.values(rows(pair._replace(weight=None), torch.full((12,), kind), 2)) for kind in (0, 1)]
-    both, first, second = (case.values(case.weigh(mixed, weight)) for weight in (torch.ones(12), half, ~half))
-    if (case.draws or differ(*alone)) and alike(both, first) and alike(both, second):
-        broken(f"weight 0 on one half of the rows, or on the other, leaves the loss at {shown(float(both.mean()))}", cause)
-    if differ(both, (alone[0] + alone[1]) / 2):
+    alone = [Losses(case, rows(pair._replace(weight=None), torch.full((12,), kind), 2)) for kind in (0, 1)]
+    both, first, second = (Losses(case, case.weigh(mixed, weight)) for weight in (torch.ones(12), half, ~half))
+    if (case.draws or differ((1,), *alone)) and equal(both, first) and equal(both, second):
+        broken(f"weight 0 on one half of the rows, or on the other, leaves the loss at {both}", cause)
+    if differ(case.counts, both, lambda count: (alone[0](count) + alone[1](count)) / 2):
         return False  # rows are weighed against each other: what a masked row is good for is the objective's to say
     for got, kind, what in ((first, 0, "second"), (second, 1, "first")):
-        if differ(got, alone[kind]):
-            broken(
-                f"with weight 0 on the {what} half of the rows the loss is {shown(float(got.mean()))}, the other half alone has "
-                f"{shown(float(alone[kind].mean()))}",
-                cause,
-            )
+        if differ(case.counts, got, alone[kind]):
+            seen = f"with weight 0 on the {what} half of the rows the loss is {got}, the other half alone has {alone[kind]}"
+            broken(seen, cause)
     return True
 
 
@@ -414,15 +447,10 @@ def _the_whole_is_the_mean_of_its_rows(case: Case, cause: str) -> None:
     if case.draws and case.small:
         alike_rows: Batch = rows(case.batch, torch.zeros(case.count, dtype=torch.long), case.count)
         places = torch.eye(case.count, dtype=torch.float64)[[0, -1]]
-        first, last = (
-            torch.stack([case.loss(case.weigh(alike_rows, place), seed).value.detach() for seed in range(MANY)])
-            for place in places
-        )
-        if differ(first, last):
-            seen = (
-                f"one row has a loss of {shown(float(first.mean()))} in the first place, {shown(float(last.mean()))} in the last"
-            )
-            broken(seen + f" (means over {MANY} generators)", "rows are weighted by their place")
+        first, last = (Losses(case, case.weigh(alike_rows, place)) for place in places)
+        if differ(MANY, first, last):
+            seen = f"one row has a loss of {first} in the first place, {last} in the last (means over {MANY[-1]} generators)"
+            broken(seen, "rows are weighted by their place")
 
 
 def _what_is_masked_has_no_say(case: Case, cause: str) -> None:
@@ -436,10 +464,10 @@ def _what_is_masked_has_no_say(case: Case, cause: str) -> None:
         return torch.where(mask.reshape(*mask.shape, *(1,) * (leaf.ndim - mask.ndim)), leaf, leaf.roll(1, 0))
 
     masked = case.batch._replace(weight=mask.double())
-    one, two = case.values(masked), case.values(masked._replace(target=mapped(other, masked.target)))
-    if not alike(one, two):
+    one, two = Losses(case, masked), Losses(case, masked._replace(target=mapped(other, masked.target)))
+    if not equal(one, two):
         broken(
-            f"other targets where the weight is 0 moved the loss from {shown(float(one.mean()))} to {shown(float(two.mean()))}",
+            f"other targets where the weight is 0 moved the loss from {one} to {two}",
             cause + ": weights are per chain (*chains,), and what has none may stand nowhere in the loss",
         )
 

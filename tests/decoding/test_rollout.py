@@ -261,9 +261,9 @@ def test_horizons_draw_from_their_generator():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"predictor": MLPEnergy(2)}, "predictor is MLPEnergy: frames are predicted by a Thinker over"),
+        ({"predictor": MLPEnergy(2)}, "predictor is MLPEnergy, which lacks follow: frames are predicted by a Thinker over"),
         ({"predictor": energy_of()}, "predictor is ResidualFrameEBT"),
-        ({"predictor": thinker(MLPEnergy(2))}, "predictor is a Thinker over MLPEnergy"),
+        ({"predictor": thinker(MLPEnergy(2))}, "predictor is a Thinker over MLPEnergy, which lacks features and extend"),
         ({"observed": [1.0]}, r"observed is list: pass the features \(B, S, 5\)"),
         ({"observed": clips()[0]}, r"observed is \(4, 5\)"),
         ({"observed": clips()[..., :4]}, r"observed is \(2, 4, 4\)"),

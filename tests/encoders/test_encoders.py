@@ -1,4 +1,4 @@
-"""Laws of encoders: each frame by itself, the same every time, frozen; and what each adds to that."""
+"""Every registered encoder keeps the laws of the kit; and what each adds to them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ebm
-from ebm.encoders import Autoencoder, Encoder, KLAutoencoder, Pixels, TimmEncoder
+from ebm.encoders import Autoencoder, KLAutoencoder, Pixels, TimmEncoder
 from ebm.registry import components
+from ebm.testing import check_encoder
 
 LAW = settings(max_examples=15, deadline=None, derandomize=True)
 TIMM = "test_resnet"  # timm's own tiny model
@@ -44,8 +45,8 @@ def weights(tmp_path_factory):
     return folder
 
 
-def make(name: str, folder) -> Encoder:
-    """Builds a registered encoder of frames of 16 pixels, ready to encode; one that nobody taught this is built as it is."""
+def maker(name: str, folder):
+    """Makes the factory of a registered encoder, small; one that nobody taught this is built as it is."""
     if name == "autoencoder-kl":
         pytest.importorskip("diffusers")
     keywords = {
@@ -54,87 +55,26 @@ def make(name: str, folder) -> Encoder:
         "timm": {"model": TIMM, "weights": str(folder / "timm.pth"), "size": 32},
         "autoencoder-kl": {"model": str(folder / "kl"), "size": 16},
     }
-    encoder = ebm.build("encoder", name, **keywords.get(name, {}))
-    encoder.learn(frames_of(8, encoder.size), seed=1)
-    return encoder
-
-
-@pytest.fixture(params=sorted(components("encoder")), scope="module")
-def encoder(request, weights):
-    return make(request.param, weights)
+    return lambda: ebm.build("encoder", name, **keywords.get(name, {}))
 
 
 # -------------------------------------------------------------------------------------------------------- all encoders
 
 
-def test_a_frame_becomes_one_vector(encoder):
-    features = encoder.encode(frames_of(5, encoder.size))
-    assert features.shape == (5, encoder.features)
-    assert features.dtype == torch.float32
-    assert features.isfinite().all()
-    assert features.std(0).max() > 0
-    assert encoder.encode(frames_of(0, encoder.size)).shape == (0, encoder.features)
+@pytest.mark.parametrize("name", sorted(components("encoder")))
+def test_it_keeps_the_laws(name, weights):
+    check_encoder(maker(name, weights))
 
 
-def test_frames_do_not_see_each_other(encoder):
-    frames = frames_of(6, encoder.size)
-    together = encoder.encode(frames)
-    alone = torch.cat([encoder.encode(frame[None]) for frame in frames])
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.encode(frames.flip(0)).flip(0), together, atol=1e-5, rtol=1e-4)
-
-
-def test_encoding_is_the_same_every_time_and_draws_nothing(encoder):
-    frames, state = frames_of(3, encoder.size), torch.get_rng_state()
-    encoder.train()
-    first = encoder.encode(frames)
-    assert encoder.training  # it is given back as it was
-    encoder.eval()
-    assert torch.equal(first, encoder.encode(frames))
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(frames, frames_of(3, encoder.size))
-
-
-def test_it_is_frozen(encoder):
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    features = encoder.encode(frames_of(2, encoder.size))
-    assert not features.requires_grad
-    if encoder.decodes:
-        assert not encoder.decode(features.requires_grad_()).requires_grad
-
-
-def test_other_frames_are_refused(encoder):
-    good = frames_of(2, encoder.size)
-    for bad in (good.float(), good[0], good[:, :1], good[..., 1:], good[None]):
+def test_what_is_refused_is_told(weights):
+    encoder, frames = Pixels(16, 2, 2), frames_of(2, 16)
+    for bad in (frames.float(), frames[0], frames[:, :1], frames[..., 1:], frames[None]):
         with pytest.raises(ValueError, match=r"takes torch\.uint8, \(n, 3, "):
             encoder.encode(bad)
-
-
-def test_features_are_decoded_or_those_that_can_are_named(encoder):
-    features = encoder.encode(frames_of(6, encoder.size))
-    if not encoder.decodes:
-        with pytest.raises(ValueError, match="cannot decode features .*: choose one of autoencoder, autoencoder-kl, pixels"):
-            encoder.decode(features)
-        return
-    pixels = encoder.decode(features)
-    assert pixels.shape == (6, 3, encoder.size, encoder.size)
-    assert pixels.min() >= 0
-    assert pixels.max() <= 1
-    assert torch.equal(encoder.decode(features.reshape(2, 3, -1)), pixels.reshape(2, 3, *pixels.shape[1:]))
-    torch.testing.assert_close(encoder.decode(features[0]), pixels[0], atol=1e-5, rtol=1e-4)
-    assert encoder.decode(1e3 * features).max() <= 1
     with pytest.raises(ValueError, match=rf"decodes \(\*more, {encoder.features}\)"):
-        encoder.decode(features[:, 1:])
-
-
-def test_a_saved_state_loads_to_the_same_function(encoder, weights):
-    name = next(name for name, found in components("encoder").items() if found.factory is type(encoder))
-    other = make(name, weights)
-    for parameter in other.parameters():
-        parameter.zero_()
-    other.load_state_dict(encoder.state_dict())
-    frames = frames_of(2, encoder.size)
-    assert torch.equal(other.encode(frames), encoder.encode(frames))
+        encoder.decode(encoder.encode(frames)[:, 1:])
+    with pytest.raises(ValueError, match="cannot decode features .*: choose one of autoencoder, autoencoder-kl, pixels"):
+        maker("timm", weights)().decode(torch.zeros(1, 5))
 
 
 # -------------------------------------------------------------------------------------------------------------- pixels
@@ -259,7 +199,7 @@ def no_hub(monkeypatch, tmp_path):
     def refuse(url):
         raise OSError("nobody answers")
 
-    monkeypatch.setattr("ebm.tasks.sources.reachable", refuse)
+    monkeypatch.setattr("ebm.encoders.base.reachable", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 

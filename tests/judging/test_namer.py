@@ -43,7 +43,7 @@ def test_a_judgement_counts_names(small):
 
 def test_digits_are_named_only_where_that_is_asked(small):
     samples = small[1].target[:20]
-    assert Digits(size=8).said_of(samples) == {}
+    assert Digits(size=8).extra_metrics(samples) == {}
     named = Digits(size=8, named=True)
-    assert named.said_of(2 * samples) == named.said_of((2 * samples).clamp(-1, 1))  # out of [-1, 1] is shown as the bound
-    assert named.said_of(samples)["confidence"] > 0.9
+    assert named.extra_metrics(2 * samples) == named.extra_metrics((2 * samples).clamp(-1, 1))  # out of [-1, 1] is shown as the bound
+    assert named.extra_metrics(samples)["confidence"] > 0.9

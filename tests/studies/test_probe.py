@@ -216,7 +216,7 @@ def test_an_unreachable_hub_fails_fast(monkeypatch):
     def fail(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr(module, "knock", fail)
+    monkeypatch.setattr("ebm.tasks.sources.reachable", fail)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     with pytest.raises(ValueError, match=r"cannot be reached \(no route\): `--data digits-28` needs no network"):
         labelled("org/pictures", (1, 6, 6), None)

@@ -17,8 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ebm.interfaces import Batch, Task
-from ebm.tasks import Digits, Dyck, Points
-from ebm.tasks import RowTask, draw_splits
+from ebm.tasks import Digits, Dyck, Points, RowTask, draw_splits
 
 CORRECT, MUTANTS = {}, {}
 

@@ -11,6 +11,7 @@ from tests.fake_plugins import installed, write_distribution
 SOURCE = """
 from pathlib import Path
 from ebm import Energy, Sampler
+from ebm.encoders import Encoder, Pixels
 from ebm.energies import MLPEnergy
 from ebm.registry import hookimpl
 from ebm.tasks import Points
@@ -31,6 +32,20 @@ def far_away():
 @hookimpl
 def ebm_energies():
     return {"good": lambda dim: MLPEnergy(dim, hidden=(8,)), "mixing": Mixing, "raising": raising, "needy": lambda secret: secret}
+
+class Averaging(Encoder):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def _encode(self, pixels):
+        return (pixels - pixels.mean(0)).mean((2, 3))
+
+def packed():
+    import nonesuch
+
+@hookimpl
+def ebm_encoders():
+    return {"squares": lambda: Pixels(size=8), "averaging": Averaging, "packed": packed, "far": far_away}
 
 @hookimpl
 def ebm_tasks():
@@ -55,6 +70,7 @@ def checks(tmp_path):
 def test_a_broken_recipe_hides_no_component(checks):
     checks["energy good"]()
     checks["task near"]()
+    checks["encoder squares"]()
     with pytest.raises(ValueError, match="no energy is named 'nonesuch'"):
         checks["recipe broken"]()
 
@@ -64,6 +80,8 @@ def test_what_breaks_a_law_or_cannot_be_built_is_told(checks):
         checks["energy mixing"]()
     with pytest.raises(LawBroken, match=r"(?s)it can be built.*out of luck"):
         checks["energy raising"]()
+    with pytest.raises(LawBroken, match="frames do not see each other"):
+        checks["encoder averaging"]()
 
 
 def test_what_nothing_says_how_to_build_is_skipped_with_its_reason(checks):
@@ -71,6 +89,10 @@ def test_what_nothing_says_how_to_build_is_skipped_with_its_reason(checks):
         checks["energy needy"]()
     with pytest.raises(NoExample, match="data cannot be reached"):
         checks["task far"]()
+    with pytest.raises(NoExample, match="data cannot be reached"):
+        checks["encoder far"]()
+    with pytest.raises(NoExample, match="a package is missing .*nonesuch"):
+        checks["encoder packed"]()
 
 
 def test_the_toolkit_says_how_its_own_are_built():

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ebm.testing import LawBroken, check_energy, check_objective, check_sampler, check_task
+from ebm.testing import LawBroken, check_encoder, check_energy, check_objective, check_sampler, check_task
 from tests.testing import (
+    encoder_mutants,
     energy_mutants,
     more_objective_mutants,
     more_task_mutants,
@@ -22,6 +23,7 @@ from tests.testing import (
 )
 
 KINDS: dict[str, tuple] = {
+    "encoder": (check_encoder, encoder_mutants),
     "energy": (check_energy, energy_mutants),
     "sampler": (check_sampler, sampler_mutants),
     "objective": (check_objective, objective_mutants),

@@ -14,7 +14,7 @@ __all__ = ["CORRUPTIONS", "jpeg", "salt_and_pepper", "speckle"]
 
 
 def salt_and_pepper(image: Tensor, generator: torch.Generator | None = None, *, share: float = 0.1) -> Tensor:
-    """Sets a share of the pixels of a picture (C, H, W) to black or to white, in all channels alike.
+    """Sets a share of a picture's pixels (C, H, W) to black or white, in all channels alike.
 
     >>> salt_and_pepper(torch.zeros(3, 4, 4), share=1.0).abs().unique()
     tensor([1.])
@@ -25,7 +25,7 @@ def salt_and_pepper(image: Tensor, generator: torch.Generator | None = None, *, 
 
 
 def speckle(image: Tensor, generator: torch.Generator | None = None, *, std: float = 0.3) -> Tensor:
-    """Multiplies the brightness of a picture (C, H, W), black being 0, by 1 + Gaussian noise of standard deviation std.
+    """Multiplies the brightness of a picture (C, H, W), black being 0, by 1 + std * noise.
 
     >>> speckle(-torch.ones(1, 1, 2))
     tensor([[[-1., -1.]]])
@@ -34,7 +34,7 @@ def speckle(image: Tensor, generator: torch.Generator | None = None, *, std: flo
 
 
 def jpeg(image: Tensor, generator: torch.Generator | None = None, *, quality: int = 10) -> Tensor:
-    """Compresses a picture (C, H, W) in [-1, 1], of 1 or 3 channels, as JPEG does; draws nothing."""
+    """Compresses a picture (C, H, W) in [-1, 1], of 1 or 3 channels, as JPEG does."""
     import numpy as np
     from PIL import Image
 

@@ -36,7 +36,7 @@ DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A predictor that restores whole photographs, without tiles, and is told how strong their noise is."""
+    """A predictor that restores whole photographs and is told how strong their noise is."""
 
     def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
         """Estimates the clean photograph (C, H, W) of image = signal * clean + std * noise."""
@@ -44,25 +44,31 @@ class Denoiser(Protocol):
 
 
 class Denoising(Task):
-    """Photographs to denoise: a batch's target is clean tiles (B, C, tile, tile), its context what `Noisy` says of them.
+    """Photographs to denoise: targets are clean tiles (B, C, tile, tile), contexts `Noisy`.
 
-    Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, and chains start at the noisy tile. Training tiles are cut at
-    random from the training photographs (a photograph's chance grows as the root of its area), flipped and transposed; tile i
-    and its noise are a function of the loader's seed and i. Every photograph is in one split.
+    Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, and chains start at the noisy tile.
+    Training tiles are cut at random from the training photographs (a photograph's chance grows as
+    the root of its area), flipped and transposed; tile i and its noise are a function of the
+    loader's seed and i. Every photograph is in one split.
 
-    Held-out splits are "validation" and "test" at the training noise (the upper end of a range), and, of the test photographs,
-    "step-N", the noise of any step; "salt-and-pepper", "speckle" and "jpeg", of which the context says the training noise's
-    step, since nobody knows better. Their noise depends on `seed`, split and the photograph's name alone.
+    Held-out splits are "validation" and "test" at the training noise (the upper end of a range),
+    and, of the test photographs, "step-N", the noise of any step; "salt-and-pepper", "speckle" and
+    "jpeg", of which the context says the training noise's step, since nobody knows better. Their
+    noise depends on `seed`, split and the photograph's name alone.
 
     Arguments:
-        source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as `photographs` says.
+        source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as
+            `photographs` says.
         tile: the side of a tile.
         channels: 3 (colours), or 1 (greys).
-        noise_step: the training noise's step on the schedule, or a pair (low, high) that each tile's is drawn from.
-        noise_std: the training noise's standard deviation, in pixels of [-1, 1], instead of noise_step.
+        noise_step: the training noise's step on the schedule, or a pair (low, high) that each
+            tile's is drawn from.
+        noise_std: the training noise's standard deviation, in pixels of [-1, 1], instead of
+            noise_step.
         schedule_steps: how many steps the schedule has.
         tiles: training tiles of an epoch.
-        crop: the side of the held-out photographs' middle that is judged; a shorter side is taken whole.
+        crop: the side of the held-out photographs' middle that is judged; a shorter side is taken
+            whole.
         stride: pixels between neighbouring tiles when a photograph is restored.
         loss: "squared", the mean squared error; or "smooth-l1", as arXiv 2507.02092's code has.
         strict: whether a file that cannot be read, or is smaller than a tile, is an error.
@@ -134,15 +140,16 @@ class Denoising(Task):
 
     @property
     def noise_std(self) -> tuple[float, float]:
-        """Returns the training noise's lowest and highest standard deviation, in pixels of [-1, 1]."""
+        """Returns the lowest and highest standard deviation of the training noise."""
         low, high = (self.schedule.std[step].item() for step in self.noise_step)
         return low, high
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader of `Batch`es (batch_size, C, tile, tile).
 
-        Training tiles depend on `seed` alone, and their last batch is left out where it is short (unless it is the only one).
-        Other splits are the tiles, side by side, of what `held_out` returns: whole and in a fixed order.
+        Training tiles depend on `seed` alone, and their last batch is left out where it is short
+        (unless it is the only one). Other splits are the tiles, side by side, of what `held_out`
+        returns: whole and in a fixed order.
 
         Raises:
             ValueError: for an unknown or empty split, or a batch_size below 1.
@@ -171,7 +178,7 @@ class Denoising(Task):
         return errors(y, batch.target, self.loss).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
 
     def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy]]:
-        """Lists what is judged, at most `limit` photographs: name, clean middle (C, h, w), and how it is seen (1, C, h, w).
+        """Lists at most `limit` photographs: name, clean middle (C, h, w), noisy (1, C, h, w).
 
         Raises:
             ValueError: for an unknown or empty split, or a limit below 1.
@@ -190,18 +197,18 @@ class Denoising(Task):
         return listed
 
     def level(self, step: int) -> tuple[float, float]:
-        """Returns the standard deviation of a step's noise, and the signal that pictures are multiplied by."""
+        """Returns the standard deviation of a step's noise, and the factor of the picture."""
         return self.schedule.std[step].item(), self.schedule.signal[step].item()
 
     def examples(self, side: int = 128) -> list[tuple[Tensor, Noisy]]:
-        """Lists the middles of the training photographs, clean (C, h, w) and noisy (1, C, h, w), to tune a denoiser on."""
+        """Lists middles of training photographs, clean and noisy, to tune a denoiser on."""
         held = self.held_out("train")
         return [(_middle(clean, side), seen._replace(image=_middle(seen.image[0], side)[None])) for _, clean, seen in held]
 
     def predictions(
         self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Batch, Prediction]]:
-        """Restores the photographs that `held_out` lists, one at a time, each from overlapping tiles or by a `Denoiser`.
+        """Restores photographs one at a time, from overlapping tiles or by a `Denoiser`.
 
         A `Denoiser` is told the noise; of other kinds than Gaussian, the training noise's standard
         deviation.
@@ -231,12 +238,12 @@ class Denoising(Task):
             yield Batch(clean[None], seen).to(device), prediction
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores a restored photograph by how near it comes to the clean one, both clamped to [-1, 1].
+        """Scores how near a restored photograph comes to the clean one, both clamped to [-1, 1].
 
         `evaluate` reports means over photographs: `psnr` (decibels), `ssim` and `mse` (in pixels of
-        [-1, 1]); `noisy_psnr`, of the noisy ones; `lpips`, where the weights of its AlexNet are on this
-        machine; `energy` of a tile and `steps` that moved it, where the predictor has them; and
-        `evaluations`, forward passes per tile.
+        [-1, 1]); `noisy_psnr`, of the noisy ones; `lpips`, where the weights of its AlexNet are on
+        this machine; `energy` of a tile and `steps` that moved it, where the predictor has them;
+        and `evaluations`, forward passes per tile.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -252,7 +259,7 @@ class Denoising(Task):
         return {name: value.reshape(1) for name, value in found.items()}
 
     def draw_samples(self, samples: Tensor) -> bytes:
-        """Draws predictions for the first tiles of the test split, between noisy and clean tiles, as a PNG."""
+        """Draws predictions for the first test tiles as a PNG, between noisy and clean tiles."""
         batch = next(iter(self.loader("test", len(samples))))
         rows = torch.arange(len(samples)) % len(batch.target)
         kinds = {"noisy": batch.context.image[rows], "denoised": samples, "clean": batch.target[rows]}
@@ -279,7 +286,7 @@ class Denoising(Task):
 
 
 class _Drawn(Dataset[Batch]):
-    """Draws training tiles, a whole batch at a time: each is a function of the seed and its index."""
+    """Draws training tiles by the batch: each is a function of the seed and its index."""
 
     def __init__(self, task: Denoising, found: list[Photograph], seed: int) -> None:
         self.pixels, self.seed, self.tile, self.tiles = [photo.pixels for photo in found], seed, task.tile, task.tiles
@@ -335,7 +342,7 @@ def _middle(image: Tensor, side: int) -> Tensor:
 
 
 def _tiles(image: Tensor, side: int) -> Tensor:
-    """Cuts a picture (C, H, W) into tiles that lie side by side (tiles, C, side, side); what is left over is left out.
+    """Cuts a picture (C, H, W) into tiles side by side (tiles, C, side, side), without its rest.
 
     >>> _tiles(torch.zeros(3, 5, 9), 4).shape
     torch.Size([2, 3, 4, 4])
@@ -344,7 +351,7 @@ def _tiles(image: Tensor, side: int) -> Tensor:
 
 
 def _has_lpips() -> bool:
-    """Tells whether the AlexNet of the learned perceptual distance is on this machine: it is never downloaded."""
+    """Tells whether this machine has the AlexNet of LPIPS, which is never downloaded."""
     from torchvision.models import AlexNet_Weights
 
     return (Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name).is_file()

@@ -13,7 +13,7 @@ __all__ = ["NoiseSchedule", "Noisy"]
 
 
 class Noisy(NamedTuple):
-    """The context of a denoising batch: what is seen, and how strong its noise is, which an energy need not look at."""
+    """The context of a denoising batch: what is seen, and how strong its noise is."""
 
     image: Tensor  # (B, C, H, W)
     step: Tensor  # (B,) int64: the noise's step on the schedule
@@ -22,11 +22,13 @@ class Noisy(NamedTuple):
 class NoiseSchedule:
     """The forward process of denoising diffusion, with linearly growing betas.
 
-    At a step the clean picture is scaled by `signal` and Gaussian noise of standard deviation `std` is added, in units of
-    pixels, which lie in [-1, 1]. `betas`, `signal` and `std` are (steps,), in float64.
+    At a step the clean picture is scaled by `signal` and Gaussian noise of standard deviation `std`
+    is added, in units of pixels, which lie in [-1, 1]. `betas`, `signal` and `std` are (steps,), in
+    float64.
 
     Arguments:
-        steps: how many steps lead from the picture to noise; betas go from 0.1 / steps to 20 / steps.
+        steps: how many steps lead from the picture to noise; betas go from 0.1 / steps to 20 /
+            steps.
 
     Raises:
         ValueError: there are too few steps for betas below 1.
@@ -47,7 +49,7 @@ class NoiseSchedule:
         self.signal, self.std = kept.sqrt(), (1 - kept).sqrt()
 
     def noised(self, clean: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """Noises pictures (B, C, H, W), each at its own step (B,), with standard normal noise of the pictures' shape."""
+        """Noises pictures (B, C, H, W), each at its step (B,), with standard normal noise."""
         signal, std = (left(table.to(clean)[step], clean) for table in (self.signal, self.std))
         return signal * clean + std * noise
 

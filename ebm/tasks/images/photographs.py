@@ -55,12 +55,14 @@ def photographs(
 ) -> dict[str, list[Photograph]]:
     """Reads all photographs of a source, by split: each is in one of train, validation and test.
 
-    A file that cannot be read, or is too small, is left out, and one warning counts and names what was.
+    A file that cannot be read, or is too small, is left out, and one warning counts and names what
+    was.
 
     Arguments:
-        source: "bundled" (16 photographs that come with scikit-image and scikit-learn); "foolbox" (20 that come with that
-            package, all in test); a folder, whose sub-folders train, validation and test are the splits where it has them; or a
-            hub dataset. What has no splits of its own is dealt out by the seed: 70, 10 and 20 %.
+        source: "bundled" (16 photographs that come with scikit-image and scikit-learn); "foolbox"
+            (20 that come with that package, all in test); a folder, whose sub-folders train,
+            validation and test are the splits where it has them; or a hub dataset. What has no
+            splits of its own is dealt out by the seed: 70, 10 and 20 %.
         channels: 3 (colours), or 1 (greys).
         smallest: pixels that height and width have at least.
         strict: whether a file that would be left out is an error.
@@ -72,8 +74,8 @@ def photographs(
     Raises:
         FileNotFoundError: there is no such folder, or it holds no picture.
         ImportError: a package that the source needs is not installed.
-        ValueError: a hub dataset cannot be reached, there are too few photographs for three splits, or with `strict` one
-            cannot be read or is too small.
+        ValueError: a hub dataset cannot be reached, there are too few photographs for three splits,
+            or with `strict` one cannot be read or is too small.
 
     >>> {split: len(found) for split, found in photographs().items()}
     {'train': 12, 'validation': 1, 'test': 3}
@@ -193,7 +195,7 @@ def _listed(source: str, folder: Path, part: Path) -> Files:
 
 
 def cells(rows: Any, column: str) -> Iterator[tuple[str, Any]]:
-    """Iterates over the pictures of a dataset: the name of a row, and what `read_photograph` reads."""
+    """Iterates over a dataset's pictures: a row's name, and what `read_photograph` reads."""
     for index, row in enumerate(rows.select_columns(column)):
         cell = row[column] or {"bytes": b"", "path": None}
         yield f"row {index}", cell["path"] if cell["bytes"] is None else cell["bytes"]

@@ -1,4 +1,4 @@
-"""Tiling: predicts pictures of any size by a model of small tiles, which overlap and are blended without seams."""
+"""Tiling: predicts pictures of any size from small tiles that overlap and are blended."""
 
 from __future__ import annotations
 
@@ -40,24 +40,27 @@ def restore(
     generator: torch.Generator | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Restored:
-    """Restores a picture of any size: predicts its overlapping tiles from themselves, and blends what they become.
+    """Restores a picture of any size: predicts its overlapping tiles, and blends the results.
 
-    Each tile is a chain of its own: without noise in the sampler, what it becomes does not depend on the tiles beside it. But
-    a thinker with patience takes its steps one at a time, all tiles together, and the whole picture stops once the mean of
-    its tiles' energies fell no further: a picture has one noise, and a tile alone tells noise from texture badly. Tiles are
-    weighted by sin² of the position in them, so that none shows an edge. A picture smaller than a tile is reflected (or,
-    where it is too small for that, repeated) at its lower and right edge. Apart from one batch of tiles, memory holds the
-    picture and its result.
+    Each tile is a chain of its own: without noise in the sampler, what it becomes does not depend
+    on the tiles beside it. But a thinker with patience takes its steps one at a time, all tiles
+    together, and the whole picture stops once the mean of its tiles' energies fell no further: a
+    picture has one noise, and a tile alone tells noise from texture badly. Tiles are weighted by
+    sin² of the position in them, so that none shows an edge. A picture smaller than a tile is
+    reflected (or, where it is too small for that, repeated) at its lower and right edge. Apart from
+    one batch of tiles, memory holds the picture and its result.
 
     Arguments:
-        predictor: predicts a batch of tiles; with several `candidates`, all of them start at the tile.
+        predictor: predicts a batch of tiles; with several `candidates`, all of them start at the
+            tile.
         image: (C, H, W), on the device where tiles are predicted.
         tile: the side of a tile.
         stride: pixels between neighbouring tiles, at most `tile`; half of it by default.
         step: the noise step that the tiles' context says.
         batch_size: how many tiles are predicted together.
         start: a picture that chains start from, where it is not the image itself.
-        scores: maps a batch and its predicted tiles to scores of their patches (tiles, rows, columns), for the map.
+        scores: maps a batch and its predicted tiles to scores of their patches (tiles, rows,
+            columns), for the map.
         generator: where a sampler's noise comes from.
         advance: called with the number of tiles that have just been done, as a progress bar is.
 
@@ -127,7 +130,7 @@ def restore(
 
 
 def _patiently(thinker: Thinker, patience: int, image: Tensor, start: Tensor | None, **options: Any) -> Restored:
-    """Restores step by step, until the mean energy of the picture's tiles fell no further for `patience` steps."""
+    """Restores step by step, until the tiles' mean energy fell no further for `patience` steps."""
     how: dict[str, Any] = {"candidates": thinker.candidates, "select": thinker.select}
     longest = check_steps(thinker.sampler.steps if thinker.steps is None else thinker.steps)[1]
     one, y = Thinker(thinker.energy, thinker.sampler, steps=min(1, longest), **how), start
@@ -156,7 +159,7 @@ def count_tiles(height: int, width: int, tile: int, stride: int | None = None) -
 
 
 def patch_scores(energy: Any) -> Callable[[Batch, Tensor], Tensor]:
-    """Makes what scores predicted tiles patch by patch, (tiles, rows, columns), at an energy's last landscape."""
+    """Makes a function that scores tiles patch by patch (tiles, rows, columns)."""
 
     def scores(batch: Batch, y: Tensor) -> Tensor:
         with torch.no_grad(), eval_mode(energy):
@@ -182,7 +185,7 @@ def _places(size: int, tile: int, stride: int | None) -> list[int]:
 
 
 def _weights(size: int, tile: int, stride: int | None, like: Tensor) -> Tensor:
-    """Computes each tile's weights along an axis (places, tile), which add up to 1 at every pixel."""
+    """Computes each tile's weights along an axis (places, tile): they add up to 1 everywhere."""
     places = _places(size, tile, stride)
     bump = (math.pi * (torch.arange(tile, dtype=torch.float64) + 0.5) / tile).sin().square()
     total = torch.zeros(max(size, tile), dtype=torch.float64)

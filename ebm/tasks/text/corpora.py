@@ -23,9 +23,10 @@ def documents(source: str = "kjv", *, column: str = "text", config: str | None =
     """Reads all documents of a corpus, in its order; empty ones are left out.
 
     Arguments:
-        source: "kjv" (the King James text, a chapter a document), "documentation" (the language reference of the running
-            Python, a topic a document), "source-code" (the top level of its standard library, a file a document); a file,
-            folder or glob of .txt (a file a document), .json, .jsonl or .parquet (a row a document); or a hub dataset.
+        source: "kjv" (the King James text, a chapter a document), "documentation" (the language
+            reference of the running Python, a topic a document), "source-code" (the top level of
+            its standard library, a file a document); a file, folder or glob of .txt (a file a
+            document), .json, .jsonl or .parquet (a row a document); or a hub dataset.
         column: where the text of a row is.
         config: the hub dataset's configuration, where it has several.
         hub_split: which split of a hub dataset is read.
@@ -33,7 +34,8 @@ def documents(source: str = "kjv", *, column: str = "text", config: str | None =
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
         ImportError: a package that the source needs is not installed.
-        ValueError: a hub dataset cannot be reached, the column is missing or holds no text, or there is no text at all.
+        ValueError: a hub dataset cannot be reached, the column is missing or holds no text, or
+            there is no text at all.
 
     >>> len(documents("documentation")) > 50
     True
@@ -52,9 +54,10 @@ def documents(source: str = "kjv", *, column: str = "text", config: str | None =
 
 
 def streamed_documents(source: str, *, column: str = "text", config: str | None = None, hub_split: str = "train") -> Any:
-    """Opens a corpus without reading it: a `datasets.IterableDataset` of rows whose `column` holds the text.
+    """Opens a corpus without reading it: an `IterableDataset` whose `column` holds the text.
 
-    A file is a shard, and a bundled corpus has eight; `documents` has the arguments and errors. Empty documents are left out.
+    A file is a shard, and a bundled corpus has eight; `documents` has the arguments and errors.
+    Empty documents are left out.
 
     >>> len(list(streamed_documents("documentation"))) == len(documents("documentation"))
     True
@@ -85,7 +88,7 @@ def read_rows(
     streaming: bool = False,
     way_out: str = "`--task.source kjv` needs no network",
 ) -> Any:
-    """Reads the rows of local files or of a hub dataset through `datasets`; local files leave nothing behind.
+    """Reads the rows of local files or of a hub dataset through `datasets`.
 
     Arguments:
         source: a file, folder or glob of .txt, .json, .jsonl or .parquet, or a hub dataset's name.
@@ -96,7 +99,8 @@ def read_rows(
 
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
-        ValueError: the files cannot be read, or the hub dataset cannot be reached or has no such configuration or split.
+        ValueError: the files cannot be read, or the hub dataset cannot be reached or has no such
+            configuration or split.
     """
     installed("datasets")
     from datasets.exceptions import DatasetsError

@@ -1,4 +1,4 @@
-"""Balanced brackets, trained shallow and judged deep: a language in which what is out of distribution is exact."""
+"""Balanced brackets, trained shallow and judged deep, where what is legal is known exactly."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ __all__ = ["Dyck"]
 
 
 class Dyck(TokenTask):
-    """Balanced strings of brackets, as in ( [ ] ) ( ), token by token: which bracket closes has to be remembered.
+    """Balanced strings of brackets, token by token: which bracket closes has to be remembered.
 
-    A string's half-length m is drawn uniformly from low … length/2; then it is drawn uniformly from all balanced strings of
-    2 m brackets whose depth, the most brackets that are open at a time, is within low … high; then each pair draws its kind.
-    n strings are drawn, copies are dropped, and the distinct ones dealt out: 70 % train, 10 % validation, 20 % test. Deeper
-    strings, which training never sees, are splits of their own: "deep" (the whole range) and "deep-5", "deep-6" … (one depth
-    each), drawn n/5 at a time.
+    A string's half-length m is drawn uniformly from low … length/2; then it is drawn uniformly from
+    all balanced strings of 2 m brackets whose depth, the most brackets that are open at a time, is
+    within low … high; then each pair draws its kind. n strings are drawn, copies are dropped, and
+    the distinct ones dealt out: 70 % train, 10 % validation, 20 % test. Deeper strings, which
+    training never sees, are splits of their own: "deep" (the whole range) and "deep-5", "deep-6" …
+    (one depth each), drawn n/5 at a time.
 
-    Token k opens kind k, token kinds + k closes it, token 2 kinds is the end. A row is one string: the target is the string
-    and an end, the context an end and the string. Behind them are ends of weight 0.
+    Token k opens kind k, token kinds + k closes it, token 2 kinds is the end. A row is one string:
+    the target is the string and an end, the context an end and the string. Behind them are ends of
+    weight 0.
 
-    What can be predicted: of what closes, the kind, always; of what opens, never; and which of the two comes, in part. Who
-    knows the distribution has by default a loss of 0.917 nats, an accuracy of 0.55 and a closing accuracy of 1 on "test".
-    Who always closes the last open bracket has a closing accuracy of 1 at any depth.
+    What can be predicted: of what closes, the kind, always; of what opens, never; and which of the
+    two comes, in part. Who knows the distribution has by default a loss of 0.917 nats, an accuracy
+    of 0.55 and a closing accuracy of 1 on "test". Who always closes the last open bracket has a
+    closing accuracy of 1 at any depth.
 
     Arguments:
         kinds: kinds of brackets.
@@ -44,7 +47,8 @@ class Dyck(TokenTask):
         start: where thinking starts, "uniform" or "noise".
         seed: fixes the strings and the split of each.
 
-    Source: arXiv 2507.02092 judges out of distribution on BIG-bench's Dyck languages; these strings are our own.
+    Source: arXiv 2507.02092 judges out of distribution on BIG-bench's Dyck languages; these strings
+    are our own.
 
     Raises:
         ValueError: an argument is out of range, or depths overlap.
@@ -102,14 +106,15 @@ class Dyck(TokenTask):
         return RowsOf(Batch(torch.cat([strings, end], 1), torch.cat([end, strings], 1), weight))
 
     def legal(self, context: Tensor) -> Tensor:
-        """Marks what may follow (B, S, V) each token of contexts (B, S), which are an end and a string, padded by ends.
+        """Marks what may follow (B, S, V) each token of contexts (B, S): an end and a string.
 
-        An opening bracket may, where all can still be closed within `length`; the match of the last open one; the end, where
-        none is open.
+        An opening bracket may, where all can still be closed within `length`; the match of the last
+        open one; the end, where none is open.
         """
         rows = torch.arange(len(context), device=context.device)
         depth = torch.zeros_like(rows)
-        # The kinds of the open brackets, of which the last is at `depth`; under them lies what nothing closes.
+        # The kinds of the open brackets, of which the last is at `depth`; under them lies what
+        # nothing closes.
         held = torch.full((len(context), context.shape[1] + 1), -1, device=context.device)
         legal = torch.zeros(*context.shape, 2 * self.kinds + 1, dtype=torch.bool, device=context.device)
         for place, token in enumerate(context.unbind(1)):
@@ -122,10 +127,11 @@ class Dyck(TokenTask):
         return legal
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores every token as all token tasks do, closing brackets alone, and the probability of what may follow.
+        """Scores tokens as every token task does, closing brackets, and the mass of what is legal.
 
-        `evaluate` reports `closing_accuracy`, the share of closing brackets that are predicted right,
-        kind included, and `legal`, the mean probability of what may follow, as `legal` marks it.
+        `evaluate` reports `closing_accuracy`, the share of closing brackets that are predicted
+        right, kind included, and `legal`, the mean probability of what may follow, as `legal` marks
+        it.
         """
         closing = (batch.target >= self.kinds) & (batch.target < 2 * self.kinds)
         right = closing & (prediction.y.argmax(-1) == batch.target)
@@ -140,7 +146,7 @@ class Dyck(TokenTask):
 
 
 class Brackets:
-    """Takes brackets as tokens: the opening ones ( [ { <, as many as there are kinds, then the closing ones, then an end.
+    """Takes brackets as tokens: the opening ones ( [ { <, then the closing ones, then an end.
 
     >>> Brackets(2).encode("([])"), Brackets(2).decode([0, 1, 3, 2, 4])
     ([0, 1, 3, 2], '([])')
@@ -175,7 +181,7 @@ class Brackets:
 
 
 def ways(length: int, low: int, high: int) -> Tensor:
-    """Counts how a path of depths goes home: (steps left, was `low` reached, 1 + depth), up to a factor for each number of steps.
+    """Counts paths of depths to 0: (steps left, was `low` reached, 1 + depth), up to a factor.
 
     A path ends at depth 0, never leaves 0 … high, and reaches `low` at some time.
 

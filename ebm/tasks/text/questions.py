@@ -54,7 +54,8 @@ def _bigbench(row: Mapping[str, Any]) -> tuple[str, str] | None:
     return _ask(row["inputs"], row["targets"][0]) if len(row["targets"]) else None
 
 
-# format -> what makes a row's prompt and answer, or None for a row without an answer, which is left out
+# format -> what makes a row's prompt and answer, or None for a row without an answer, which is left
+# out
 FORMATS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = {
     "gsm8k": _gsm8k,
     "squad": _squad,
@@ -77,17 +78,22 @@ HUBS = {
 class Questions(TokenTask):
     """Questions and answers as next-token prediction, in which the answers alone count.
 
-    A row is end-of-text, prompt, answer, end-of-text, as a document of `Text` begins and ends; the tokens of the answer and
-    its end have weight 1, all others 0. A prompt that is too long loses its beginning, the answer stays whole. This is a set
-    to evaluate on: every split serves the same rows.
+    A row is end-of-text, prompt, answer, end-of-text, as a document of `Text` begins and ends; the
+    tokens of the answer and its end have weight 1, all others 0. A prompt that is too long loses
+    its beginning, the answer stays whole. This is a set to evaluate on: every split serves the same
+    rows.
 
-    A format of one's own is a function of a row in `FORMATS`: `FORMATS["mine"] = lambda row: (row["q"], " " + row["a"])`.
+    A format of one's own is a function of a row in `FORMATS`: `FORMATS["mine"] = lambda row:
+    (row["q"], " " + row["a"])`.
 
     Arguments:
-        data: a file, folder or glob of .json, .jsonl or .parquet, or a hub dataset; the format's own hub dataset if None.
-        format: the fields of a row: "gsm8k" (question, answer), "squad" (context, question, answers), "arc" (question,
-            choices, answerKey), "lambada" (text, whose last word is the answer), "bigbench" (inputs, targets).
-        tokenizer: "bytes", or a Hugging Face tokenizer's folder or name; or a tokenizer, such as that of a `Text`.
+        data: a file, folder or glob of .json, .jsonl or .parquet, or a hub dataset; the format's
+            own hub dataset if None.
+        format: the fields of a row: "gsm8k" (question, answer), "squad" (context, question,
+            answers), "arc" (question, choices, answerKey), "lambada" (text, whose last word is the
+            answer), "bigbench" (inputs, targets).
+        tokenizer: "bytes", or a Hugging Face tokenizer's folder or name; or a tokenizer, such as
+            that of a `Text`.
         context: tokens of a row at most, answer included.
         config: the hub dataset's configuration; the format's own if None.
         hub_split: which split of the hub dataset is read; the format's own if None.
@@ -97,8 +103,8 @@ class Questions(TokenTask):
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: a package that the data need is not installed.
-        ValueError: the data or the tokenizer cannot be read, a row is not of the format, an answer is longer than the context,
-            or an argument is out of range.
+        ValueError: the data or the tokenizer cannot be read, a row is not of the format, an answer
+            is longer than the context, or an argument is out of range.
 
     >>> import json, tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -196,10 +202,10 @@ class Questions(TokenTask):
         return self._bytes / self._asked.weight.sum().item()  # type: ignore[union-attr]  # answers have weights
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores tokens as all token tasks do, and spreads each answer's score, 1 where it is right, over its tokens.
+        """Scores tokens as every token task does, and spreads an answer's score over its tokens.
 
-        `evaluate` reports `answer_accuracy`, the share of answers whose tokens are all predicted right,
-        given the true tokens before each.
+        `evaluate` reports `answer_accuracy`, the share of answers whose tokens are all predicted
+        right, given the true tokens before each.
         """
         assert batch.weight is not None
         right = ((prediction.y.argmax(-1) == batch.target) | (batch.weight == 0)).all(-1, keepdim=True)
@@ -220,7 +226,7 @@ class Questions(TokenTask):
         limit: int | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, float]:
-        """Judges the predicted answers of the first `limit` rows (all if None), given the true tokens before each.
+        """Judges the predicted answers of the first `limit` rows, given the true tokens before.
 
         Returns:
             what `scores` says; and `choice_accuracy`, the share of rows whose right choice has the

@@ -30,23 +30,25 @@ AT_ONCE = 1_000  # documents that are tokenized at a time
 
 
 class Text(TokenTask):
-    """Text as next-token prediction: documents are joined, an end-of-text after each, and cut into windows.
+    """Text as next-token prediction: documents are joined, and cut into windows of tokens.
 
-    Window i holds the targets i C … (i+1) C - 1 of the stream, for C = `context`, and as context the tokens just before
-    them: each token, end-of-text included, is a target exactly once. The stream begins with an end-of-text that is context
-    alone, and its last window is padded with tokens of weight 0.
+    Window i holds the targets i C … (i+1) C - 1 of the stream, for C = `context`, and as context
+    the tokens just before them: each token, end-of-text included, is a target exactly once. The
+    stream begins with an end-of-text that is context alone, and its last window is padded with
+    tokens of weight 0.
 
-    A document's text and the seed decide its split: 90 % go to train, 5 % to validation, 5 % to test, and copies of a
-    document go together. Where that leaves a split empty, the documents are dealt in the order of the same draws. Fewer than
-    three documents are each cut into contiguous parts of 90, 5 and 5 % of their characters. A stream, whose length nobody
-    knows, goes by the draws alone. Two more splits are always there, from outside the corpus unless one of them is the source:
-    all of "documentation" and "source-code" of the running Python.
+    A document's text and the seed decide its split: 90 % go to train, 5 % to validation, 5 % to
+    test, and copies of a document go together. Where that leaves a split empty, the documents are
+    dealt in the order of the same draws. Fewer than three documents are each cut into contiguous
+    parts of 90, 5 and 5 % of their characters. A stream, whose length nobody knows, goes by the
+    draws alone. Two more splits are always there, from outside the corpus unless one of them is the
+    source: all of "documentation" and "source-code" of the running Python.
 
     Arguments:
-        source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob of .txt, .json, .jsonl or
-            .parquet; or the name of a hub dataset.
-        tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face tokenizer's folder or name; or
-            a tokenizer, such as that of another `Text`.
+        source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
+            of .txt, .json, .jsonl or .parquet; or the name of a hub dataset.
+        tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face
+            tokenizer's folder or name; or a tokenizer, such as that of another `Text`.
         context: tokens that a window predicts.
         vocab_size: how many tokens "bpe" learns.
         column: where the text of a row is.
@@ -55,14 +57,15 @@ class Text(TokenTask):
         streaming: whether documents are read as they are needed, for corpora larger than memory.
         start: where thinking starts, "uniform" or "noise".
         limit_documents: how many documents of the source are taken at most, in its order.
-        shuffle_buffer: windows that a training stream draws from; what is in memory is shuffled whole.
+        shuffle_buffer: windows that a training stream draws from; what is in memory is shuffled
+            whole.
         seed: fixes who is in which split.
 
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: a package that the source or the tokenizer needs is not installed.
-        ValueError: the source or the tokenizer cannot be read, the training documents do not fill a window, or an argument is
-            out of range.
+        ValueError: the source or the tokenizer cannot be read, the training documents do not fill a
+            window, or an argument is out of range.
 
     >>> task = Text("documentation", context=64)
     >>> batch = next(iter(task.loader("train", 8)))
@@ -100,7 +103,8 @@ class Text(TokenTask):
         where: dict[str, Any] = {"column": column, "config": config, "hub_split": hub_split}
         if streaming:
             rows = streamed_documents(source, **where)
-            # What shares the documents out to workers would share out the limit too, and take others.
+            # What shares the documents out to workers would share out the limit too, and take
+            # others.
             self._rows = rows if limit_documents is None else rows.take(limit_documents)
             self._shards = rows.num_shards if limit_documents is None else 1
             self.reads = f"a stream of {'all' if limit_documents is None else f'{limit_documents:,}'} documents of {source}"
@@ -116,7 +120,7 @@ class Text(TokenTask):
             )
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves the windows of a split; those of a training stream in an order drawn from the seed.
+        """Serves the windows of a split; the seed orders those of a training stream.
 
         Raises:
             ValueError: for an unknown split.
@@ -128,14 +132,15 @@ class Text(TokenTask):
         return _Windows(self._pack(split)[0], self.context_length, self.tokenizer.end)
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader, as every token task does; a stream has at most one worker for each shard."""
+        """Makes a loader as every token task does; a stream has at most a worker per shard."""
         workers = workers if self._rows is None else min(workers, self._shards)
         return super().loader(split, batch_size, seed=seed, workers=workers)
 
     def bytes_per_token(self, split: str) -> float | None:
         """Divides a split's bytes by its tokens; None for a stream, whose length nobody knows.
 
-        Bytes are UTF-8's, and one for each end-of-text: with `tokenizer="bytes"`, nats per byte are nats per token.
+        Bytes are UTF-8's, and one for each end-of-text: with `tokenizer="bytes"`, nats per byte are
+        nats per token.
         """
         if self._rows is not None and split in SPLITS:
             return None
@@ -144,7 +149,7 @@ class Text(TokenTask):
         return size / (len(tokens) - 1)
 
     def _pack(self, split: str) -> tuple[Tensor, int]:
-        """Joins a split's documents, once: (1 + tokens,) ids, and how many bytes the tokens stand for."""
+        """Joins a split's documents, once: ids (1 + tokens,), and the bytes they stand for."""
         if split not in self._packed:
             texts = documents(split) if split in FOREIGN else self._documents.pop(split)
             end, pieces = np.array([self.tokenizer.end], np.int32), []
@@ -219,7 +224,7 @@ class _Windows(Dataset[Batch]):
 
 
 class _Stream(IterableDataset[Batch]):
-    """Packs streamed documents into windows as they come; each worker packs the documents of its own shards."""
+    """Packs streamed documents into windows as they come; each worker packs its own shards."""
 
     def __init__(self, text: Text, split: str, seed: int) -> None:
         self.text, self.split, self.seed = text, split, seed

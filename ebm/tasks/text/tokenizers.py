@@ -1,4 +1,4 @@
-"""Turns text into tokens: bytes, a byte-pair encoding trained on the spot, or a Hugging Face tokenizer."""
+"""Turns text into tokens: bytes, byte pairs learned on the spot, or a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BytePairs", "Bytes", "Pretrained", "Tokenizer", "encode_prompt", "ma
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What text needs of a tokenizer. Text never encodes to `end`, whatever it says, and `decode` leaves `end` out."""
+    """What text needs of a tokenizer. Text never encodes to `end`; `decode` leaves it out."""
 
     vocab_size: int
     end: int  # the id of end-of-text
@@ -50,13 +50,14 @@ class Bytes:
 
 
 class BytePairs:
-    """Merges frequent pairs of bytes into tokens (byte-level BPE); the same documents always give the same vocabulary.
+    """Merges frequent pairs of bytes into tokens; equal documents give equal vocabularies.
 
     End-of-text is the last id, and no text encodes to it.
 
     Arguments:
         documents: what the merges are learned from.
-        vocab_size: how many tokens there are, end-of-text included; fewer where the documents have no more pairs to merge.
+        vocab_size: how many tokens there are, end-of-text included; fewer where the documents have
+            no more pairs to merge.
 
     Raises:
         ImportError: `tokenizers` is not installed.
@@ -144,13 +145,14 @@ class Pretrained:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []  # which transformers cannot encode
-        # A text may say "<|endoftext|>" without ending there; and windows are cut later, so no length is too long.
+        # A text may say "<|endoftext|>" without ending there; and windows are cut later, so no
+        # length is too long.
         found = self.model(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return found["input_ids"]
 
 
 def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
-    """Makes a tokenizer: "bytes", "bpe" (trained on `documents()`, to `vocab_size` tokens), or Hugging Face's of that name.
+    """Makes a tokenizer: "bytes", "bpe" (learned from `documents()`), or Hugging Face's.
 
     What is a tokenizer already stays as it is.
 
@@ -175,7 +177,7 @@ def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]]
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encodes what a model is to go on from; an empty prompt is end-of-text, after which a document begins.
+    """Encodes a prompt; an empty one is end-of-text, after which a document begins.
 
     Raises:
         ValueError: the tokenizer has no token for a piece of the text; names the piece.
@@ -192,7 +194,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Decodes what follows a prompt as its tokens come, up to end-of-text; a piece never ends within a character.
+    """Decodes what follows a prompt as it comes, in whole characters, up to end-of-text.
 
     >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
     ['é', '!']

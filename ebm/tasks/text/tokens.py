@@ -1,4 +1,4 @@
-"""What tasks of token sequences share: where logits start, cross-entropy, and judging next-token predictions."""
+"""What tasks of token sequences share: logits, cross-entropy, scores of predicted tokens."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["TokenTask"]
 
 
 class TokenTask(Task):
-    """Predicts the next token at every position: context (B, S) ids, target (B, S) ids, states are logits (B, S, V).
+    """Predicts next tokens: context and target are ids (B, S), states are logits (B, S, V).
 
-    A task of this kind sets `spec["vocab_size"]` and `context_length`, and writes `data`. Chains are
-    tokens; a weight of 0 keeps one out of every loss and every score. `evaluate` reports the loss in
-    nats per token, `perplexity` and `accuracy`; `nats_per_byte` and `bits_per_byte` where tokens stand
-    for bytes; `energy` and `steps` where the predictor has them.
+    A task of this kind sets `spec["vocab_size"]` and `context_length`, and writes `data`. Chains
+    are tokens; a weight of 0 keeps one out of every loss and every score. `evaluate` reports the
+    loss in nats per token, `perplexity` and `accuracy`; `nats_per_byte` and `bits_per_byte` where
+    tokens stand for bytes; `energy` and `steps` where the predictor has them.
 
     Arguments:
-        start: where thinking starts: "uniform" (logits 0, which stand for the uniform distribution) or
-            "noise" (standard normal logits, as in arXiv 2507.02092).
+        start: where thinking starts: "uniform" (logits 0, which stand for the uniform distribution)
+            or "noise" (standard normal logits, as in arXiv 2507.02092).
     """
 
     context_length: int
@@ -41,14 +41,14 @@ class TokenTask(Task):
 
     @abstractmethod
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves the batches of a split: a Dataset whose __getitem__ takes a list of rows, or an IterableDataset of rows."""
+        """Serves a split: a Dataset whose __getitem__ takes a list, or an IterableDataset of rows."""
 
     def bytes_per_token(self, split: str) -> float | None:
-        """Tells how many bytes of text a scored token stands for on average, where tokens stand for bytes."""
+        """Tells how many bytes of text a token stands for on average, where that is known."""
         return None
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es of ids (batch_size, S), as `loader_of` orders them; a stream has its own order.
+        """Makes a loader of `Batch`es of ids (batch_size, S), as `loader_of` orders them.
 
         Raises:
             ValueError: for an unknown or empty split, or a batch_size below 1.
@@ -68,7 +68,7 @@ class TokenTask(Task):
         return logits if self.starts_at == "uniform" else logits.normal_(generator=generator)
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
-        """Computes the cross-entropy in nats of logits y (*more, B, S, V) against the target (B, S): (*more, B, S)."""
+        """Computes the cross-entropy (*more, B, S) in nats of logits y (*more, B, S, V)."""
         target = batch.target
         if y.shape[-1 - target.ndim : -1] != target.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}: it must end in {(*target.shape, self.spec['vocab_size'])}")
@@ -76,7 +76,7 @@ class TokenTask(Task):
         return F.cross_entropy(y.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores tokens (B, S): `loss`, their cross-entropy, and `accuracy`, whether the likeliest one is right."""
+        """Scores tokens (B, S): `loss`, and `accuracy`, whether the likeliest token is right."""
         y = prediction.y
         return {"loss": self.distance(y.float(), batch), "accuracy": (y.argmax(-1) == batch.target).float()}
 

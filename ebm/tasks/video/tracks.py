@@ -1,4 +1,4 @@
-"""Encodes clips once: what an encoder makes of their frames is kept in files that are memory-mapped."""
+"""Encodes clips once: an encoder's features are kept in files that are memory-mapped."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ COARSE = 32  # pixels a side at which neighbouring frames are compared
 
 
 class View(NamedTuple):
-    """A square of a clip's frames, in fractions: its side of the frame's shorter one, its place of the room that is left.
+    """A square of frames: its side as a share of the shorter one, its place in the room left.
 
-    Where it swings, it moves to and fro about its place, as far as there is room: by down and right at frame
-    period / 4 - phase.
+    Where it swings, it moves to and fro about its place, as far as there is room: by down and right
+    at frame period / 4 - phase.
     """
 
     side: float = 1.0
@@ -49,7 +49,7 @@ class View(NamedTuple):
     phase: float = 0.0
 
     def cut(self, frame: Tensor, size: int, number: int = 0) -> Tensor:
-        """Cuts the square out of a clip's frame of some number, (3, H, W), and scales it: (3, size, size), uint8.
+        """Cuts the square out of a frame (3, H, W) by its number: uint8 (3, size, size).
 
         >>> View(left=0.0).cut(torch.arange(8, dtype=torch.uint8).expand(3, 4, 8), 4)[0, 0]
         tensor([0, 1, 2, 3], dtype=torch.uint8)
@@ -78,9 +78,10 @@ class View(NamedTuple):
 
 
 def drawn_views(count: int, smallest: float, swinging: float, generator: torch.Generator) -> list[View]:
-    """Draws squares of all sizes from `smallest` to the whole shorter side (each ratio as likely), anywhere, half mirrored.
+    """Draws squares of all sizes from `smallest` to the whole shorter side, half mirrored.
 
-    A share of `swinging` swings: as far as down to 0 and up to the whole room, with periods of PERIODS (each ratio as likely).
+    A share of `swinging` swings: as far as down to 0 and up to the whole room, with periods of
+    PERIODS (each ratio as likely).
     """
     views = []
     for numbers in torch.rand(count, 9, generator=generator, dtype=torch.float64).tolist():
@@ -94,7 +95,7 @@ def drawn_views(count: int, smallest: float, swinging: float, generator: torch.G
 
 
 def side_by_side(height: int, width: int) -> list[View]:
-    """Places as many whole squares side by side as a frame holds, rounded: the middle one alone where it is nearly square.
+    """Places squares side by side, as many as a frame holds; the middle one of a square frame.
 
     >>> [view.left for view in side_by_side(272, 640)]
     [0.0, 1.0]
@@ -104,7 +105,7 @@ def side_by_side(height: int, width: int) -> list[View]:
 
 
 class Sampling(NamedTuple):
-    """Which frames of a clip are taken: each every-th, or one every so many seconds; at most `limit`."""
+    """Which frames of a clip are taken: every n-th, or one every so many seconds."""
 
     every: int = 1
     seconds: float | None = None
@@ -119,7 +120,7 @@ Views = Callable[[Clip, Tensor], Sequence[View]]  # a clip, and its first frame
 
 
 class Track(NamedTuple):
-    """The encoded frames of a clip, in a file of rows: each frame's features, view by view, and how much it changed."""
+    """A clip's encoded frames in a file: of each frame the features by view, and its change."""
 
     name: str
     path: Path
@@ -135,12 +136,12 @@ class Track(NamedTuple):
         return self.views * self.features + 1
 
     def window(self, view: int, begin: int, end: int, step: int = 1) -> Tensor:
-        """Reads the features (frames, features) of one view at rows begin, begin + step … before end."""
+        """Reads the features (frames, features) of one view at rows begin … end."""
         columns = slice(view * self.features, (view + 1) * self.features)
         return torch.from_numpy(np.array(_mapped(self.path, self.width)[begin:end:step, columns]))
 
     def changes(self) -> np.ndarray:
-        """Reads how much each frame differs from the one before, on average over coarse pixels of 0 to 255; 0 for the first."""
+        """Reads each frame's mean difference from the one before, in coarse pixels; 0 for the first."""
         return np.array(_mapped(self.path, self.width)[:, -1])
 
 
@@ -150,7 +151,7 @@ def _mapped(path: Path, width: int) -> np.ndarray:
 
 
 def squares(clip: Clip, sampling: Sampling, views: Views, size: int, shorter: int) -> Iterator[tuple[Tensor, float]]:
-    """Decodes a clip: iterates over the squares (views, 3, size, size) of its frames, and how much each frame changed."""
+    """Decodes a clip: the squares (views, 3, size, size) of each frame, and how much it changed."""
     chosen: Sequence[View] = ()
     before: Tensor | None = None
     for number, frame in enumerate(sampling.frames(clip, shorter)):
@@ -187,7 +188,8 @@ def encode_clips(
         progress: what a progress bar is called; none if empty.
 
     Returns:
-        A track for each clip that could be decoded, in their order; and for each other one its name and what is wrong.
+        A track for each clip that could be decoded, in their order; and for each other one its name
+        and what is wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder.eval()  # once, and not by each thread
@@ -218,7 +220,8 @@ def encode_clips(
                 file.write(torch.cat([features, changes], 1).numpy().tobytes())
         return mine.replace(path)
 
-    # Each decoder has threads of its own; clips beside each other keep all cores busy where one cannot.
+    # Each decoder has threads of its own; clips beside each other keep all cores busy where one
+    # cannot.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(pool.map(encode, clips), progress, len(clips), disable=None if progress else True, unit="clip")
         found = list(bar)
@@ -228,9 +231,10 @@ def encode_clips(
 def learning_frames(
     clips: Sequence[Clip], sampling: Sampling, views: Views, count: int, *, size: int, shorter: int, generator: torch.Generator
 ) -> Tensor:
-    """Draws training squares (about count, 3, size, size) for an encoder to learn from, evenly from up to `count` / 4 clips.
+    """Draws training squares (about count, 3, size, size), evenly from up to `count` / 4 clips.
 
-    Of a clip's frames each is as likely to be taken, with one of its squares or several. Clips that cannot be decoded give none.
+    Of a clip's frames each is as likely to be taken, with one of its squares or several. Clips that
+    cannot be decoded give none.
 
     Raises:
         ValueError: no clip can be decoded; names the last one and what is wrong with it.
@@ -242,7 +246,8 @@ def learning_frames(
         try:
             number = 0
             for found, _ in squares(clips[index], sampling, views, size, shorter):
-                # A reservoir: a square comes in while there is room, then with a chance of quota in all squares so far.
+                # A reservoir: a square comes in while there is room, then with a chance of quota in
+                # all squares so far.
                 each = max(1, min(len(found), quota // 64))
                 for square in found[torch.randperm(len(found), generator=generator)[:each]]:
                     number += 1
@@ -266,7 +271,7 @@ def digest(encoder: Encoder, *more: Any) -> str:
 
 
 def _identity(clip: Clip) -> Iterable[Any]:
-    """Tells whether a clip is still what it was: by its file's size and time, or by the version of what is fetched."""
+    """Identifies what a clip's file holds: by size and time, or by the version of what is fetched."""
     yield from (clip.begin, clip.end)
     if callable(clip.file):
         yield clip.version

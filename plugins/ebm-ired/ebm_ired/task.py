@@ -20,11 +20,13 @@ HELD_OUT = ("validation", "test", "hard", "hardest")
 class Sudoku(InMemory):
     """Sudokus with boxes of any size, made offline; each has a single solution, which singles find.
 
-    `train`, `validation` and `test` have between low and high clues, drawn uniformly; `hard` has fewer than any of them, and
-    `hardest` as few as logic by singles allows (6 x 6: 8 to 13, 10 on average). No two boards of the task share a solution.
+    `train`, `validation` and `test` have between low and high clues, drawn uniformly; `hard` has
+    fewer than any of them, and `hardest` as few as logic by singles allows (6 x 6: 8 to 13, 10 on
+    average). No two boards of the task share a solution.
 
-    The target is the solution (side, side, side): row, column, digit, 1 for a cell's digit and −1 for the others. The context is
-    the clues, 1 for a clue's digit and 0 elsewhere. Chains start at standard normal noise.
+    The target is the solution (side, side, side): row, column, digit, 1 for a cell's digit and −1
+    for the others. The context is the clues, 1 for a clue's digit and 0 elsewhere. Chains start at
+    standard normal noise.
 
     Arguments:
         box: (height, width) of a box; the side is their product.
@@ -77,7 +79,7 @@ class Sudoku(InMemory):
         return randn_like(batch.context, generator)
 
     def corrupt(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
-        """Fills some cells without a clue at random: each of a board with one probability, which is uniform in [0, 0.5]."""
+        """Fills some cells without a clue at random, each of a board with a chance in [0, 0.5]."""
         blank, device = batch.context.sum(-1) < 0.5, batch.target.device
         chance = torch.rand((len(blank), 1, 1), generator=generator, device=device) / 2
         wrong = blank & (torch.rand(blank.shape, generator=generator, device=device) < chance)
@@ -87,9 +89,9 @@ class Sudoku(InMemory):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores boards; a cell's digit is its largest number.
 
-        `evaluate` reports `solved`, the share of boards without a mistake; `cells`, the share of the
-        cells without a clue that are right; `loss`, the mean squared error; `evaluations`, forward
-        passes per board; `energy`, where the predictor has one.
+        `evaluate` reports `solved`, the share of boards without a mistake; `cells`, the share of
+        the cells without a clue that are right; `loss`, the mean squared error; `evaluations`,
+        forward passes per board; `energy`, where the predictor has one.
         """
         right, blank = prediction.y.argmax(-1) == batch.target.argmax(-1), batch.context.sum(-1) < 0.5
         counts = {"cells": (right & blank).sum((1, 2)), "blank": blank.sum((1, 2))}

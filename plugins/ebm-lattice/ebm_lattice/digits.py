@@ -14,14 +14,14 @@ __all__ = ["BinaryDigits"]
 
 
 class BinaryDigits(RowTask):
-    """Handwritten digits of black and white pixels: the core's digits, each pixel 1 where it is brighter than half, else −1.
+    """Handwritten digits of black and white pixels: 1 where the core's are bright, else −1.
 
     Images are (rows, 1, size, size). Chains start at fair coins.
 
     Arguments:
         size: 8 (scikit-learn's digits) or 28 (MNIST's).
-        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 % for
-            testing.
+        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 %
+            for testing.
         seed: decides which digits belong to which split.
 
     Raises:
@@ -57,10 +57,10 @@ class BinaryDigits(RowTask):
         predictor with `score`.
 
         Returns:
-            `pixel_nll`, −log p(pixel | all others) in nats, averaged over pixels of held-out digits;
-            `pixel_nll_reference`, the same of independent pixels with the training split's frequencies;
-            `pixel_accuracy`, how often the likelier value is right; `auroc_shuffled`, the chance that a
-            digit with its pixels shuffled has a higher energy than one without.
+            `pixel_nll`, −log p(pixel | all others) in nats, averaged over pixels of held-out
+            digits; `pixel_nll_reference`, the same of independent pixels with the training split's
+            frequencies; `pixel_accuracy`, how often the likelier value is right; `auroc_shuffled`,
+            the chance that a digit with its pixels shuffled has a higher energy than one without.
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
         if not isinstance(predictor, Scorer):

@@ -355,6 +355,13 @@ def test_perceptual_distance_needs_weights_that_are_there(monkeypatch, tmp_path,
     assert perfect["lpips"] == pytest.approx(0, abs=1e-5)
 
 
+def test_a_picture_of_samples_is_drawn(task):
+    png = task.draw_samples(torch.zeros(5, 3, 32, 32))
+    with Image.open(BytesIO(png)) as picture:
+        assert picture.format == "PNG"
+        assert picture.size[0] > 2 * picture.size[1]  # noisy, denoised and clean tiles side by side
+
+
 def test_more_photographs_can_be_judged_than_trained_on():
     pytest.importorskip("foolbox")
     task = Denoising("foolbox", crop=64)

@@ -130,7 +130,19 @@ def test_every_unreachable_hub_says_so(monkeypatch, error):
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(ValueError, match=rf"'org/corpus' .*cannot be reached \({error}\): name a file"):
-        read_rows("org/corpus", offline="name a file")
+        read_rows("org/corpus", way_out="name a file")
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("ebm.optional.urlopen", fail)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub's own client would wait"))
+    for read_ in (documents, streamed_documents):
+        with pytest.raises(ValueError, match=r"'org/corpus' is no local file.*\(no route\)"):
+            read_("org/corpus")
 
 
 def test_a_hub_dataset_is_asked_for_by_name(monkeypatch):

@@ -326,7 +326,7 @@ def test_what_makes_no_text_says_why(folder):
 def test_an_empty_stream_says_so(folder):
     task = make(folder, ["one"], streaming=True)
     empty = next(split for split in SPLITS if split != split_of(draw("one", 0)))
-    with pytest.raises(ValueError, match=f"split '{empty}' has no token to score"):
+    with pytest.raises(ValueError, match=f"split '{empty}' has no chain to score"):
         task.evaluate(Flat(), split=empty)
 
 

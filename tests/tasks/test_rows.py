@@ -1,0 +1,120 @@
+"""Laws of rows in memory: every kind of array becomes the same rows, and what cannot be rows is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
+
+import ebm
+from ebm.interfaces import Batch, Prediction
+from ebm.tasks import InMemory, Rows, draw_splits
+from ebm.testing import check_task
+from tests.helpers import laws, seeded
+
+NUMBERS = np.arange(24).reshape(12, 2)
+KINDS = {
+    "list": NUMBERS.tolist(),
+    "tuples": [tuple(row) for row in NUMBERS.tolist()],
+    "rows of tensors": list(torch.from_numpy(NUMBERS)),
+    "rows of arrays": list(NUMBERS),
+    "tensor": torch.from_numpy(NUMBERS),
+    **{dtype: NUMBERS.astype(dtype) for dtype in ("float64", "float32", "float16", "uint8", "int16", "uint16", "int64")},
+}
+
+
+def everything(task):
+    return sorted(torch.cat([rows.target for rows in task.splits.values()]).tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_array_becomes_the_same_rows(kind):
+    task = Rows(KINDS[kind])
+    assert everything(task) == NUMBERS.tolist()
+    assert {rows.target.dtype for rows in task.splits.values()} == {torch.float32}
+    assert task.spec == {"dim": 2}
+    assert task.reads == "12 rows of an array"
+
+
+def test_the_dtype_of_a_floating_tensor_is_kept():
+    assert Rows(torch.zeros(5, 2, dtype=torch.float64)).rows("train").target.dtype == torch.float64
+
+
+def test_rows_obey_the_laws():
+    check_task(lambda: Rows(torch.randn(200, 3, generator=seeded()), torch.arange(200) % 4))
+
+
+@laws
+@given(st.integers(3, 40), st.integers(0, 99))
+def test_labels_stay_with_their_rows(count, seed):
+    """As a keyword, and as pairs of a dataset."""
+    array, labels = torch.arange(2.0 * count).reshape(count, 2), torch.arange(count) % 3
+    given, pairs = Rows(array, labels.tolist(), seed=seed), Rows(TensorDataset(array, labels), seed=seed)
+    for split, index in draw_splits(count, None, seed).items():
+        for task in (given, pairs):
+            assert torch.equal(task.splits[split].target, array[index])
+            assert torch.equal(task.splits[split].context, labels[index])
+    assert given.spec == pairs.spec == {"dim": 2, "classes": 3}
+
+
+def test_spec_says_what_the_data_decide():
+    assert Rows(np.zeros((4, 3, 8, 8), "uint8")).spec == {"image_size": 8, "channels": 3}
+    assert Rows(np.zeros((4, 3, 8, 6))).spec == Rows(np.zeros((4, 3, 8))).spec == {}
+    floats = Rows(np.zeros((4, 2)), np.zeros((4, 5)))
+    assert floats.spec == {"dim": 2}
+    assert floats.rows("train").context.shape == (3, 5)
+
+
+def test_chains_start_at_noise_and_are_judged_by_distance():
+    task = Rows(torch.zeros(2000, 2))
+    start = task.start(task.rows("train"), generator=seeded())
+    assert start.std().item() == pytest.approx(1, abs=0.05)
+    wide = type("Wide", (), {"predict": lambda self, batch, start, *, generator=None: Prediction(start, start.sum(1), 1)})()
+    found = task.evaluate(wide, limit=300, generator=seeded())
+    assert found["loss"] == pytest.approx(1, abs=0.15)
+    assert list(found) == ["loss", "energy", "evaluations"]
+
+
+def test_what_is_judged_comes_in_order_even_of_the_training_split():
+    class Held(InMemory):
+        spec, rows_at_once = {"dim": 1}, 4
+        splits = {"train": Batch(torch.arange(10.0)[:, None])}
+
+        def start(self, batch, *, generator=None):
+            return batch.target
+
+    assert [batch.target.flatten().tolist() for batch in Held().judged("train", 6)] == [[0, 1, 2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("array", "labels", "message"),
+    [
+        ([], None, "array has 0 rows: at least 3 are needed"),
+        (np.zeros((2, 2)), None, "array has 2 rows"),
+        (np.zeros(5), None, r"array has shape \(5,\): pass rows"),
+        (np.zeros((5, 0)), None, r"array has shape \(5, 0\): its rows are empty"),
+        (np.array([[1.0], [np.nan], [2.0], [np.inf]]), None, r"array: 2 of 4 rows are NaN or infinite \(row 1 first\)"),
+        (np.zeros((5, 2)), [0, 1], r"labels have shape \(2,\), the array \(5, 2\): pass one label for each row"),
+        (np.zeros((3, 2)), [0.0, np.nan, 1.0], "labels: 1 of 3 rows are NaN"),
+        (np.zeros((3, 2)), ["a", "b", "c"], "labels cannot be read as numbers"),
+        (["a", "b", "c"], None, "array cannot be read as numbers"),
+        ([[1.0], [1.0, 2.0], [3.0]], None, "array cannot be read as numbers .*rows of one shape"),
+        ([torch.zeros(1), torch.zeros(2)], None, "array cannot be read as numbers"),
+        (np.zeros((3, 2), "complex64"), None, "array cannot be read as numbers .*complex"),
+        (7, None, "array cannot be read as numbers"),
+        (np.float64(7), None, "array cannot be read as numbers .a single number"),
+        (iter([[1.0]]), None, "array cannot be read as numbers"),
+    ],
+)
+def test_what_cannot_be_rows_is_refused(array, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Rows(array, labels)
+
+
+def test_a_recipe_that_names_no_array_is_told():
+    with pytest.raises(ValueError, match="task 'rows' needs array"):
+        ebm.build("task", "rows")
+    assert ebm.build("task", "rows", array=NUMBERS.tolist()).spec == {"dim": 2}
