@@ -1,4 +1,4 @@
-"""The command line: run, list, show, study and new-plugin, and whatever commands are offered. Cyclopts parses."""
+"""The command line: its own verbs and the offered commands, parsed by cyclopts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
 from ebm.commands.console import show as show_result
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
-from ebm.registry import KINDS, PARTS, VERBS, Component, blamed, component, components, imported, parameters, problems
+from ebm.registry import KINDS, PARTS, VERBS, Component, blamed, component, components, first_paragraph, imported, parameters, problems
 from ebm.reports.page import write_report
 from ebm.scaffold import new_plugin as write_package
 from ebm.studies.findings import conduct
@@ -31,8 +31,9 @@ Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite: bool = False, json: bool = False) -> None:
     """Train what a recipe says, evaluate it, and write a run folder with a report.
 
-    Any value of the recipe can be set: `--energy.width 64 --steps 500 --seed 1` (a name without a dot belongs to [fit]; so
-    `--devices 2 --strategy ddp`). `ebm show RECIPE` lists them. The same command goes on with a run that was stopped.
+    Any value of the recipe can be set: `--energy.width 64 --steps 500 --seed 1`. A name without a
+    dot belongs to [fit], as in `--devices 2 --strategy ddp`. `ebm show RECIPE` lists all values.
+    The same command goes on with a run that was stopped.
 
     Args:
         recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
@@ -49,7 +50,7 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
     """List what is registered with who offers it, and what is wrong with installed plugins.
 
     Args:
-        kind: only this kind: energy, sampler, objective, encoder, task, recipe, study, rival, command or model.
+        kind: only this kind, such as energy, sampler, task, recipe, study or command.
         json: print JSON.
     """
     if kind is not None and kind not in KINDS:
@@ -69,11 +70,11 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
 
 
 def summary(found: Component) -> str:
-    """Says in a line what a component is; a command that is imported when it is called, is imported for that."""
+    """Says in a line what a component is; a command given as a string is imported for that."""
     if found.summary or not isinstance(found.factory, str):
         return found.summary
     try:
-        return (inspect.getdoc(imported(found)) or "").partition("\n")[0]
+        return first_paragraph(imported(found))
     except ValueError as error:
         return str(error)
 
@@ -123,8 +124,8 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
     """Ask a study of a finished run: writes NAME.csv, and the report anew.
 
     Args:
-        name: the study's name: thinking, probe, or one that a plugin offers. `ebm show NAME` lists its keywords, which are
-            set as in --steps "[1, 2]"; what is not set is as in the run's recipe.
+        name: the study's name, such as thinking or probe. `ebm show NAME` lists its keywords, which
+            are set as in --steps "[1, 2]"; the others are the recipe's.
         run: the run folder, or a model's name.
         json: print what was found as JSON.
     """
@@ -143,7 +144,7 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
 
 
 def new_plugin(name: str, /, *, out: Path | None = None) -> None:
-    """Write a package of your own: one component of each kind, a recipe and tests, which install and run as they are.
+    """Write a package of your own that shows every hook, and installs and runs as it is.
 
     Args:
         name: what the package is called, as in my-ebms.
@@ -156,7 +157,11 @@ def new_plugin(name: str, /, *, out: Path | None = None) -> None:
 
 
 def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
-    """Reads `--energy.width 64 --steps=500 --compile` as {"energy.width": "64", "fit.steps": "500", "fit.compile": True}."""
+    """Reads settings; a name without a dot belongs to [fit], and a bare one is True.
+
+    >>> parse_settings(["--energy.width", "64", "--steps=500", "--compile"])
+    {'energy.width': '64', 'fit.steps': '500', 'fit.compile': True}
+    """
     settings: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
@@ -197,7 +202,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
     def table(path: str, kind: str, values: dict[str, Any]) -> None:
         factory = component(kind, values["use"]).factory if kind in PARTS else fit if kind == "fit" else studies[kind].factory
         title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
-        # What takes a component is shown as a table of its own, and fit is handed more than a recipe may say.
+        # A component has a table of its own, and fit is handed more than a recipe may say.
         left_out = {*COMPONENT_PARAMETERS, *(FIT_HANDED if kind == "fit" else ()), *([] if kind in PARTS else ["run"])}
         rows = [row for row in describe(factory, values) if row[0] not in left_out]
         rows = [(n, t, "from the data" if v == "required" else v, m) for n, t, v, m in rows]
@@ -214,7 +219,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
 
 
 def as_command(found: Component) -> Callable[..., Any]:
-    """Makes what the command line calls of an offered command: its first parameter is the folder that the run is loaded from."""
+    """Makes a command of the command line, which loads the run, from one that takes a `Run`."""
     function = imported(found)
     signature, hints = inspect.signature(function), type_hints(function)
     first, *others = signature.parameters.values()
@@ -235,9 +240,10 @@ def as_command(found: Component) -> Callable[..., Any]:
 
 
 def application(verb: str | None) -> App:
-    """Makes the parser: the core's own verbs, and of the offered commands the one that is called, or all where none is."""
+    """Makes the parser of the core's verbs and of the command that is called, or of all commands."""
     app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
-    for name, function in zip(VERBS, (run, list_components, show, study, new_plugin), strict=True):
+    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, new_plugin)
+    for name, function in zip(VERBS, own, strict=True):
         app.command(function, name=name)
     if verb in VERBS:
         return app
@@ -254,7 +260,7 @@ def application(verb: str | None) -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits; what is wrong with its input is one line on stderr, and exit status 2."""
+    """Runs the command line and exits; an error of input is one line on stderr and status 2."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command, bound, *_ = application(tokens[0] if tokens else None).parse_args(tokens)
@@ -273,6 +279,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def complain(line: str) -> None:
-    """Prints a line on stderr, where it is in nobody's way, once where several processes have the same to say."""
+    """Prints a line on stderr, in the first process only."""
     if is_first_process():
         print(line, file=sys.stderr)

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["own_randomness", "randn_like", "random_states", "set_random_states", "stream", "subseed", "uniform"]
-
 
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Makes the generator of one named purpose: streams of different names (or ranks) are independent.

@@ -1,6 +1,6 @@
-"""The registry: pluggy hooks by which the core and third-party packages offer components, and `build`, which makes them.
+"""The registry: hooks by which the core and third-party packages offer components, and `build`.
 
-A package joins through the entry-point group `ebm`. Nothing here loads a plugin before somebody asks for components.
+A package joins through the entry-point group `ebm`. No plugin is loaded before somebody asks.
 """
 
 from __future__ import annotations
@@ -20,19 +20,6 @@ from typing import Any
 import pluggy
 
 from ebm.words import nearest
-
-__all__ = [
-    "Component",
-    "Problem",
-    "build",
-    "component",
-    "components",
-    "hookimpl",
-    "imported",
-    "problems",
-    "register",
-    "sections",
-]
 
 CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
 CORE_MODULES = (
@@ -66,8 +53,8 @@ KINDS = {
     "model": "ebm_models",
 }
 PARTS = ("energy", "sampler", "objective", "encoder", "task")  # the kinds that recipes build
-VERBS = ("run", "list", "show", "study", "new-plugin")  # the command line's own: no plugin's command is called so
-TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own: no study is called so
+VERBS = ("run", "list", "show", "study", "new-plugin")  # the command line's own
+TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own
 
 SECTIONS = "ebm_sections"  # called for each report, with arguments: it offers nothing by name
 EXAMPLES = "ebm_examples"  # what the conformance kit asks for
@@ -78,75 +65,63 @@ hookimpl = pluggy.HookimplMarker("ebm")
 
 
 class Hooks:
-    """What a plugin may implement. All but `ebm_sections` return a dictionary from a name to what it names."""
+    """What a plugin may implement; all but `ebm_sections` return a dictionary by name."""
 
     @hookspec
-    def ebm_energies(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_energies(self) -> Any:
         """Offers energies: name -> factory."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_samplers(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_samplers(self) -> Any:
         """Offers samplers: name -> factory."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_objectives(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_objectives(self) -> Any:
         """Offers objectives: name -> factory."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_encoders(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_encoders(self) -> Any:
         """Offers encoders of frames: name -> factory."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_tasks(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_tasks(self) -> Any:
         """Offers tasks: name -> factory."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_recipes(self) -> Mapping[str, Path]:
+    def ebm_recipes(self) -> Any:
         """Offers recipes: name -> path of a TOML file."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_studies(self) -> Mapping[str, Callable[..., Any]]:
+    def ebm_studies(self) -> Any:
         """Offers studies: name -> study(run, **keywords), which returns findings or None.
 
-        A study runs after training where the recipe has a table of its name, and by `ebm study NAME RUN`.
+        A study runs after training where the recipe has a table of its name, and by `ebm study`.
         """
-        raise NotImplementedError
 
     @hookspec
-    def ebm_rivals(self) -> Mapping[str, Callable[..., Any]]:
-        """Offers rivals, methods that need no training: name -> factory(task), which returns a `Predictor`."""
-        raise NotImplementedError
+    def ebm_rivals(self) -> Any:
+        """Offers rivals: name -> factory(task), which returns a `Predictor` without training."""
 
     @hookspec
-    def ebm_commands(self) -> Mapping[str, Callable[..., Any] | str]:
-        """Offers commands: verb -> a function, or "module:function", whose first parameter is the loaded `Run`."""
-        raise NotImplementedError
+    def ebm_commands(self) -> Any:
+        """Offers commands: verb -> function(run, …), or "module:function", imported when called."""
 
     @hookspec
-    def ebm_models(self) -> Mapping[str, Path]:
+    def ebm_models(self) -> Any:
         """Offers trained models: name -> the folder of a run."""
-        raise NotImplementedError
 
     @hookspec
-    def ebm_sections(self, run: Any, seed: int) -> Iterable[Any]:
-        """Draws what a report shows of a run, as `ebm.reports.Section`s: none for a run of another kind."""
-        raise NotImplementedError
+    def ebm_sections(self, run: Any, seed: int) -> Any:
+        """Draws `ebm.reports.Section`s of a run's report; none for a run of another kind."""
 
     @hookspec
-    def ebm_examples(self) -> Mapping[tuple[str, str], Callable[[], Mapping[str, Any]]]:
-        """Says how `pytest --ebm` checks what it cannot build by itself: (kind, name) -> what makes the check's keywords."""
-        raise NotImplementedError
+    def ebm_examples(self) -> Any:
+        """Says how `pytest --ebm` builds a component: (kind, name) -> the check's keywords."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """A registered component: its name, what makes it (a recipe's is its path), who offers it, what it is."""
+    """A registered component: its name, its factory (a recipe's is a path), and who offers it."""
 
     name: str
     factory: Any
@@ -156,7 +131,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something a plugin got wrong, which stops nobody else."""
+    """Something that a plugin got wrong. It stops nobody else."""
 
     distribution: str
     what: str
@@ -168,19 +143,19 @@ class Problem:
 
 @dataclass
 class Registry:
-    """Everything that was offered, by kind and name; a name may be offered by several distributions."""
+    """Everything that was offered, by kind and name; several distributions may offer a name."""
 
     offers: dict[str, dict[str, list[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     problems: list[Problem] = field(default_factory=list)
-    examples: dict[str, list[Callable[[], Any]]] = field(default_factory=dict)  # by distribution, for the conformance kit
-    sections: list[tuple[str, Callable[..., Any]]] = field(default_factory=list)  # (distribution, what draws sections)
+    examples: dict[str, list[Callable[[], Any]]] = field(default_factory=dict)  # by distribution
+    sections: list[tuple[str, Callable[..., Any]]] = field(default_factory=list)  # by distribution
 
     def __post_init__(self) -> None:
         self.manager = pluggy.PluginManager("ebm")
         self.manager.add_hookspecs(Hooks)
 
     def add(self, plugin: Any, distribution: str, what: str = "registering it") -> None:
-        """Registers one plugin; whatever is wrong with it is recorded, and what is right with it is kept."""
+        """Registers one plugin: keeps what is right with it, and records what is wrong."""
         try:
             names = [name for name in dir(plugin) if not name.startswith("__")]
             marked = {name: getattr(plugin, name) for name in names if self.manager.parse_hookimpl_opts(plugin, name) is not None}
@@ -194,7 +169,7 @@ class Registry:
         if not marked and not any(problem.distribution == distribution for problem in self.problems):
             self.problems.append(Problem(distribution, what, f"{plugin!r} offers nothing: it has no hook, as in ebm_energies"))
         for hook, function in marked.items():
-            given = [name for name in inspect.signature(getattr(Hooks, hook)).parameters if name != "self"] if hook in HOOKS else []
+            given = ["run", "seed"] if hook == SECTIONS else []
             asked = [*inspect.signature(function).parameters]
             if hook in HOOKS and not set(asked) <= set(given):
                 reason = f"it asks for {', '.join(asked)}, but is given {', '.join(given) or 'nothing'}"
@@ -262,12 +237,12 @@ def _load(entry: EntryPoint) -> Any:
 
 
 def register(plugin: Any, distribution: str = "local") -> None:
-    """Registers a plugin (a module, or an object with hook methods) that no entry point names: a notebook's, a test's."""
+    """Registers a plugin, a module or an object with hook methods, that no entry point names."""
     registry().add(plugin, distribution)
 
 
 def sections() -> list[tuple[str, Callable[..., Any]]]:
-    """Lists what draws a report's sections: (distribution, function), the core's own first."""
+    """Lists what draws a report's sections: (distribution, function), the core's first."""
     return list(registry().sections)
 
 
@@ -277,7 +252,7 @@ def problems() -> list[Problem]:
 
 
 def components(kind: str) -> dict[str, Component]:
-    """Lists the registered components of a kind by name; where two plugins offer a name, by "distribution:name".
+    """Lists the components of a kind by name; where two plugins offer a name, "distribution:name".
 
     >>> components("sampler")["langevin"].distribution
     'ebm-toolkit'
@@ -293,7 +268,7 @@ def component(kind: str, name: str) -> Component:
     """Finds one component by name, or by "distribution:name".
 
     Raises:
-        ValueError: for an unknown kind or name (listing the known and the nearest), or a name that two plugins offer.
+        ValueError: for an unknown kind or name (naming the nearest), or one that two plugins offer.
     """
     offers = _offers(kind)
     distribution, _, plain = name.rpartition(":")
@@ -335,9 +310,9 @@ def make(kind: str, name: str, keywords: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def blamed(kind: str, found: Component) -> Iterator[None]:
-    """Turns whatever a plugin's function raises into a ValueError that says whose it is, and where.
+    """Turns what a plugin's function raises into a ValueError that says whose it is, and where.
 
-    Errors of input pass: what these say is for whoever wrote the keywords.
+    Errors of input pass: they speak to whoever wrote the keywords.
     """
     try:
         yield
@@ -400,8 +375,12 @@ def imported(found: Component) -> Callable[..., Any]:
 def _summary(factory: Any) -> str:
     if not callable(factory):
         raise ValueError(f"{factory!r} is not callable: offer a class or a function")
-    lines = (inspect.getdoc(factory) or "").strip().splitlines()
-    return lines[0] if lines else ""
+    return first_paragraph(factory)
+
+
+def first_paragraph(thing: Any) -> str:
+    """Reads the first paragraph of a docstring as one line."""
+    return " ".join((inspect.getdoc(thing) or "").strip().partition("\n\n")[0].split())
 
 
 def _check_takes(function: Any, what: str) -> None:

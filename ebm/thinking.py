@@ -22,8 +22,6 @@ from ebm.interfaces import (
     left,
 )
 
-__all__ = ["Considered", "Thinker", "Thought", "think"]
-
 Select = Literal["min", "max", "max-drop"]
 
 

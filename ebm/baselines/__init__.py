@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ebm.baselines import frames
-from ebm.baselines.classical import METHODS, Classical, rival, tuned
+from ebm.baselines import classical, frames
+from ebm.baselines.classical import METHODS, Classical, tuned
 from ebm.baselines.dit import DiT
 from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
 from ebm.baselines.transformer import Transformer
@@ -24,4 +24,6 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
 @hookimpl
 def ebm_rivals() -> dict[str, Callable[..., Any]]:
     """Offers methods without a model: of video, and of pictures."""
-    return {"copy": frames.copy, "linear": frames.linear, **{method: rival(method) for method in METHODS}}
+    of_video = {"copy": CopyLast, "linear": Extrapolate}
+    pictures = {method: classical.rival(method) for method in METHODS}
+    return {name: frames.rival(name, kind) for name, kind in of_video.items()} | pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import Code
 from ebm.interfaces import Batch, Prediction, eval_mode
 
-__all__ = ["CopyLast", "Extrapolate", "FrameTransformer", "copy", "linear"]
+__all__ = ["CopyLast", "Extrapolate", "FrameTransformer", "rival"]
 
 
 class CopyLast:
@@ -45,24 +46,19 @@ class Extrapolate(CopyLast):
         return frames + frames.diff(dim=1, prepend=frames[:, :1])
 
 
-def copy(task: Any) -> CopyLast:
-    """Predicts that the next frame is the last one, for a task of frames."""
-    _check_frames("copy", task)
-    return CopyLast()
+def rival(name: str, kind: type[CopyLast]) -> Callable[[Any], CopyLast]:
+    """Makes the rival of a name: what makes a predictor for a task of frames."""
 
+    def make(task: Any) -> CopyLast:
+        if "features" not in getattr(task, "spec", {}):
+            raise ValueError(
+                f"{type(task).__name__} has no frames: the rival {name!r} needs a task whose context is the frames before "
+                f"its targets, with spec['features'], as Frames has"
+            )
+        return kind()
 
-def linear(task: Any) -> Extrapolate:
-    """Predicts that the last change of frames happens once more, for a task of frames."""
-    _check_frames("linear", task)
-    return Extrapolate()
-
-
-def _check_frames(name: str, task: Any) -> None:
-    if "features" not in getattr(task, "spec", {}):
-        raise ValueError(
-            f"{type(task).__name__} has no frames: the rival {name!r} needs a task whose context is the frames before its "
-            f"targets, with spec['features'], as Frames has"
-        )
+    make.__doc__ = kind.__doc__
+    return make
 
 
 class FrameTransformer(MotionStream):

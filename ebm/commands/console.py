@@ -1,4 +1,4 @@
-"""What the command line prints: tables and numbers, for people on a terminal and for programs in a pipe."""
+"""What the command line prints, for people on a terminal and for programs in a pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["as_data", "print_json", "print_numbers", "print_run", "print_study",
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table that fits the terminal; in a pipe a row is a line, its cells divided by tabs, neither folded nor padded."""
+    """Prints a table that fits the terminal; in a pipe, a line for each row, divided by tabs."""
     cells = [[str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print(title)
@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 
 
 def show(result: Any) -> None:
-    """Prints what a command returns: nothing for None, numbers of a dictionary, a line for each entry of a list, or the value."""
+    """Prints what a command returns: numbers, a line for each entry of a list, or the value."""
     if isinstance(result, Mapping):
         print_numbers(result)
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes | PathLike):
@@ -77,7 +77,7 @@ def as_data(run: Run) -> dict[str, Any]:
 
 
 def print_run(run: Run) -> None:
-    """Prints what a run found: its metrics, those of its baseline, what its studies found, and the doctor's verdict."""
+    """Prints a run's metrics beside its baseline's, its studies' findings, and the verdict."""
     if run.baseline is None:
         print_numbers(run.metrics)
     else:
@@ -114,7 +114,7 @@ def _print_thinking(run: Run) -> None:
     rows = []
     for finding in found:
         if finding.name.removesuffix("_adaptive") == headline:
-            most = "≤ " if finding.name != headline else ""  # what stops by itself takes as many steps at most
+            most = "≤ " if finding.name != headline else ""  # adaptive stopping takes at most as many
             steps = f"{most}{finding.steps}" if finding.steps else ""
             rows.append((finding.split, finding.who, steps, finding.candidates, f"{finding.value:.4f}"))
     if rows:

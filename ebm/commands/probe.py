@@ -17,8 +17,8 @@ def probe(
 
     Args:
         run: the run folder; its baseline is probed, too.
-        data: digits-28, digits-8, a folder with a sub-folder of pictures for each class, or a hub dataset; more than once for
-            several.
+        data: digits-28, digits-8, a folder with a sub-folder of pictures for each class, or a hub
+            dataset; more than once for several.
         seeds: how many splits of the images into training, validation and test parts.
         limit: how many images of each data set at most.
     """

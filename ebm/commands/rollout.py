@@ -81,7 +81,7 @@ def rollout(
         if value < 1:
             raise ValueError(f"{name}={value}: pass a number of at least 1")
     if not task.decodes:
-        task.decode(torch.empty(0))  # says so, and what can
+        task.decode(torch.zeros(1, task.spec["features"]))  # says so, and what can
     for package in ("av", "PIL", "matplotlib"):
         installed(package)
     predictor = run.predictor(steps, candidates, patience, tolerance)

@@ -14,12 +14,14 @@ from ebm.interfaces.values import Batch, Prediction
 __all__ = [
     "Decodes",
     "DecodesFrames",
+    "DrawsSamples",
     "FeedForward",
     "Films",
     "Follows",
     "FollowsCode",
     "HoldsClips",
     "HoldsPhotographs",
+    "Learns",
     "Paced",
     "PadsRows",
     "Represents",
@@ -148,6 +150,28 @@ class Represents(Protocol):
 
 
 # ---------------------------------------------------------------------------------------------------------- tasks
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A task that takes something from its training data, which checkpoints keep for it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what was taken from the data."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Loads what `state_dict` returned, so that the data are not needed again."""
+        ...
+
+
+@runtime_checkable
+class DrawsSamples(Protocol):
+    """A task that draws its own samples, for `ebm sample`."""
+
+    def draw_samples(self, samples: Tensor) -> bytes:
+        """Draws samples (n, *event) as a PNG."""
+        ...
 
 
 @runtime_checkable

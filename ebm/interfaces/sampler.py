@@ -129,12 +129,7 @@ class Sampler(nn.Module):
         return int(torch.randint(low, high + 1, (), generator=generator, device=device))
 
     def _walk(
-        self,
-        functions: list[EnergyFn],
-        counts: list[int],
-        state: Any,
-        unroll: Unroll,
-        generator: torch.Generator | None,
+        self, functions: list[EnergyFn], counts: list[int], state: Any, unroll: Unroll, generator: torch.Generator | None
     ) -> Iterator[tuple[Any, Info]]:
         total, taken, watch = sum(counts), 0, _Watch()
         if unroll != "full":

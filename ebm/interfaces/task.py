@@ -36,8 +36,8 @@ class Objective(nn.Module):
 class Task(ABC):
     """Owns data and their meaning: where y starts, what is right, how it is judged.
 
-    A task sets `spec` and writes `loader`, `start` and `distance`. It is judged by its distance;
-    one that is judged by more than that writes `scores`.
+    A task has no parameters. It sets `spec` and writes `loader`, `start` and `distance`. It is
+    judged by its distance; one that is judged by more than that writes `scores`.
 
     Attributes:
         spec: what the data decide (dim, image_size, channels, vocab_size …); recipes fill in
@@ -61,7 +61,7 @@ class Task(ABC):
         """Draws y_0 for a batch."""
 
     def starts(self, predictor: Predictor, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws a predictor's starts: y_0, or where it has `candidates`, one y_0 for each in front."""
+        """Draws a predictor's starts: y_0, or one y_0 for each of its `candidates` in front."""
         count = getattr(predictor, "candidates", 1)
         if count == 1:
             return self.start(batch, generator=generator)
@@ -72,7 +72,11 @@ class Task(ABC):
         """Measures how far y is from the batch's truth (*chains,), differentiably."""
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores a prediction in every way it is judged by: name -> a number per chain (*chains,)."""
+        """Scores a prediction in every way that it is judged by.
+
+        Returns:
+            name -> one number per chain (*chains,), which `evaluate` averages.
+        """
         return {"loss": self.distance(prediction.y, batch)}
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
-__all__ = ["Batch", "Info", "Loss", "Prediction", "Predictor", "State"]
-
 
 class Batch(NamedTuple):
     """One batch of data: rows of targets, what they are conditioned on, and how much each chain counts."""
@@ -33,7 +31,6 @@ class Batch(NamedTuple):
         # What has no weight has no say, even where it is not finite; and an all-masked batch gives zero, not 0/0.
         counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
         return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
-
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves every tensor to a device.

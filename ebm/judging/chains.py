@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["effective_sample_size", "split_rhat"]
-
 
 def effective_sample_size(draws: Tensor) -> Tensor:
     """Counts how many independent draws tell the middle of a distribution as well as correlated ones do (bulk-ESS, by ArviZ).

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from ebm.interfaces import eval_mode
 
-__all__ = ["frechet_distance"]
-
 
 class _Found(nn.Module):
     """Stands where torchmetrics has its own network: what comes in are features already."""

@@ -42,7 +42,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
 
     MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) - 2 mean_{ij} k(xᵢ, yⱼ), with k the mean of
     Gaussian kernels exp(-|a - b|² / 2(sσ)²) over the widths s in `SCALES`. Takes O((m + n)²)
-    memory, in float64 on the CPU.
+    memory, in float64 on the CPU. The estimate may fall below zero.
 
     Arguments:
         x: one sample (m, *event).

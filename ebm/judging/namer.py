@@ -53,8 +53,12 @@ class Namer:
         return self.network(images).softmax(-1)
 
     def judge(self, samples: Tensor) -> dict[str, float]:
-        """Says how samples are named: the mean `confidence` in the likeliest name, how many `classes` are named at all, and the
-        share of the `rarest` one."""
+        """Measures how samples are named.
+
+        Returns:
+            `confidence`, the mean probability of the likeliest name; `classes`, how many names are
+            given at all; `rarest`, the share of the rarest one.
+        """
         named = self.name(samples)
         counts = named.argmax(-1).bincount(minlength=named.shape[-1])
         return {

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate
 
-__all__ = ["LogZ", "annealed_importance_sampling", "geometric_path", "reverse_annealed_importance_sampling"]
-
 RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5th and the 995th
 
 

@@ -13,7 +13,7 @@ __all__ = ["auroc", "rank_correlation"]
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Computes the AUROC of energies as detectors of outliers: P(E(outside) > E(inside)).
 
-    Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a
+    Ties count half. Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a
     sigmoid, which makes ties of large ones: it is given ranks.
 
     Arguments:
@@ -43,15 +43,18 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 
-    The interval is a percentile bootstrap that draws whole rows, since what is in one row may
-    depend on each other; ranks stay those of the whole sample. Where x or y does not vary there is
-    no correlation: 0, from -1 to 1.
+    The 95 % confidence interval is a percentile bootstrap that draws whole rows, since values of
+    one row may depend on each other; ranks stay those of the whole sample. Where x or y does not
+    vary there is no correlation: 0, from -1 to 1.
 
     >>> x = torch.arange(40.0).view(20, 2)
     >>> rank_correlation(x, -(x**3))
     (-1.0, -1.0, -1.0)
     """
-    ranks = [_ranks(values.double().flatten()).view(len(x), -1) for values in (x, y)]
+    installed("scipy")
+    from scipy.stats import rankdata
+
+    ranks = [torch.from_numpy(rankdata(values.double().cpu().numpy().ravel())).view(len(x), -1) for values in (x, y)]
     a, b = (values - values.mean() for values in ranks)
     if not bool(a.any()) or not bool(b.any()):
         return 0.0, -1.0, 1.0
@@ -66,10 +69,3 @@ def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int =
     value, resampled = ((ab - of_a * of_b / n) / spread).clamp(-1, 1).split([1, resamples])
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return round(value.item(), 12), round(low, 12), round(high, 12)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks values (n,), equal ones by their mean rank."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[place]

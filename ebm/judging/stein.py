@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode
 
-__all__ = ["SteinTest", "kernel_stein_discrepancy", "stein_test"]
-
 
 class SteinTest(NamedTuple):
     """The squared discrepancy of samples from an energy, and the chance of one as large if they were its own."""

@@ -11,8 +11,6 @@ from torch.nn import functional
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, check_configuration
 from ebm.objectives.contrastive import ContrastiveDivergence
 
-__all__ = ["CrossEntropy", "JointLikelihood"]
-
 
 class CrossEntropy(Objective):
     """Trains a `JointClassifier` to tell labels, and nothing of how likely its inputs are:
@@ -34,12 +32,7 @@ class CrossEntropy(Objective):
     """
 
     def forward(
-        self,
-        energy: Any,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         if not hasattr(energy, "logits"):
             raise ValueError(f"{type(energy).__name__} has no logits(y): classification trains a JointClassifier")
@@ -108,12 +101,7 @@ class JointLikelihood(Objective):
         return self.inputs.sampler
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         labels = self.labels(energy, batch, generator=generator)
         inputs = self.inputs(energy, Batch(batch.target, None, batch.weight), start=start, generator=generator)

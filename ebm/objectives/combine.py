@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler
 
-__all__ = ["WeightedSum"]
-
 
 class WeightedSum(Objective):
     """Adds objectives: L = Σ_i w_i L_i.
@@ -41,12 +39,7 @@ class WeightedSum(Objective):
         return next((sampler for sampler in found if isinstance(sampler, Sampler)), None)
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         losses = [objective(energy, batch, start=start, generator=generator) for objective in self.objectives]
         terms = {f"{i}.loss": loss.value.detach() for i, loss in enumerate(losses)}

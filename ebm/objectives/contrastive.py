@@ -10,8 +10,6 @@ from torch import Tensor
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, bind, landscapes
 from ebm.randomness import randn_like
 
-__all__ = ["ContrastiveDivergence"]
-
 # A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of size 1e-6 moves further.
 STILL = 1e-3
 
@@ -63,12 +61,7 @@ class ContrastiveDivergence(Objective):
         self.start, self.energy_l2, self.data_noise = start, energy_l2, data_noise
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         data = batch.target
         if self.data_noise:

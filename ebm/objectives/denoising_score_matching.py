@@ -12,8 +12,6 @@ from ebm.objectives.ladder import at_rows, rows_of, spread
 from ebm.randomness import randn_like
 from ebm.samplers.noise_levels import noise_levels
 
-__all__ = ["DenoisingScoreMatching"]
-
 
 class DenoisingScoreMatching(Objective):
     """Fits the score −∇E of data noised by σ, at one noise level or at a ladder of them.
@@ -43,12 +41,7 @@ class DenoisingScoreMatching(Objective):
         self.sigma = noise_levels(sigma)
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch; `start` replaces the noised points."""
         levels = energy.levels if isinstance(energy, Energy) else 1

@@ -11,8 +11,6 @@ from ebm.baselines.diffusion_steps import bound
 from ebm.interfaces import Batch, Loss, Objective, Task, check_configuration
 from ebm.randomness import randn_like
 
-__all__ = ["Diffusion"]
-
 
 class Diffusion(Objective):
     """Trains a `DiT` to predict the noise ε at steps t that are drawn evenly, and its variance by the variational bound.
@@ -49,12 +47,7 @@ class Diffusion(Objective):
         self.steps, self.vlb = steps, vlb
 
     def forward(
-        self,
-        energy: Any,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch, at steps and noise that are drawn anew.
 

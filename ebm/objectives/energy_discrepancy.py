@@ -10,8 +10,6 @@ from torch import Tensor
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
 from ebm.randomness import randn_like
 
-__all__ = ["EnergyDiscrepancy"]
-
 
 class EnergyDiscrepancy(Objective):
     """Trains an energy by comparing data with noised copies that were noised once more, without scores and without chains.
@@ -50,12 +48,7 @@ class EnergyDiscrepancy(Objective):
         self.noise_std, self.samples, self.stability = noise_std, samples, stability
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         if start is not None:
             raise ValueError("start is given, but energy discrepancy moves no chains: leave it out")

@@ -13,8 +13,6 @@ from ebm.objectives.contrastive import ContrastiveDivergence
 from ebm.objectives.equilibrium_matching import decay
 from ebm.randomness import randn_like
 
-__all__ = ["EnergyMatching"]
-
 
 class EnergyMatching(Objective):
     """Makes downhill the straight way from noise x₀ to data x₁, and, with a sampler, the density near data that of data:
@@ -73,12 +71,7 @@ class EnergyMatching(Objective):
         return None if self.contrastive is None else self.contrastive.sampler
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch; `start` replaces the noise x₀, which is paired all the same."""
         x1 = batch.target

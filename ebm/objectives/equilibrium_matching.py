@@ -10,8 +10,6 @@ from torch import Tensor
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
 from ebm.randomness import randn_like
 
-__all__ = ["EquilibriumMatching", "decay"]
-
 
 class EquilibriumMatching(Objective):
     """Fits an energy's slope along straight paths from noise ε to data x, with a target that falls to zero at data:
@@ -49,12 +47,7 @@ class EquilibriumMatching(Objective):
         self.cutoff, self.multiplier = float(cutoff), float(multiplier)
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch; `start` replaces the noise ε."""
         x = batch.target

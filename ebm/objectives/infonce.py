@@ -11,8 +11,6 @@ from torch import Tensor
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
 from ebm.objectives.nce import Noise
 
-__all__ = ["InfoNCE"]
-
 
 class InfoNCE(Objective):
     """Trains an energy to find the truth y_0 among itself and K proposals.
@@ -55,12 +53,7 @@ class InfoNCE(Objective):
         self.proposals = proposals
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         if start is not None:
             raise ValueError("start is given, but InfoNCE moves no chains: leave it out")

@@ -12,8 +12,6 @@ from torch.utils import _pytree as pytree
 
 from ebm.interfaces import Energy, EnergyFn, evaluate
 
-__all__ = ["PerRow", "at_rows", "per_row", "rows_of", "spread"]
-
 
 def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
     """Gives every row a level, as evenly as rows allow: the rows of each level that has any.

@@ -13,8 +13,6 @@ from torch.nn import functional
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
 from ebm.randomness import randn_like
 
-__all__ = ["Noise", "NoiseContrastiveEstimation"]
-
 
 class NoiseContrastiveEstimation(Objective):
     """Trains an energy, and log Z beside it, to tell each row of data from ν rows of noise y ~ q.
@@ -55,12 +53,7 @@ class NoiseContrastiveEstimation(Objective):
         self.log_z = nn.Parameter(torch.tensor(float(log_z)))
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         if start is not None:
             raise ValueError("start is given, but noise-contrastive estimation moves no chains: leave it out")

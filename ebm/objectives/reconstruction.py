@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unroll, check_unroll, landscapes
 
-__all__ = ["Reconstruction"]
-
 
 class Reconstruction(Objective):
     """Trains an energy so that descending it from a random start ends at the truth.
@@ -64,12 +62,7 @@ class Reconstruction(Objective):
         check_unroll(sampler, self.unroll)
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         y = self.start(batch, generator=generator) if start is None else start
         batch, y = self.sampler.begin(batch, y, generator=generator)

@@ -15,8 +15,6 @@ from ebm.randomness import randn_like
 from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.recovery import Recovered, unretracted
 
-__all__ = ["DiffusionRecoveryLikelihood"]
-
 
 class DiffusionRecoveryLikelihood(Objective):
     """Trains landscapes by the likelihood of recovering data from data with more noise, ỹ = y + s_l ξ:
@@ -55,12 +53,7 @@ class DiffusionRecoveryLikelihood(Objective):
         self.sampler, self.sigma = unretracted(sampler), noise_levels(sigma)
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch; `start` replaces ỹ as the start of the chains."""
         levels = energy.levels if isinstance(energy, Energy) else 1

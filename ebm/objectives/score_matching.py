@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Given, Loss, Objective, bind, check_configuration, energy_and_grad
 
-__all__ = ["ScoreMatching", "SlicedScoreMatching"]
-
 
 class ScoreMatching(Objective):
     """Fits the score −∇E to that of data, exactly and without noise.
@@ -35,12 +33,7 @@ class ScoreMatching(Objective):
     """
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         y, value, grad = _slope(energy, batch, start, generator)
         slope, laplacian = grad.reshape(*value.shape, -1), torch.zeros_like(value)
@@ -83,12 +76,7 @@ class SlicedScoreMatching(Objective):
         self.projections, self.variance_reduced = projections, variance_reduced
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         y, value, grad = _slope(energy, batch, start, generator)
         slope, curvatures, squares = grad.reshape(*value.shape, -1), [], []

@@ -1,8 +1,9 @@
-"""Recipes: a TOML file that names registered components and their arguments. Data only: reading one runs no code.
+"""Recipes: TOML files that name registered components and their arguments. Reading one runs no code.
 
-A table with the key `use` is a component; its other keys are its factory's keywords, and tables nest where a factory takes a
-component (`[objective.sampler]`, `energies = [{use = …}, …]`). What the data decide comes from `task.spec`, and a built task,
-energy or sampler is handed to a factory that has a parameter of that name.
+A table with the key `use` is a component. Its other keys are its factory's keywords, and tables nest
+where a factory takes a component (`[objective.sampler]`, `energies = [{use = …}, …]`). What the data
+decide comes from `task.spec`. A built task, energy or sampler is handed to each factory that has a
+parameter of that name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {"energies": "energy", "
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe builds: the components, the keywords of `fit`, and the recipe itself with all defaults written out."""
+    """What a recipe builds: components, the keywords of `fit`, and itself with all defaults."""
 
     task: Any
     energy: Any
@@ -81,7 +82,7 @@ def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Applies settings ({"energy.width": "256"}) and checks every name, keyword and type; builds nothing.
+    """Applies settings ({"energy.width": "256"}) and checks names, keywords and types.
 
     Raises:
         ValueError: naming the key, and the nearest known one.
@@ -126,7 +127,7 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 
 
 def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
-    """Describes a recipe with settings: by its own summary, unless they changed what that speaks of, its task or components."""
+    """Describes a recipe: by its summary, unless settings changed its task or components."""
     changed = [
         f"{path} = {value!r}" for kind in COMPONENTS for path, value in _changes(recipe.get(kind), draft.get(kind), kind)
     ]
@@ -147,7 +148,7 @@ def _changes(old: Any, new: Any, path: str) -> list[tuple[str, Any]]:
 def study_keywords(
     name: str, found: Component, table: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Checks a study's keywords, of a recipe's table and of settings: the run and the seed are handed to it."""
+    """Checks a study's keywords, from a recipe's table and from settings."""
     study = imported(found)
     first = next(iter(inspect.signature(study).parameters))
     handed = (first, "seed") if "seed" in parameters(study) else (first,)
@@ -155,15 +156,16 @@ def study_keywords(
     return _resolve_keywords(study, {**table, **typed}, name, name, handed=handed)
 
 
-# What a baseline says for itself: everything else of [fit] it shares with the run that it is compared with.
+# What a baseline says for itself; it shares the rest of [fit] with the run.
 OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler")
 
 
 def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Resolves the recipe of a resolved recipe's baseline: same task, seed and batches, and the same size.
+    """Resolves the recipe of a resolved recipe's baseline: same task, seed, batches and size.
 
-    It takes `pace` steps (1, unless the recipe says otherwise) for each of the recipe's, so that both may train for one time.
-    What both energies have a keyword for (size, dim, depth, heads …) follows the run; how it is optimised is its own.
+    The baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
+    for the same time. Keywords that both energies have (dim, depth …) are the run's; the optimiser's
+    are the baseline's own.
     """
     if "baseline" not in recipe:
         return None
@@ -179,7 +181,7 @@ def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
-    """Builds a resolved recipe's components; parameters start from the recipe's seed, and torch's generator is left as it was.
+    """Builds a resolved recipe's components, with parameters that depend on the recipe's seed.
 
     Arguments:
         recipe: a resolved recipe.
@@ -201,9 +203,6 @@ def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
     return Parts(**built, fit=options, recipe=complete)
 
 
-FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "out", "overwrite")
-
-
 def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:
     if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError(f"[{path}] names no component: write use = the name of a {kind}")
@@ -219,7 +218,8 @@ def _resolve_keywords(
     if unknown := [name for name in keywords if name in handed]:
         raise ValueError(f"{path}.{unknown[0]} is not a recipe's to say: it comes from elsewhere in the recipe or the call")
     required = {name for name, p in known.items() if p.default is p.empty}
-    check_keywords(what, factory, {*keywords, *required, *handed})  # what is missing may come from the data
+    # The required ones count as given: what is missing may come from the data.
+    check_keywords(what, factory, {*keywords, *required, *handed})
     hints = type_hints(factory)
     resolved: dict[str, Any] = {}
     for name, value in keywords.items():
@@ -240,7 +240,7 @@ def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
     """Reads the types of a factory's keywords; none where its annotations cannot be resolved."""
     try:
         return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except Exception:  # a plugin's annotations may name what only a type checker imports: then nothing is known
+    except Exception:  # annotations may name what only a type checker imports
         return {}
 
 
@@ -258,7 +258,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         data = json.dumps(value, allow_nan=False)
     except PydanticUserError:  # a type of its own, which says nothing about data
         return value
-    except (TypeError, ValueError) as error:  # dates and times, which TOML knows and no component takes; NaN and infinity
+    except (TypeError, ValueError) as error:  # TOML's dates and times; NaN and infinity
         raise ValueError(f"{where} = {value}: write strings, truth values and finite numbers only") from error
     try:
         return adapter.validate_json(data, strict=True)
@@ -273,7 +273,7 @@ def _type_name(hint: Any) -> str:
 
 
 def build_table(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> Any:
-    """Builds one component as a recipe's table says; `built` holds what it may be handed: a task, an energy, a sampler."""
+    """Builds one component of a recipe's table; `built` holds what it may be handed."""
     return _build(kind, table, built)[0]
 
 
@@ -297,7 +297,7 @@ def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tup
 def _fill(
     factory: Callable[..., Any], given: Mapping[str, Any], built: Mapping[str, Any], handed: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Builds the components among a factory's keywords: (the keywords, the keywords as data with the defaults written out)."""
+    """Builds the components among a factory's keywords: (keywords, keywords and defaults as data)."""
     keywords: dict[str, Any] = {}
     known = {name: p.default for name, p in parameters(factory).items() if name not in (*handed, *COMPONENT_PARAMETERS)}
     complete = {name: default for name, default in known.items() if is_data(default)}
@@ -320,7 +320,7 @@ def _copy(value: Any) -> Any:
 
 
 def _table(recipe: dict[str, Any], path: str) -> dict[str, Any]:
-    """Finds a table by its path; where there is none it is made, and a number finds a table in a list of them."""
+    """Finds a table by its path, or makes it; a number finds a table in a list of them."""
     table: Any = recipe
     for key in path.replace("-", "_").split("."):
         if isinstance(table, list):

@@ -30,12 +30,12 @@ def run(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Run:
-    """Runs a recipe: trains its baseline and its model, evaluates both, and writes a run folder with a report.
+    """Runs a recipe: trains its baseline and its model, evaluates both, and writes a run folder.
 
     The same call goes on with a run that was stopped.
 
     Arguments:
-        recipe: a recipe's name, the path of a recipe file such as RUN/recipe.toml, or a recipe as a dictionary.
+        recipe: a name, the path of a recipe file such as RUN/recipe.toml, or a dictionary.
         settings: values to set, as in {"energy.dim": 32, "fit.steps": 500, "seed": 1}.
         out: the run folder; by default runs/NAME, or runs/NAME-2 … where that holds a finished run.
         overwrite: starts anew in a folder that holds another or a finished run.
@@ -94,11 +94,11 @@ def load(
     objective: Objective | None = None,
     task: Task | None = None,
 ) -> Run:
-    """Loads a run: its newest weights, in the components that its recipe builds or that are passed in, and its baseline.
+    """Loads a run with its newest weights, and its baseline.
 
     Arguments:
         path: the run's folder, or the name of a registered model.
-        energy, sampler, objective, task: what was made by hand, or is to stand for what the recipe builds.
+        energy, sampler, objective, task: what was made by hand, or replaces what the recipe builds.
 
     Raises:
         ValueError: where there is no run, or an energy made by hand is not passed.

@@ -1,7 +1,8 @@
-"""What a report shows of chains, for data that can be looked at: samples, the way there, and their energies."""
+"""What a report shows of chains: samples, the way there, and their energies."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ebm.figures import DATA, INK, SAMPLES, enlarged, figure_of, grid, histogram
 from ebm.interfaces import Batch, Scorer, check_steps, eval_mode, landscapes
+from ebm.interfaces.abilities import DrawsSamples
 from ebm.optional import installed
 from ebm.randomness import stream, uniform
 from ebm.registry import hookimpl
@@ -25,9 +27,9 @@ WAYS, SNAPSHOTS = 5, 10  # chains whose way is shown, and how often
 
 
 def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
-    """Draws samples as a PNG: as the task draws them, points over their landscape, or a grid of images.
+    """Draws samples as a PNG: as the task draws them, as points, or as a grid of images.
 
-    Other data, and no matplotlib (which is warned of), give None.
+    Returns None for other data, and with a warning where matplotlib is not installed.
     """
     try:
         installed("matplotlib")
@@ -35,7 +37,7 @@ def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
         warnings.warn(str(error), stacklevel=2)
         return None
     spec, samples = getattr(run.task, "spec", {}), samples.detach().cpu()
-    if hasattr(run.task, "draw_samples"):
+    if isinstance(run.task, DrawsSamples):
         return run.task.draw_samples(samples)
     if _kind(spec, samples) == "images":
         with figure_of(5, 5) as (figure, png):
@@ -54,7 +56,7 @@ def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
 
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
-    """Draws data, samples, the way there and their energies, for data that can be looked at: vectors and images."""
+    """Draws data, samples, the way there and their energies, of vectors and images."""
     spec, generator = getattr(run.task, "spec", {}), stream(seed, "report", device=run.device)
     if run.task is None or not ("image_size" in spec or "dim" in spec):
         return
@@ -89,7 +91,7 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
 
 
 def _run_chains(run: Run, batch: Batch, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
-    """Runs one chain a row in eval mode: (ends, snapshots of the first few at steps of about equal ratios, those steps)."""
+    """Runs a chain for each row: (ends, snapshots of the first few, the snapshots' steps)."""
     functions, point = landscapes(run.energy, batch.context), run.sampler.point
     total = check_steps(run.sampler.steps)[1] * len(run.sampler.route(functions))
     wanted = {round(total ** (i / (SNAPSHOTS - 2))) for i in range(SNAPSHOTS - 1)}
@@ -111,7 +113,7 @@ def _kind(spec: Mapping[str, Any], y: Tensor) -> str | None:
 
 
 def _plane_picture(run: Run, batch: Batch, samples: Tensor, ways: Tensor) -> Section:
-    """Draws data, samples and some chains' ways side by side, these over the landscape where all rows share one."""
+    """Draws data, samples and some chains side by side; the landscape where all rows share it."""
     with figure_of(9.6, 3.1) as (figure, png):
         left, middle, right = figure.subplots(1, 3)
         if batch.context is None:
@@ -156,7 +158,7 @@ def _landscape(figure: Figure, axes: Axes, run: Run, data: Tensor) -> None:
     finite = energy[energy.isfinite()]  # a prior may put walls up
     lowest = finite.min().item()
     usual = run.thinker.score(Batch(data.to(y)), data.to(y)).cpu().double().quantile(0.99).item()
-    # Far from the data energies may rise without end: colours are for where data are, and as much again above that.
+    # Energies may rise without end far from the data: colours are for where the data are.
     ceiling = max(min(finite.quantile(0.8).item() - lowest, 2 * (usual - lowest)), 1e-6)
     colors = LinearSegmentedColormap.from_list("blue to white", ["#2f73a3", "#7fb0d0", "#c9dfec", "#ffffff"])
     levels = MaxNLocator(14).tick_values(0, ceiling)
@@ -165,7 +167,7 @@ def _landscape(figure: Figure, axes: Axes, run: Run, data: Tensor) -> None:
 
 
 def _box(data: Tensor) -> tuple[float, float, float, float]:
-    """Finds the part of the plane to draw, the data's own and a quarter more on each side: left, right, bottom, top."""
+    """Finds the part of the plane to draw: left, right, bottom, top."""
     (left, bottom), (right, top) = data.amin(0).tolist(), data.amax(0).tolist()
     x, y = (right - left) / 4, (top - bottom) / 4
     return left - x, right + x, bottom - y, top + y

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ebm_sections(run: Run) -> Iterator[Section]:
-    """Draws what was logged: the energies of data and samples, every other term, and validation metrics."""
+    """Draws what was logged: energies of data and samples, other terms, and validation."""
     history = read_history(run.path)
     train, validation, test = ({n: c for (s, n), c in history.items() if s == split} for split in ("train", "validation", "test"))
     for group in [name.removesuffix("energy_samples") for name in train if name.rpartition(".")[2] == "energy_samples"]:

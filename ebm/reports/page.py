@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with a verdict, tables and sections, a function of the run and its seed alone."""
+"""The report of a run: one HTML file with a verdict, tables and sections."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PNG = b"\x89PNG\r\n"  # what a picture begins with
 def write_report(run: Run, seed: int, stopped: str = "", notes: Sequence[str] = ()) -> None:
     """Writes `report.html` into a run's folder.
 
-    Its bytes depend on the run's parts, its files and the seed: neither on the time nor on the folder's name. A section that
-    fails becomes a note that names its distribution.
+    Its bytes depend on the run's parts, its files and the seed alone. A section that fails becomes a
+    note that names its distribution.
 
     Arguments:
         run: the run.
@@ -51,7 +51,7 @@ def write_report(run: Run, seed: int, stopped: str = "", notes: Sequence[str] = 
                 shown.append(section)  # one by one: what was drawn before a failure stays
         except ImportError as error:
             said.append(f"Sections of {distribution} are missing. {error}")
-        except FloatingPointError as error:  # a landscape that chains fall out of deserves a report all the more
+        except FloatingPointError as error:  # a bad landscape deserves a report all the more
             said.append(f"A section of {distribution} is missing, because chains ran away from the landscape. {error}")
             if distribution == CORE and judged.healthy:
                 judged = Verdict(False, "Training diverged: chains run away from the landscape.")

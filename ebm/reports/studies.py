@@ -1,4 +1,4 @@
-"""What a report shows of a run's studies: a table of what each found, and its numbers as a picture."""
+"""What a report shows of a run's studies: what each found, as a picture and a table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ebm_sections(run: Run) -> Iterator[Section]:
 
 
 def picture_of(rows: Sequence[Row], headline: str) -> bytes | None:
-    """Draws a study's headline: over the first column of numbers that varies, a line for each kind of row, or as bars."""
+    """Draws a study's headline over the first column of numbers that varies, or as bars."""
     named = "name" in rows[0] and "value" in rows[0]
     rows = [row for row in rows if row.get("name") == headline] if named else list(rows)
     value = "value" if named else headline

@@ -1,4 +1,4 @@
-"""What a report shows of a study of thinking, whatever the task: its headline metric by steps, candidates and splits."""
+"""What a report shows of thinking: the headline metric by steps, candidates and splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ebm_sections(run: Run) -> Iterator[Section]:
-    """Draws a study of thinking: the headline by steps and by candidates beside the baseline's, and the gain on every split."""
+    """Draws the headline by steps and candidates beside the baseline's, and on every split."""
     found = read_findings(run.path)
     headline = headline_of(run, found)
     main = [finding for finding in found if finding.name == headline]
@@ -66,7 +66,7 @@ def _thinking_picture(run: Run, headline: str, main: Sequence[Finding], energy: 
 
 
 def _splits_picture(headline: str, main: Sequence[Finding], splits: Sequence[str]) -> Section:
-    """Draws, for every split, how much the headline changes from one step's value, and from the baseline's."""
+    """Draws how far each split's headline is from one step's value, and from the baseline's."""
     with figure_of(9.6, 2.8) as (figure, png):
         left, right = figure.subplots(1, 2)
         for axes, against in ((left, "one step"), (right, "the baseline")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,21 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebm.files import discard, draft_of
-
-__all__ = [
-    "CheckpointError",
-    "atomic",
-    "commit",
-    "discard",
-    "flatten",
-    "latest",
-    "prune",
-    "read",
-    "remove",
-    "unflatten",
-    "write",
-    "write_text",
-]
 
 PREFIX = "step-"
 

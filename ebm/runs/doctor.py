@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-__all__ = ["REMEDIES", "Cause", "Curve", "Diverged", "History", "Verdict", "diagnose"]
-
 Curve: TypeAlias = tuple[list[int], list[float]]  # steps, values
 History: TypeAlias = Mapping[tuple[str, str], Curve]  # by (split, name)
 Cause: TypeAlias = Literal["learning rate", "stuck chains", "exploding energies", "exploding loss", "vanishing gradients"]

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["History", "read_history"]
-
 COLUMNS = ("step", "split", "name", "value")
 
 

@@ -13,8 +13,6 @@ from tqdm import tqdm
 from ebm.files import write_text
 from ebm.runs import checkpoints
 
-__all__ = ["MOST", "RolledBack", "retried", "roll_back", "rollbacks"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

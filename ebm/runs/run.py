@@ -22,7 +22,7 @@ __all__ = ["Run", "sampler_of"]
 
 @dataclass
 class Run:
-    """A trained model with everything that made it; its folder holds recipe.toml, checkpoints, metrics and report.html."""
+    """A trained model with everything that made it, and the folder that holds it."""
 
     path: Path
     recipe: dict[str, Any]
@@ -69,7 +69,7 @@ class Run:
         return next((p.device for p in parameters), torch.device("cpu"))
 
     def evaluate(self, split: str = "test", *, limit: int | None = None, seed: int | None = None) -> dict[str, float]:
-        """Judges the run by its task; limit and seed are the recipe's where not given, which repeats what the run found."""
+        """Judges the run by its task; without limit and seed, as the run itself did."""
         if limit is None:
             limit = self.recipe.get("fit", {}).get("evaluate_limit")
         generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self.device)
@@ -78,7 +78,7 @@ class Run:
         return {name: float(value) for name, value in found.items()}
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
-        """Draws n samples (or predictions for the first n test rows), (n, *event), where the energy is taken."""
+        """Draws n samples, or predicts the first n test rows: (n, *event)."""
         task, generator = self.judge(), stream(seed, "sample", device=self.device)
         found: list[torch.Tensor] = []
         while sum(map(len, found)) < n:
@@ -95,7 +95,7 @@ class Run:
         """Returns the task.
 
         Raises:
-            ValueError: the run was made with a task that no recipe builds, and was loaded without it.
+            ValueError: the run's task was made by hand, and the run was loaded without it.
         """
         if self.task is None:
             raise ValueError(f"{self.path} was made with a task of its own: load it with ebm.load(path, energy=…, task=…)")
@@ -105,7 +105,7 @@ class Run:
 def sampler_of(objective: Objective | None, energy: EnergyFn | None = None) -> Sampler:
     """Finds the sampler that an objective trains with, to evaluate with where no other is given.
 
-    A feed-forward energy predicts without one: what is drawn of it then is the one step that leads to its prediction.
+    A feed-forward energy needs none: one step of gradient descent leads to its prediction.
     """
     sampler = getattr(objective, "sampler", None)
     if isinstance(sampler, Sampler):

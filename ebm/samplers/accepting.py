@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, energy_and_grad
+from ebm.interfaces import EnergyFn, energy_and_grad, left
 from ebm.samplers.stepping import SteppingSampler
-
-__all__ = ["AcceptingSampler", "AcceptingState"]
 
 
 class AcceptingState(NamedTuple):
@@ -47,3 +45,15 @@ class AcceptingSampler(SteppingSampler):
         if state.energy is None or state.grad is None:
             return energy_and_grad(energy, state.y)
         return state.energy, state.grad
+
+    def settled(
+        self, state: AcceptingState, scale: Tensor | None, accepted: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]
+    ) -> AcceptingState:
+        """Makes the next state: (y, energy, gradient) are new where accepted, and else old."""
+        y, value, grad = (torch.where(left(accepted, a), a, b) for a, b in zip(new, old, strict=True))
+        return AcceptingState(y, state.t + 1, scale, state.gain, value, grad)
+
+
+def finite_chains(value: Tensor, grad: Tensor) -> Tensor:
+    """Tells which chains (*chains,) have a finite energy and gradient."""
+    return torch.isfinite(value) & torch.isfinite(grad).reshape(*value.shape, -1).all(-1)

@@ -17,8 +17,6 @@ from ebm.samplers.mala import MALA
 from ebm.samplers.nuts import NUTS
 from ebm.samplers.stepping import SteppingSampler
 
-__all__ = ["DualAveraging", "Warmed", "warm_up"]
-
 # Gamma, t0 and kappa of Hoffman and Gelman, section 3.2.1.
 GAIN, DELAY, POWER = 0.05, 10.0, 0.75
 # Shares of the first steps, which find the typical set, and of the last, which settle the step size (after Stan's tenth of 500

@@ -11,8 +11,6 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy
 from ebm.samplers.wrapper import Wrapper
 
-__all__ = ["Annealed", "AnnealedState"]
-
 
 class AnnealedState(NamedTuple):
     """The inner sampler's state, and the number of the landscape it is on."""
@@ -69,12 +67,7 @@ class Annealed(Wrapper):
         return self._gained(AnnealedState(self.sampler.enter(energy, state.inner), state.level + 1))
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: AnnealedState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: AnnealedState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[AnnealedState, Info]:
         inner, info = self.sampler.step(energy, state.inner, create_graph=create_graph, generator=generator)
         return AnnealedState(inner, state.level), info

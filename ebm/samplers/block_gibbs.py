@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Given, Info, Sampler, State, check_steps, evaluate
 
-__all__ = ["BlockGibbs"]
-
 
 class BlockGibbs(Sampler):
     """Samples p ∝ exp(−E) exactly where E is the free energy of two layers: h ~ p(h | y), and then y ~ p(y | h).

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
-from ebm.randomness import randn_like
-from ebm.samplers.schedules import Schedule, as_schedule
-from ebm.samplers.stepping import Retraction, SteppingSampler, at
-
-__all__ = ["DescentState", "GradientDescent"]
+from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
 
 
 class DescentState(NamedTuple):
@@ -54,13 +49,13 @@ class GradientDescent(SteppingSampler):
 
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 1,
+        step_size: StepSize = 0.1,
+        steps: Steps = 1,
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
         retraction: str | Retraction | None = None,
-        noise_std: float | Schedule | Mapping[str, Any] = 0.0,
+        noise_std: Scheduled = 0.0,
         learnable: bool = False,
         step_scale: float = 1.0,
         grad_clip: float | None = None,
@@ -70,25 +65,17 @@ class GradientDescent(SteppingSampler):
             raise ValueError(f"momentum={momentum}: pass a number in [0, 1)")
         if nesterov and momentum == 0:
             raise ValueError("nesterov=True needs momentum > 0")
-        if isinstance(noise_std, int | float) and not noise_std >= 0:
-            raise ValueError(f"noise_std={noise_std}: pass a number of at least 0")
-        self.momentum, self.nesterov = momentum, nesterov
-        self.noise_std = as_schedule(noise_std)
+        self.momentum, self.nesterov, self.noise_std = momentum, nesterov, as_scheduled("noise_std", noise_std)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> DescentState:
         return DescentState(y, velocity=torch.zeros_like(y) if self.momentum else None)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: DescentState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[DescentState, Info]:
         z, noise_std = state.y, at(self.noise_std, state.t)
         if isinstance(noise_std, Tensor) or noise_std:
-            z = z + noise_std * randn_like(z, generator)
+            z = z + noise_std * self.normals(z, generator)
         point = self.point(z)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)
         direction, velocity = self.clipped(grad), state.velocity

@@ -12,8 +12,6 @@ from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.randomness import randn_like
 from ebm.samplers.stepping import plus
 
-__all__ = ["HamiltonianInfo", "Mass", "Phase", "leapfrog"]
-
 
 class HamiltonianInfo(NamedTuple):
     """An `Info` with the acceptance probability, the gradients a chain's step took, and whether it diverged, (*chains,)."""

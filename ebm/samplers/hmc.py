@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, left
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.interfaces import EnergyFn
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrog
-from ebm.samplers.schedules import Schedule, as_schedule
-from ebm.samplers.stepping import at
-
-__all__ = ["HMC"]
+from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
 
 
 class HMC(AcceptingSampler):
@@ -44,34 +40,26 @@ class HMC(AcceptingSampler):
     True
     """
 
+    stationary = at_temperature_one  # type: ignore[assignment]
+
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.1,
+        steps: Steps = 100,
         *,
         leapfrog_steps: int = 10,
         mass: Tensor | None = None,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        temperature: Scheduled = 1.0,
         step_scale: float = 1.0,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale)
         if not isinstance(leapfrog_steps, int) or leapfrog_steps < 1:
             raise ValueError(f"leapfrog_steps={leapfrog_steps}: pass a whole number, a path has at least one step")
-        if isinstance(temperature, int | float) and not temperature > 0:
-            raise ValueError(f"temperature={temperature}: pass a positive number")
-        self.leapfrog_steps, self.mass, self.temperature = leapfrog_steps, Mass(mass), as_schedule(temperature)
-
-    @property
-    def stationary(self) -> bool:  # type: ignore[override]
-        return self.temperature == 1
+        self.leapfrog_steps, self.mass = leapfrog_steps, Mass(mass)
+        self.temperature = as_scheduled("temperature", temperature, positive=True)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: AcceptingState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         chains, temperature = value.ndim, at(self.temperature, state.t)
@@ -82,19 +70,12 @@ class HMC(AcceptingSampler):
         for _ in range(self.leapfrog_steps):
             end = leapfrog(energy, end, self.mass, step_size, temperature)
         fallen = start.value + self.mass.kinetic(momentum, chains) - end.value - self.mass.kinetic(end.momentum, chains)
-        inside = torch.isfinite(end.grad).reshape(*value.shape, -1).all(-1) & torch.isfinite(end.value)
-        acceptance = torch.where(inside & ~fallen.isnan(), fallen.clamp(max=0).exp(), 0.0)
+        inside = finite_chains(end.value, end.grad) & ~fallen.isnan()
+        acceptance = torch.where(inside, fallen.clamp(max=0).exp(), 0.0)
         draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
         accepted = draw < acceptance
-        chosen = left(accepted, y)
-        kept = AcceptingState(
-            torch.where(chosen, end.y, y),
-            state.t + 1,
-            scale,
-            state.gain,
-            torch.where(accepted, end.value * temperature, value),
-            torch.where(chosen, end.grad * temperature, grad),
-        )
+        new = end.y, end.value * temperature, end.grad * temperature
+        kept = self.settled(state, scale, accepted, new, (y, value, grad))
         gradients = torch.full_like(value, self.leapfrog_steps, dtype=torch.long)
         return kept, HamiltonianInfo(value, grad, accepted, acceptance, gradients)
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
-from ebm.randomness import randn_like
-from ebm.samplers.schedules import Schedule, as_schedule
-from ebm.samplers.stepping import Retraction, SteppingSampler, as_temperature, at, plus, std_of
-
-__all__ = ["LangevinDynamics"]
+from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, plus, std_of
 
 
 class LangevinDynamics(SteppingSampler):
@@ -44,20 +37,19 @@ class LangevinDynamics(SteppingSampler):
 
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.1,
+        steps: Steps = 100,
         *,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
-        noise_std: float | Schedule | Mapping[str, Any] | None = None,
+        temperature: Scheduled = 1.0,
+        noise_std: Scheduled | None = None,
         retraction: str | Retraction | None = None,
         step_scale: float = 1.0,
         learnable: bool = False,
         grad_clip: float | None = None,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip)
-        if isinstance(noise_std, int | float) and not noise_std >= 0:
-            raise ValueError(f"noise_std={noise_std}: pass a number of at least 0")
-        self.temperature, self.noise_std = as_temperature(temperature), as_schedule(noise_std)
+        self.temperature = as_scheduled("temperature", temperature)
+        self.noise_std = as_scheduled("noise_std", noise_std)
 
     @property
     def stationary(self) -> bool:  # type: ignore[override]
@@ -76,6 +68,6 @@ class LangevinDynamics(SteppingSampler):
             std = std_of(step_size, at(self.temperature, state.t))
         y = plus(point, -step_size, self.clipped(grad))
         if isinstance(std, Tensor) or std:
-            noise = randn_like(point, generator)
+            noise = self.normals(point, generator)
             y = y.addcmul_(std, noise) if isinstance(std, Tensor) else y.add_(noise, alpha=std)
         return State(y, state.t + 1, scale, state.gain), Info(value, grad)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from ebm.interfaces import EnergyFn, Info, energy_and_grad, left
-from ebm.randomness import randn_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
-from ebm.samplers.schedules import Schedule, as_schedule
-from ebm.samplers.stepping import at, std_of
-
-__all__ = ["MALA"]
+from ebm.interfaces import EnergyFn, Info, energy_and_grad
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
+from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one, std_of
 
 
 class MALA(AcceptingSampler):
@@ -39,52 +31,29 @@ class MALA(AcceptingSampler):
     True
     """
 
+    stationary = at_temperature_one  # type: ignore[assignment]
+
     def __init__(
-        self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
-        *,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
-        step_scale: float = 1.0,
+        self, step_size: StepSize = 0.1, steps: Steps = 100, *, temperature: Scheduled = 1.0, step_scale: float = 1.0
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale)
-        if isinstance(temperature, int | float) and not temperature > 0:
-            raise ValueError(f"temperature={temperature}: pass a positive number; GradientDescent is the limit 0")
-        self.temperature = as_schedule(temperature)
-
-    @property
-    def stationary(self) -> bool:  # type: ignore[override]
-        return self.temperature == 1
+        self.temperature = as_scheduled("temperature", temperature, positive=True)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: AcceptingState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[AcceptingState, Info]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
         temperature = at(self.temperature, state.t)
         step_size = self.stride(state, scale, value, y)
-        noise = std_of(step_size, temperature) * randn_like(y, generator)
+        noise = std_of(step_size, temperature) * self.normals(y, generator)
         proposal = y - step_size * grad + noise
         value_new, grad_new = energy_and_grad(energy, proposal)
         # log q(y | y') − log q(y' | y): both are Gaussians of variance 2εT around one drift step.
         back = y - proposal + step_size * grad_new
         log_ratio = ((noise**2 - back**2) / (4 * temperature * step_size)).reshape(*value.shape, -1).sum(-1)
         log_ratio = log_ratio + (value - value_new) / temperature
-        wall = ~(torch.isfinite(value_new) & torch.isfinite(grad_new).reshape(*value.shape, -1).all(-1))
         draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
-        accepted = (draw.log() < log_ratio) & ~wall
-        chosen = left(accepted, y)
-        kept = AcceptingState(
-            torch.where(chosen, proposal, y),
-            state.t + 1,
-            scale,
-            state.gain,
-            torch.where(accepted, value_new, value),
-            torch.where(chosen, grad_new, grad),
-        )
+        accepted = (draw.log() < log_ratio) & finite_chains(value_new, grad_new)
+        kept = self.settled(state, scale, accepted, (proposal, value_new, grad_new), (y, value, grad))
         return kept, Info(value, grad, accepted)

@@ -10,8 +10,6 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, evaluate, left
 from ebm.samplers.wrapper import Wrapper
 
-__all__ = ["Monotone", "MonotoneState"]
-
 
 class MonotoneState(NamedTuple):
     """The inner sampler's state, and the energy (*chains,) at its point, None until the first step."""
@@ -52,12 +50,7 @@ class Monotone(Wrapper):
         return MonotoneState(self.sampler.enter(energy, state.inner))
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: MonotoneState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: MonotoneState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[MonotoneState, Info]:
         if create_graph:
             raise ValueError("Monotone accepts or rejects, and no gradient passes through that: leave create_graph=False")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["noise_levels"]
-
 
 def noise_levels(sigma: float | Sequence[float]) -> tuple[float, ...]:
     """Reads one noise level, or a ladder of them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,9 +10,7 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, left
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, inner, leapfrog
-from ebm.samplers.schedules import Schedule
-
-__all__ = ["NUTS"]
+from ebm.samplers.stepping import Steps, StepSize
 
 LOST = 1000.0  # an energy error, in nats, at which a path has left the level set (Stan's value)
 LOOK = 16  # leapfrogs between looks whether all chains have finished, where looking means waiting for a device
@@ -56,8 +53,8 @@ class NUTS(AcceptingSampler):
 
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.1,
+        steps: Steps = 100,
         *,
         max_depth: int = 10,
         mass: Tensor | None = None,
@@ -69,12 +66,7 @@ class NUTS(AcceptingSampler):
         self.max_depth, self.mass = max_depth, Mass(mass)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: AcceptingState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
-from ebm.randomness import randn_like
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule
-from ebm.samplers.stepping import SteppingSampler, as_temperature, at, plus, std_of
-
-__all__ = ["PreconditionedLangevin", "RMSpropLangevin", "RMSpropState"]
+from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus, std_of
 
 
 class PreconditionedLangevin(SteppingSampler):
@@ -44,24 +40,23 @@ class PreconditionedLangevin(SteppingSampler):
     True
     """
 
+    stationary = at_temperature_one  # type: ignore[assignment]
+
     def __init__(
         self,
         preconditioner: float | Sequence[Any] | Tensor,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.1,
+        steps: Steps = 100,
         *,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        temperature: Scheduled = 1.0,
         step_scale: float = 1.0,
         learnable: bool = False,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if preconditioner is None:
             raise ValueError("preconditioner=None is LangevinDynamics: pass a positive number or diagonal, or a matrix")
-        self.preconditioner, self.temperature = Mass(preconditioner, name="preconditioner"), as_temperature(temperature)
-
-    @property
-    def stationary(self) -> bool:  # type: ignore[override]
-        return self.temperature == 1
+        self.preconditioner = Mass(preconditioner, name="preconditioner")
+        self.temperature = as_scheduled("temperature", temperature)
 
     def step(
         self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None
@@ -116,30 +111,25 @@ class RMSpropLangevin(SteppingSampler):
 
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.01,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.01,
+        steps: Steps = 100,
         *,
         decay: float = 0.99,
         eps: float = 1e-5,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        temperature: Scheduled = 1.0,
         step_scale: float = 1.0,
         learnable: bool = False,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if not 0 <= decay < 1 or not 0 < eps < math.inf:
             raise ValueError(f"decay={decay}, eps={eps}: pass a decay from 0 to below 1, and a positive eps")
-        self.decay, self.eps, self.temperature = decay, eps, as_temperature(temperature)
+        self.decay, self.eps, self.temperature = decay, eps, as_scheduled("temperature", temperature)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RMSpropState:
         return RMSpropState(y)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: RMSpropState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: RMSpropState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[RMSpropState, Info]:
         value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
         square = grad.square() if state.square is None else torch.lerp(grad.square(), state.square, self.decay)
@@ -149,5 +139,5 @@ class RMSpropLangevin(SteppingSampler):
         step_size = self.stride(state, scale, value, state.y)
         y = plus(state.y, -step_size, metric * grad)
         if temperature := at(self.temperature, state.t):
-            y = plus(y, std_of(step_size, temperature), metric.sqrt() * randn_like(y, generator))
+            y = plus(y, std_of(step_size, temperature), metric.sqrt() * self.normals(y, generator))
         return RMSpropState(y, state.t + 1, scale, state.gain, square), Info(value, grad)

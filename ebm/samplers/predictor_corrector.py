@@ -13,8 +13,6 @@ from ebm.randomness import randn_like
 from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
-__all__ = ["PredictorCorrector", "PredictorCorrectorState"]
-
 
 class PredictorCorrectorState(NamedTuple):
     """The inner sampler's state, the landscape it is on and its number, and whether it stands before the predictor's step."""

@@ -13,8 +13,6 @@ from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
 from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
-__all__ = ["Recovered", "Recovery", "RecoveryState"]
-
 
 class RecoveryState(NamedTuple):
     """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with its noise."""
@@ -93,12 +91,7 @@ class Recovery(Wrapper):
         return RecoveryState(inner, noised, sigma, level)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: RecoveryState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: RecoveryState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[RecoveryState, Info]:
         recovered = Recovered(energy, state.noised, state.sigma)
         inner, info = self.sampler.step(recovered, state.inner, create_graph=create_graph, generator=generator)

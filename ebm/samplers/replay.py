@@ -13,8 +13,6 @@ from ebm.interfaces import Batch, Sampler, left
 from ebm.randomness import stream
 from ebm.samplers.wrapper import Wrapper
 
-__all__ = ["ReplayAugmented"]
-
 
 class ReplayAugmented(Wrapper):
     """Steps as its inner sampler does, and starts trajectories from a buffer of past ends.

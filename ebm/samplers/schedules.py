@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-__all__ = ["Cosine", "Geometric", "Linear", "Polynomial", "Schedule", "as_schedule"]
-
 Schedule: TypeAlias = Callable[[int], float]
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
-from ebm.samplers.schedules import Schedule
-from ebm.samplers.stepping import SteppingSampler, plus
-
-__all__ = ["SteinVariational"]
+from ebm.samplers.stepping import SteppingSampler, Steps, StepSize, plus
 
 
 class SteinVariational(SteppingSampler):
@@ -45,12 +40,7 @@ class SteinVariational(SteppingSampler):
     interacting = True
 
     def __init__(
-        self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
-        *,
-        bandwidth: float | None = None,
-        learnable: bool = False,
+        self, step_size: StepSize = 0.1, steps: Steps = 100, *, bandwidth: float | None = None, learnable: bool = False
     ) -> None:
         super().__init__(step_size, steps, learnable=learnable)
         if bandwidth is not None and not 0 < bandwidth < math.inf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
 from ebm.samplers.schedules import Schedule, as_schedule
 
-__all__ = ["Retraction", "SteppingSampler", "as_retraction", "clamp", "softmax"]
-
+Steps: TypeAlias = int | tuple[int, int]
+Scheduled: TypeAlias = float | Schedule | Mapping[str, Any]
+StepSize: TypeAlias = Scheduled | Tensor
 Retraction: TypeAlias = Callable[[Tensor], Tensor]
 
-SMALLEST_LEARNED = 1e-4  # a learned step size is clamped here, so that it never changes sign (the EBT reference's value)
+SMALLEST_LEARNED = 1e-4  # the least learned step size, so that none changes sign (EBT's value)
 
 
 class SteppingSampler(Sampler):
@@ -34,8 +36,8 @@ class SteppingSampler(Sampler):
 
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any],
-        steps: int | tuple[int, int] = 1,
+        step_size: StepSize,
+        steps: Steps = 1,
         *,
         step_scale: float = 1.0,
         learnable: bool = False,
@@ -49,9 +51,7 @@ class SteppingSampler(Sampler):
         if grad_clip is not None and not grad_clip > 0:
             raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
         self.steps = low if low == high else (low, high)
-        self.step_scale = float(step_scale)
-        self.grad_clip = grad_clip
-        self.retraction = as_retraction(retraction)
+        self.step_scale, self.grad_clip, self.retraction = float(step_scale), grad_clip, as_retraction(retraction)
         self._set_step_size(as_schedule(step_size), learnable)
 
     def _set_step_size(self, step_size: Any, learnable: bool) -> None:
@@ -81,6 +81,10 @@ class SteppingSampler(Sampler):
 
     def point(self, y: Tensor) -> Tensor:
         return y if self.retraction is None else self.retraction(y)
+
+    def normals(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draws as `ebm.randomness.randn_like` does; a step then enters one file less."""
+        return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
     def clipped(self, grad: Tensor) -> Tensor:
         """Clips a gradient, where a clip is set."""
@@ -123,11 +127,14 @@ def at(value: Any, t: int) -> Any:
     return value(t) if callable(value) else value
 
 
-def as_temperature(temperature: Any) -> Any:
-    """Reads a temperature of at least 0, or a schedule of them."""
-    if isinstance(temperature, int | float) and not temperature >= 0:
-        raise ValueError(f"temperature={temperature}: pass a number of at least 0")
-    return as_schedule(temperature)
+def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
+    """Reads a number of at least 0 (above 0 if `positive`), or a schedule of such numbers."""
+    if isinstance(value, int | float) and not (value > 0 if positive else value >= 0):
+        raise ValueError(f"{name}={value}: pass a {'positive number' if positive else 'number of at least 0'}")
+    return as_schedule(value)
+
+
+at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # `stationary` of samplers of exp(−E/T)
 
 
 def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
@@ -138,7 +145,7 @@ def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
 def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
     """Computes Langevin noise's standard deviation σ = √(2 ε T)."""
     if not isinstance(temperature, Tensor) and temperature == 0:
-        return 0.0  # the square root's derivative at 0 is infinite, and would make that of a learnable step size NaN
+        return 0.0  # the root's derivative at 0 is infinite: a learnable step size would get NaN
     variance = 2 * temperature * step_size
     return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
 
@@ -150,11 +157,7 @@ def softmax(y: Tensor) -> Tensor:
 
 def clamp(low: float = -1.0, high: float = 1.0) -> Retraction:
     """Makes the retraction that clips every entry into [low, high]."""
-
-    def clip(y: Tensor) -> Tensor:
-        return y.clamp(low, high)
-
-    return clip
+    return partial(torch.clamp, min=low, max=high)
 
 
 RETRACTIONS: dict[str, Retraction] = {"softmax": softmax, "clamp": clamp(-1.0, 1.0)}

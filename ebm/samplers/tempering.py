@@ -11,8 +11,6 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
 from ebm.samplers.wrapper import Wrapper
 
-__all__ = ["ParallelTempering", "ParallelTemperingState"]
-
 
 class ParallelTemperingState(NamedTuple):
     """The inner sampler's state over all replicas, the coldest first along a leading axis; y is the coldest's."""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.schedules import Schedule
-from ebm.samplers.stepping import SteppingSampler, as_temperature, at, plus
-
-__all__ = ["UnderdampedLangevin", "UnderdampedState"]
+from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus
 
 
 class UnderdampedState(NamedTuple):
@@ -56,36 +52,30 @@ class UnderdampedLangevin(SteppingSampler):
     True
     """
 
+    stationary = at_temperature_one  # type: ignore[assignment]
+
     def __init__(
         self,
-        step_size: float | Tensor | Schedule | Mapping[str, Any] = 0.1,
-        steps: int | tuple[int, int] = 100,
+        step_size: StepSize = 0.1,
+        steps: Steps = 100,
         *,
         friction: float = 1.0,
         mass: Tensor | None = None,
-        temperature: float | Schedule | Mapping[str, Any] = 1.0,
+        temperature: Scheduled = 1.0,
         step_scale: float = 1.0,
         learnable: bool = False,
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable)
         if not 0 < friction < math.inf:
             raise ValueError(f"friction={friction}: pass a positive number; without friction it would be HMC without its test")
-        self.friction, self.mass, self.temperature = float(friction), Mass(mass), as_temperature(temperature)
-
-    @property
-    def stationary(self) -> bool:  # type: ignore[override]
-        return self.temperature == 1
+        self.friction, self.mass = float(friction), Mass(mass)
+        self.temperature = as_scheduled("temperature", temperature)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> UnderdampedState:
         return UnderdampedState(y)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: UnderdampedState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: UnderdampedState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[UnderdampedState, Info]:
         y, momentum = state.y, state.momentum
         value, grad = energy_and_grad(energy, y, create_graph=create_graph)

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Info, Sampler
 
-__all__ = ["Wrapper", "moved"]
-
 
 class Wrapper(Sampler):
     """Steps as the sampler inside it does."""

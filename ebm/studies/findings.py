@@ -19,11 +19,11 @@ Row: TypeAlias = dict[str, Any]
 
 
 class Finding(NamedTuple):
-    """One number: who predicted ("run", "baseline" or a rival) on which split, how it thought, and what was measured."""
+    """One number: who predicted, on which split, how it thought, and what was measured."""
 
-    who: str = "run"
+    who: str = "run"  # or "baseline", or a rival's name
     split: str = "test"
-    steps: int = 0  # per landscape; a baseline's forward passes where it can take several; 0 for who does not think
+    steps: int = 0  # per landscape, or a baseline's forward passes; 0: it does not think
     candidates: int = 1
     name: str = ""
     value: float = math.nan
@@ -52,7 +52,7 @@ def conduct(run: Run, name: str, keywords: Mapping[str, Any], *, seed: int | Non
 
 
 def rows_of(found: Any, who: str = "the study") -> list[Row]:
-    """Reads findings as rows: NamedTuples or dictionaries of one kind, or one dictionary from a name to a number.
+    """Reads findings as rows: NamedTuples or dictionaries, or one dictionary of numbers.
 
     Raises:
         ValueError: for anything else.

@@ -1,4 +1,4 @@
-"""What thinking buys: a run's quality by thinking steps and by candidates, beside its baseline's."""
+"""What thinking buys: a run's quality by steps and candidates, beside its baseline's."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def thinking(
     rivals: Sequence[str] = (),
     seed: int | None = None,
 ) -> list[Finding]:
-    """Judges a run by its task at several amounts of thinking, on the same examples as its baseline.
+    """Judges a run at several amounts of thinking, on the same examples as its baseline.
 
-    More steps are tried with one candidate on every split, and more candidates with the run's own number of steps on the first.
+    More steps are tried with one candidate on every split, more candidates on the first split.
 
     Arguments:
         run: a trained run.
@@ -40,9 +40,9 @@ def thinking(
         candidates: starts that compete by their energy.
         splits: what to judge on; the first is in distribution, the others need not be.
         limit: examples of each.
-        patience: also judge adaptive stopping, where a chain stops once its energy fell no further for so many steps.
+        patience: also judge chains that stop once their energy fell no further for so many steps.
         tolerance: the least fall, as a share of the energy, that counts for adaptive stopping.
-        passes: forward passes of a baseline that can take several (which has `at(passes)`); the last on every split.
+        passes: forward passes of a `Paced` baseline; the last number on every split.
         rivals: registered methods without a model, judged on every split.
         seed: what every draw is derived from; the run's by default.
     """
@@ -82,7 +82,7 @@ def read_findings(folder: Path) -> list[Finding]:
 
 
 def headline_of(run: Run, found: Sequence[Finding]) -> str:
-    """Names the metric that a task is judged by first: its `headline`, or the first that was found where that was not."""
+    """Names the metric that a task is judged by first, or the first that was found."""
     names = list(dict.fromkeys(finding.name for finding in found))
     wanted = getattr(run.task, "headline", "loss")
     return wanted if wanted in names else next(iter(names), wanted)

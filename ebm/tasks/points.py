@@ -89,7 +89,7 @@ class Points(RowTask):
             0.1 by default, and 0 for the checkerboard.
         columns: the table's columns, as many as you like; longitude and latitude, or petal length
             and width, by default.
-        seed: fixes synthetic points and who is in which split.
+        seed: decides synthetic points, and the split of each point.
 
     Raises:
         ValueError: an unknown name, split or column (with the nearest known one), data that are

@@ -237,7 +237,7 @@ def one_per_row(energy: Tensor, y: Tensor) -> Tensor:
 
 
 def draw_splits(count: int, n: int | None, seed: int) -> dict[str, Tensor]:
-    """Deals `count` rows, or n of them, out to splits (70, 10, 20 %): their indices, by the seed."""
+    """Deals `count` rows, or n of them, out to splits (70, 10, 20 %) by a seed: their indices."""
     if n is not None and n < 1:
         raise ValueError(f"n={n}: at least one row is needed")
     order = torch.randperm(count, generator=stream(seed, "split"))[:n]

@@ -59,18 +59,19 @@ def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def from_hub(
-    source: str, config: str | None = None, hub_split: str = "train", *, local: str, way_out: str, known: Iterable[str], **options: Any
+    source: str,
+    config: str | None = None,
+    hub_split: str = "train",
+    *,
+    local: str,
+    way_out: str,
+    known: Iterable[str],
+    **options: Any,
 ) -> Any:
     """Opens a hub dataset, and fails within seconds where the hub does not answer.
 
-    Arguments:
-        source: the dataset's name.
-        config: its configuration, where it has several.
-        hub_split: which of its splits is opened.
-        local: what else the source might have been, "file" or "folder".
-        way_out: what needs no network, for the error.
-        known: names of sources that need no network, of which the nearest is proposed.
-        options: further keywords of `datasets.load_dataset`.
+    Errors name what else the source might have been (`local`: "file" or "folder"), a `way_out` that
+    needs no network, and the nearest of the `known` sources; `options` are `load_dataset`'s.
 
     Raises:
         ImportError: `datasets` is not installed.

@@ -1,4 +1,4 @@
-"""Training: one loop that reads from top to bottom, and what it needs to stop, to go on and to share."""
+"""Training: one loop, and what it needs to stop, to resume and to run on several ranks."""
 
 from ebm.training.loop import fit
 

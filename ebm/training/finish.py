@@ -1,4 +1,4 @@
-"""The end of a training: final metrics first, then the studies that the recipe asks for, then the report."""
+"""The end of a training: final metrics first, then the recipe's studies, then the report."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["finish"]
 
 
 def finish(run: Run, seed: int) -> None:
-    """Writes metrics.json, conducts the recipe's studies, and writes report.html, which says that all is done.
+    """Writes metrics.json, conducts the recipe's studies, and writes report.html.
 
-    A study that fails becomes a note in the report: what the run has found is on disk by then.
+    A study that fails becomes a note in the report. The report is written last: it says that all
+    is done.
     """
     write_text(run.path / "metrics.json", json.dumps(run.metrics, indent=2) + "\n")
     notes = []

@@ -71,9 +71,9 @@ def fit(
     recipe: Mapping[str, Any] | None = None,
     baseline: Run | None = None,
 ) -> Run:
-    """Trains an energy with an objective on a task, evaluates it, and writes a run folder with a report.
+    """Trains an energy with an objective on a task, evaluates it, and writes a run folder.
 
-    The same call on the same folder goes on where a stopped run stopped, to the same numbers bit for bit.
+    The same call on the same folder resumes a run that was stopped, to the same numbers bit for bit.
 
     Arguments:
         energy: what is trained; with a plain function only the objective's parameters are.
@@ -90,7 +90,7 @@ def fit(
         schedule: "constant", or "cosine" down to lr_end at the last step.
         lr_end: where the cosine schedule ends, as a fraction of lr.
         clip_norm: the largest norm of all gradients together.
-        ema: decay of the energy's moving average, which is then what is evaluated and loaded; 0 means none.
+        ema: decay of the energy's moving average, which is then evaluated and loaded; 0: none.
         log_every: steps between logged rows.
         evaluate_every: steps between evaluations on the validation split; 0 means none.
         evaluate_limit: examples that an evaluation uses at most.
@@ -136,7 +136,7 @@ def fit(
         {"params": free, "lr": free_lr, "weight_decay": 0.0, "peak": free_lr},
     ]
     groups = [group for group in groups if group["params"]]
-    matrices = [p for p in decayed if p.ndim >= 2]  # what has a natural size, next to which a step may be too large
+    matrices = [p for p in decayed if p.ndim >= 2]  # their size tells whether a step is too large
     if not groups:
         raise ValueError("neither the energy nor the objective has a parameter that requires a gradient: nothing to train")
     optimizer = torch.optim.AdamW(groups, betas=betas)
@@ -241,7 +241,7 @@ def fit(
 
 
 class Trainee(nn.Module):
-    """Holds energy and objective and returns the loss: Fabric wraps one module, and calls its forward only."""
+    """Holds energy and objective, and returns the loss: Fabric wraps one module with one forward."""
 
     def __init__(self, energy: EnergyFn, objective: Objective) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ def _rate(step: int, steps: int, warmup: int, schedule: str, end: float = 0.1) -
 def _batches(
     task: Task, batch_size: int, seed: int, workers: int, place: tuple[int, int]
 ) -> Iterator[tuple[tuple[int, int], Batch]]:
-    """Iterates over ((epoch, batches taken of it), batch) for ever, from a place on; what precedes it is dropped at once."""
+    """Iterates over ((epoch, batches taken of it), batch) without end, starting behind a place."""
     epoch, taken = place
     batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers)) if taken else None
     for _ in range(taken):
@@ -298,7 +298,7 @@ def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric
 
 
 def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], fabric: Fabric) -> None:
-    """Writes a checkpoint, whole or not at all: the part that all processes share, and each one's own."""
+    """Writes a checkpoint whole or not at all: what ranks share, and what each has of its own."""
     first, final = fabric.global_rank == 0, checkpoints.at(folder, step)
     draft = draft_of(final)
     try:

@@ -1,4 +1,4 @@
-"""Several processes: who gets which rows, and how means over parts become the mean over the whole batch."""
+"""Ranks: which rows each gets, and how means over shards become the mean over the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["broadcast_from_first", "check", "is_first_process", "mean", "shard",
 
 
 def check(fabric: Fabric, batch_size: int) -> None:
-    """Raises ValueError where a batch cannot be divided, or a launcher started processes that do not work together."""
+    """Raises ValueError where a batch does not divide over ranks, or processes train alone."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > fabric.world_size:
         raise ValueError(
@@ -58,7 +58,7 @@ def shard(fabric: Fabric, batch: Batch) -> Batch:
 
 
 def weight_of_rank(fabric: Fabric, batch: Batch) -> Tensor | float:
-    """Computes how much this process's weighted mean counts, times the number of processes: their sums of weights may differ."""
+    """Computes how much this rank's weighted mean counts, times the number of ranks."""
     if fabric.world_size == 1 or batch.weight is None:
         return 1.0
     own = batch.weight.sum()
@@ -78,5 +78,5 @@ def mean(fabric: Fabric, values: Mapping[str, Tensor], weight: Tensor | float) -
 
 
 def is_first_process() -> bool:
-    """Tells whether this is the first of the processes that a launcher started, also before they are joined."""
+    """Tells whether this is rank 0, also before Fabric has joined the processes."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -38,17 +38,17 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for an argument of fit that cannot work, before anything is made or written."""
+    """Raises ValueError for an argument of fit that cannot work."""
     for name, (fits, what) in BOUNDS.items():
         if name in settings and not fits(settings[name]):
             raise ValueError(f"fit({name}={settings[name]!r}): {name} is {what}")
 
 
 def fabric_of(**options: Any) -> Fabric:
-    """Makes a Fabric, or raises ValueError where its options do not exist or do not fit each other."""
-    from lightning_fabric import Fabric  # here, since its import takes seconds, which only training has to spend
+    """Makes a Fabric, or raises ValueError where its options do not work."""
+    from lightning_fabric import Fabric  # lazy: only training has to spend these seconds
 
     try:
         return Fabric(**options)
-    except Exception as error:  # Fabric has errors of many kinds for options that do not exist or fit each other
+    except Exception as error:  # Fabric raises errors of many kinds
         raise ValueError(f"Fabric cannot be made of {options}: {error}") from error

@@ -1,4 +1,4 @@
-"""Stopping on a signal without losing anything: the step in progress is finished and saved first."""
+"""Stopping on a signal: the step in progress is finished and saved first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Stop", "stop_signals"]
 
 
 class Stop:
-    """Remembers a signal until the step in progress is done and saved; the second one stops at once."""
+    """Remembers a signal until the step in progress is saved; a second signal stops at once."""
 
     signal: int | None = None
 
@@ -25,7 +25,7 @@ class Stop:
         self.signal = number
 
     def leave(self, step: int, folder: Path) -> None:
-        """Raises what the signal would have: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM."""
+        """Raises what the signal stands for: KeyboardInterrupt (SIGINT) or SystemExit (SIGTERM)."""
         saved = checkpoints.steps(folder / "checkpoints")
         onward = f"goes on from step {saved[-1]}" if saved else "starts anew"
         message = f"stopped after step {step}; the same call with out={str(folder)!r} {onward}"

@@ -29,7 +29,7 @@ ROWS = 10  # logged, before the doctor may stop a run: fewer tell too little
 
 
 def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Computes |θ' − θ| / |θ| over weight matrices together, with |θ| at least that of weights of variance 1 / fan-in.
+    """Computes |θ' − θ| / |θ| over weight matrices, |θ| at least that of variance 1 / fan-in.
 
     >>> round(relative_change([torch.zeros(4, 100)], [torch.full((4, 100), 0.01)]), 6)    # zeros count as weights of size 0.1
     0.1
@@ -51,7 +51,7 @@ def divergence_leaves_a_report(run: Run, seed: int, first: bool, going_back: boo
         if first and (run.path / "metrics.csv").exists():
             try:
                 write_report(run, seed, stopped=str(error))
-            except Exception as second:  # what stopped the run matters more than why it could not be drawn
+            except Exception as second:  # what stopped the run matters more
                 error.add_note(f"the report could not be written: {second}")
         raise
 
@@ -71,7 +71,7 @@ def examine(step: int, folder: Path, fabric: Fabric) -> None:
 
 
 def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
-    """Raises FloatingPointError where a step made parameters that are not finite, before they are saved."""
+    """Raises FloatingPointError where a step made parameters that are not finite."""
     bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if bad:
         saved = checkpoints.latest(folder / "checkpoints")

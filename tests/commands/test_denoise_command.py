@@ -1,7 +1,8 @@
-"""Laws of restoring files: a photograph of any size and kind comes back clean and whole, and what cannot be done is one line."""
+"""Laws of `ebm denoise`: a photograph of any size and kind comes back clean and whole, and what cannot be done is one line."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,11 +17,10 @@ from torch import nn
 
 import ebm
 from ebm import cli
-from ebm.commands.denoise import denoise_file
+from ebm.commands.denoise import denoise
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
-from ebm.runs import checkpoints
 from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
@@ -70,7 +70,7 @@ def said(capsys, monkeypatch, run):
     def say(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            patch.setattr("ebm.runs.run.load", lambda path: run)
+            patch.setattr("ebm.recipes.load_run", lambda path: run)
             try:
                 cli.main(["denoise", *map(str, words)])
                 status = 0
@@ -108,70 +108,72 @@ class Lazy(nn.Module):
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_any_picture_comes_back_in_its_size(run, tmp_path, height, width, mode):
     photo = picture(tmp_path / "photo.png", height, width, mode)
-    done = denoise_file(run, photo, tmp_path / "out.png")
-    assert pixels(done.out).shape == (height, width, 3)
-    assert pixels(done.energy_map).shape[:2] == (height, width)
-    assert done.restored.image.shape == (3, height, width)
-    assert done.restored.map.shape == (height, width)
-    assert (done.restored.steps, done.noisy) == (2.0, None)
+    done = denoise(run, photo, out=tmp_path / "out.png")
+    assert pixels(done["picture"]).shape == (height, width, 3)
+    assert pixels(done["map"]).shape[:2] == (height, width)
+    assert done["steps per tile"] == 2.0
+    assert "noisy" not in done
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-energy.png", "out.png", "photo.png"]
 
 
-def test_the_map_is_of_the_energies_that_chose(run, photo):
-    found = denoise_file(run, photo, "out.png").restored
-    assert found.map.min() < found.map.max()
-    assert found.map.mean().item() == pytest.approx(found.energy, rel=0.5)
+def test_the_map_is_of_the_energies_that_chose(run, photo, monkeypatch):
+    maps = []
+    monkeypatch.setattr("ebm.commands.denoise._write_map", lambda values, path: maps.append(values))
+    energy = denoise(run, photo)["energy per tile"]
+    assert maps[0].min() < maps[0].max()
+    assert maps[0].mean().item() == pytest.approx(energy, rel=0.5)
 
 
 def test_greys_stay_grey_for_a_model_of_greys(run, photo, monkeypatch):
     monkeypatch.setattr(run.task, "spec", {**run.task.spec, "channels": 1})
     run.energy = image_ebt(channels=1)
-    assert pixels(denoise_file(run, photo, "out.png").out).shape == (53, 71)
+    assert pixels(denoise(run, photo)["picture"]).shape == (53, 71)
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.tif", "out.bmp"])
 def test_a_model_that_changes_nothing_writes_the_picture_itself(run, photo, name):
     run.energy = Lazy()
-    done = denoise_file(run, photo, name)
-    assert np.array_equal(pixels(done.out), pixels(photo))
-    assert (done.energy_map, done.restored.energy, done.restored.map) == (None, None, None)
+    done = denoise(run, photo, out=name)
+    assert np.array_equal(pixels(done["picture"]), pixels(photo))
+    assert done == {"picture": Path(name), "forward passes": 1}
     assert run.energy.batch.context.step.unique().tolist() == [99]
 
 
 def test_the_file_is_named_after_the_photo_and_lies_here(run, photo):
-    assert denoise_file(run, photo, energy_map=False).out == Path("photo-clean.png")
+    assert denoise(run, photo, map=False)["picture"] == Path("photo-clean.png")
     assert os.listdir() == ["photo-clean.png"]
 
 
 def test_thinking_is_as_it_is_told(run, photo):
-    usual = denoise_file(run, photo, "a.png").restored
-    longer = denoise_file(run, photo, "b.png", steps=5, candidates=2).restored
-    assert (usual.steps, longer.steps) == (2.0, 5.0)
-    assert longer.evaluations == 2 * 6
-    assert longer.energy < usual.energy
-    assert denoise_file(run, photo, "c.png", steps=50, patience=1, stride=TILE).restored.steps <= 50
+    usual, longer = denoise(run, photo), denoise(run, photo, steps=5, candidates=2, batch_size=3)
+    assert (usual["steps per tile"], longer["steps per tile"]) == (2.0, 5.0)
+    assert longer["forward passes"] == 2 * 6
+    assert longer["energy per tile"] < usual["energy per tile"]
+    assert denoise(run, photo, steps=50, patience=1, stride=TILE)["steps per tile"] <= 50
 
 
 def test_noise_is_added_as_the_schedule_says_and_by_the_seed(run, photo):
     run.energy = Lazy()
-    found = [denoise_file(run, photo, f"{i}.png", add_noise=400, seed=seed) for i, seed in enumerate((0, 0, 1))]
-    first, same, other = (pixels(done.noisy) for done in found)
+    found = [denoise(run, photo, out=f"{i}.png", add_noise=400, seed=seed) for i, seed in enumerate((0, 0, 1))]
+    first, same, other = (pixels(done["noisy"]) for done in found)
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
     schedule, clean = run.task.schedule, torch.from_numpy(pixels(photo)).movedim(-1, 0) / 127.5 - 1
-    spread = (found[0].restored.image - schedule.signal[400].item() * clean).abs()
-    assert spread.median() == pytest.approx(0.67 * schedule.std[400].item(), rel=0.1)
+    seen = run.energy.batch.context
+    spread = (seen.image[0] - schedule.signal[400].item() * clean[:, -TILE:, -TILE:]).abs()
+    assert spread.median() == pytest.approx(0.67 * schedule.std[400].item(), rel=0.2)
     assert run.energy.batch.context.step.unique().tolist() == [400]
 
 
 def test_a_picture_of_known_noise_is_scaled_as_the_schedule_has_it(run, photo):
     run.energy = Lazy()
-    done, schedule = denoise_file(run, photo, "out.png", noise_std=0.5), run.task.schedule
+    done, schedule = denoise(run, photo, noise_std=0.5), run.task.schedule
     (step,) = run.energy.batch.context.step.unique().tolist()
     assert schedule.std[step] / schedule.signal[step] == pytest.approx(0.5, rel=0.02)
     clean = torch.from_numpy(pixels(photo)).movedim(-1, 0) / 127.5 - 1
-    torch.testing.assert_close(done.restored.image, clean.float() * schedule.signal[step].item(), atol=1e-5, rtol=0)
-    denoise_file(run, photo, "out.png", noise_step=7)
+    shown = torch.from_numpy(pixels(done["picture"])).movedim(-1, 0) / 127.5 - 1
+    torch.testing.assert_close(shown, clean * schedule.signal[step].item(), atol=1 / 127, rtol=0)
+    denoise(run, photo, noise_step=7)
     assert run.energy.batch.context.step.unique().tolist() == [7]
 
 
@@ -181,9 +183,9 @@ def test_an_old_picture_stays_when_writing_fails(run, photo, monkeypatch):
     def fail(*_, **__):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(checkpoints, "commit", fail)
+    monkeypatch.setattr("ebm.files.commit", fail)
     with pytest.raises(OSError, match="full"):
-        denoise_file(run, photo, "out.png")
+        denoise(run, photo, out="out.png")
     assert Path("out.png").read_bytes() == b"old"
     assert os.listdir() == ["out.png"]
 
@@ -200,24 +202,25 @@ def test_an_old_picture_stays_when_writing_fails(run, photo, monkeypatch):
         ({"noise_std": 0.0}, r"noise_std=0\.0"),
         ({"stride": 17}, "stride=17 with tile=16"),
         ({"candidates": 0}, "candidates=0"),
-        ({"photo": "nothing.png"}, "there is no file nothing.png"),
     ],
 )
 def test_what_cannot_be_done_says_so_and_writes_nothing(run, photo, keywords, reason):
     with pytest.raises((ValueError, OSError), match=reason):
-        denoise_file(run, **{"photo": photo, "out": "out.png", **keywords})
+        denoise(run, photo, **{"out": "out.png", **keywords})
+    with pytest.raises(FileNotFoundError, match=r"there is no file nothing\.png"):
+        denoise(run, "nothing.png")
     assert os.listdir() == []
 
 
 def test_models_and_tasks_that_do_not_fit_say_so(run, photo):
     with pytest.raises(ValueError, match="is the photo itself"):
-        denoise_file(run, photo, photo)
+        denoise(run, photo, out=photo)
     run.energy = Lazy()
     with pytest.raises(ValueError, match="steps=3, .* Lazy is feed-forward"):
-        denoise_file(run, photo, steps=3)
+        denoise(run, photo, steps=3)
     run.task = Points("moons", n=60)
-    with pytest.raises(ValueError, match="not trained to denoise: its task is Points"):
-        denoise_file(run, photo)
+    with pytest.raises(ValueError, match="not trained to denoise: its task Points has no tile and no stride and no schedule"):
+        denoise(run, photo)
 
 
 # ------------------------------------------------------------------------------------------------------------- the command
@@ -226,9 +229,10 @@ def test_models_and_tasks_that_do_not_fit_say_so(run, photo):
 def test_the_command_writes_and_prints(said, run, photo):
     status, out, err = said(run.path, photo, "-o", "x.png", "--add-noise", 60, "--steps", 3, "--seed", 1)
     assert (status, err) == (0, "")
-    assert out.split()[:3] == ["x-noisy.png", "x.png", "x-energy.png"]
-    for word in ("energy per tile", "steps per tile 3", "forward passes 4"):
-        assert word in out
+    lines = dict(line.split("\t") for line in out.splitlines())
+    assert lines.pop("energy per tile")
+    files = {"noisy": "x-noisy.png", "picture": "x.png", "map": "x-energy.png"}
+    assert lines == {**files, "steps per tile": "3", "forward passes": "4"}
     assert said(run.path, photo, "--no-map")[0] == 0
     assert sorted(os.listdir()) == ["photo-clean.png", "x-energy.png", "x-noisy.png", "x.png"]
 
@@ -253,7 +257,7 @@ def test_a_trained_run_is_loaded_and_denoises(task, photo, tmp_path, monkeypatch
     objective = Reconstruction(sampler(), start=task.start, distance=task.distance)
     ebm.fit(image_ebt(), objective, task, steps=2, batch_size=4, evaluate_limit=1, out=tmp_path / "run")
     loaded = ebm.load(tmp_path / "run", energy=image_ebt(), objective=objective, task=task)
-    assert denoise_file(loaded, photo).restored.image.isfinite().all()
+    assert math.isfinite(denoise(loaded, photo)["energy per tile"])
     with pytest.raises(SystemExit):
         cli.main(["denoise", str(tmp_path / "nowhere"), str(photo)])
     assert "holds no run" in capsys.readouterr().err
@@ -265,7 +269,7 @@ TWELVE_MEGAPIXELS = """
 import sys
 from pathlib import Path
 from ebm.energies.ebt.bidirectional import ImageEBT
-from ebm.commands.denoise import denoise_file
+from ebm.commands.denoise import denoise
 from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks.images.denoising import Denoising
@@ -273,7 +277,7 @@ from ebm.tasks.images.denoising import Denoising
 task = Denoising(tile=64, stride=56, crop=64)
 energy = ImageEBT(image_size=64, patch_size=8, dim=16, depth=1, heads=2)
 run = Run(Path("run"), {}, energy, GradientDescent(step_size=1.0, steps=2), None, task, {})
-denoise_file(run, sys.argv[1], sys.argv[2], add_noise=99)
+denoise(run, sys.argv[1], out=sys.argv[2], add_noise=99)
 """
 
 

@@ -1,4 +1,4 @@
-"""Laws of filming: a run's prediction of a video becomes a picture and a movie, and what cannot be done is one line."""
+"""Laws of `ebm rollout`: a prediction of a video becomes a picture and a movie, and what cannot be done is one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from PIL import Image
 
 import ebm
 from ebm import cli, recipes
-from ebm.commands.rollout import film
-from ebm.decoding.rollout import horizons, rollout
+from ebm.commands.rollout import rollout
+from ebm.decoding.rollout import horizons
+from ebm.decoding.rollout import rollout as rolled_out
 from ebm.encoders import Encoder, Pixels
 from ebm.runs.run import Run
 from ebm.tasks import Points
@@ -111,26 +112,26 @@ def panels(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_picture_and_a_movie_are_written(run, clip):
-    done = film(run, clip)
-    assert (done.picture, done.movie) == (Path("clip-rollout.png"), Path("clip-rollout.mp4"))
+    done = rollout(run, clip)
+    assert (done["picture"], done["movie"]) == (Path("clip-rollout.png"), Path("clip-rollout.mp4"))
     assert sorted(os.listdir()) == ["clip-rollout.mp4", "clip-rollout.png"]
-    with Image.open(done.picture) as picture:
+    with Image.open(done["picture"]) as picture:
         assert picture.format == "PNG"
         assert picture.width > 13 * 180
-    with av.open(str(done.movie)) as container:
+    with av.open(str(done["movie"])) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
-    found = pictures(done.movie)
+    found = pictures(done["movie"])
     assert found.shape[:2] == (13, 3)
     assert found.shape[2] % 2 == found.shape[3] % 2 == 0
     assert min(found.shape[2:]) >= 256
 
 
 def test_the_movie_shows_the_truth_beside_the_prediction(run, clip):
-    done = film(run, clip, observe=3, predict=4)
-    left, right = panels(done.movie)
-    shown, _ = run.task.read(clip, 7)
-    predicted = torch.cat([shown[:3], run.task.decode(done.rollout.frames[0]).mul(255).to(torch.uint8)])
+    left, right = panels(rollout(run, clip, observe=3, predict=4)["movie"])
+    shown, features = run.task.read(clip, 7)
+    found = rolled_out(run.thinker, features[None, :3], 4, window=4, start=run.task.starts_at).frames[0]
+    predicted = torch.cat([shown[:3], run.task.decode(found).mul(255).to(torch.uint8)])
     for panel, small in ((left, shown), (right, predicted)):
         averages = torch.nn.functional.avg_pool2d(panel.float(), 256 // SIZE)
         assert (averages - small).abs().mean() < 4  # what the codec leaves
@@ -139,21 +140,21 @@ def test_the_movie_shows_the_truth_beside_the_prediction(run, clip):
 
 
 def test_the_numbers_are_those_of_the_rollout(run, clip):
-    done = film(run, clip, observe=3, predict=6)
+    done = rollout(run, clip, observe=3, predict=6)
     _, features = run.task.read(clip, 9)
-    expected = rollout(run.thinker, features[None, :3], 6, window=4, start=run.task.starts_at)
-    torch.testing.assert_close(done.rollout.frames, expected.frames)
-    torch.testing.assert_close(done.rollout.energies, expected.energies)
-    torch.testing.assert_close(done.errors, horizons(run.thinker, features[None], 3, window=4, start=run.task.starts_at)[0])
-    torch.testing.assert_close(done.copy_errors, (features[3:] - features[2]).square().mean(-1))
+    how = {"window": 4, "start": run.task.starts_at}
+    energies = rolled_out(run.thinker, features[None, :3], 6, **how).energies
+    errors = horizons(run.thinker, features[None], 3, **how)
+    for name, values in {"energy": energies, "error": errors, "error of a copy": (features[3:] - features[2]).square()}.items():
+        assert done[name] == pytest.approx(values.mean().item(), rel=1e-4, abs=1e-9)
 
 
 def test_a_feed_forward_run_has_no_energies(feed_forward, clip):
-    done = film(feed_forward, clip, "a", observe=4, predict=1)
-    assert done.rollout.energies is None
-    assert len(pictures(done.movie)) == 5
+    done = rollout(feed_forward, clip, out="a", observe=4, predict=1)
+    assert "energy" not in done
+    assert len(pictures(done["movie"])) == 5
     with pytest.raises(ValueError, match=r"steps=3, candidates=1, patience=None: FrameTransformer is feed-forward"):
-        film(feed_forward, clip, steps=3)
+        rollout(feed_forward, clip, steps=3)
 
 
 def test_thinking_is_as_it_is_told(run, clip, monkeypatch):
@@ -161,11 +162,11 @@ def test_thinking_is_as_it_is_told(run, clip, monkeypatch):
 
     def remember(predictor, *arguments, **keywords):
         told.append(predictor)
-        return rollout(predictor, *arguments, **keywords)
+        return rolled_out(predictor, *arguments, **keywords)
 
-    monkeypatch.setattr("ebm.commands.rollout.rollout", remember)
-    film(run, clip, predict=1, steps=5, candidates=2)
-    film(run, clip, predict=1, patience=3)
+    monkeypatch.setattr("ebm.commands.rollout.rolled_out", remember)
+    rollout(run, clip, predict=1, steps=5, candidates=2)
+    rollout(run, clip, predict=1, patience=3)
     assert all(isinstance(thinker, Thinker) for thinker in told)
     assert [(t.steps, t.candidates, t.patience, t.tolerance) for t in told] == [(5, 2, None, 0.0), (None, 1, 3, 0.15)]
 
@@ -173,33 +174,33 @@ def test_thinking_is_as_it_is_told(run, clip, monkeypatch):
 def test_draws_depend_on_the_seed_alone(run, clip):
     run.task = Frames(str(clip.parent / "clips"), Pixels(SIZE), 4, start="noise", cache=str(clip.parent / "cache"))
     run.sampler = type(run.sampler)(step_size=0.1, steps=1)
-    found = [film(run, clip, predict=2, seed=seed).rollout.frames for seed in (0, 0, 1)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    found = [rollout(run, clip, predict=2, seed=seed)["energy"] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_it_begins_where_it_is_told(run, clip):
-    later, whole = film(run, clip, observe=2, predict=2, begin=8 / 25), film(run, clip, "whole", observe=10, predict=2)
-    torch.testing.assert_close(panels(later.movie)[0].float(), panels(whole.movie)[0][8:].float(), atol=40, rtol=0)
+    later = rollout(run, clip, observe=2, predict=2, begin=8 / 25)
+    whole = rollout(run, clip, out="whole", observe=10, predict=2)
+    torch.testing.assert_close(panels(later["movie"])[0].float(), panels(whole["movie"])[0][8:].float(), atol=40, rtol=0)
 
 
 @pytest.mark.parametrize("out", ["x", "x.png", "x.MP4"])
 def test_files_are_named_with_or_without_a_kind(run, clip, out):
-    done = film(run, clip, out, observe=1, predict=1)
-    assert (str(done.picture), str(done.movie)) == ("x.png", "x.mp4")
+    done = rollout(run, clip, out=out, observe=1, predict=1)
+    assert (str(done["picture"]), str(done["movie"])) == ("x.png", "x.mp4")
     assert sorted(os.listdir()) == ["x.mp4", "x.png"]
 
 
 def test_they_are_written_to_a_folder_and_a_dot_in_their_name_stays(run, clip):
     os.mkdir("films")
-    assert str(film(run, clip, "films", observe=1, predict=1).movie) == "films/clip-rollout.mp4"
-    assert str(film(run, clip, "films/v1.5: a", observe=1, predict=1).movie) == "films/v1.5: a.mp4"
+    assert str(rollout(run, clip, out="films", observe=1, predict=1)["movie"]) == "films/clip-rollout.mp4"
+    assert str(rollout(run, clip, out="films/v1.5: a", observe=1, predict=1)["movie"]) == "films/v1.5: a.mp4"
     assert sorted(os.listdir("films")) == ["clip-rollout.mp4", "clip-rollout.png", "v1.5: a.mp4", "v1.5: a.png"]
 
 
 def test_a_build_without_x264_writes_mpeg4(run, clip, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
-    movie = film(run, clip, observe=2, predict=3).movie
+    movie = rollout(run, clip, observe=2, predict=3)["movie"]
     with av.open(str(movie)) as container:
         assert container.streams.video[0].codec_context.name == "mpeg4"
     assert len(pictures(movie)) == 5
@@ -215,7 +216,7 @@ def test_old_files_stay_when_something_fails(run, clip, monkeypatch, part):
 
     monkeypatch.setattr(f"ebm.commands.rollout.{part}", fail)
     with pytest.raises(OSError, match="full"):
-        film(run, clip, "x")
+        rollout(run, clip, out="x")
     assert {Path(name).read_bytes() for name in os.listdir()} == {b"old"}
     assert sorted(os.listdir()) == ["x.mp4", "x.png"]
 
@@ -236,7 +237,6 @@ class Blind(Encoder):
         ({"candidates": 0}, "candidates=0"),
         ({"patience": 0}, "patience=0"),
         ({"begin": -1.0}, r"begin=-1\.0"),
-        ({"clip": "nothing.mp4"}, "there is no file nothing.mp4"),
         (
             {"observe": 12, "predict": 9},
             r"clip.mp4 has 20 frames from begin=0.0 on, but --observe 12 --predict 9 need 21: choose",
@@ -246,7 +246,9 @@ class Blind(Encoder):
 )
 def test_what_cannot_be_done_says_so_and_writes_nothing(run, clip, keywords, reason):
     with pytest.raises((ValueError, OSError), match=reason):
-        film(run, **{"clip": clip, **keywords})
+        rollout(run, clip, **keywords)
+    with pytest.raises(FileNotFoundError, match=r"there is no file nothing\.mp4"):
+        rollout(run, "nothing.mp4")
     assert os.listdir() == []
 
 
@@ -254,17 +256,17 @@ def test_the_clip_itself_is_not_overwritten(run, clip):
     before = clip.read_bytes()
     for out in (clip, clip.with_suffix(".png"), clip.with_suffix("")):
         with pytest.raises(ValueError, match="is the clip itself"):
-            film(run, clip, out)
+            rollout(run, clip, out=out)
     assert clip.read_bytes() == before
 
 
 def test_runs_that_do_not_fit_say_so(run, clip, monkeypatch):
     monkeypatch.setattr(run.task, "encoder", Blind(SIZE, 3 * SIZE**2))
     with pytest.raises(ValueError, match="Blind cannot decode features to frames: choose one of"):
-        film(run, clip)
+        rollout(run, clip)
     run.task = Points("moons", n=60)
-    with pytest.raises(ValueError, match="was not trained on video: its task is Points"):
-        film(run, clip)
+    with pytest.raises(ValueError, match="not trained on video: its task Points has no context_length and no decodes and"):
+        rollout(run, clip)
 
 
 # ------------------------------------------------------------------------------------------------------------- the command
@@ -288,10 +290,10 @@ def test_the_command_writes_and_prints(said, run, feed_forward, clip):
     thinking = ("--steps", 3, "--candidates", 2, "--patience", 1, "--tolerance", 0.1, "--seed", 1)
     status, out, err = said(run.path, clip, "-o", "x", "--observe", 3, "--predict", 2, "--begin", 0.1, *thinking)
     assert (status, err) == (0, "")
-    assert out.split()[:2] == ["x.png", "x.mp4"]
+    lines = dict(line.split("\t") for line in out.splitlines())
+    assert [*lines] == ["picture", "movie", "energy", "error", "error of a copy"]
+    assert (lines["picture"], lines["movie"]) == ("x.png", "x.mp4")
     assert len(pictures(Path("x.mp4"))) == 5
-    for word in ("energy per frame", "error of copying"):
-        assert word in out
     status, out, _ = said(feed_forward.path, clip)
     assert status == 0
     assert "energy" not in out

@@ -263,7 +263,7 @@ def test_horizons_draw_from_their_generator():
     [
         ({"predictor": MLPEnergy(2)}, "predictor is MLPEnergy, which lacks follow: frames are predicted by a Thinker over"),
         ({"predictor": energy_of()}, "predictor is ResidualFrameEBT"),
-        ({"predictor": thinker(MLPEnergy(2))}, "predictor is a Thinker over MLPEnergy, which lacks features and extend"),
+        ({"predictor": thinker(MLPEnergy(2))}, "predictor is a Thinker over MLPEnergy, which lacks features: frames"),
         ({"observed": [1.0]}, r"observed is list: pass the features \(B, S, 5\)"),
         ({"observed": clips()[0]}, r"observed is \(4, 5\)"),
         ({"observed": clips()[..., :4]}, r"observed is \(2, 4, 4\)"),

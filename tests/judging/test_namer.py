@@ -45,5 +45,6 @@ def test_digits_are_named_only_where_that_is_asked(small):
     samples = small[1].target[:20]
     assert Digits(size=8).extra_metrics(samples) == {}
     named = Digits(size=8, named=True)
-    assert named.extra_metrics(2 * samples) == named.extra_metrics((2 * samples).clamp(-1, 1))  # out of [-1, 1] is shown as the bound
+    shown = (2 * samples).clamp(-1, 1)  # what lies out of [-1, 1] is shown as the bound
+    assert named.extra_metrics(2 * samples) == named.extra_metrics(shown)
     assert named.extra_metrics(samples)["confidence"] > 0.9

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-import ebm.reports.page
 from ebm.baselines.dit import DiT
 from ebm.commands.console import print_run
 from ebm.energies import ConvEnergy
@@ -69,8 +68,8 @@ def run(module_run, tmp_path):
 
 def kinds(run, seed=0):
     drawn = list(report_images.ebm_sections(run, seed))
-    assert all(png.startswith(b"\x89PNG") for _, png, _ in drawn)
-    return [kind for kind, _, _ in drawn]
+    assert all(section.body.startswith(b"\x89PNG") for section in drawn)
+    return [section.title for section in drawn]
 
 
 def titles(run, seed=0):
@@ -78,7 +77,9 @@ def titles(run, seed=0):
     return re.findall("<h2>(.*?)</h2>", (run.path / "report.html").read_text(encoding="utf-8"))
 
 
-UNSTUDIED = ["denoised", "energy_steps", "energy_map", "energies"]
+DENOISED, PASSES, LEVELS = "Denoised photographs", "What a forward pass buys", "From little noise to much"
+STEPS, MAP, ENERGIES = "Does the energy know?", "Where the energy is high", "Energies"
+UNSTUDIED = [DENOISED, STEPS, MAP, ENERGIES]
 
 
 def test_without_a_study_there_are_photographs_and_energies(run):
@@ -87,12 +88,11 @@ def test_without_a_study_there_are_photographs_and_energies(run):
 
 def test_a_study_adds_what_it_found(run, monkeypatch, task):
     write_rows(run.path / "thinking.csv", [f._asdict() for f in FINDINGS])
-    assert kinds(run) == ["denoised", "passes", "levels", "energy_steps", "energy_map", "energies"]
-    baseline = Run(run.path, {}, DiT(**TINY), run.sampler, None, task, {})
-    monkeypatch.setattr(Run, "baseline", baseline)
+    assert kinds(run) == [DENOISED, PASSES, LEVELS, STEPS, MAP, ENERGIES]
+    run.baseline = Run(run.path, {}, DiT(**TINY), run.sampler, None, task, {})
     seen = []
     monkeypatch.setattr(DiT, "at", lambda self, passes: seen.append(passes) or run.thinker)
-    assert "denoised" in kinds(run)
+    assert DENOISED in kinds(run)
     assert set(seen) == {report_images.PASSES}
 
 
@@ -100,8 +100,8 @@ def test_a_study_adds_what_it_found(run, monkeypatch, task):
 def test_a_study_of_one_split_is_drawn(run, kept):
     write_rows(run.path / "thinking.csv", [f._asdict() for f in [finding for finding in FINDINGS if finding.split == kept]])
     found = kinds(run)
-    assert ("passes" in found) == (kept != "jpeg")
-    assert "levels" not in found
+    assert (PASSES in found) == (kept != "jpeg")
+    assert LEVELS not in found
 
 
 def test_pictures_depend_on_the_run_and_the_seed_alone(run):
@@ -112,7 +112,7 @@ def test_pictures_depend_on_the_run_and_the_seed_alone(run):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert list(report_images.ebm_sections(run, 0)) == drawn
-    assert list(report_images.ebm_sections(run, 1))[0] != drawn[0]
+    assert next(report_images.ebm_sections(run, 1)) != drawn[0]
 
 
 def test_a_report_has_a_title_for_each_and_no_chains(run):
@@ -125,30 +125,33 @@ def test_a_report_has_a_title_for_each_and_no_chains(run):
 
 
 def test_without_matplotlib_there_is_a_report(run, monkeypatch):
-    monkeypatch.setattr(ebm.reports.page, "find_spec", lambda name: None)
-    assert "Denoised photographs" not in titles(run)
+    def missing(package):
+        raise ImportError(f"{package} is not installed")
+
+    monkeypatch.setattr("ebm.figures.installed", missing)
+    assert DENOISED not in titles(run)
 
 
 @pytest.mark.parametrize(
     ("energy", "expected"),
     [
         (ImageEBT(**TINY), UNSTUDIED),
-        (ConvEnergy(3, TILE, width=4), ["denoised", "energy_steps", "energies"]),
-        (DiT(**TINY, passes=3), ["denoised"]),
+        (ConvEnergy(3, TILE, width=4), [DENOISED, STEPS, ENERGIES]),
+        (DiT(**TINY, passes=3), [DENOISED]),
     ],
     ids=["image-ebt", "no-patches", "dit"],
 )
 def test_other_energies_are_drawn_as_far_as_they_go(run, energy, expected):
     run.energy = energy
     assert kinds(run) == expected
-    assert "Denoised photographs" in titles(run)
+    assert DENOISED in titles(run)
     assert picture_of_samples(run, run.sample(4)).startswith(b"\x89PNG")
 
 
 def test_more_steps_than_stay_finite_are_no_divergence(run):
     run.sampler = GradientDescent(step_size=1.0, steps=1)
     run.energy = lambda y: y.square().sum((-3, -2, -1)) * -1e5
-    assert kinds(run) == ["denoised", "energy_steps", "energies"]
+    assert kinds(run) == [DENOISED, STEPS, ENERGIES]
     write_report(run, 0)
     assert "Training diverged" not in (run.path / "report.html").read_text(encoding="utf-8")
 

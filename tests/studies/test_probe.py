@@ -20,8 +20,8 @@ from ebm.interfaces import Energy
 from ebm.runs.folder import clear
 from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
-from ebm.studies import probe as module
-from ebm.studies.probe import COLUMNS, Probed, classify, labelled, lines, probe, read_probe, split, summary
+from ebm.studies.findings import conduct, write_rows
+from ebm.studies.probe import COLUMNS, Probed, classify, features, labelled, lines, probe, read_probe, split, summary
 from tests.helpers import close, seeded
 
 TINY = {
@@ -47,7 +47,7 @@ class Oracle(Energy):
         self.dropout = nn.Dropout()
         self.images, self.labels = labelled("digits-8", self.event, None)
 
-    def features(self, images):
+    def representations(self, images):
         nearest = torch.cdist(images.flatten(1), self.images.flatten(1)).argmin(1)
         classes = nn.functional.one_hot(self.labels[nearest], 10).float()
         assert torch.equal(self.dropout(classes), classes)  # it is in eval mode
@@ -87,12 +87,12 @@ def quietly(*arguments):
 
 def test_features_that_say_the_class_classify_all_and_pixels_stand_beside(tmp_path):
     energy = Oracle()
-    found = probe(run_of(energy, tmp_path), data="digits-8", seeds=(5, 7), limit=300)
+    conduct(run_of(energy, tmp_path), "probe", {"data": "digits-8", "seeds": (5, 7), "limit": 300})
+    found = read_probe(tmp_path)
     assert [(each.who, each.seed) for each in found] == [("run", 5), ("run", 7), ("pixels", 5), ("pixels", 7)]
     assert [each[2:] for each in found[:2]] == [(1, 5, 1.0, 1.0), (1, 7, 1.0, 1.0)]  # the first of equals
     assert all(0.75 < each.top1 < 1 and each.top5 > 0.95 and each.depth == 0 for each in found[2:])
     assert energy.training
-    assert read_probe(tmp_path) == found
 
 
 def test_the_depth_is_chosen_on_the_validation_part_alone():
@@ -136,11 +136,11 @@ def test_features_of_an_image_ebt_are_means_over_quarters():
     for p in energy.parameters():
         nn.init.normal_(p, generator=seeded())
     images = torch.randn(5, 3, 8, 8, generator=seeded())
-    found = energy.features(images)
+    found = energy.representations(images)
     assert [tuple(depth.shape) for depth in found] == [(5, 32)] * 3
     close(found[2], quarters(energy.depths(images, energy.encode())[2]), 1e-5, 1e-5)
-    grey = module.features(run_of(energy, None), images[:, :1])
-    close(grey, energy.features(images[:, :1].expand(-1, 3, -1, -1)), 1e-5, 1e-5)
+    grey = features(run_of(energy, None), images[:, :1])
+    close(grey, energy.representations(images[:, :1].expand(-1, 3, -1, -1)), 1e-5, 1e-5)
 
 
 def test_features_of_a_dit_are_those_of_step_zero():
@@ -150,15 +150,15 @@ def test_features_of_a_dit_are_those_of_step_zero():
     energy, images = energy.double(), torch.randn(5, 3, 8, 8, generator=seeded()).double()
     codes = [PatchStream.encode(energy, _waves(torch.full((5,), step))) for step in (0, 99)]
     early, late = (quarters(energy.depths(images, code)[2]) for code in codes)
-    close(energy.features(images)[2], early, 1e-5, 1e-5)
+    close(energy.representations(images)[2], early, 1e-5, 1e-5)
     assert not torch.allclose(early, late, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
     ("energy", "keywords", "message"),
     [
-        (lambda y: y.sum(), {}, r"the run's energy function has no features\(images\): probe a run of an energy of images"),
-        (FrameEBT(6, dim=8, depth=1, heads=2), {}, r"the run's energy FrameEBT has no features"),
+        (lambda y: y.sum(), {}, r"the run's energy function has no event and no representations: probe a run"),
+        (FrameEBT(6, dim=8, depth=1, heads=2), {}, r"the run's energy FrameEBT has no event and no representations"),
         (Oracle(), {"seeds": 0}, r"probe\(seeds=0\): at least one split"),
         (Oracle(), {"limit": 0}, r"limit=0: images are needed"),
         (Oracle(), {"data": "digits-8", "limit": 4}, r"digits-8, limit=4: 4 images of \d classes, but at least 5 of 2"),
@@ -229,7 +229,7 @@ def test_findings_are_read_back_and_summarised(tmp_path):
     assert read_probe(tmp_path) == []
     found = [Probed("run", "a, b", depth, depth, top1, 0.9) for depth, top1 in ((2, 0.1), (3, 1 / 3), (3, 0.5))]
     found.append(Probed("pixels", "a, b", 0, 0, 0.25, 1.0))
-    module.write_probe(tmp_path, found)
+    write_rows(tmp_path / "probe.csv", [each._asdict() for each in found])
     assert read_probe(tmp_path) == found
     assert summary(found)[0][:3] == ("run", "a, b", 3)
     assert summary(found)[0].top1_std == pytest.approx(np.std([0.1, 1 / 3, 0.5], ddof=1))

@@ -80,8 +80,10 @@ def test_chains_start_at_noise_and_are_judged_by_distance():
 
 def test_what_is_judged_comes_in_order_even_of_the_training_split():
     class Held(InMemory):
-        spec, rows_at_once = {"dim": 1}, 4
-        splits = {"train": Batch(torch.arange(10.0)[:, None])}
+        rows_at_once = 4
+
+        def __init__(self):
+            self.spec, self.splits = {"dim": 1}, {"train": Batch(torch.arange(10.0)[:, None])}
 
         def start(self, batch, *, generator=None):
             return batch.target

@@ -51,10 +51,10 @@ class Denoising(Task):
     the root of its area), flipped and transposed; tile i and its noise are a function of the
     loader's seed and i. Every photograph is in one split.
 
-    Held-out splits are "validation" and "test" at the training noise (the upper end of a range),
-    and, of the test photographs, "step-N", the noise of any step; "salt-and-pepper", "speckle" and
-    "jpeg", of which the context says the training noise's step, since nobody knows better. Their
-    noise depends on `seed`, split and the photograph's name alone.
+    Held-out splits are "validation" and "test" at the training noise (the upper end of a range).
+    The test photographs have further splits: "step-N", with the noise of step N; and
+    "salt-and-pepper", "speckle" and "jpeg", whose context gives the step of the training noise,
+    because no step describes them. Noise depends on `seed`, split and the photograph's name alone.
 
     Arguments:
         source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as
@@ -75,7 +75,7 @@ class Denoising(Task):
         column: where the picture of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
-        seed: fixes who is in which split, and the noise that predictors are judged on.
+        seed: decides the split of each photograph, and the noise that predictors are judged on.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no picture.

@@ -69,7 +69,7 @@ def photographs(
         column: where the picture of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
-        seed: fixes who is in which split.
+        seed: decides the split of each photograph.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no picture.

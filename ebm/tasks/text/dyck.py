@@ -34,9 +34,9 @@ class Dyck(TokenTask):
     weight 0.
 
     What can be predicted: of what closes, the kind, always; of what opens, never; and which of the
-    two comes, in part. Who knows the distribution has by default a loss of 0.917 nats, an accuracy
-    of 0.55 and a closing accuracy of 1 on "test". Who always closes the last open bracket has a
-    closing accuracy of 1 at any depth.
+    two comes, in part. A predictor that knows the distribution has by default a loss of 0.917 nats,
+    an accuracy of 0.55 and a closing accuracy of 1 on "test". One that always closes the last open
+    bracket has a closing accuracy of 1 at any depth.
 
     Arguments:
         kinds: kinds of brackets.

@@ -40,9 +40,9 @@ class Text(TokenTask):
     A document's text and the seed decide its split: 90 % go to train, 5 % to validation, 5 % to
     test, and copies of a document go together. Where that leaves a split empty, the documents are
     dealt in the order of the same draws. Fewer than three documents are each cut into contiguous
-    parts of 90, 5 and 5 % of their characters. A stream, whose length nobody knows, goes by the
-    draws alone. Two more splits are always there, from outside the corpus unless one of them is the
-    source: all of "documentation" and "source-code" of the running Python.
+    parts of 90, 5 and 5 % of their characters. A streamed document's draw alone decides its split,
+    since the stream's length is unknown. Two more splits are always there, from outside the corpus
+    unless one of them is the source: all of "documentation" and "source-code" of this Python.
 
     Arguments:
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
@@ -59,7 +59,7 @@ class Text(TokenTask):
         limit_documents: how many documents of the source are taken at most, in its order.
         shuffle_buffer: windows that a training stream draws from; what is in memory is shuffled
             whole.
-        seed: fixes who is in which split.
+        seed: decides the split of each document.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,7 +137,7 @@ class Text(TokenTask):
         return super().loader(split, batch_size, seed=seed, workers=workers)
 
     def bytes_per_token(self, split: str) -> float | None:
-        """Divides a split's bytes by its tokens; None for a stream, whose length nobody knows.
+        """Divides a split's bytes by its tokens; None for a stream, whose length is unknown.
 
         Bytes are UTF-8's, and one for each end-of-text: with `tokenizer="bytes"`, nats per byte are
         nats per token.

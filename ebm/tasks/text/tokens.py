@@ -41,7 +41,7 @@ class TokenTask(Task):
 
     @abstractmethod
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves a split: a Dataset whose __getitem__ takes a list, or an IterableDataset of rows."""
+        """Serves a split: a Dataset that takes lists of indices, or an IterableDataset of rows."""
 
     def bytes_per_token(self, split: str) -> float | None:
         """Tells how many bytes of text a token stands for on average, where that is known."""

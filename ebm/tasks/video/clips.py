@@ -47,7 +47,7 @@ class Clip(NamedTuple):
     version: str = ""  # tells what is fetched from what was fetched before by the same name
 
     def frames(self, **options: Any) -> Iterator[Tensor]:
-        """Iterates over the clip's frames, uint8 (3, H, W), with the options of `decoding.frames`."""
+        """Iterates over the clip's frames, uint8 (3, H, W), with the options of `frames`."""
         found = self.file() if callable(self.file) else self.file
         options |= {"begin": self.begin, "end": self.end}
         return _made(self.name, found, **options) if isinstance(found, Iterator) else video.frames(found, **options)
@@ -108,7 +108,7 @@ def clips(
         column: where the video of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
-        seed: fixes who is in which split.
+        seed: decides the split of each clip.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no clip, or no list of that fold.
@@ -186,7 +186,7 @@ def _present(source: str, listed: Splits) -> Splits:
     return found
 
 
-# --------------------------------------------------------------------------------- layouts, each None for a folder of another
+# ------------------------------------------------------- layouts, each None for a folder of another
 
 
 def _ucf101(folder: Path, fold: int, seed: int) -> Splits | None:
@@ -289,7 +289,7 @@ def _listed(folder: Path, part: Path) -> list[Clip]:
     return sorted(Clip(file.relative_to(folder).as_posix(), file) for file in found)
 
 
-# ------------------------------------------------------------------------------------------------------------------- hub
+# ---------------------------------------------------------------------------------------------- hub
 
 
 def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> list[Clip]:

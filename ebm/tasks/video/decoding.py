@@ -189,7 +189,7 @@ def _opened(source: str | Path | bytes, what: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(source: str | Path | bytes, what: str, container: Any, stream: Any, first: int) -> Iterator[tuple[int, Any]]:
-    """Decodes from a keyframe at or before `first`: (ticks since the first frame, frame or None)."""
+    """Decodes from a keyframe at or before `first`: (ticks since the first frame, frame)."""
     rate = stream.average_rate or stream.guessed_rate or 25
     step = 1 / (rate * stream.time_base)  # ticks from frame to frame, where frames do not say
     decoder = container.decode(stream)

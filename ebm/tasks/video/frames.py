@@ -91,7 +91,7 @@ class Frames(Task):
         config: the hub dataset's configuration, where it has several.
         cache: the folder that encoded frames are kept in; by default one in the user's folder for
             caches.
-        seed: fixes who is in which split, the squares, and what an encoder that learns draws.
+        seed: decides the split of each clip, the squares, and the draws of an encoder that learns.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no clip.
@@ -167,7 +167,7 @@ class Frames(Task):
         self._learned = not self.encoder.learns
         self._moments: tuple[Tensor, float] | None = None
 
-    # ------------------------------------------------------------------------------------------------------ what is learned
+    # ------------------------------------------------------------------------------ what is learned
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the features' mean and deviation, and what the encoder learned."""
@@ -259,7 +259,7 @@ class Frames(Task):
     def _beside(self, clip: Clip, frame: Tensor) -> list[View]:
         return side_by_side(*frame.shape[1:])
 
-    # ------------------------------------------------------------------------------------------------------ features, frames
+    # ----------------------------------------------------------------------------- features, frames
 
     def read(self, file: str | Path, count: int, begin: float = 0.0) -> tuple[Tensor, Tensor]:
         """Reads the middle of a video's first frames, uint8 (n, 3, size, size), and their features.
@@ -302,7 +302,7 @@ class Frames(Task):
         mean, deviation = self._scale()
         return self.encoder.decode((y.cpu() * deviation + mean).float())
 
-    # ------------------------------------------------------------------------------------------------------------- the task
+    # ------------------------------------------------------------------------------------- the task
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader of features (batch_size, S, features), as `loader_of` orders them.

@@ -141,7 +141,7 @@ class Track(NamedTuple):
         return torch.from_numpy(np.array(_mapped(self.path, self.width)[begin:end:step, columns]))
 
     def changes(self) -> np.ndarray:
-        """Reads each frame's mean difference from the one before, in coarse pixels; 0 for the first."""
+        """Reads each frame's mean difference, over coarse pixels, from the one before."""
         return np.array(_mapped(self.path, self.width)[:, -1])
 
 
@@ -271,7 +271,7 @@ def digest(encoder: Encoder, *more: Any) -> str:
 
 
 def _identity(clip: Clip) -> Iterable[Any]:
-    """Identifies what a clip's file holds: by size and time, or by the version of what is fetched."""
+    """Identifies what a clip's file holds, by size and time, or by the version that is fetched."""
     yield from (clip.begin, clip.end)
     if callable(clip.file):
         yield clip.version

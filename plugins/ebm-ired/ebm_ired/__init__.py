@@ -1,7 +1,8 @@
-"""IRED, iterative reasoning through energy diffusion: its energy, sampler and objective, and sudokus to reason about.
+"""IRED, iterative reasoning through energy diffusion: its energy, sampler and objective, and
+sudokus to reason about.
 
-Source: Du, Mao and Tenenbaum, 2024, "Learning Iterative Reasoning through Energy Diffusion" (arXiv 2406.11179).
-"""
+Source: Du, Mao and Tenenbaum, 2024, "Learning Iterative Reasoning through Energy Diffusion" (arXiv
+2406.11179). """
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ __all__ = ["FeedForward"]
 class FeedForward(Energy):
     """Fills a board in one forward pass, f(x), with the blocks of `DiffusedEnergy`.
 
-    As an energy it is |y − f(x)|² / 2, whose one step of size 1 leads from anywhere to the prediction: so it trains and is judged
-    through the toolkit's own `reconstruction`, and the same task.
+    As an energy it is |y − f(x)|² / 2, whose one step of size 1 leads from anywhere to the
+    prediction: so it trains and is judged through the toolkit's own `reconstruction`, and the same
+    task.
 
     Arguments:
         box: (height, width) of a box.
@@ -46,7 +47,9 @@ class FeedForward(Energy):
         return self.head(features).squeeze(-1)
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*more, *rows, side, side, side) to half its squared distance (*more, *rows) from the prediction."""
+        """Maps y (*more, *rows, side, side, side) to half its squared distance (*more, *rows) from
+        the prediction.
+        """
         if code is None:
             raise ValueError("FeedForward scores boards beside the code of clues, as in energy.given(clues)(y)")
         return (y - code).square().sum((-3, -2, -1)) / 2

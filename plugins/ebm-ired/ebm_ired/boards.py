@@ -1,4 +1,6 @@
-"""Sudoku boards made offline: grids by random search, clues by digging while simple logic still fills the board."""
+"""Sudoku boards made offline: grids by random search, clues by digging while simple logic still
+fills the board.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,21 @@ __all__ = ["by_logic", "dig", "grids", "one_hot", "solutions"]
 
 
 def one_hot(grid: Tensor) -> Tensor:
-    """Turns digits (…, side, side), −1 for an empty cell, into candidates (…, side, side, side) of 0 and 1."""
+    """Turns digits (…, side, side), −1 for an empty cell, into candidates (…, side, side, side) of
+    0 and 1.
+    """
     return F.one_hot(grid + 1, grid.shape[-1] + 1)[..., 1:].float()
 
 
 def solutions(
     board: Sequence[int], box: tuple[int, int], limit: int = 2, rng: random.Random | None = None
 ) -> list[tuple[int, ...]]:
-    """Lists at most `limit` ways to fill a board (side * side digits from 0, −1 for empty), by search; in random order with rng.
+    """Lists at most `limit` ways to fill a board (side * side digits from 0, −1 for empty), by
+    search; in random order with rng.
 
     >>> solutions([0, 1, -1, -1, -1, -1, 0, 1, 1, 0, -1, -1, -1, -1, 1, 0], box=(2, 2))
-    [(0, 1, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 0), (0, 1, 2, 3, 3, 2, 0, 1, 1, 0, 3, 2, 2, 3, 1, 0)]
-    """
+    [(0, 1, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 0), (0, 1, 2, 3, 3, 2, 0, 1, 1, 0, 3, 2, 2, 3, 1,
+    0)] """
     height, width = box
     side = height * width
     filled, found = list(board), []
@@ -78,11 +83,11 @@ def grids(count: int, box: tuple[int, int], seed: int) -> Tensor:
 
 
 def by_logic(clues: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Fills boards (…, side, side, side) by singles alone: (what is filled, the rounds (…,) that it took).
+    """Fills boards (…, side, side, side) by singles alone: (what is filled, the rounds (…,) that it
+    took).
 
-    In a round, every candidate without a rival left in its cell, or for its digit in its row, column or box, is filled in. What
-    is filled completely so has no other solution.
-    """
+    In a round, every candidate without a rival left in its cell, or for its digit in its row,
+    column or box, is filled in. What is filled completely so has no other solution. """
     filled = clues
     rounds = torch.zeros(clues.shape[:-3], dtype=torch.long)
     while True:
@@ -95,13 +100,16 @@ def by_logic(clues: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _counts(marked: Tensor, box: tuple[int, int]) -> Tensor:
-    """Counts the candidates that are marked in each candidate's cell, row, column and box: (4, …, side, side, side)."""
+    """Counts the candidates that are marked in each candidate's cell, row, column and box: (4, …,
+    side, side, side).
+    """
     means = group_means(marked.unsqueeze(-1), box)
     return torch.stack([marked.shape[-1] * mean.squeeze(-1).expand_as(marked) for mean in means])
 
 
 def dig(grid: Tensor, clues: Tensor, box: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Takes clues away in random order while `by_logic` still fills the board: digits (n, side, side), −1 where empty.
+    """Takes clues away in random order while `by_logic` still fills the board: digits (n, side,
+    side), −1 where empty.
 
     Arguments:
         grid: filled grids (n, side, side).

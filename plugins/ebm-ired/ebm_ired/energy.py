@@ -1,4 +1,6 @@
-"""The energy: how far a noised board is from what the network makes of it, at each of K noise levels."""
+"""The energy: how far a noised board is from what the network makes of it, at each of K noise
+levels.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,27 @@ __all__ = ["Code", "DiffusedEnergy"]
 
 
 class Code(NamedTuple):
-    """What does not depend on y: the clues' features (*rows, side, side, side, dim), and the landscape's level."""
+    """What does not depend on y: the clues' features (*rows, side, side, side, dim), and the
+    landscape's level.
+    """
 
     features: Tensor
     level: Level
 
 
 class DiffusedEnergy(Energy):
-    """Scores noised boards against clues, on K landscapes: is y = a y* + s ε with an answer y* that fits the clues?
+    """Scores noised boards against clues, on K landscapes: is y = a y* + s ε with an answer y* that
+    fits the clues?
 
         E_k(y | x) = |y − a_k f(y, x, k)|² / (2 s_k),
 
     the squared norm of the residual of a network's guess f of the clean board.
-    For a guess that did not depend on y, ∇E would be the noise (y − a f) / s, which the objective asks for; and a step of size
-    s_k from anywhere would lead to a f.
+    For a guess that did not depend on y, ∇E would be the noise (y − a f) / s, which the objective
+    asks for; and a step of size s_k from anywhere would lead to a f.
 
-    A board is (side, side, side): row, column, digit; 1 for the digit of a cell and −1 for others. The context holds the clues in
-    this form with 1 for a clue's digit and 0 elsewhere. f is made of `CandidateBlock`s.
+    A board is (side, side, side): row, column, digit; 1 for the digit of a cell and −1 for others.
+    The context holds the clues in this form with 1 for a clue's digit and 0 elsewhere. f is made of
+    `CandidateBlock`s.
 
     Arguments:
         box: (height, width) of a box; a board's side is height * width.
@@ -40,9 +46,11 @@ class DiffusedEnergy(Energy):
         levels: K, the number of landscapes.
 
     Raises:
-        ValueError: for sizes that cannot work, and (at the call) boards of another shape or without a code.
+        ValueError: for sizes that cannot work, and (at the call) boards of another shape or without
+            a code.
 
-    Source: arXiv 2406.11179, section 3; the authors' code has |network|² and |y − network|² as energies of sudokus.
+    Source: arXiv 2406.11179, section 3; the authors' code has |network|² and |y − network|² as
+    energies of sudokus.
 
     >>> energy = DiffusedEnergy(box=(2, 3), dim=8, depth=1, levels=4)
     >>> clues = torch.zeros(5, 6, 6, 6)
@@ -84,5 +92,7 @@ class DiffusedEnergy(Energy):
 
 
 def embed(clues: Tensor) -> Tensor:
-    """Says of each candidate (…, side, side, side, 2) whether it is a clue, and whether its cell has one."""
+    """Says of each candidate (…, side, side, side, 2) whether it is a clue, and whether its cell
+    has one.
+    """
     return torch.stack([clues, clues.sum(-1, keepdim=True).expand_as(clues)], -1)

@@ -1,9 +1,9 @@
 """A network that knows what a sudoku's candidates compete for, and nothing about who may win.
 
-A candidate is a digit in a cell. It has four groups of rivals: the other digits of its cell, and its digit elsewhere in its row,
-its column and its box. All candidates share weights, as do all groups of a kind, so that it makes no difference what digits are
-called, or in which order boxes, and lines within a box, come.
-"""
+A candidate is a digit in a cell. It has four groups of rivals: the other digits of its cell, and
+its digit elsewhere in its row, its column and its box. All candidates share weights, as do all
+groups of a kind, so that it makes no difference what digits are called, or in which order boxes,
+and lines within a box, come. """
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["CandidateBlock", "check_sizes", "group_means"]
 
 
 def group_means(h: Tensor, box: tuple[int, int]) -> list[Tensor]:
-    """Averages features h (…, row, column, digit, d) over each candidate's cell, row, column and box; shapes broadcast with h's.
+    """Averages features h (…, row, column, digit, d) over each candidate's cell, row, column and
+    box; shapes broadcast with h's.
 
     >>> import torch
     >>> [tuple(mean.shape) for mean in group_means(torch.zeros(2, 6, 6, 6, 8), box=(2, 3))]
@@ -27,7 +28,8 @@ def group_means(h: Tensor, box: tuple[int, int]) -> list[Tensor]:
 
 
 class CandidateBlock(nn.Module):
-    """Lets each candidate hear its groups: h + W silu(U n + Σ_g V_g mean_g n), n = LayerNorm(h), g its cell, row, column, box.
+    """Lets each candidate hear its groups: h + W silu(U n + Σ_g V_g mean_g n), n = LayerNorm(h), g
+    its cell, row, column, box.
 
     Arguments:
         dim: the width d of a candidate's features.

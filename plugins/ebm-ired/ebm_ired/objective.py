@@ -1,4 +1,6 @@
-"""Energy diffusion: the gradient says where the noise is, and the answer lies lower than what is nearly an answer."""
+"""Energy diffusion: the gradient says where the noise is, and the answer lies lower than what is
+nearly an answer.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +20,33 @@ __all__ = ["EnergyDiffusion"]
 
 
 class EnergyDiffusion(Objective):
-    """Trains an energy of K landscapes by denoising its gradient and by contrast with corrupted answers.
+    """Trains an energy of K landscapes by denoising its gradient and by contrast with corrupted
+    answers.
 
-        L = E mean |∇E_k(a_k y* + s_k ε) − ε|² + contrast · E log(1 + exp(E_k(a_k y* + s_k ε) − E_k(a_k y⁻ + s_k ε))),
+        L = E mean |∇E_k(a_k y* + s_k ε) − ε|² + contrast · E log(1 + exp(E_k(a_k y* + s_k ε) −
+        E_k(a_k y⁻ + s_k ε))),
 
-    where ε ~ N(0, I), and y⁻ is the answer y* corrupted, under the same noise: the second term is the cross-entropy of telling
-    the two apart by softmax(−E). The rows of a batch are spread evenly over some of the landscapes, drawn anew. No sampler runs.
+    where ε ~ N(0, I), and y⁻ is the answer y* corrupted, under the same noise: the second term is
+    the cross-entropy of telling the two apart by softmax(−E). The rows of a batch are spread evenly
+    over some of the landscapes, drawn anew. No sampler runs.
 
-    Source: arXiv 2406.11179, section 3 and algorithm 1; the authors' code draws noise of its own for the second term.
+    Source: arXiv 2406.11179, section 3 and algorithm 1; the authors' code draws noise of its own
+    for the second term.
 
     Arguments:
         contrast: weight of the second term.
-        visited: landscapes of a batch at most; each is a pass of its own, since an energy is bound to one level at a time.
+        visited: landscapes of a batch at most; each is a pass of its own, since an energy is bound
+            to one level at a time.
         corruption: standard deviation of the noise that makes y⁻ of y* where there is no `corrupt`.
         task: gives `corrupt` where that is not passed, if it has it.
         corrupt: corrupt(batch, generator=) -> y⁻, of the target's shape.
 
     Raises:
-        ValueError: contrast is negative, corruption or visited not positive, or (at the call) a start is given.
+        ValueError: contrast is negative, corruption or visited not positive, or (at the call) a
+            start is given.
 
-    Terms: denoising (mean squared error of a number of ε), contrast, ranked (the share of rows whose answer lies lower),
-    energy_data.
+    Terms: denoising (mean squared error of a number of ε), contrast, ranked (the share of rows
+    whose answer lies lower), energy_data.
 
     >>> a, s = levels(1)[0]
     >>> exact = lambda y: (y - a).square().sum(-1) / (2 * s)     # the energy of a single answer, 1
@@ -97,14 +105,18 @@ class EnergyDiffusion(Objective):
     def _at(
         self, function: EnergyFn, level: Level, answer: Tensor, wrong: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the gradient's mean squared error, how much higher the wrong answer lies, and the energy, each (*chains,)."""
+        """Computes the gradient's mean squared error, how much higher the wrong answer lies, and
+        the energy, each (*chains,).
+        """
         noised = level.signal * answer + level.noise * noise
         value, grad = energy_and_grad(function, noised, create_graph=torch.is_grad_enabled())
         margin = function(level.signal * wrong + level.noise * noise) - value
         return (grad - noise).square().reshape(*value.shape, -1).mean(-1), margin, value
 
     def _spread(self, rows: int, count: int, device: torch.device, generator: torch.Generator | None) -> dict[int, Tensor]:
-        """Deals rows out at random to levels that are drawn, as evenly as they allow: level -> its rows, at least one."""
+        """Deals rows out at random to levels that are drawn, as evenly as they allow: level -> its
+        rows, at least one.
+        """
         order = torch.randperm(rows, generator=generator, device=device)
         drawn = torch.randperm(count, generator=generator, device=device)[: min(self.visited, rows)].tolist()
         return {level: order[place :: len(drawn)] for place, level in enumerate(drawn)}

@@ -1,4 +1,6 @@
-"""Descent through annealed landscapes: y⁺ = y − η s_k ∇E_k(y) where that lowers E_k, and y · a_(k−1) / a_k between them."""
+"""Descent through annealed landscapes: y⁺ = y − η s_k ∇E_k(y) where that lowers E_k, and y ·
+a_(k−1) / a_k between them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ __all__ = ["Landscape", "LandscapeDescent"]
 
 @dataclass(frozen=True)
 class Landscape:
-    """An energy function that knows its noise s, and by what factor a state grows that comes from the landscape before."""
+    """An energy function that knows its noise s, and by what factor a state grows that comes from
+    the landscape before.
+    """
 
     energy: EnergyFn
     noise: float
@@ -29,7 +33,8 @@ class Landscape:
 
 
 class LandscapeDescent(Monotone):
-    """Descends K landscapes one after the other, from the noisiest to the last, and accepts only what lowers the energy.
+    """Descends K landscapes one after the other, from the noisiest to the last, and accepts only
+    what lowers the energy.
 
     On landscape k, `steps` times, each chain for itself:
 
@@ -39,14 +44,15 @@ class LandscapeDescent(Monotone):
 
         y ← y a_(k−1) / a_k + noise · s_(k−1) ξ,    ξ ~ N(0, I).
 
-    The number of landscapes is that of the energies that are passed; a and s are those of `levels`. Steps are without noise: a
-    chain that is rejected waits for the next landscape.
+    The number of landscapes is that of the energies that are passed; a and s are those of `levels`.
+    Steps are without noise: a chain that is rejected waits for the next landscape.
 
     Arguments:
         step_size: η, in units of the step s_k that leads to a fixed guess.
         steps: T, steps per landscape; more for harder problems.
-        noise: the share of a landscape's noise that a state enters it with: 0, as in the paper, where the start alone is random;
-            1, as in diffusion models, where candidates differ more (which is ours).
+        noise: the share of a landscape's noise that a state enters it with: 0, as in the paper,
+            where the start alone is random; 1, as in diffusion models, where candidates differ more
+            (which is ours).
 
     Raises:
         ValueError: noise is negative.
@@ -93,6 +99,8 @@ class LandscapeDescent(Monotone):
         return super().step(energy, state, create_graph=create_graph, generator=generator)
 
     def _placed(self, energy: EnergyFn, state: MonotoneState) -> MonotoneState:
-        """Brings a state to a landscape's scale and step size; an energy that is on no route is at scale 1."""
+        """Brings a state to a landscape's scale and step size; an energy that is on no route is at
+        scale 1.
+        """
         noise, growth = getattr(energy, "noise", 1.0), getattr(energy, "growth", 1.0)
         return MonotoneState(state.inner._replace(y=growth * state.y, gain=noise))

@@ -1,4 +1,6 @@
-"""Spins for the ebm toolkit: lattice energies, samplers that need no continuous space, objectives that need no samples."""
+"""Spins for the ebm toolkit: lattice energies, samplers that need no continuous space, objectives
+that need no samples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The Boltzmann machine without hidden units: every pixel is coupled to every other, or to those near it."""
+"""The Boltzmann machine without hidden units: every pixel is coupled to every other, or to those
+near it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,20 @@ __all__ = ["Pairwise"]
 class Pairwise(Unconditional):
     """Scores images of spins by learned fields and couplings: E(y) = −Σᵢ hᵢ yᵢ − Σ_{i<j} Jᵢⱼ yᵢ yⱼ.
 
-    Of all distributions with the data's means and correlations this is the one of largest entropy. Everything starts at zero.
+    Of all distributions with the data's means and correlations this is the one of largest entropy.
+    Everything starts at zero.
 
     Source: Ackley, Hinton and Sejnowski, 1985, without hidden units.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
         channels: C.
-        radius: how far apart coupled pixels are at most, in pixels along the farther axis; none means any distance.
+        radius: how far apart coupled pixels are at most, in pixels along the farther axis; none
+            means any distance.
 
     Raises:
-        ValueError: for sizes below 1, and (at the call) a y whose last three axes are not an image of that size.
+        ValueError: for sizes below 1, and (at the call) a y whose last three axes are not an image
+            of that size.
 
     >>> energy = Pairwise(image_size=8, radius=1)
     >>> energy(torch.ones(5, 1, 8, 8)).shape, energy.couplings.shape

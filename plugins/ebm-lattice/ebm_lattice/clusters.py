@@ -1,4 +1,6 @@
-"""Swendsen and Wang's cluster updates, for every energy of pairs: spins or values, couplings of any sign, fields."""
+"""Swendsen and Wang's cluster updates, for every energy of pairs: spins or values, couplings of any
+sign, fields.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ __all__ = ["SwendsenWang", "SwendsenWangState"]
 
 
 class SwendsenWangState(NamedTuple):
-    """A configuration, and the landscape's couplings: pairs of sites (2, pairs), and couplings (*chains, pairs, q, q).
+    """A configuration, and the landscape's couplings: pairs of sites (2, pairs), and couplings
+    (*chains, pairs, q, q).
 
     For spins q is 1."""
 
@@ -28,17 +31,19 @@ class SwendsenWangState(NamedTuple):
 
 
 class SwendsenWang(Sampler):
-    """Samples p ∝ exp(−E) of pairs on a lattice by flipping whole clusters, which also moves at the critical point.
+    """Samples p ∝ exp(−E) of pairs on a lattice by flipping whole clusters, which also moves at the
+    critical point.
 
-        E(s) = −Σ_⟨ij⟩ Kᵢⱼ sᵢ sⱼ − Σᵢ Hᵢ sᵢ:    bond i–j closes with probability 1 − exp(−2 Kᵢⱼ sᵢ sⱼ) where that is positive,
-        a bond from i to a ghost spin, which is held, likewise with Hᵢ; each cluster then flips with probability ½.
+        E(s) = −Σ_⟨ij⟩ Kᵢⱼ sᵢ sⱼ − Σᵢ Hᵢ sᵢ:    bond i–j closes with probability 1 − exp(−2 Kᵢⱼ sᵢ
+        sⱼ) where that is positive, a bond from i to a ghost spin, which is held, likewise with Hᵢ;
+        each cluster then flips with probability ½.
 
-    Signs of K may be mixed. Sites of q values take the same step for pairs of values (a, b), at random: sites that are a or b
-    are spins s, all others a part of the field H. One step goes once through pairs that have all q values in them (but one,
-    where q is odd).
+    Signs of K may be mixed. Sites of q values take the same step for pairs of values (a, b), at
+    random: sites that are a or b are spins s, all others a part of the field H. One step goes once
+    through pairs that have all q values in them (but one, where q is odd).
 
-    Couplings are second derivatives of the energy, found once per landscape from as many gradients as y has entries; fields come
-    from the gradient at y. One gradient per pair of values and step.
+    Couplings are second derivatives of the energy, found once per landscape from as many gradients
+    as y has entries; fields come from the gradient at y. One gradient per pair of values and step.
 
     Source: Swendsen and Wang, 1987; pairs of values: Wang, Swendsen and Kotecký, 1989.
 
@@ -91,7 +96,8 @@ class SwendsenWang(Sampler):
             spin = (index == a).to(y) - (index == b).to(y)  # 0: another value
             flipped = torch.where(index == a, b, a)
             coupling = _between(state.couplings, a, b)
-            # Flipping s alone costs 2 s (Σ K s + H): what the pairs do not account for is the field.
+            # Flipping s alone costs 2 s (Σ K s + H): what the pairs do not account for is the
+            # field.
             neighbours = torch.zeros_like(spin)
             for here, there in (state.pairs, state.pairs.flip(0)):
                 neighbours = neighbours.index_add(-1, here, coupling * spin[..., there])
@@ -101,7 +107,9 @@ class SwendsenWang(Sampler):
         return state._replace(y=y, t=state.t + 1), info
 
     def _couplings(self, energy: EnergyFn, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Finds pairs i < j and their −∂²E/∂yᵢ∂yⱼ, as differences between the gradients at zero and at unit vectors."""
+        """Finds pairs i < j and their −∂²E/∂yᵢ∂yⱼ, as differences between the gradients at zero and
+        at unit vectors.
+        """
         value, grad = energy_and_grad(energy, y)
         values = 1 if self.states == "spins" else y.shape[-1]
         flat = y.reshape(*value.shape, -1, values)
@@ -136,7 +144,9 @@ NO_PAIRS = "the energy is no sum over sites and pairs of sites, and clusters are
 
 
 def _between(couplings: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Computes the coupling K (*chains, pairs) of spins that are a or b (*chains, 1) from those of all values."""
+    """Computes the coupling K (*chains, pairs) of spins that are a or b (*chains, 1) from those of
+    all values.
+    """
     values = couplings.shape[-1]
     if values == 1:
         return couplings[..., 0, 0]

@@ -1,4 +1,6 @@
-"""Gibbs sampling: yᵢ ~ p(yᵢ | all others), colour by colour; the conditionals of a colour come from one gradient."""
+"""Gibbs sampling: yᵢ ~ p(yᵢ | all others), colour by colour; the conditionals of a colour come from
+one gradient.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,21 @@ class Gibbs(Sampler):
 
         yᵢ ~ softmaxᵥ(−E(y with yᵢ = v)).
 
-    One step is a sweep. Sites of one colour are drawn together, from one gradient, which is exact where E is linear in each
-    site and sites of one colour do not interact: their gradient must not change as they do, or the step raises. So a sweep
-    costs as many gradients as there are colours. Other energies (a network's) need differences="evaluations": every value of
-    every site is evaluated, site by site.
+    One step is a sweep. Sites of one colour are drawn together, from one gradient, which is exact
+    where E is linear in each site and sites of one colour do not interact: their gradient must not
+    change as they do, or the step raises. So a sweep costs as many gradients as there are colours.
+    Other energies (a network's) need differences="evaluations": every value of every site is
+    evaluated, site by site.
 
     Source: Geman and Geman, 1984.
 
     Arguments:
         states: how y is written: "spins" (−1 and 1), or "one-hot" (the last axis).
-        colours: "sequential", a colour for each site; "checkerboard", two, for nearest neighbours alone; or colours (*lattice).
+        colours: "sequential", a colour for each site; "checkerboard", two, for nearest neighbours
+            alone; or colours (*lattice).
         steps: sweeps per landscape, or a pair (low, high) drawn in train mode.
-        differences: where conditionals come from: one "gradient" per colour, or "evaluations" of the energy.
+        differences: where conditionals come from: one "gradient" per colour, or "evaluations" of
+            the energy.
 
     Raises:
         ValueError: y is not on the lattice; or a gradient does not have the conditionals.
@@ -127,7 +132,9 @@ class Gibbs(Sampler):
 
 
 def _require_unmoved(before: Tensor, after: Tensor, index: Tensor, sites: Tensor) -> None:
-    """Raises ValueError where the gradient at sites that were drawn together depends on what was drawn."""
+    """Raises ValueError where the gradient at sites that were drawn together depends on what was
+    drawn.
+    """
     change = (after - before).reshape(*index.shape, -1)[..., sites, :].abs().max()
     if bool(change > torch.finfo(before.dtype).eps ** 0.5 * (1 + before.abs().max())):
         raise ValueError(

@@ -1,4 +1,6 @@
-"""Gibbs with gradients: flip the site that the gradient suggests, and accept by Metropolis and Hastings' rule."""
+"""Gibbs with gradients: flip the site that the gradient suggests, and accept by Metropolis and
+Hastings' rule.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,16 @@ class GibbsWithGradients(Sampler):
         (i, v) ~ q(i, v | y) ∝ exp(−dᵢᵥ(y) / 2),    y' = y with yᵢ = v,
         accepted with probability min(1, p(y') q(i, yᵢ | y') / (p(y) q(i, v | y))),
 
-    where dᵢᵥ is the gradient's estimate of E(y') − E(y), v ≠ yᵢ. The test takes energies as they are, so that any
-    differentiable energy is sampled exactly. One gradient per step, and one more for the first. A proposal that is not finite
-    is rejected.
+    where dᵢᵥ is the gradient's estimate of E(y') − E(y), v ≠ yᵢ. The test takes energies as they
+    are, so that any differentiable energy is sampled exactly. One gradient per step, and one more
+    for the first. A proposal that is not finite is rejected.
 
     Source: Grathwohl et al., 2021 (arXiv 2102.04509), algorithm 1.
 
     Arguments:
         states: how y is written: "spins" (−1 and 1), or "one-hot" (the last axis).
-        steps: steps per landscape, or a pair (low, high) drawn in train mode; a sweep is as many as there are sites.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode; a sweep is as many as
+            there are sites.
 
     Raises:
         ValueError: y is not on the lattice.

@@ -1,4 +1,6 @@
-"""Ising and Potts models on a rectangular lattice, with log Z and exact samples from their transfer matrix."""
+"""Ising and Potts models on a rectangular lattice, with log Z and exact samples from their transfer
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ LAYER = 1024  # values of a layer, up to which a transfer matrix is made: ten sp
 
 
 class Lattice(Unconditional):
-    """Scores lattices by E(y) = −J Σ_⟨ij⟩ yᵢ·yⱼ − Σᵢ hᵢ·yᵢ, the first sum over pairs of nearest neighbours.
+    """Scores lattices by E(y) = −J Σ_⟨ij⟩ yᵢ·yⱼ − Σᵢ hᵢ·yᵢ, the first sum over pairs of nearest
+    neighbours.
 
-    The transfer matrix goes through the lattice layer by layer along its first axis: Z = tr Πᵣ Dᵣ Tᵣ, with Dᵣ the weights of a
-    layer's values and Tᵣ those of the bonds to the next layer (all 1 where there are none).
+    The transfer matrix goes through the lattice layer by layer along its first axis: Z = tr Πᵣ Dᵣ
+    Tᵣ, with Dᵣ the weights of a layer's values and Tᵣ those of the bonds to the next layer (all 1
+    where there are none).
 
     Attributes:
         log_z: log of the sum of exp(−E(y)) over all configurations y, (); differentiable.
@@ -85,7 +89,8 @@ class Lattice(Unconditional):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws n independent samples (n, *event) exactly: the first layer, and each other one given that and its neighbour.
+        """Draws n independent samples (n, *event) exactly: the first layer, and each other one
+        given that and its neighbour.
 
         Raises:
             ValueError: for a layer of more than ten spins or so.
@@ -102,7 +107,9 @@ class Lattice(Unconditional):
         return suffixes[0].diagonal().sum().log() + log_factor
 
     def _transfer(self, field: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-        """Computes a layer's values (S, *layer), T (S, S), Πᵣ₌ₖ Dᵣ Tᵣ for each k, and the log of what the first lacks."""
+        """Computes a layer's values (S, *layer), T (S, S), Πᵣ₌ₖ Dᵣ Tᵣ for each k, and the log of
+        what the first lacks.
+        """
         sites = math.prod(self.shape[1:])
         if self.values**sites > LAYER:
             raise ValueError(
@@ -133,16 +140,18 @@ class Lattice(Unconditional):
 
 
 class Ising(Lattice):
-    """Is the Ising model: E(y) = −J Σ_⟨ij⟩ yᵢ yⱼ − Σᵢ hᵢ yᵢ over spins yᵢ = ±1 on a rectangular lattice.
+    """Is the Ising model: E(y) = −J Σ_⟨ij⟩ yᵢ yⱼ − Σᵢ hᵢ yᵢ over spins yᵢ = ±1 on a rectangular
+    lattice.
 
-    On an endless square lattice spins order from J = log(1 + √2) / 2 ≈ 0.4407 on. log Z, the mean and samples are exact where a
-    layer has up to ten spins.
+    On an endless square lattice spins order from J = log(1 + √2) / 2 ≈ 0.4407 on. log Z, the mean
+    and samples are exact where a layer has up to ten spins.
 
     Source: Ising, 1925; the transfer matrix: Kramers and Wannier, 1941.
 
     Arguments:
         shape: the lattice, one or more axes, the longest first.
-        coupling: J, the inverse temperature in units of the bonds; negative for an antiferromagnet; an nn.Parameter is learned.
+        coupling: J, the inverse temperature in units of the bonds; negative for an antiferromagnet;
+            an nn.Parameter is learned.
         field: h, a number or a tensor that broadcasts to the shape; an nn.Parameter is learned.
         periodic: whether the last site of an axis is the first one's neighbour.
 
@@ -165,9 +174,11 @@ class Ising(Lattice):
 
 
 class Potts(Lattice):
-    """Is the Potts model: E(y) = −J Σ_⟨ij⟩ [yᵢ = yⱼ] − Σᵢ hᵢ(yᵢ) over sites with q values, written one-hot (*shape, q).
+    """Is the Potts model: E(y) = −J Σ_⟨ij⟩ [yᵢ = yⱼ] − Σᵢ hᵢ(yᵢ) over sites with q values, written
+    one-hot (*shape, q).
 
-    On an endless square lattice sites order from J = log(1 + √q) on. Two values are the Ising model at half the coupling.
+    On an endless square lattice sites order from J = log(1 + √q) on. Two values are the Ising model
+    at half the coupling.
 
     Source: Potts, 1952.
 

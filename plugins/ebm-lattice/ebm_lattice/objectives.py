@@ -12,11 +12,12 @@ __all__ = ["PseudoLikelihood", "RatioMatching"]
 
 
 class Conditional(Objective):
-    """Averages a score of every site's conditional, −log p or (1 − p)², summed over sites; terms: energy_data, accuracy.
+    """Averages a score of every site's conditional, −log p or (1 − p)², summed over sites; terms:
+    energy_data, accuracy.
 
-    Conditionals come from one gradient, which is exact for energies that are linear in each site; for others from evaluations
-    of every alternative. There are no chains, so that a `start` is not looked at.
-    """
+    Conditionals come from one gradient, which is exact for energies that are linear in each site;
+    for others from evaluations of every alternative. There are no chains, so that a `start` is not
+    looked at. """
 
     def __init__(self, states: States = "spins", differences: Differences = "gradient") -> None:
         super().__init__()
@@ -24,7 +25,9 @@ class Conditional(Objective):
         self.states, self.differences = states, differences
 
     def score(self, log_p: Tensor, data: Tensor) -> Tensor:
-        """Scores conditionals log p (*chains, sites, values) by the numbers of the data's values (*chains, sites, 1)."""
+        """Scores conditionals log p (*chains, sites, values) by the numbers of the data's values
+        (*chains, sites, 1).
+        """
         raise NotImplementedError
 
     def forward(
@@ -51,7 +54,8 @@ class Conditional(Objective):
 
 
 class PseudoLikelihood(Conditional):
-    """Trains by pseudo-likelihood, L = −E Σᵢ log p(yᵢ | all others): as many classifications as there are sites.
+    """Trains by pseudo-likelihood, L = −E Σᵢ log p(yᵢ | all others): as many classifications as
+    there are sites.
 
     Consistent, like maximum likelihood, where the energy can represent the data.
 
@@ -59,7 +63,8 @@ class PseudoLikelihood(Conditional):
 
     Arguments:
         states: how y is written: "spins" (−1 and 1), or "one-hot" (the last axis).
-        differences: where conditionals come from: one "gradient" (exact where E is linear in each site), or "evaluations".
+        differences: where conditionals come from: one "gradient" (exact where E is linear in each
+            site), or "evaluations".
 
     Terms: energy_data, accuracy (the share of sites whose value is the likeliest given the others).
 
@@ -73,17 +78,20 @@ class PseudoLikelihood(Conditional):
 
 
 class RatioMatching(Conditional):
-    """Trains by ratio matching, L = E Σᵢ (1 − p(yᵢ | all others))² for spins: the Brier score of all conditionals.
+    """Trains by ratio matching, L = E Σᵢ (1 − p(yᵢ | all others))² for spins: the Brier score of
+    all conditionals.
 
         L = ½ E Σᵢ Σᵥ (p(yᵢ = v | all others) − [yᵢ = v])²,
 
-    which for two values is the square of σ(E(y) − E(y with yᵢ flipped)). Bounded, so that no single outlier has much say.
+    which for two values is the square of σ(E(y) − E(y with yᵢ flipped)). Bounded, so that no single
+    outlier has much say.
 
     Source: Hyvärinen, 2007, "Some extensions of score matching", for two values.
 
     Arguments:
         states: how y is written: "spins" (−1 and 1), or "one-hot" (the last axis).
-        differences: where conditionals come from: one "gradient" (exact where E is linear in each site), or "evaluations".
+        differences: where conditionals come from: one "gradient" (exact where E is linear in each
+            site), or "evaluations".
 
     Terms: energy_data, accuracy (the share of sites whose value is the likeliest given the others).
 

@@ -1,4 +1,6 @@
-"""What a report shows of spins: one chain's configurations, and the magnetisation of several along their way."""
+"""What a report shows of spins: one chain's configurations, and the magnetisation of several along
+their way.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """How lattices are written as tensors, and what one gradient says about every site of them.
 
-Spins y are -1 or 1, of shape (*chains, *lattice). Sites with q values are one-hot, of shape (*chains, *lattice, q). Both are
-floating, so that an energy is an ordinary differentiable function of them, off the lattice too.
+Spins y are -1 or 1, of shape (*chains, *lattice). Sites with q values are one-hot, of shape
+(*chains, *lattice, q). Both are floating, so that an energy is an ordinary differentiable function
+of them, off the lattice too.
 
-A table (*chains, sites, values) says what every site could be: the energy with that site at that value, minus E(y). An energy
-that is linear in each site (Ising, Potts, any Boltzmann machine with its hidden units kept) has all of it in one gradient:
+A table (*chains, sites, values) says what every site could be: the energy with that site at that
+value, minus E(y). An energy that is linear in each site (Ising, Potts, any Boltzmann machine with
+its hidden units kept) has all of it in one gradient:
 
     spins: (v - yᵢ) ∂E/∂yᵢ,    one-hot: ∂E/∂yᵢᵥ - Σₐ yᵢₐ ∂E/∂yᵢₐ.
 """
@@ -48,7 +50,8 @@ def read(y: Tensor, chains: int, states: States) -> Tensor:
 
 
 def write(index: Tensor, like: Tensor, states: States) -> Tensor:
-    """Makes the configuration whose values have these numbers (*chains, sites), of the shape and dtype of `like`.
+    """Makes the configuration whose values have these numbers (*chains, sites), of the shape and
+    dtype of `like`.
 
     >>> write(torch.tensor([[0, 1]]), torch.ones(1, 2), "spins")
     tensor([[-1.,  1.]])
@@ -73,7 +76,9 @@ def table(y: Tensor, grad: Tensor, chains: int, states: States) -> Tensor:
 
 
 def evaluated_table(energy: EnergyFn, y: Tensor, chains: int, states: States, sites: Tensor | None = None) -> Tensor:
-    """Evaluates every alternative of some sites, or of all: (*chains, sites, values), whatever the energy is."""
+    """Evaluates every alternative of some sites, or of all: (*chains, sites, values), whatever the
+    energy is.
+    """
     index, rows = read(y, chains, states), []
     for site in range(index.shape[-1]) if sites is None else sites.tolist():
         values = []

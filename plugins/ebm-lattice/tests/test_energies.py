@@ -59,7 +59,8 @@ def test_rings_and_the_critical_square_lattice():
     j = 0.6
     ring = Ising((12,), j).double()
     torch.testing.assert_close(ring.log_z, torch.tensor((2 * math.cosh(j)) ** 12 + (2 * math.sinh(j)) ** 12, dtype=DOUBLE).log())
-    # Onsager's free energy at the critical coupling, and for a long strip of width L, Casimir's π / (12 L²).
+    # Onsager's free energy at the critical coupling, and for a long strip of width L, Casimir's π /
+    # (12 L²).
     catalan, strip = 0.915965594177219, Ising((96, 8), math.log(1 + math.sqrt(2)) / 2).double()
     expected = math.log(2) / 2 + 2 * catalan / math.pi + math.pi / (12 * 8**2)
     assert abs(strip.log_z.item() / (96 * 8) - expected) < 1e-4

@@ -18,10 +18,10 @@ from tests.helpers import laws, normal, seeded, seeds
 class Written(Task):
     """What an author writes: rows of five tokens, which have weights."""
 
-    spec = {"dim": 3}
     rows_at_once = 4
 
     def __init__(self, rows=10, weighted=True, seed=0):
+        self.spec = {"dim": 3}
         self.y, self.weight = normal(rows, 5, 3, seed=seed), normal(rows, 5, seed=seed + 1).clamp(min=0) if weighted else None
 
     def loader(self, split, batch_size, *, seed=0, workers=0):

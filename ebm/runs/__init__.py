@@ -1,0 +1,1 @@
+"""A run: a trained model, and the folder that training writes."""

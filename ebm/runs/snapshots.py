@@ -1,0 +1,76 @@
+"""What a checkpoint holds of a run's parts, and how it goes back into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ebm.interfaces import EnergyFn, Objective
+from ebm.interfaces.abilities import Learns, lacking
+from ebm.runs import checkpoints
+
+__all__ = ["own_state", "put_back", "shared_state"]
+
+AVERAGED = "module."  # what torch's AveragedModel puts before the names of the weights it averages
+
+
+def shared_state(energy: EnergyFn, objective: Objective, task: Any, average: nn.Module | None) -> dict[str, Any]:
+    """Reads what ranks share: weights, their moving average, and what the task learned."""
+    return {
+        "energy": _state(energy, extra=False),
+        "objective": _state(objective, extra=False),
+        "task": {} if lacking(task, Learns) else task.state_dict(),
+        "average": {} if average is None else average.state_dict(),
+    }
+
+
+def own_state(energy: EnergyFn, objective: Objective) -> dict[str, Any]:
+    """Reads what each rank keeps for itself, such as a replay buffer."""
+    return {"energy": _state(energy, extra=True), "objective": _state(objective, extra=True)}
+
+
+def put_back(
+    saved: Path,
+    energy: EnergyFn,
+    objective: Objective | None,
+    task: Any,
+    *,
+    averaged: bool,
+    rank: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads a checkpoint into a run's parts, and returns what ranks share and this rank's own.
+
+    Arguments:
+        saved: the checkpoint's folder.
+        energy: gets the weights, or with `averaged` their moving average where there is one.
+        objective: gets its parameters, and the rank's replay buffer.
+        task: gets what it learned from its data, if it has `load_state_dict`.
+        averaged: whether the energy is to be used, and not trained on.
+        rank: whose own part is read.
+        device: where shared tensors go.
+
+    Raises:
+        CheckpointError: the weights are truncated, foreign, or do not fit.
+    """
+    shared, own = checkpoints.read(saved, "shared", device), checkpoints.read(saved, f"rank{rank}")
+    with checkpoints.named(saved):
+        if isinstance(energy, nn.Module):
+            average = {k.removeprefix(AVERAGED): v for k, v in shared["average"].items() if k.startswith(AVERAGED)}
+            energy.load_state_dict({**(average if averaged and average else shared["energy"]), **own["energy"]})
+        if isinstance(objective, nn.Module):
+            objective.load_state_dict({**shared["objective"], **own["objective"]})
+        if shared.get("task") and not lacking(task, Learns):
+            task.load_state_dict(shared["task"])
+    return shared, own
+
+
+def _state(part: Any, extra: bool) -> Mapping[str, Any]:
+    """Reads a module's parameters and buffers, or with `extra` what it keeps beside them."""
+    if not isinstance(part, nn.Module):
+        return {}
+    return {key: value for key, value in part.state_dict().items() if key.endswith("_extra_state") == extra}
