@@ -16,14 +16,24 @@ from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
 from ebm.commands.console import show as show_result
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
-from ebm.registry import KINDS, PARTS, VERBS, Component, blamed, component, components, first_paragraph, imported, parameters, problems
+from ebm.registry import (
+    KINDS,
+    PARTS,
+    VERBS,
+    Component,
+    blamed,
+    component,
+    components,
+    first_paragraph,
+    imported,
+    parameters,
+    problems,
+)
 from ebm.reports.page import write_report
 from ebm.scaffold import new_plugin as write_package
 from ebm.studies.findings import conduct
 from ebm.training.ranks import is_first_process
 from ebm.words import nearest
-
-__all__ = ["main"]
 
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
@@ -107,7 +117,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
             continue
         found = component(each, name)
         text = inspect.getdoc(target := found.factory if each == "model" else imported(found)) or ""
-        rows = describe(target) if callable(target) else []
+        rows = describe(target)[each in ("study", "rival", "command") :] if callable(target) else []  # what is handed to it
         explained = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         shown[each] = {"from": found.distribution, "text": text, "parameters": explained}
         if not json:

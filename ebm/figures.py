@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DATA", "GREY", "INK", "NOISE", "OTHER", "SAMPLES", "enlarged", "figure_of", "grid", "histogram"]
-
 DATA, SAMPLES, OTHER, NOISE, INK, GREY = "#1f5f8b", "#d2603a", "#c9a227", "#9aa3ad", "#22272e", "#57606a"
 TINY = 16  # pixels a side, up to which a picture is enlarged
 STYLE: Any = {

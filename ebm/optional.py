@@ -9,8 +9,6 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-__all__ = ["installed", "no_progress_bars", "reachable"]
-
 SECONDS = 5  # that the hub has to answer
 
 

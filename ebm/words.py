@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["nearest"]
-
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Says which known name is nearest, and lists them.

@@ -25,12 +25,14 @@ WAVES = 256  # sines and cosines of a step that its embedding is made of
 
 
 class DiT(PatchStream):
-    """Predicts the noise ε of a picture and its variance, and denoises by removing it step by step (DiT, adaLN-zero).
+    """Predicts the noise ε of a picture and its variance, and removes it step by step (adaLN-zero).
 
-    As an energy it is the bowl around the clean picture x that one pass predicts, E(y | context) = mean |y − x|² / 2, whose one
-    step of size `natural_step` is that prediction. It is trained by `Diffusion`, and judged by the same tasks as an EBT.
+    As an energy it is the bowl around the clean picture x that one pass predicts, E(y | context) =
+    mean |y − x|² / 2, whose one step of size `natural_step` is that prediction. It is trained by
+    `Diffusion`, and judged by the same tasks as an EBT.
 
-    The context is `Noisy`. At equal sizes it has adaLN's 6 D² parameters a block more than an EBT without a condition.
+    The context is `Noisy`. At equal sizes it has adaLN's 6 D² parameters a block more than an EBT
+    without a condition.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -46,7 +48,8 @@ class DiT(PatchStream):
         schedule_steps: how many steps the noise schedule has, as the task's.
 
     Raises:
-        ValueError: for sizes that cannot work, and (at the call) pictures of another shape or a context without steps.
+        ValueError: for sizes that cannot work, and (at the call) pictures of another shape or a
+            context without steps.
         ImportError: timm is not installed.
 
     Source: DiT (Peebles and Xie, 2023); predicted clean pictures are clipped to [−1, 1] on the way.
@@ -87,11 +90,11 @@ class DiT(PatchStream):
 
     @property
     def natural_step(self) -> int:
-        """Counts a picture's numbers: the step size at which one gradient step goes to what one pass predicts."""
+        """Counts a picture's numbers: the step size at which one gradient step is one pass."""
         return math.prod(self.event)
 
     def noise_and_variance(self, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts the noise in pictures (B, C, H, W) of steps (B,), and the share in [−1, 1] that says its `log_variance`."""
+        """Predicts the noise in pictures (B, C, H, W) of steps (B,), and its `log_variance`'s share."""
         waves = _waves(step).to(self.positions)
         found = self.head(self.consider(y, super().encode(waves))).to(y.dtype)
         rows, side = self.grid[0], self.patch_size
@@ -99,12 +102,12 @@ class DiT(PatchStream):
         return noise, share
 
     def representations(self, images: Tensor, code: Any = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W) over each quarter, as pictures of step 0, after every block."""
+        """Averages the tokens of images (n, C, H, W), as pictures of step 0, over each quarter."""
         waves = _waves(torch.zeros(1, device=images.device)).to(self.positions)
         return super().representations(images, super().encode(waves) if code is None else code)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Predicts the clean pictures (B, C, H, W) of a `Noisy` in one pass, differentiably and not clipped.
+        """Predicts the clean pictures (B, C, H, W) of a `Noisy` in one pass, not clipped.
 
         Raises:
             ValueError: the context is none, or has other steps than the schedule.
@@ -113,7 +116,7 @@ class DiT(PatchStream):
         return predicted_clean(self.schedule, image, step, self.noise_and_variance(image, step)[0])
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*more, B, C, H, W) to half its mean squared distance (*more, B) from the predicted pictures."""
+        """Maps y (*more, B, C, H, W) to half its mean squared distance (*more, B) from the code."""
         if code is None or y.shape[-3:] != self.event:
             raise ValueError(
                 f"y has shape {tuple(y.shape)}, the code is {type(code).__name__}: this DiT scores images (*chains, "
@@ -122,7 +125,7 @@ class DiT(PatchStream):
         return (y - code).square().mean((-3, -2, -1)) / 2
 
     def predict(self, batch: Batch, start: Tensor | None = None, *, generator: torch.Generator | None = None) -> Prediction:
-        """Denoises `start`, by default the batch's noisy pictures, from each picture's own step in so many `passes`."""
+        """Denoises `start`, by default the batch's noisy pictures, from each picture's own step."""
         return self.at(self.passes).predict(batch, start, generator=generator)
 
     def at(self, passes: int) -> Diffuser:
@@ -135,7 +138,7 @@ class DiT(PatchStream):
             return evaluate(bind(self, batch.context), y)
 
     def checked(self, context: Any) -> Noisy:
-        """Reads a context, or raises ValueError where it is no noisy pictures of steps that the schedule has."""
+        """Reads a context, or raises ValueError where it is no `Noisy` of the schedule's steps."""
         if not isinstance(context, Noisy):
             raise ValueError(f"the context is {type(context).__name__}: pass Noisy(image, step)")
         low, high = (int(step) for step in context.step.aminmax())
@@ -146,9 +149,10 @@ class DiT(PatchStream):
 
 @dataclass(frozen=True)
 class Diffuser:
-    """Predicts by a DiT in so many passes (fewer where a picture's step is lower), the last of which is at step 0.
+    """Predicts by a DiT in so many passes, or fewer where a picture's step is lower.
 
-    One pass predicts the clean picture at once. Rows are independent, but for the noise that "ddpm" draws.
+    One pass predicts the clean picture at once. Rows are independent, but for the noise that "ddpm"
+    draws.
 
     Arguments:
         model: the DiT, whose `sampling` says how it goes on.
@@ -192,7 +196,7 @@ def _check(passes: int) -> None:
 
 
 def _waves(step: Tensor) -> Tensor:
-    """Computes cosines and sines (B, WAVES) of steps (B,), at wavelengths from 2π to 10,000 times that."""
+    """Computes cosines and sines (B, WAVES) of steps (B,), at wavelengths of 2π to 20,000π."""
     frequencies = 10_000.0 ** (-torch.arange(WAVES // 2, dtype=torch.float64, device=step.device) / (WAVES // 2))
     angles = step[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)

@@ -1,4 +1,4 @@
-"""Transformer++: the feed-forward language model that Energy-Based Transformers are compared with."""
+"""Transformer++: the feed-forward language model beside Energy-Based Transformers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ __all__ = ["Transformer"]
 
 
 class Transformer(TokenStream):
-    """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer (Transformer++).
+    """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer.
 
-    As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1 from the uniform
-    distribution is exactly the feed-forward prediction. So it trains (cross-entropy), generates (its code holds keys and
-    values) and is judged through the same objective, sampler and tasks as an EBT.
+    As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1
+    from the uniform distribution is exactly the feed-forward prediction. So it trains
+    (cross-entropy), generates (its code holds keys and values) and is judged through the same
+    objective, sampler and tasks as an EBT.
 
-    The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has as many parameters, and D more.
+    The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has as many parameters,
+    and D more.
 
     Arguments:
         vocab_size: V.

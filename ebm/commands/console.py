@@ -14,8 +14,6 @@ from ebm.studies.findings import headline_in, read_rows
 from ebm.studies.probe import COLUMNS, lines, read_probe
 from ebm.studies.thinking import headline_of, read_findings
 
-__all__ = ["as_data", "print_json", "print_numbers", "print_run", "print_study", "print_table", "show"]
-
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table that fits the terminal; in a pipe, a line for each row, divided by tabs."""

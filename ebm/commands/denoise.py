@@ -19,8 +19,6 @@ from ebm.runs.run import Run
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.tiling import count_tiles, patch_scores, restore
 
-__all__ = ["denoise"]
-
 
 def denoise(
     run: Run,
@@ -40,23 +38,29 @@ def denoise(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Denoise a photograph of any size by a run, tile by tile: writes the clean picture, and a map of its energy beside it.
+    """Denoise a photograph of any size by a run: writes the clean picture, and a map of its energy.
 
-    In OUT-energy.png those patches are bright that the energy finds wrong; OUT-noisy.png is written where noise is added.
+    In OUT-energy.png those patches are bright that the energy finds wrong; OUT-noisy.png is written
+    where noise is added.
 
     Args:
         run: the run folder.
         photo: the picture, as noisy as it is.
-        out: the picture to write, of any kind that Pillow writes; by default the photo's name with -clean, in this folder.
+        out: the picture to write, of any kind that Pillow writes; by default the photo's name with
+            -clean, in this folder.
         steps: steps per landscape; by default the run's.
-        candidates: starts that are tried for each tile, of which the energy chooses (they differ by the sampler's noise).
-        patience: think, for --steps at most, until the picture's energy fell no further for this many steps.
+        candidates: starts that are tried for each tile, of which the energy chooses (they differ by
+            the sampler's noise).
+        patience: think, for --steps at most, until the picture's energy fell no further for this
+            many steps.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles; by default the task's.
-        noise_step: the step of the noise schedule that the picture has; by default the strongest of the run's training.
-        noise_std: instead, the standard deviation of the noise that was added to the picture, in pixels of -1 to 1; the
-            picture is then scaled down as the schedule scales its pictures.
-        add_noise: take the picture as clean, add the noise of this step, and write that picture too.
+        noise_step: the step of the noise schedule that the picture has; by default the strongest of
+            the run's training.
+        noise_std: instead, the standard deviation of the noise that was added to the picture, in
+            pixels of -1 to 1; the picture is then scaled down as the schedule scales its pictures.
+        add_noise: take the picture as clean, add the noise of this step, and write that picture
+            too.
         map: write the map (of an energy that knows its patches' energies).
         batch_size: how many tiles are denoised together.
         seed: what every random draw is derived from.
@@ -65,7 +69,8 @@ def denoise(
         The files that were written, and means over tiles: energy, steps, and forward passes.
 
     Raises:
-        ValueError: the run's task is another, the photo cannot be read, or the arguments do not fit one another or the run.
+        ValueError: the run's task is another, the photo cannot be read, or the arguments do not fit
+            one another or the run.
         FileNotFoundError: there is no such photo, or no folder to write to.
     """
     task: Any = run.judge()
@@ -130,7 +135,7 @@ def _kind(photo: Path, out: Path) -> str:
 
 
 def _strength(task: Tiled, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
-    """Finds the step that the picture's noise has, and what the picture is multiplied by to look like one of that step."""
+    """Finds the step of the picture's noise, and the factor by which the schedule scales pictures."""
     given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
     if sum(value is not None for value in given.values()) > 1:
         shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ebm.commands.console import print_json, print_numbers
 from ebm.runs.run import Run
 
-__all__ = ["evaluate"]
-
 
 def evaluate(run: Run, /, *, split: str = "test", limit: int | None = None, seed: int | None = None, json: bool = False) -> None:
     """Evaluate a run by its task; without options, to the numbers that the run ended with.

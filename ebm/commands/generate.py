@@ -10,8 +10,6 @@ from ebm.randomness import stream
 from ebm.runs.run import Run
 from ebm.tasks.text.tokenizers import encode_prompt, pieces
 
-__all__ = ["generate"]
-
 
 def generate(
     run: Run,
@@ -27,7 +25,7 @@ def generate(
     patience: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Generate text from a run: prints what follows a prompt as it comes, or each of several prompts at the end.
+    """Generate text from a run: prints what follows a prompt as it comes, or several at the end.
 
     Args:
         run: the run folder.

@@ -7,8 +7,6 @@ from ebm.reports.page import write_report
 from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 
-__all__ = ["probe"]
-
 
 def probe(
     run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), seeds: int = 3, limit: int | None = 3_000

@@ -19,8 +19,6 @@ from ebm.optional import installed
 from ebm.randomness import stream
 from ebm.runs.run import Run
 
-__all__ = ["rollout"]
-
 RATE = 5  # frames a second of a movie: slow enough to see each
 SIDE = 256  # pixels a side of a movie's panels, at least
 PALE = "#d0d4d9"
@@ -43,29 +41,30 @@ def rollout(
     tolerance: float = 0.15,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Predict how a video goes on by a run: writes a picture and a movie of predicted frames beside the true ones.
+    """Predict how a video goes on by a run: writes predicted frames beside the true ones.
 
     Args:
         run: the run folder.
         clip: the video, or a folder of pictures; the middle square of the picture is seen.
-        out: what the files are called, with or without .png or .mp4, or the folder to write to; by default the clip's name
-            with -rollout, in this folder.
+        out: what the files are called, with or without .png or .mp4, or the folder to write to; by
+            default the clip's name with -rollout, in this folder.
         observe: how many frames are seen.
         predict: how many frames are predicted, each from those before it, predicted ones included.
         begin: where to begin, in seconds.
         steps: steps per landscape for each frame; by default the run's.
         candidates: starts that are tried for each frame, of which the energy chooses.
-        patience: think about a frame, for --steps at most, until its energy fell no further for this many steps.
+        patience: think about a frame, for --steps at most, until its energy fell no further for
+            this many steps.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         seed: what every random draw is derived from.
 
     Returns:
-        The files that were written, and means over the predicted frames: energy (of a run that thinks), error, and the
-        error of the last observed frame in their place.
+        The files that were written, and means over the predicted frames: energy (of a run that
+        thinks), error, and the error of the last observed frame in their place.
 
     Raises:
-        ValueError: the run's task is another, its encoder cannot decode, the clip cannot be read or is too short, or the
-            arguments do not fit one another or the run.
+        ValueError: the run's task is another, its encoder cannot decode, the clip cannot be read or
+            is too short, or the arguments do not fit one another or the run.
         FileNotFoundError: there is no such clip, or no folder to write to.
         ImportError: PyAV, Pillow or matplotlib is not installed.
     """
@@ -184,7 +183,7 @@ def _drawn(name: str, frames: np.ndarray, predicted: np.ndarray, numbers: dict[s
 
 
 def _panels(frames: np.ndarray, predicted: np.ndarray, numbers: dict[str, list[float]]) -> Iterator[np.ndarray]:
-    """Draws a movie's frames (H, W, 3): the true frame beside the predicted one, and what there is to say of it below."""
+    """Draws a movie's frames (H, W, 3): true beside predicted, with numbers below."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

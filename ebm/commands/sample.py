@@ -10,8 +10,6 @@ from ebm.files import atomic
 from ebm.reports.chains import picture_of_samples
 from ebm.runs.run import Run
 
-__all__ = ["sample"]
-
 
 def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> list[Path]:
     """Sample from a run: writes samples.safetensors and a picture.

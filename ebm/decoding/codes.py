@@ -1,4 +1,4 @@
-"""Decoding from cached codes: a context that grows element by element is only extended, not encoded anew."""
+"""Decoding from cached codes: a context that grows element by element is not encoded anew."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["growing"]
 def growing(energy: Energy, last: Callable[[int], Any], length: int, window: int) -> Iterator[list[Given]]:
     """Binds an energy's landscapes to a context that has one more element at each iteration.
 
-    The context is encoded once; then the codes are extended by what is new, once for landscapes that
-    are one. When the window is full, the last half window is encoded anew. So some two positions are
-    encoded for each element.
+    The context is encoded once; then the codes are extended by what is new, once for landscapes
+    that are one. When the window is full, the last half window is encoded anew. So some two
+    positions are encoded for each element.
 
     Arguments:
         energy: an energy that can extend its codes.

@@ -1,4 +1,4 @@
-"""Generating text: each next token is thought about given the cached code of what came before it."""
+"""Generating text: each next token is thought about given the code of what came before."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def generate(
     """Generates tokens: iterates over ids (B,), one for each prompt, until all rows have ended.
 
     A token costs a trajectory of its own logits (B, 1, V), and one more position of the context's
-    code. Once a row has filled the window, the last half window of every row is encoded anew. Prompts
-    of different lengths are encoded together where the energy can pad rows (`PadsRows`): then a row's
-    text depends on the rows beside it once the window is full, and where noise is drawn. Otherwise
-    prompts of one length are generated together.
+    code. Once a row has filled the window, the last half window of every row is encoded anew.
+    Prompts of different lengths are encoded together where the energy can pad rows (`PadsRows`):
+    then a row's text depends on the rows beside it once the window is full, and where noise is
+    drawn. Otherwise prompts of one length are generated together.
 
     Arguments:
         energy: an energy with `vocab_size` and `extend`, such as a TextEBT or a Transformer. Its
@@ -50,7 +50,8 @@ def generate(
         sampler: moves logits; its raw state is the next token's logits (retraction="softmax").
         prompts: rows of ids, of at least one and at most `window` tokens each.
         max_new_tokens: how many tokens are generated at most.
-        window: how many tokens are seen at most: the context length that the energy was trained with.
+        window: how many tokens are seen at most: the context length that the energy was trained
+            with.
         end: the id that ends a row, which then repeats it. None: no row ends.
         temperature: what logits are divided by; 0 takes the likeliest token.
         top_k, top_p: which tokens are drawn from, as `draw` says.
@@ -131,7 +132,7 @@ def generate(
                 return
 
     def columns() -> Iterator[Tensor]:
-        """Joins the tokens of all groups; a group is done first only where all of its rows ended."""
+        """Joins the groups' tokens; a group stops before the others only where all its rows ended."""
         groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(0 if isinstance(energy, PadsRows) else len(row), []).append(index)
@@ -155,9 +156,9 @@ def draw(
 ) -> Tensor:
     """Draws tokens (B,) from softmax(logits / temperature), for logits (B, V).
 
-    With top_k only the k likeliest tokens are drawn from. With top_p only the likeliest ones are, as
-    few as have probability top_p together (of what top_k leaves). Of equals, the first ones count as
-    the likeliest.
+    With top_k only the k likeliest tokens are drawn from. With top_p only the likeliest ones are,
+    as few as have probability top_p together (of what top_k leaves). Of equals, the first ones
+    count as the likeliest.
 
     Source of top_p: nucleus sampling (arXiv 1904.09751, section 3.1).
 

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 64  # windows that are encoded at a time
 
 
 class Rollout(NamedTuple):
-    """What a rollout returns: predicted frames, and the energy of each, where the predictor has energies."""
+    """What a rollout returns: predicted frames, and the energy of each, where it has one."""
 
     frames: Tensor  # (B, count, features)
     energies: Tensor | None  # (B, count)
@@ -45,7 +45,7 @@ def rollout(
     start: Start = "last-frame",
     generator: torch.Generator | None = None,
 ) -> Rollout:
-    """Predicts the `count` frames after observed features (B, S, features), each from those before it.
+    """Predicts the `count` frames after observed ones (B, S, features), each from those before it.
 
     A frame costs a trajectory of its own features (B, 1, features), and one more position of the
     context's code. When the window is full, its last half is encoded anew.
@@ -57,8 +57,10 @@ def rollout(
             `follow(frames)`, such as CopyLast.
         observed: the frames' features; of more than `window`, the last ones are used.
         count: how many frames are predicted.
-        window: how many frames are seen at most: the context length that the energy was trained with.
-        start: where thinking about a frame starts: the "last-frame", "noise" (standard normal) or "zeros".
+        window: how many frames are seen at most: the context length that the energy was trained
+            with.
+        start: where thinking about a frame starts: the "last-frame", "noise" (standard normal) or
+            "zeros".
         generator: where starts and noise are drawn from.
 
     Raises:
@@ -162,17 +164,20 @@ def horizons(
     distance: Callable[[Tensor, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Rolls out from the first `observe` frames of windows (N, S, features), and measures each horizon: (N, S - observe).
+    """Measures a rollout from the first `observe` frames of windows at each horizon.
+
+    It maps windows (N, S, features) to errors (N, S - observe).
 
     Arguments:
         predictor, window, start, generator: as `rollout` takes them.
         windows: the true frames.
         observe: how many of them the predictor sees.
-        distance: maps predicted and true frames (N, S - observe, features) to how far apart they are;
-            by default the mean squared error over features.
+        distance: maps predicted and true frames (N, S - observe, features) to how far apart they
+            are; by default the mean squared error over features.
 
     Raises:
-        ValueError: as `rollout` does, and where `observe` leaves nothing to see, or nothing to predict.
+        ValueError: as `rollout` does, and where `observe` leaves nothing to see, or nothing to
+            predict.
         FloatingPointError: thinking left the finite numbers.
 
     >>> from ebm.baselines import CopyLast

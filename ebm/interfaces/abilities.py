@@ -1,4 +1,4 @@
-"""Abilities: small protocols by which a component shows what can be done with it. Who has the names has the ability."""
+"""Abilities: small protocols. A component that has the names of one can do what it says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def lacking(component: Any, ability: type) -> list[str]:
-    """Lists what a component lacks of an ability, by name. An `extend` that only says that it cannot is none.
+    """Lists what a component lacks of an ability, by name. The default `extend` counts as none.
 
     >>> lacking(Energy(), Decodes)
     ['vocab_size', 'extend']
@@ -49,7 +49,7 @@ def lacking(component: Any, ability: type) -> list[str]:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A predictor that scores given configurations, so that reports can draw landscapes and energies."""
+    """A predictor that scores given configurations: reports can draw its landscape."""
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of configurations y."""
@@ -76,9 +76,7 @@ class Paced(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """An energy that generates tokens: its context is ids (B, S), and y (*more, B, T, vocab_size) predicts what follows
-    each of the last T ids.
-    """
+    """An energy that generates: y (*more, B, T, vocab_size) predicts what follows the last T ids."""
 
     vocab_size: int
 
@@ -98,9 +96,7 @@ class PadsRows(Protocol):
 
 @runtime_checkable
 class DecodesFrames(Protocol):
-    """An energy that rolls out: its context is (B, S, features), and y (*more, B, T, features) predicts what follows each
-    of the last T frames.
-    """
+    """An energy that rolls out: y (*more, B, T, features) predicts what follows the last T frames."""
 
     features: int
 
@@ -176,7 +172,7 @@ class DrawsSamples(Protocol):
 
 @runtime_checkable
 class WritesText(Protocol):
-    """A task whose tokens are read and written by a tokenizer. Generation starts where its `starts_at` says, if it has one."""
+    """A task whose tokens a tokenizer reads and writes; it may say where thinking starts."""
 
     tokenizer: Any  # an `ebm.tasks.text.tokenizers.Tokenizer`
     context_length: int  # how many tokens an energy sees at most
@@ -194,7 +190,7 @@ class Tiled(Protocol):
 
 
 class HoldsPhotographs(Tiled, Protocol):
-    """A task of pictures with held-out ones to show. Its splits are "test" and "step-N", the noise of step N."""
+    """A task of pictures with held-out ones to show, at "test"'s noise and at that of "step-N"."""
 
     def held_out(self, split: str, limit: int) -> list[tuple[str, Tensor, Any]]:
         """Lists pictures: name, clean (C, h, w), and as a `Noisy` of one row."""
@@ -203,17 +199,17 @@ class HoldsPhotographs(Tiled, Protocol):
 
 @runtime_checkable
 class Films(Protocol):
-    """A task of videos whose frames are encoded as features. Rollouts start where its `starts_at` says, if it has one."""
+    """A task of videos whose frames are encoded as features; it may say where rollouts start."""
 
     context_length: int  # how many frames an energy sees at most
     decodes: bool  # whether features can be turned into pixels
 
     def read(self, file: Any, count: int, begin: float) -> tuple[Tensor, Tensor]:
-        """Reads a video's first frames: uint8 (n, 3, size, size), and features (n, features), for n of at most count."""
+        """Reads at most count frames: uint8 (n, 3, size, size), and features (n, features)."""
         ...
 
     def decode(self, y: Tensor) -> Tensor:
-        """Turns features (*more, features) into pixels (*more, 3, size, size) in [0, 1], or raises ValueError."""
+        """Turns features (*more, features) into pixels (*more, 3, size, size) in [0, 1]."""
         ...
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:

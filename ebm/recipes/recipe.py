@@ -25,8 +25,6 @@ from ebm.registry import PARTS, Component, check_keywords, component, components
 from ebm.training import fit
 from ebm.words import nearest
 
-__all__ = ["Parts", "assemble", "baseline_of", "load", "read", "resolve"]
-
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
 FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "out", "overwrite")
 # A parameter of one of these names takes a component, or several, of the kind.

@@ -20,8 +20,6 @@ from ebm.training import fit
 from ebm.training.ranks import is_first_process
 from ebm.words import nearest
 
-__all__ = ["load", "run"]
-
 
 def run(
     recipe: str | Path | Mapping[str, Any],

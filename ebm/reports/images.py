@@ -1,4 +1,4 @@
-"""What a report shows of denoised photographs: the photographs, what thinking buys at which noise, and what energies know."""
+"""What a report shows of denoising: photographs, what thinking buys, and what energies know."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
-    """Draws what a denoising run does: photographs, the findings of a study of thinking, and what energies have to say."""
+    """Draws what a denoising run does: photographs, findings of a study of thinking, and energies."""
     task: Any = run.task
     if lacking(task, HoldsPhotographs):
         return
@@ -102,7 +102,7 @@ def _psnr(image: Tensor, clean: Tensor) -> float:
 
 
 def _show(axes: Axes, image: Tensor) -> None:
-    """Shows a picture (C, H, W) in [-1, 1], or a map (H, W) in colours from its lowest value to nearly its highest."""
+    """Shows a picture (C, H, W) in [-1, 1], or a map (H, W) in colours."""
     if image.ndim == 2:
         image = image.cpu()
         axes.imshow(image.numpy(), cmap="magma", vmin=image.min().item(), vmax=image.flatten().quantile(0.995).item())
@@ -117,7 +117,7 @@ def _show(axes: Axes, image: Tensor) -> None:
 
 
 def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, seed: int) -> Section:
-    """Draws photographs row by row, noisy to clean, and the first once more at another noise, with adaptive stopping."""
+    """Draws photographs from noisy to clean, and one again at another noise, stopping adaptively."""
     baseline = run.baseline
     rows = [[("noisy", view.noisy), *_restored(run, baseline, task, view, seed), ("clean", view.clean)] for view in usual]
     rows.append([("noisy", other.noisy), *_restored(run, baseline, task, other, seed, adaptive=True), ("clean", other.clean)])
@@ -295,7 +295,7 @@ def _levels_picture(run: Run, task: Any, found: Found, gaussian: Sequence[str], 
 
 
 def _name(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
-    """Writes (height, name, colour) beside an axis' right end, moved apart where they would overlap."""
+    """Writes (height, name, colour) beside an axis, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     gap, places = 0.07, [(value - low) / (high - low) for value, _, _ in sorted(names)]
     for _ in range(100):
@@ -310,7 +310,7 @@ def _name(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _scores(run: Run, batch: Batch, y: Tensor) -> Tensor:
-    """Scores tiles' patches (tiles, rows, columns) at the last landscape; whole tiles where an energy knows no patches."""
+    """Scores tiles' patches (tiles, rows, columns), or whole tiles where an energy knows none."""
     if not isinstance(run.energy, ScoresPatches):
         return run.thinker.score(batch, y)[:, None, None]
     return patch_scores(run.energy)(batch, y)
@@ -330,7 +330,7 @@ def _ways(run: Run, batch: Batch, seed: int) -> list[Tensor]:
 
 
 def _steps_picture(run: Run, task: Any, usual: Sequence[View], other: Sequence[View], seed: int) -> Section:
-    """Draws energy and error step by step at two noises, and patches' energies by their errors before and after thinking."""
+    """Draws energy and error step by step at two noises, and patches' energies by their errors."""
     batch = _batch(task, usual, every=2)
     end = run.sampler.point(_predicted(run, batch, seed))
     own = check_steps(run.sampler.steps)[1]
@@ -367,7 +367,7 @@ def _predicted(run: Run, batch: Batch, seed: int) -> Tensor:
 
 
 def _scatter(axes: Axes, energies: Tensor, errors: Tensor, name: str) -> None:
-    """Draws energies (tiles, rows, columns) over squared errors (tiles, H, W), with their correlations in the title."""
+    """Draws energies (tiles, rows, columns) over squared errors (tiles, H, W)."""
     rows, columns = energies.shape[1:]
     pairs = torch.stack([F.adaptive_avg_pool2d(errors, (rows, columns)), energies]).double().flatten(1).cpu()
     linear, ranked = (torch.corrcoef(of)[0, 1].item() for of in (pairs, pairs.argsort(stable=True).argsort().double()))

@@ -21,8 +21,6 @@ from ebm.runs.history import read_history
 from ebm.runs.rollback import rollbacks
 from ebm.runs.run import Run
 
-__all__ = ["write_report"]
-
 PNG = b"\x89PNG\r\n"  # what a picture begins with
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Section", "html_table"]
-
 
 class Section(NamedTuple):
     """One section of a report. A plugin's `ebm_sections(run, seed)` returns some.

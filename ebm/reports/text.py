@@ -1,4 +1,4 @@
-"""What a report shows of text: each token's energy and steps, generated text, and brackets closed by depth."""
+"""What a report shows of text: each token's energy, generated text, and deep brackets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
-    """Shows held-out text coloured by energy, generated text, and how deep brackets are closed right."""
+    """Shows text coloured by energy, generated text, and how deep brackets are closed right."""
     if lines := strips(run, seed):
         yield Section(
             "What it finds hard",
@@ -66,7 +66,7 @@ def _span(token: Token) -> str:
 
 
 def strips(run: Run, seed: int) -> list[list[Token]]:
-    """Thinks about held-out windows with adaptive stopping: each token with its final energy, and the steps it took."""
+    """Thinks about held-out windows, stopping adaptively: each token with its energy and steps."""
     task: Any = run.task
     if lacking(task, WritesText) or isinstance(run.energy, FeedForward):
         return []
@@ -126,7 +126,7 @@ def _color(share: float) -> str:
 
 
 def _depths_picture(closing: Sequence[Finding], splits: Sequence[str]) -> Section:
-    """Draws how often closing brackets are right, split by split, for the baseline and for several amounts of thinking."""
+    """Draws how often closing brackets are right on each split, by steps of thinking."""
     with figure_of(9.6, 3.0) as (figure, png):
         axes = figure.subplots()
         steps = sorted({f.steps for f in closing if f.candidates == 1})

@@ -1,4 +1,4 @@
-"""What a report shows of videos: predicted frames, errors by horizon, what surprises, and whether energies know errors."""
+"""What a report shows of videos: predicted frames, errors by horizon, surprise, and energies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Lengths(NamedTuple):
 
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
-    """Draws what a run predicts of held-out videos, how far ahead that is right, and what its energies have to say."""
+    """Draws predictions of held-out videos, how far ahead they are right, and their energies."""
     task: Any = run.task
     if lacking(task, Films):
         return
@@ -99,7 +99,7 @@ def _lifted(values: np.ndarray) -> np.ndarray:
 
 
 def _liveliest(task: Any, track: Track, count: int) -> Tensor:
-    """Finds the frames of a clip's first view that change the most, without a change of scene: (count, features)."""
+    """Finds the frames of a clip that change the most within a scene: (count, features)."""
     features, changes = task.scaled(track.window(0, 0, len(track))), track.changes()
     moved = features.diff(dim=0).square().mean(1).unfold(0, count - 1, 1).mean(1)
     cut = torch.from_numpy(changes[1:] > task.cut).unfold(0, count - 1, 1).any(1)
@@ -108,7 +108,7 @@ def _liveliest(task: Any, track: Track, count: int) -> Tensor:
 
 
 def _predicted_picture(run: Run, task: Any, predictors: dict[str, Any], lengths: Lengths, seed: int) -> Section:
-    """Draws a few windows: true frames, and below them what was predicted of those that were not observed."""
+    """Draws a few windows: true frames, and below them the predicted ones."""
     observed, count = lengths.observed, sum(lengths)
     windows = torch.stack([_liveliest(task, track, count) for track in _clips(task)]).to(run.device)
     true = Batch(windows[:, observed:])
@@ -213,7 +213,7 @@ def _band(axes: Axes, mean: Tensor, values: Tensor, name: str) -> None:
 
 
 def _surprise_picture(run: Run, task: Any) -> Section:
-    """Draws the energies of true frames of one clip after the other, above how much each frame changed."""
+    """Draws the energies of true frames, clip by clip, above how much each frame changed."""
     scenes, cuts = list[Tensor](), list[int]()
     for track in _clips(task):
         first = sum(map(len, scenes))
@@ -268,7 +268,7 @@ def _thumbnails(axes: Axes, task: Any, features: Tensor) -> None:
 
 
 def _error_pictures(run: Run, task: Any, seed: int) -> Iterator[Section]:
-    """Draws energies of predictions over their errors, and the error of what is left where high energies are rejected."""
+    """Draws energies over errors, and the error that is left where high energies are rejected."""
     batch = _windows(run, task)
     generator = stream(seed, "errors", device=run.device)
     with torch.no_grad():
@@ -309,6 +309,6 @@ def _error_pictures(run: Run, task: Any, seed: int) -> Iterator[Section]:
 
 
 def _risk(errors: np.ndarray, order: np.ndarray) -> Sequence[float]:
-    """Computes the mean error of the share of frames that comes first in an order, for each coverage."""
+    """Computes the mean error of the first frames in an order, for each coverage."""
     means = errors[np.argsort(order, kind="stable")].cumsum() / np.arange(1, len(errors) + 1)
     return means[np.ceil(COVERAGES * len(errors)).astype(int).clip(1, len(errors)) - 1].tolist()

@@ -14,8 +14,6 @@ from ebm.files import write_text
 from ebm.registry import components
 from ebm.runs import checkpoints
 
-__all__ = ["BASELINE", "finished", "fresh_folder", "open_folder"]
-
 BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
 WRITTEN = ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", "report.html")
 

@@ -17,8 +17,6 @@ from ebm.runs.history import read_history
 from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.thinking import Thinker
 
-__all__ = ["Run", "sampler_of"]
-
 
 @dataclass
 class Run:

@@ -13,8 +13,6 @@ from ebm.interfaces import EnergyFn, Objective
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.runs import checkpoints
 
-__all__ = ["own_state", "put_back", "shared_state"]
-
 AVERAGED = "module."  # what torch's AveragedModel puts before the names of the weights it averages
 
 

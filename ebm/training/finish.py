@@ -10,8 +10,6 @@ from ebm.reports.page import write_report
 from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 
-__all__ = ["finish"]
-
 
 def finish(run: Run, seed: int) -> None:
     """Writes metrics.json, conducts the recipe's studies, and writes report.html.

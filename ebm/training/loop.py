@@ -30,8 +30,6 @@ from ebm.training.watch import check_parameters, divergence_leaves_a_report, exa
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["fit"]
-
 KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 

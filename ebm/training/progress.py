@@ -8,8 +8,6 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
-
 LINES = 20  # that a whole training writes into a log, at most
 SHOWN = 4  # numbers of a logged row
 

@@ -15,8 +15,6 @@ from ebm.interfaces import Batch
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["broadcast_from_first", "check", "is_first_process", "mean", "shard", "weight_of_rank"]
-
 
 def check(fabric: Fabric, batch_size: int) -> None:
     """Raises ValueError where a batch does not divide over ranks, or processes train alone."""

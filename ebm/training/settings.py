@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["BOUNDS", "check", "fabric_of"]
-
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda n: n >= 1, "at least 1"),
     "batch_size": (lambda n: n >= 1, "at least 1"),

@@ -11,8 +11,6 @@ from types import FrameType
 
 from ebm.runs import checkpoints
 
-__all__ = ["Stop", "stop_signals"]
-
 
 class Stop:
     """Remembers a signal until the step in progress is saved; a second signal stops at once."""

@@ -23,8 +23,6 @@ from ebm.training import ranks
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["check_parameters", "divergence_leaves_a_report", "examine", "not_finite", "relative_change"]
-
 ROWS = 10  # logged, before the doctor may stop a run: fewer tell too little
 
 

@@ -21,7 +21,7 @@ from ebm.runs.folder import clear
 from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.studies.findings import conduct, write_rows
-from ebm.studies.probe import COLUMNS, Probed, classify, features, labelled, lines, probe, read_probe, split, summary
+from ebm.studies.probe import COLUMNS, Probed, classify, features, labelled, lines, probe, read_probe, split
 from tests.helpers import close, seeded
 
 TINY = {
@@ -231,8 +231,8 @@ def test_findings_are_read_back_and_summarised(tmp_path):
     found.append(Probed("pixels", "a, b", 0, 0, 0.25, 1.0))
     write_rows(tmp_path / "probe.csv", [each._asdict() for each in found])
     assert read_probe(tmp_path) == found
-    assert summary(found)[0][:3] == ("run", "a, b", 3)
-    assert summary(found)[0].top1_std == pytest.approx(np.std([0.1, 1 / 3, 0.5], ddof=1))
+    assert lines(found)[0][:3] == ("a, b", "run", "3")
+    assert lines(found)[0][3].endswith(f"± {100 * np.std([0.1, 1 / 3, 0.5], ddof=1):.1f}")
     assert lines(found) == [
         ("a, b", "run", "3", "31.1 ± 20.1", "90.0 ± 0.0", "3"),
         ("a, b", "pixels", "", "25.0 ± 0.0", "100.0 ± 0.0", "1"),

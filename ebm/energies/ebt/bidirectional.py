@@ -15,7 +15,7 @@ class BidirectionalEBT(PatchStream):
     """Scores images by the mean of patch energies. Write `patch_energies`."""
 
     def patch_energies(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps y (*chains, C, H, W) to the energies (*chains, rows, columns) of its patches: an uncertainty map."""
+        """Maps y (*chains, C, H, W) to its patches' energies (*chains, rows, columns)."""
         raise NotImplementedError(f"{type(self).__name__} must define patch_energies(y, code=None)")
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
@@ -24,10 +24,11 @@ class BidirectionalEBT(PatchStream):
 
 
 class ImageEBT(BidirectionalEBT):
-    """Scores images with a diffusion transformer's blocks: E(y) is the mean over patches of a linear head's output.
+    """Scores images with a diffusion transformer's blocks: E is the mean of a head over patches.
 
-    Blocks are modulated by a condition (adaLN-zero), by default one learned vector, so that all energies are 0 at first.
-    Position is fixed, sines and cosines of rows and columns. Attention is written out: fused kernels have no second derivative.
+    Blocks are modulated by a condition (adaLN-zero), by default one learned vector, so that all
+    energies are 0 at first. Position is fixed, sines and cosines of rows and columns. Attention is
+    written out: fused kernels have no second derivative.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -38,13 +39,15 @@ class ImageEBT(BidirectionalEBT):
         depth: how many blocks there are.
         heads: attention heads in a block.
         mlp_ratio: the hidden width of a block's MLP, over dim.
-        condition: "learned" (one vector), "none", "class" (the context is labels (B,)) or "embedding" (B, condition_size).
+        condition: "learned" (one vector), "none", "class" (the context is labels (B,)) or
+            "embedding" (B, condition_size).
         condition_size: how many classes there are, or how wide an embedding is.
 
     Source: arXiv 2507.02092, section 4.3; DiT (Peebles and Xie, 2023).
 
     Raises:
-        ValueError: for sizes that cannot work, and (at the call) a y of another shape or a missing condition.
+        ValueError: for sizes that cannot work, and (at the call) a y of another shape or a missing
+            condition.
         ImportError: timm is not installed.
 
     >>> import torch
@@ -73,17 +76,20 @@ class ImageEBT(BidirectionalEBT):
         nn.init.zeros_(self.head.weight)
 
     def patch_energies(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps y (*chains, C, H, W) to the energies (*chains, rows, columns) of its patches: an uncertainty map."""
+        """Maps y (*chains, C, H, W) to its patches' energies (*chains, rows, columns)."""
         tokens = self.consider(y, self.encode() if code is None else code)
         return (tokens * self.head.weight[0]).sum(-1).unflatten(-1, self.grid)
 
 
 class ResidualImageEBT(BidirectionalEBT):
-    """Scores images by how far a transformer N takes them to be from clean: E(y) = mean over patches p of |y_p − N(y)_p|² / 2.
+    """Scores images by how far from clean they are to a transformer N: E = mean |y_p − N(y)_p|² / 2.
 
-    A gradient step of size `patches` (how many there are, which undoes the mean) goes to N(y) + Jᵀ(y − N(y)), J = ∂N/∂y: to
-    what a feed-forward denoiser predicts, and a correction that makes the field a gradient. So the energy starts where an
-    `ImageEBT` has to learn to be. Errors are an `ImageEBT`'s.
+    The mean is over patches p.
+
+    A gradient step of size `patches` (how many there are, which undoes the mean) goes to N(y) +
+    Jᵀ(y − N(y)), J = ∂N/∂y: to what a feed-forward denoiser predicts, and a correction that makes
+    the field a gradient. So the energy starts where an `ImageEBT` has to learn to be. Errors are an
+    `ImageEBT`'s.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -94,10 +100,12 @@ class ResidualImageEBT(BidirectionalEBT):
         depth: how many blocks there are.
         heads: attention heads in a block.
         mlp_ratio: the hidden width of a block's MLP, over dim.
-        condition: "none", "learned" (one vector), "class" (the context is labels (B,)) or "embedding" (B, condition_size).
+        condition: "none", "learned" (one vector), "class" (the context is labels (B,)) or
+            "embedding" (B, condition_size).
         condition_size: how many classes there are, or how wide an embedding is.
 
-    Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis, 2022).
+    Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis,
+    2022).
 
     >>> import torch
     >>> energy = ResidualImageEBT(image_size=8, patch_size=4, channels=3, dim=8, depth=1, heads=2)
@@ -131,7 +139,7 @@ class ResidualImageEBT(BidirectionalEBT):
         return self.grid[0] * self.grid[1]
 
     def patch_energies(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps y (*chains, C, H, W) to the energies (*chains, rows, columns) of its patches: an uncertainty map."""
+        """Maps y (*chains, C, H, W) to its patches' energies (*chains, rows, columns)."""
         clean = self.head(self.consider(y, self.encode() if code is None else code))
         side = self.patch_size
         given = rearrange(y, "... c (h p) (w q) -> ... (h w) (c p q)", p=side, q=side)

@@ -1,9 +1,10 @@
-"""The transformer block that both streams of an EBT, and the Transformer++ baseline, are made of, and its attention.
+"""The transformer block of both streams of an EBT and of Transformer++, and its attention.
 
-What is observed attends to its past, a candidate to the observed past and to itself. Which kernel computes it depends on
-the derivatives that training takes. The observed stream is differentiated once (no candidate is upstream of it), so torch's
-fused kernel serves. A candidate's energy is differentiated twice, which fused kernels refuse or, worse, silently do not:
-that attention is written out in products and a softmax, whose second derivatives are exact.
+What is observed attends to its past, a candidate to the observed past and to itself. Which kernel
+computes it depends on the derivatives that training takes. The observed stream is differentiated
+once (no candidate is upstream of it), so torch's fused kernel serves. A candidate's energy is
+differentiated twice, which fused kernels refuse or, worse, silently do not: that attention is
+written out in products and a softmax, whose second derivatives are exact.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Divides features by their root mean square, and scales each: `rms_norm` with a weight (dim,)."""
+    """Divides features by their root mean square, and scales each by a weight: `rms_norm`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -47,9 +48,10 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Transforms tokens: x + attention(norm x), then x + SwiGLU(norm x), with RMSNorm, rotary positions and no biases.
+    """Transforms tokens: x + attention(norm x), then x + SwiGLU(norm x), without biases.
 
-    With a modulation (adaLN) each branch is scaled and shifted after its norm, and gated at its end.
+    With a modulation (adaLN) each branch is scaled and shifted after its norm, and gated at its
+    end.
 
     Source: Llama 2 (Touvron et al., 2023); adaLN: DiT (Peebles and Xie, 2023), section 3.2.
     """
@@ -65,7 +67,11 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, modulation: Tensor | None = None) -> Tensor:
-        """Transforms x (B, *, T, D); `attend` maps queries, keys, values (B, H, *, T, d) to what is seen; modulation (6 D,)."""
+        """Transforms x (B, *, T, D).
+
+        `attend` maps queries, keys and values (B, H, *, T, d) to what is seen; modulation is (6
+        D,).
+        """
         shifts = (None,) * 6 if modulation is None else modulation.chunk(6, -1)
         qkv = self.qkv(modulate(self.attention_norm(x), shifts[0], shifts[1]))
         q, k, v = rearrange(qkv, "b ... t (three h d) -> three b h ... t d", three=3, h=self.heads)
@@ -83,7 +89,7 @@ def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draws every matrix from Xavier's normal distribution, each of stacked ones on its own, and sets biases to zero.
+    """Draws every matrix, stacked ones one by one, from Xavier's normal; sets biases to zero.
 
     Embeddings keep torch's N(0, 1). Source: the EBT reference.
     """
@@ -102,7 +108,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def turns(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Computes cosines and sines (*positions, head_dim / 2) of the angles by which rotary positions turn pairs of numbers.
+    """Computes cosines and sines (*positions, head_dim / 2) of the angles of rotary positions.
 
     Source: RoFormer (Su et al., 2021), equation 15.
     """
@@ -112,11 +118,12 @@ def turns(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def future(queries: int, keys: int, *, device: torch.device, pad: Tensor | None = None, lead: int = 0) -> Tensor:
-    """Marks what the last `queries` of `keys` positions must not see: True above the diagonal, and where rows are padded.
+    """Marks what the last `queries` of `keys` positions must not see: the future, and padding.
 
     Arguments:
         queries, keys: how many there are; the last query stands at the last key.
-        pad: how many keys (B,) after the first `lead` are padding; the mask is then (B, 1, queries, keys).
+        pad: how many keys (B,) after the first `lead` are padding; the mask is then (B, 1, queries,
+            keys).
         lead: keys in front that everybody sees (a step embedding's token).
     """
     key = torch.arange(keys, device=device)
@@ -128,7 +135,10 @@ def future(queries: int, keys: int, *, device: torch.device, pad: Tensor | None 
 
 
 def attend_to_past(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Attends causally, once differentiable: q (B, H, T, d), k and v (B, H, S, d), T = S unless `hidden` (T, S) is given."""
+    """Attends causally, once differentiable: q (B, H, T, d) to k and v (B, H, S, d).
+
+    T = S unless `hidden` (T, S) is given.
+    """
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     # A padded row's query may see nothing at all: it looks at itself, and nobody looks at it.
@@ -138,7 +148,7 @@ def attend_to_past(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None
 
 
 def attend_to_past_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
-    """Attends to observed keys and to oneself, twice differentiable; other candidates are never seen.
+    """Attends to observed keys and to oneself, twice differentiable; no other candidate is seen.
 
     Arguments:
         q, k, v: the candidates' own (B, H, N, T, d), for N candidates at each of T positions.
@@ -258,7 +268,7 @@ def _rows(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """Sums xᵀ y over candidates and positions: x (B, H, N, T, a) and y (B, H, N, T, b) give (B, H, a, b)."""
+    """Sums xᵀ y over candidates and positions: (B, H, N, T, a), (B, H, N, T, b) to (B, H, a, b)."""
     return x.flatten(2, 3).mT @ y.flatten(2, 3)
 
 

@@ -17,8 +17,8 @@ __all__ = ["FrameEBT", "ResidualFrameEBT"]
 class FrameEBT(CausalEBT):
     """Scores next frames: E_i = E(f_i | x_0 … x_i), for feature vectors of frames.
 
-    The context is features (B, S, features), y is (*more, B, T, features), energies are (*more, B, T). Observed and
-    candidate frames are embedded by the same projection.
+    The context is features (B, S, features), y is (*more, B, T, features), energies are (*more, B,
+    T). Observed and candidate frames are embedded by the same projection.
 
     Arguments:
         features: numbers that a frame is encoded as.
@@ -76,14 +76,15 @@ class FrameEBT(CausalEBT):
 
 
 class ResidualFrameEBT(MotionStream, CausalEBT):
-    """Scores next frames by how far they are from where a transformer takes them to be, which looks at them, too:
+    """Scores next frames by their distance from a transformer's prediction, which looks at them, too:
 
         E(y | context) = |y - x̂(h(context) + w ⊙ z(y, context))|² / 2,
 
-    for h the observed stream's last hidden state, z the prediction stream's, and x̂ as `Motion` reads it out. w (D,) starts at
-    zero: at first, a step of size 1 leads from anywhere to what the feed-forward `FrameTransformer` predicts. So thinking starts
-    where that ends, and learns to correct a prediction by looking at it in its context. This form is ours: it is not in
-    arXiv 2507.02092. Shapes are a `FrameEBT`'s.
+    for h the observed stream's last hidden state, z the prediction stream's, and x̂ as `Motion`
+    reads it out. w (D,) starts at zero: at first, a step of size 1 leads from anywhere to what the
+    feed-forward `FrameTransformer` predicts. So thinking starts where that ends, and learns to
+    correct a prediction by looking at it in its context. This form is ours: it is not in arXiv
+    2507.02092. Shapes are a `FrameEBT`'s.
 
     Arguments:
         features: numbers that a frame is encoded as.
@@ -95,7 +96,8 @@ class ResidualFrameEBT(MotionStream, CausalEBT):
         conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
         levels: how many landscapes there are.
         history: how many of the last changes a prediction may continue.
-        appearance: whether frames themselves are embedded, and not their changes alone. It takes many scenes.
+        appearance: whether frames themselves are embedded, and not their changes alone. It takes
+            many scenes.
 
     Raises:
         ValueError: for sizes that cannot work, and (at the call) features of another shape.
@@ -133,6 +135,6 @@ class ResidualFrameEBT(MotionStream, CausalEBT):
         return self.motion.propose(y, code.seen.last(y.shape[-2]))
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps candidates y (*more, B, T, features) for the last T of the code's S positions to energies (*more, B, T)."""
+        """Maps candidates y (*more, B, T, features) for the last T positions to energies (*more, B, T)."""
         refined = self.consider(y, code) * self.head.weight[0]
         return self.distance(y, code, refined)

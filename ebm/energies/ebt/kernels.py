@@ -1,8 +1,9 @@
-"""Norm, gate and rotation with second derivatives written by hand: fewer passes over memory than autograd takes.
+"""Norm, gate and rotation with second derivatives by hand, which pass over memory less often.
 
-Each backward is itself a Function. Its own backward uses that the derivative of ⟨J(x)ᵀ g, ẋ⟩ is the gradient of a directional
-derivative: for y = f(x), a cotangent g and a direction ẋ it is that of ⟨g, ẏ⟩, ẏ = J(x) ẋ. A third derivative is an error.
-A compiler fuses the plain formulas itself, and gets them.
+Each backward is itself a Function. Its own backward uses that the derivative of ⟨J(x)ᵀ g, ẋ⟩ is the
+gradient of a directional derivative: for y = f(x), a cotangent g and a direction ẋ it is that of
+⟨g, ẏ⟩, ẏ = J(x) ẋ. A third derivative is an error. A compiler fuses the plain formulas itself, and
+gets them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Grads = tuple[Tensor | None, ...]
 def last_derivative(backward: Callable[..., Grads]) -> Callable[..., Grads]:
     """Makes the derivative of a backward pass an error.
 
-    torch's once_differentiable hangs its error on nothing, and torch.autograd.grad, which runs only what leads to the inputs
-    asked for, then passes it by: the derivative would be wrong in silence. Here the error leads to all that went in.
+    torch's once_differentiable hangs its error on nothing, and torch.autograd.grad, which runs only
+    what leads to the inputs asked for, then passes it by: the derivative would be wrong in silence.
+    Here the error leads to all that went in.
     """
 
     @wraps(backward)
@@ -49,7 +51,7 @@ class _Last(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Computes w x / √(mean(x²) + ε) over the last axis (Zhang and Sennrich, 2019), in float32 at least."""
+    """Computes w x / √(mean(x²) + ε) over the last axis (Zhang and Sennrich, 2019), in float32."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if torch.compiler.is_compiling():
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight).to(x.dtype)
@@ -161,7 +163,7 @@ def _slope(x: Tensor, s: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (2j, 2j+1) of x (..., d) by its position's angle: rotary positions (Su et al., 2021, equation 34).
+    """Turns each pair (2j, 2j+1) of x (..., d) by its position's angle (Su et al., 2021, equation 34).
 
     >>> turn(torch.tensor([1.0, 0.0]), torch.tensor([0.0]), torch.tensor([1.0]))    # a quarter turn
     tensor([0., 1.])

@@ -1,4 +1,4 @@
-"""The stem of models that predict frames by their motion: what changed last, whatever its strength, goes on."""
+"""The stem of models that predict frames by their motion: what changed last goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STILL = 1e-3  # the strength of a change below which frames count as still, for 
 
 
 class Seen(NamedTuple):
-    """What was observed: frames x_i, their last changes d_i, d_{i-1} …, and how strong those are."""
+    """What was observed: frames x_i, their last changes d_i, d_{i-1} …, and their strength."""
 
     frames: Tensor  # (B, S, features)
     changes: Tensor  # (B, S, history, features): d_i = x_i - x_{i-1}, the newest first, 0 before the first frame
@@ -37,9 +37,10 @@ class Motion(nn.Module):
 
         x̂_{i+1} = x_i + Σ_k γ_k(h) d_{i-k} + s_i U h,
 
-    with γ (one number for each of the last changes) and U linear and 0 at first: the prediction starts as a copy of the last
-    frame. Scaling all changes of a clip scales the predicted change, but for log s_i, which is embedded, too. So a model learns
-    from slow and fast clips alike, and what it learned of a few scenes holds for others.
+    with γ (one number for each of the last changes) and U linear and 0 at first: the prediction
+    starts as a copy of the last frame. Scaling all changes of a clip scales the predicted change,
+    but for log s_i, which is embedded, too. So a model learns from slow and fast clips alike, and
+    what it learned of a few scenes holds for others.
 
     Source: reversible instance normalisation (Kim et al., 2022), here causal and of changes.
 
@@ -47,7 +48,8 @@ class Motion(nn.Module):
         features: numbers that a frame is encoded as.
         dim: the width of a token.
         history: how many of the last changes are looked at.
-        appearance: whether frames themselves are embedded, too. It takes many scenes not to learn these by heart.
+        appearance: whether frames themselves are embedded, too. It takes many scenes not to learn
+            these by heart.
     """
 
     def __init__(self, features: int, dim: int, history: int, appearance: bool) -> None:
@@ -85,7 +87,7 @@ class Motion(nn.Module):
         return Seen(frames, windows, scale[..., None])
 
     def embed(self, frames: Tensor, change: Tensor, scale: Tensor) -> Tensor:
-        """Embeds frames (..., features) and the change that led to each, relative to a scale (..., 1): (..., dim)."""
+        """Embeds frames (..., features) and the change to each, over a scale (..., 1): (..., dim)."""
         parts = [change / scale, scale.log().expand(*change.shape[:-1], 1), *([frames] if self.appearance else [])]
         return self.projection(torch.cat(parts, -1))
 
@@ -99,7 +101,7 @@ class Motion(nn.Module):
             raise ValueError(f"features of shape {tuple(y.shape)}: the last axis has {self.features} of them")
 
     def propose(self, y: Tensor, seen: Seen) -> Tensor:
-        """Embeds candidates y (*more, B, S, features) for the frame after each, as if they were observed: (*more, B, S, dim)."""
+        """Embeds candidates y (*more, B, S, features) as if they were observed: (*more, B, S, dim)."""
         self.check(y)
         return self.embed(y, y - seen.frames, seen.scale)
 
@@ -110,7 +112,7 @@ class Motion(nn.Module):
 
 
 class MotionStream(CausalStream):
-    """Encodes frames through a `Motion`, which a subclass sets; what was seen stays with the code."""
+    """Encodes frames through a `Motion`, which a subclass sets; the code keeps what was seen."""
 
     motion: Motion
 
@@ -129,7 +131,7 @@ class MotionStream(CausalStream):
         return super().extend(code, seen)._replace(seen=code.seen.then(seen))
 
     def distance(self, y: Tensor, code: Code | None, refined: Tensor | float = 0.0) -> Tensor:
-        """Computes |y - x̂|² / 2 (*more, B, T) for x̂ read out of the stream's last T hidden states, and what refines them."""
+        """Computes |y - x̂|² / 2 (*more, B, T), x̂ read out of the last T hidden states, as refined."""
         self.motion.check(y)
         code = self.check(y.shape[:-1], code)
         assert code.said is not None

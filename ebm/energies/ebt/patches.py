@@ -1,4 +1,4 @@
-"""The stream of a bidirectional transformer: patches of an image that all see each other, modulated by a condition."""
+"""The stream of a bidirectional transformer: an image's patches all see each other."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Code: TypeAlias = list[Tensor]  # the modulations (6 D,) or (B, 1, 6 D) of each 
 
 
 class PatchStream(Energy):
-    """Transforms an image's patches by the blocks of a diffusion transformer (adaLN-zero); the base of image energies.
+    """Transforms an image's patches by a diffusion transformer's blocks: the base of image energies.
 
-    The condition is "none" (a block's six vectors are parameters of its own), "learned" (they are read from one learned
-    vector), "class" (from a label's) or "embedding" (from a given vector's projection). It is encoded once for a trajectory.
+    The condition is "none" (a block's six vectors are parameters of its own), "learned" (they are
+    read from one learned vector), "class" (from a label's) or "embedding" (from a given vector's
+    projection). It is encoded once for a trajectory.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -81,7 +82,7 @@ class PatchStream(Energy):
         self.final_modulation = modulation(2 * dim)
 
     def initialise(self) -> None:
-        """Draws Xavier-uniform weights and sets biases, and all that modulates, to 0: every block is the identity at first."""
+        """Draws Xavier-uniform weights; sets biases and modulations to 0, so that blocks do nothing."""
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(part.weight.flatten(1))
@@ -91,7 +92,7 @@ class PatchStream(Energy):
             nn.init.zeros_(part.weight)
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
-        """Computes the modulations of all blocks: from labels (B,), embeddings (B, condition_size), or from nothing.
+        """Computes the modulations of all blocks from labels (B,), embeddings (B, size), or nothing.
 
         Raises:
             ValueError: there is a condition, but the context is none.
@@ -103,7 +104,7 @@ class PatchStream(Energy):
         return self.modulated(self.condition(context).unsqueeze(-2))
 
     def modulated(self, vector: Tensor | None) -> Code:
-        """Computes the modulations of all blocks from one condition vector (D,), or from one for each image (B, 1, D)."""
+        """Computes the modulations of all blocks from a condition vector (D,), or one each (B, 1, D)."""
         active = None if vector is None else F.silu(vector)
         return [part(active) for part in (*self.modulations, self.final_modulation)]
 
@@ -112,7 +113,7 @@ class PatchStream(Energy):
         return code
 
     def depths(self, y: Tensor, code: Code) -> list[Tensor]:
-        """Computes tokens (*chains, T, D) of images (*chains, C, H, W): after the embedding, and after every block.
+        """Computes tokens (*chains, T, D) of images after the embedding, and after every block.
 
         Raises:
             ValueError: y has another shape.
@@ -133,12 +134,12 @@ class PatchStream(Energy):
         return tokens
 
     def representations(self, images: Tensor, code: Code | None = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W) over each quarter: (n, 4 D) after the embedding, and after every block."""
+        """Averages the tokens of images (n, C, H, W) over each quarter: (n, 4 D) at every depth."""
         found = self.depths(images, self.encode() if code is None else code)
         return [F.adaptive_avg_pool2d(tokens.mT.unflatten(-1, self.grid), 2).flatten(1) for tokens in found]
 
     def consider(self, y: Tensor, code: Code) -> Tensor:
-        """Computes the last block's tokens (*chains, T, D), normalised and modulated, as a head reads them."""
+        """Computes the last block's tokens (*chains, T, D), as a head reads them."""
         return modulate(normalised(self.depths(y, code)[-1]), *code[-1].chunk(2, -1))
 
 
@@ -154,7 +155,7 @@ class _Constant(nn.Module):
 
 
 def _condition(condition: Condition, size: int | None, dim: int) -> tuple[Any, Any]:
-    """Makes what holds or computes the condition vector, and the class of what reads modulations from it."""
+    """Makes what gives the condition vector, and the class of what reads modulations from it."""
     known = ("none", "learned", "class", "embedding")
     if condition not in known or (size is None) != (condition in known[:2]) or (size is not None and size < 1):
         raise ValueError(
@@ -173,7 +174,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def positions(rows: int, columns: int, dim: int) -> Tensor:
-    """Computes sines and cosines (rows * columns, dim) of patch positions: the first half by column, the second by row.
+    """Computes sines and cosines (rows * columns, dim) of patch positions, by column, then by row.
 
     >>> positions(2, 3, 8).shape
     torch.Size([6, 8])

@@ -10,7 +10,7 @@ __all__ = ["SIZES", "Size", "size_of"]
 
 
 class Size(NamedTuple):
-    """A transformer's depth (blocks), heads and width, and the peak learning rate that its authors suggest."""
+    """A transformer's depth (blocks), heads and width, and the learning rate of its authors."""
 
     depth: int
     heads: int
@@ -36,7 +36,8 @@ def size_of(size: str | None, dim: int | None, depth: int | None, heads: int | N
     """Reads a size by name, or in numbers; numbers beside a name replace its own.
 
     Raises:
-        ValueError: for an unknown name, no size at all, or heads that do not divide dim into even parts.
+        ValueError: for an unknown name, no size at all, or heads that do not divide dim into even
+            parts.
 
     >>> size_of("xxs", None, 2, None)
     Size(depth=2, heads=6, dim=384, lr=0.0012)

@@ -1,4 +1,4 @@
-"""The two streams of a causal transformer: the observed one, computed once and extended, and that of the candidates."""
+"""The two streams of a causal transformer: the observed one, and that of the candidates."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Code(NamedTuple):
 
 
 class Room:
-    """Spare room behind a tensor's rows, so that appending to them copies what is new, and only now and then what is old.
+    """Spare room behind a tensor's rows, so that appending copies old rows only now and then.
 
-    Who appends first takes the room; who comes later finds it taken and copies. So the rows themselves never change.
+    Who appends first takes the room; who comes later finds it taken and copies. So the rows
+    themselves never change.
     """
 
     def __init__(self, rows: Tensor, size: int) -> None:
@@ -45,7 +46,7 @@ class Room:
 
 
 def append(rows: Tensor, new: Tensor, room: Room | None) -> tuple[Tensor, Room | None]:
-    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them where that is free and nobody differentiates."""
+    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them where that is free."""
     if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return torch.cat([rows, new], -2), None
     count, total = rows.shape[-2], rows.shape[-2] + new.shape[-2]
@@ -58,13 +59,13 @@ def append(rows: Tensor, new: Tensor, room: Room | None) -> tuple[Tensor, Room |
 
 
 class CausalStream(Energy):
-    """Encodes a context x_0 … x_{S-1} causally. A subclass writes `observe`, and `forward`, which scores y given the code.
+    """Encodes a context x_0 … x_{S-1} causally. A subclass writes `observe` and `forward`.
 
     Arguments:
         size: depth, heads and dim.
         hidden: the feed-forward's hidden width; dim by default.
-        conditioning: how a landscape is told from another: "none", "time" (its embedding is a token in front), "adaln" or
-            "adaln-zero" (it scales, shifts and gates every block).
+        conditioning: how a landscape is told from another: "none", "time" (its embedding is a token
+            in front), "adaln" or "adaln-zero" (it scales, shifts and gates every block).
         levels: how many landscapes there are.
     """
 
@@ -89,10 +90,10 @@ class CausalStream(Energy):
 
     @abstractmethod
     def observe(self, context: Any) -> tuple[Tensor, Tensor | None]:
-        """Embeds a context: (B, S, D), and how many positions (B,) on the left are padding, or None."""
+        """Embeds a context: (B, S, D), and how many positions (B,) on the left are padding."""
 
     def read_out(self, hidden: Tensor) -> Tensor | None:
-        """Maps the stream's last hidden state (B, S, D) to what it says of the next element (B, S, *), where that is needed."""
+        """Maps the last hidden states (B, S, D) to what they say of the next elements (B, S, *)."""
         return None
 
     def landscapes(self, context: Any = None) -> list[EnergyFn]:
@@ -133,7 +134,7 @@ class CausalStream(Energy):
         return Code(keys, values, code.level, code.length + new, code.pad, said, tuple(rooms))
 
     def check(self, chains: torch.Size, code: Code | None) -> Code:
-        """Returns the code, once it is one that y with these chains (*more, B, T) can be scored given."""
+        """Returns the code, or raises ValueError where y with chains (*more, B, T) does not fit it."""
         if code is None:
             raise ValueError(f"{type(self).__name__} scores y given a context: energy.given(context)(y)")
         rows = len(code.keys[0])
@@ -152,7 +153,7 @@ class CausalStream(Energy):
         mask: Tensor | None,
         join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Runs x (B, T, D) through the blocks; `join` puts a block's keys and values behind the past's, and is called in turn.
+        """Runs x (B, T, D) through the blocks; `join` appends each block's keys and values to the past's.
 
         Returns:
             All keys, all values, and the last hidden states.
@@ -171,7 +172,7 @@ class CausalStream(Energy):
         return tuple(keys), tuple(values), self.last(x, level)
 
     def turns(self, first: int, count: int, pad: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Computes rotary turns of `count` positions from `first` on, padding not counted: (T, d/2), or (B, 1, T, d/2)."""
+        """Computes rotary turns of `count` positions, without padding: (T, d/2) or (B, 1, T, d/2)."""
         positions = torch.arange(first, first + count, device=device)
         if pad is not None:
             positions = torch.where(positions < self.lead, positions, (positions - pad[:, None]).clamp(min=self.lead))[:, None]
@@ -193,12 +194,14 @@ class CausalStream(Energy):
 
 
 class CausalEBT(CausalStream):
-    """Scores next-element predictions in parallel: energy i is that of y_i as what follows x_0 … x_i.
+    """Scores predictions in parallel: energy i is that of y_i as what follows x_0 … x_i.
 
-    The observed stream runs over x alone. The prediction stream runs over the candidates: y_i stands at position i + 1, and
-    attends to x_0 … x_i and to itself. So chains are independent, and `encode` does all that does not depend on y.
+    The observed stream runs over x alone. The prediction stream runs over the candidates: y_i
+    stands at position i + 1, and attends to x_0 … x_i and to itself. So chains are independent, and
+    `encode` does all that does not depend on y.
 
-    A subclass writes `observe` (context -> (B, S, D)) and `propose` (y, code -> (..., D)). Arguments are `CausalStream`'s.
+    A subclass writes `observe` (context -> (B, S, D)) and `propose` (y, code -> (..., D)).
+    Arguments are `CausalStream`'s.
 
     Source: arXiv 2507.02092, section 3 and appendix C.
     """
@@ -209,10 +212,10 @@ class CausalEBT(CausalStream):
 
     @abstractmethod
     def propose(self, y: Tensor, code: Code | None) -> Tensor:
-        """Embeds candidates y (*chains, event), which follow the last positions of a code, as (*chains, D)."""
+        """Embeds candidates y (*chains, event) for a code's last positions: (*chains, D)."""
 
     def reset_adaln(self) -> None:
-        """Initialises adaLN: torch's own draw for "adaln"; zeros, the head's included, for "adaln-zero"."""
+        """Initialises adaLN: by torch's own draw, or for "adaln-zero" by zeros, with the head."""
         if self.conditioning == "adaln":
             for part in (*self.modulations, self.final_modulation):
                 part.reset_parameters()
@@ -222,12 +225,12 @@ class CausalEBT(CausalStream):
                     nn.init.zeros_(parameter)
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps candidates y (*more, B, T, event) for the last T of the code's S positions to energies (*more, B, T)."""
+        """Maps candidates y (*more, B, T, event) for the last T positions to energies (*more, B, T)."""
         # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
         return (self.consider(y, code) * self.head.weight[0]).sum(-1)
 
     def consider(self, y: Tensor, code: Code | None) -> Tensor:
-        """Runs the prediction stream: candidates y (*more, B, T, event) to its last hidden states (*more, B, T, D)."""
+        """Runs the prediction stream: y (*more, B, T, event) to hidden states (*more, B, T, D)."""
         code = self.check(y.shape[:-1], code)
         x = self.propose(y, code)
         more, (rows, count) = x.shape[:-3], x.shape[-3:-1]

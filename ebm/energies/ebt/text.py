@@ -15,7 +15,7 @@ __all__ = ["Padded", "ResidualTextEBT", "TextEBT", "TokenStream", "expected", "p
 
 
 class Padded(NamedTuple):
-    """Rows of different lengths as one context: ids (B, S), of which the first pad (B,) of a row do not count."""
+    """Rows of different lengths as one context: the first pad (B,) of a row's ids do not count."""
 
     ids: Tensor
     pad: Tensor
@@ -56,10 +56,11 @@ class TokenStream(CausalStream):
 
 
 class TextEBT(TokenStream, CausalEBT):
-    """Scores next-token distributions: E_i = E(p_i | x_0 … x_i), for probability vectors p_i over the vocabulary.
+    """Scores next-token distributions p_i over the vocabulary: E_i = E(p_i | x_0 … x_i).
 
-    The context is ids (B, S), or `Padded` rows; y is (*more, B, T, vocab_size), energies are (*more, B, T). Samplers move
-    logits whose softmax is scored: `GradientDescent(retraction="softmax")`.
+    The context is ids (B, S), or `Padded` rows; y is (*more, B, T, vocab_size), energies are
+    (*more, B, T). Samplers move logits whose softmax is scored:
+    `GradientDescent(retraction="softmax")`.
 
     Arguments:
         vocab_size: V.
@@ -70,12 +71,14 @@ class TextEBT(TokenStream, CausalEBT):
         hidden: the feed-forward's hidden width; dim by default.
         conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
         levels: how many landscapes there are.
-        tied: candidates are embedded as the mean of the input table's rows, p @ table; by default by a matrix of their own.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; by default
+            by a matrix of their own.
 
     Source: arXiv 2507.02092, sections 3 and 4.1.
 
     Raises:
-        ValueError: for sizes that cannot work, and (at the call) ids outside the vocabulary or a y of another shape.
+        ValueError: for sizes that cannot work, and (at the call) ids outside the vocabulary or a y
+            of another shape.
 
     >>> energy = TextEBT(vocab_size=11, dim=8, depth=2, heads=2, conditioning="time", levels=2)
     >>> context = torch.tensor([[1, 2, 3, 4, 5]])
@@ -113,11 +116,12 @@ class TextEBT(TokenStream, CausalEBT):
 class ResidualTextEBT(TextEBT):
     """Refines a feed-forward reading of the context: E = −⟨p, U (h(context) + w ⊙ x(p, context))⟩.
 
-    h is the observed stream's last hidden state, x the prediction stream's, U an output matrix, and w (D,) starts at zero. So
-    at first, and after one step of size 1 from the uniform distribution, this is exactly the feed-forward transformer
-    softmax(U h): thinking starts where that ends, and learns what to add by looking at the context once more, with the
-    candidate in mind. Candidates are embedded by the input table and a vector in common, so that the parameters are those of
-    a `Transformer` and 2 D more. This form is ours: it is not in arXiv 2507.02092.
+    h is the observed stream's last hidden state, x the prediction stream's, U an output matrix, and
+    w (D,) starts at zero. So at first, and after one step of size 1 from the uniform distribution,
+    this is exactly the feed-forward transformer softmax(U h): thinking starts where that ends, and
+    learns what to add by looking at the context once more, with the candidate in mind. Candidates
+    are embedded by the input table and a vector in common, so that the parameters are those of a
+    `Transformer` and 2 D more. This form is ours: it is not in arXiv 2507.02092.
 
     Arguments:
         vocab_size: V.
@@ -128,7 +132,8 @@ class ResidualTextEBT(TextEBT):
         hidden: the feed-forward's hidden width; dim by default.
         conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
         levels: how many landscapes there are.
-        tied: candidates are embedded as the mean of the input table's rows, p @ table; or by a matrix of their own.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; or by a
+            matrix of their own.
 
     Shapes and errors are `TextEBT`'s.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebm.optional import installed
-from ebm.tasks.rows import SPLITS, draw_splits
+from ebm.tasks.rows import SPLITS, check_splits, deal
 from ebm.tasks.sources import PICTURES, few_of, is_path, media_from_hub, pictures_below
 
 __all__ = ["BUNDLED", "Photograph", "cells", "photographs", "read_photograph"]
@@ -103,14 +103,9 @@ def photographs(
         files = {"all": cells(rows, column)}
     found = _read(source, files, channels, smallest, strict)
     if "all" in found:
-        every = found["all"]
-        found = {split: [every[i] for i in rows.tolist()] for split, rows in draw_splits(len(every), None, seed).items()}
-    if source != "foolbox" and not all(found.values()):
-        count = {split: len(held) for split, held in found.items()}
-        raise ValueError(
-            f"{source} has {sum(count.values())} photographs, as splits {count}: each split needs at least one, so add some, or "
-            f"sort them into sub-folders train, validation and test"
-        )
+        found = deal(found["all"], seed)
+    if source != "foolbox":
+        check_splits(source, found, "photographs")
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebm.optional import installed
-from ebm.tasks.rows import SPLITS, draw_splits
+from ebm.tasks.rows import SPLITS, check_splits, deal, draw_splits
 from ebm.tasks.sources import few_of, is_path, media_from_hub
 from ebm.tasks.video import arcade
 from ebm.tasks.video import decoding as video
@@ -132,14 +132,9 @@ def clips(
             raise FileNotFoundError(f"there is no folder {source}: name a folder of videos, or bundled")
         found = next(laid for layout in LAYOUTS if (laid := layout(folder, fold, seed)) is not None)
     else:
-        found = _deal(_of_hub(source, config, hub_split, column), seed)
+        found = deal(_of_hub(source, config, hub_split, column), seed)
     found = _present(source, found)
-    if not all(found.values()):
-        count = {split: len(held) for split, held in found.items()}
-        raise ValueError(
-            f"{source} has {sum(count.values())} clips, as splits {count}: each split needs at least one, so add some, or sort "
-            f"them into sub-folders train, validation and test"
-        )
+    check_splits(source, found, "clips")
     return found
 
 
@@ -161,10 +156,6 @@ def _played(game: str) -> Splits:
         split: [Clip(f"{game} {seed}", partial(arcade.play, game, seed), version=version) for seed, version in listed]
         for split, listed in arcade.episodes(game).items()
     }
-
-
-def _deal(found: list[Clip], seed: int) -> Splits:
-    return {split: [found[i] for i in rows.tolist()] for split, rows in draw_splits(len(found), None, seed).items()}
 
 
 def _present(source: str, listed: Splits) -> Splits:
@@ -260,7 +251,7 @@ def _sorted(folder: Path, fold: int, seed: int) -> Splits:
     parts = {split: _first([folder / split, folder / part]) for split, part in PARTS.items()}
     if any(part.is_dir() for part in parts.values()):
         return {split: _listed(folder, part) for split, part in parts.items()}
-    return _deal(_listed(folder, folder), seed)
+    return deal(_listed(folder, folder), seed)
 
 
 LAYOUTS: tuple[Callable[[Path, int, int], Splits | None], ...] = (_ucf101, _something, _kinetics, _sorted)
