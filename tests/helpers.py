@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -234,3 +235,8 @@ def without_example(kind: str, examples: dict[str, Any]) -> list[str]:
     """The core's registered components of which a table has no example."""
     offered = {name for name, component in ebm.components(kind).items() if component.distribution == CORE}
     return sorted(offered - {label.partition("/")[0] for label in examples})
+
+
+def lent(task: Any, *names: str) -> Any:
+    """Makes a task of another class with the same abilities, as a plugin's may have; lacks what is named."""
+    return SimpleNamespace(**{name: getattr(task, name) for name in dir(task) if name[0] != "_" and name not in names})

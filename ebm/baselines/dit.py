@@ -94,7 +94,7 @@ class DiT(PatchStream):
         return math.prod(self.event)
 
     def noise_and_variance(self, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts the noise in pictures (B, C, H, W) of steps (B,), and its `log_variance`'s share."""
+        """Predicts the noise in pictures (B, C, H, W) of steps (B,), and its variance's share."""
         waves = _waves(step).to(self.positions)
         found = self.head(self.consider(y, super().encode(waves))).to(y.dtype)
         rows, side = self.grid[0], self.patch_size

@@ -113,8 +113,8 @@ class FrameTransformer(MotionStream):
 
     def follow_code(self, code: Code) -> Tensor:
         """Predicts the frame after each of a code's: (B, S, features)."""
-        assert code.said is not None
-        return self.motion.predict(code.said, code.seen)
+        assert code.out is not None
+        return self.motion.predict(code.out, code.observed)
 
     def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
         """Predicts in one forward pass; there is nothing to start from, and nothing to draw."""

@@ -68,7 +68,7 @@ class Transformer(TokenStream):
 
     def logits(self, context: Any) -> Tensor:
         """Computes the next token's logits (B, S, vocab_size) at every position."""
-        logits = self.encode(context).said
+        logits = self.encode(context).out
         assert logits is not None
         return logits
 

@@ -135,7 +135,7 @@ def _kind(photo: Path, out: Path) -> str:
 
 
 def _strength(task: Tiled, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
-    """Finds the step of the picture's noise, and the factor by which the schedule scales pictures."""
+    """Finds the step of the picture's noise, and what the schedule multiplies pictures by."""
     given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
     if sum(value is not None for value in given.values()) > 1:
         shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)

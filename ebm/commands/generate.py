@@ -48,7 +48,8 @@ def generate(
     prompts = [encode_prompt(task.tokenizer, text) for text in prompt]
     for text, ids in zip(prompt, prompts, strict=True):
         if len(ids) > task.context_length:
-            raise ValueError(f"the prompt {text[:20]!r}… has {len(ids)} tokens, but the run's context is {task.context_length}")
+            what = f"the prompt {text[:20]!r}… has {len(ids)} tokens"
+            raise ValueError(f"{what}, but the run's context is {task.context_length}")
     tokens = generated(
         run.energy,
         run.sampler,

@@ -25,7 +25,8 @@ def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) 
     samples = run.sample(n, seed=seed)
     folder = out or run.path
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"samples.safetensors": save({"samples": samples.contiguous()}), "samples.png": picture_of_samples(run, samples)}
+    picture = picture_of_samples(run, samples)
+    files = {"samples.safetensors": save({"samples": samples.contiguous()}), "samples.png": picture}
     for name, content in files.items():
         if content is not None:
             with atomic(folder / name) as draft:

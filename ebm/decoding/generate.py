@@ -73,8 +73,8 @@ def generate(
     """
     if missing := lacking(energy, Decodes):
         raise ValueError(
-            f"energy is {type(energy).__name__}, which lacks {' and '.join(missing)}: tokens are generated from an energy "
-            f"with vocab_size and extend(code, context), such as text-ebt, residual-text-ebt and transformer"
+            f"energy is {type(energy).__name__}, which lacks {' and '.join(missing)}: tokens are generated from an "
+            f"energy with vocab_size and extend(code, context), such as text-ebt, residual-text-ebt and transformer"
         )
     rows, size = [[*prompt] for prompt in prompts], energy.vocab_size
     if not rows:
@@ -86,7 +86,7 @@ def generate(
         if not row:
             raise ValueError(f"prompts[{index}] is empty: start a text from the id of end-of-text")
         if len(row) > window:
-            raise ValueError(f"prompts[{index}] has {len(row)} tokens, more than window={window}: pass at most its last {window}")
+            raise ValueError(f"prompts[{index}] has {len(row)} tokens, more than window={window}: pass its last {window}")
         if not all(0 <= token < size for token in row):
             raise ValueError(f"prompts[{index}] has ids from {min(row)} to {max(row)}, outside the {size} tokens")
     if end is not None and not 0 <= end < size:
@@ -132,7 +132,7 @@ def generate(
                 return
 
     def columns() -> Iterator[Tensor]:
-        """Joins the groups' tokens; a group stops before the others only where all its rows ended."""
+        """Joins the groups' tokens; a group stops first only where all of its rows ended."""
         groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(0 if isinstance(energy, PadsRows) else len(row), []).append(index)

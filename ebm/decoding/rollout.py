@@ -80,15 +80,15 @@ def rollout(
     if missing := lacks(predictor):
         what = f"a Thinker over {type(energy).__name__}" if thinks else type(predictor).__name__
         raise ValueError(
-            f"predictor is {what}, which lacks {' and '.join(missing)}: frames are predicted by a Thinker over an energy with "
-            f"features and extend(code, context), such as frame-ebt and residual-frame-ebt, by such an energy with "
+            f"predictor is {what}, which lacks {' and '.join(missing)}: frames are predicted by a Thinker over an energy "
+            f"with features and extend(code, context), such as frame-ebt and residual-frame-ebt, by such an energy with "
             f"follow_code(code), such as frame-transformer, or by what has follow(frames), such as copying"
         )
     features = getattr(energy, "features", None)
     shape = tuple(observed.shape) if isinstance(observed, Tensor) else ()
     if len(shape) != 3 or not shape[1] or features not in (None, shape[2]):
         what = str(shape) if isinstance(observed, Tensor) else type(observed).__name__
-        raise ValueError(f"observed is {what}: pass the features (B, S, {features or 'features'}) of at least one frame")
+        raise ValueError(f"observed is {what}: pass features (B, S, {features or 'features'}) of at least one frame")
     check_configuration(observed, generator)
     for name, value in (("count", count), ("window", window)):
         if value < 1:
@@ -101,7 +101,9 @@ def rollout(
 
     def begin(generator: torch.Generator | None = None) -> Tensor:
         last = frames[:, -1:]
-        return last if start == "last-frame" else torch.zeros_like(last) if start == "zeros" else randn_like(last, generator)
+        if start == "noise":
+            return randn_like(last, generator)
+        return last if start == "last-frame" else torch.zeros_like(last)
 
     energies: list[Tensor] = []
     with torch.no_grad(), eval_mode(energy):
@@ -137,15 +139,15 @@ def surprise(energy: Any, features: Tensor, window: int) -> Tensor:
     >>> surprise(energy, clip, window=4)
     tensor([ 0.,  0.,  0.,  0., 12.,  0.,  0.,  0.])
     """
-    if not isinstance(features, Tensor) or features.ndim != 2 or not len(features) or features.shape[-1] != energy.features:
-        what = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    what = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if not isinstance(what, tuple) or len(what) != 2 or not what[0] or what[1] != energy.features:
         raise ValueError(f"features is {what}: pass those of a clip's frames, (T, {energy.features})")
     if window < 1:
         raise ValueError(f"window={window}: pass a number of at least 1")
     if len(features) == 1:
         return features.new_empty(0)
     with torch.no_grad(), eval_mode(energy):
-        first = features[None, : window + 1]  # these have fewer before them, and energies are causal: all are scored at once
+        first = features[None, : window + 1]  # with fewer before them; energies are causal, so all are scored at once
         found = [evaluate(bind(energy, first[:, :-1]), first[:, 1:])[0]]
         for t in range(window + 1, len(features), ROWS_AT_ONCE):
             y = features[t : t + ROWS_AT_ONCE, None]
@@ -186,7 +188,8 @@ def horizons(
     tensor([[1., 4., 9.]])
     """
     if not 0 < observe < windows.shape[1]:
-        raise ValueError(f"observe={observe}: of windows of {windows.shape[1]} frames, observe 1 to {windows.shape[1] - 1}")
+        count = windows.shape[1]
+        raise ValueError(f"observe={observe}: of windows of {count} frames, observe 1 to {count - 1}")
     true = windows[:, observe:]
     y = rollout(predictor, windows[:, :observe], true.shape[1], window=window, start=start, generator=generator).frames
     return (y - true).square().mean(-1) if distance is None else distance(y, true)

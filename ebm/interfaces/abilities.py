@@ -76,7 +76,7 @@ class Paced(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """An energy that generates: y (*more, B, T, vocab_size) predicts what follows the last T ids."""
+    """An energy that generates: y (*more, B, T, vocab_size) predicts what follows T ids."""
 
     vocab_size: int
 
@@ -96,7 +96,7 @@ class PadsRows(Protocol):
 
 @runtime_checkable
 class DecodesFrames(Protocol):
-    """An energy that rolls out: y (*more, B, T, features) predicts what follows the last T frames."""
+    """An energy that rolls out: y (*more, B, T, features) predicts what follows T frames."""
 
     features: int
 

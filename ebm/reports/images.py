@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 @hookimpl
 def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
-    """Draws what a denoising run does: photographs, findings of a study of thinking, and energies."""
+    """Draws what a denoising run does: photographs, findings about thinking, and energies."""
     task: Any = run.task
     if lacking(task, HoldsPhotographs):
         return
@@ -117,7 +117,7 @@ def _show(axes: Axes, image: Tensor) -> None:
 
 
 def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, seed: int) -> Section:
-    """Draws photographs from noisy to clean, and one again at another noise, stopping adaptively."""
+    """Draws photographs from noisy to clean, and one again at another noise."""
     baseline = run.baseline
     rows = [[("noisy", view.noisy), *_restored(run, baseline, task, view, seed), ("clean", view.clean)] for view in usual]
     rows.append([("noisy", other.noisy), *_restored(run, baseline, task, other, seed, adaptive=True), ("clean", other.clean)])

@@ -54,7 +54,7 @@ def picture_of(rows: Sequence[Row], headline: str) -> bytes | None:
     for index, row in enumerate(rows):
         label = ", ".join(str(row[column]) for column in kinds)
         lines.setdefault(label, []).append((row[along] if along else index, row[value]))
-    with figure_of(9.6, 3.0) as (figure, png):
+    with figure_of(9.6, 3.0 if along else 0.6 + 0.3 * len(lines)) as (figure, png):
         axes = figure.subplots()
         if along is None:
             bars = [points[0][1] for points in lines.values()]

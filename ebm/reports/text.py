@@ -62,7 +62,8 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
 
 def _span(token: Token) -> str:
     title = f"energy {token.energy:.4g}, {token.steps} steps"
-    return f'<span class="s{min(token.steps, 8)}" style="background: {token.color}" title="{title}">{escape(token.text)}</span>'
+    style = f'class="s{min(token.steps, 8)}" style="background: {token.color}"'
+    return f'<span {style} title="{title}">{escape(token.text)}</span>'
 
 
 def strips(run: Run, seed: int) -> list[list[Token]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ebm.figures import DATA, INK, NOISE, OTHER, SAMPLES, figure_of
+from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, figure_of
 from ebm.interfaces import check_steps
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
@@ -34,6 +34,7 @@ def ebm_sections(run: Run) -> Iterator[Section]:
 
 def _thinking_picture(run: Run, headline: str, main: Sequence[Finding], energy: Sequence[Finding], split: str) -> Section:
     flat = [f.value for f in main if f.who == "baseline" and f.split == split]
+    rivals = {f.who: f.value for f in main if f.who not in ("run", "baseline") and f.split == split}
     with figure_of(9.6, 3.0) as (figure, png):
         several = any(f.candidates > 1 for f in main)
         left, *more = figure.subplots(1, 1 + several + bool(energy), squeeze=False)[0]
@@ -43,6 +44,9 @@ def _thinking_picture(run: Run, headline: str, main: Sequence[Finding], energy: 
         curves = [(left, steps, "thinking steps per landscape"), *((axes, starts, "candidates") for axes in more[:several])]
         for axes, curve, label in curves:
             axes.plot(list(curve), list(curve.values()), "o-", color=SAMPLES, label="thinking", markersize=4)
+            for rival, value in rivals.items():
+                axes.axhline(value, color=NOISE, linewidth=0.8)
+                axes.annotate(rival, (0, value), xycoords=("axes fraction", "data"), color=GREY, fontsize=7, va="bottom")
             if flat:
                 axes.axhline(flat[-1], color=DATA, linestyle=(0, (4, 3)), label="baseline")
             axes.set(xlabel=label, xticks=list(curve), title=headline if axes is left else "")
@@ -58,7 +62,8 @@ def _thinking_picture(run: Run, headline: str, main: Sequence[Finding], energy: 
         f"Left: the {headline} after so many steps; the thin line marks the steps that training took, and "
         "beyond it thinking should not make things worse. In the middle, where candidates were "
         "tried: of several random starts the end of lowest energy is kept. The dashed line is the "
-        "feed-forward baseline, trained on the same data. Right: thinking should lower the energy."
+        "feed-forward baseline, trained on the same data; grey lines are methods without training. "
+        "Right: thinking should lower the energy."
         + adaptive(headline, run),
         png.getvalue(),
         place=30,

@@ -156,7 +156,7 @@ def classify(depths: Sequence[Tensor], labels: Tensor, seed: int) -> tuple[int, 
 
 
 def labelled(source: str, event: Sequence[int], limit: int | None) -> tuple[Tensor, Tensor]:
-    """Reads at most `limit` labelled images of a source, in [-1, 1]: (n, c, h, w), and classes (n,).
+    """Reads at most `limit` images of a source, in [-1, 1]: (n, c, h, w), and classes (n,).
 
     Digits have their own size, pictures that of the event (C, H, W). Arguments and errors as
     `probe`'s.
@@ -215,7 +215,7 @@ def _of_folder(source: str, folder: Path) -> Any:
 
 
 def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
-    """Averages over seeds: the lines of a table with `COLUMNS`. A line's block is the most frequent.
+    """Averages over seeds, as lines of a table with `COLUMNS`; the block is the most frequent.
 
     >>> lines([Probed("run", "digits-8", 2, 0, 0.5, 1.0), Probed("run", "digits-8", 2, 1, 0.75, 1.0)])
     [('digits-8', 'run', '2', '62.5 ± 17.7', '100.0 ± 0.0', '2')]
@@ -224,7 +224,7 @@ def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
     def percent(values: list[float]) -> str:
         return f"{100 * mean(values):.1f} ± {100 * stdev(values) if len(values) > 1 else 0.0:.1f}"
 
-    table = []
+    table: list[tuple[str, ...]] = []
     for who, data in dict.fromkeys((each.who, each.data) for each in found):
         own = [each for each in found if (each.who, each.data) == (who, data)]
         block = "" if who == "pixels" else str(Counter(each.depth for each in own).most_common(1)[0][0])

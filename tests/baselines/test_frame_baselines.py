@@ -99,12 +99,12 @@ def test_an_extended_code_is_that_of_all_frames(name, kind, cuts, grad, seed):
         for part in more:
             before, code = code, model.extend(code, part)
         whole = model.encode(context)
-        for got, expected in zip((*code.seen, code.said), (*whole.seen, whole.said), strict=True):
+        for got, expected in zip((*code.observed, code.out), (*whole.observed, whole.out), strict=True):
             close(got, expected)
         close(model(y, code), model(y, whole))
         tail = y[:, -cuts[-1] :]
         close(model(tail, code), model(y, whole)[:, -cuts[-1] :])
-        close(model.extend(before, more[-1] + 1).seen.frames[:, : before.length], context[:, : before.length])
+        close(model.extend(before, more[-1] + 1).observed.frames[:, : before.length], context[:, : before.length])
         if kind is FrameTransformer:
             close(model.follow_code(code), model.predict(Batch(context, context)).y)
 

@@ -26,6 +26,7 @@ from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.images.denoising import Denoising
 from tests.fake_plugins import REPOSITORY, quick_report
+from tests.helpers import lent
 
 TILE = 16
 
@@ -218,6 +219,13 @@ def test_models_and_tasks_that_do_not_fit_say_so(run, photo):
     run.energy = Lazy()
     with pytest.raises(ValueError, match="steps=3, .* Lazy is feed-forward"):
         denoise(run, photo, steps=3)
+    task = run.task
+    run.task = lent(task, "held_out")  # of another class, with all that is needed
+    assert denoise(run, photo)["forward passes"] == 1
+    run.task = lent(task, "schedule")
+    with pytest.raises(ValueError, match="its task SimpleNamespace has no schedule, as the task denoising has"):
+        denoise(run, photo)
+    os.remove("photo-clean.png")
     run.task = Points("moons", n=60)
     with pytest.raises(ValueError, match="not trained to denoise: its task Points has no tile and no stride and no schedule"):
         denoise(run, photo)

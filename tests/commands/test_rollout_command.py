@@ -22,6 +22,7 @@ from ebm.tasks.video.decoding import frames
 from ebm.tasks.video.frames import Frames
 from ebm.thinking import Thinker
 from tests.fake_plugins import quick_report
+from tests.helpers import lent
 from tests.tasks.video.test_decoding import write
 
 av = pytest.importorskip("av")
@@ -261,6 +262,10 @@ def test_the_clip_itself_is_not_overwritten(run, clip):
 
 
 def test_runs_that_do_not_fit_say_so(run, clip, monkeypatch):
+    task = run.task
+    run.task = lent(task, "tracks", "scaled", "cut")  # of another class, with all that is needed
+    assert rollout(run, clip, predict=1)["error"] == rollout(Run(**{**vars(run), "task": task}), clip, predict=1)["error"]
+    run.task = task
     monkeypatch.setattr(run.task, "encoder", Blind(SIZE, 3 * SIZE**2))
     with pytest.raises(ValueError, match="Blind cannot decode features to frames: choose one of"):
         rollout(run, clip)

@@ -285,9 +285,9 @@ def test_an_extended_code_is_that_of_the_whole_context(name, cuts, pad, grad, se
         assert (code.length, code.level) == (whole.length, whole.level) == (context.shape[1], model.levels - 1)
         counted = torch.arange(context.shape[1]) >= lead[:, None]
         close(model(y, code)[counted], model(y, whole)[counted])
-        if code.said is not None:
-            close(code.said[counted], whole.said[counted])
-        close(code.seen, whole.seen)
+        if code.out is not None:
+            close(code.out[counted], whole.out[counted])
+        close(code.observed, whole.observed)
 
     codes = [encode(first)]
     with torch.set_grad_enabled(grad):
@@ -302,7 +302,7 @@ def test_an_extended_code_is_that_of_the_whole_context(name, cuts, pad, grad, se
 
 
 def tensors(code) -> list[Tensor]:
-    return [*code.keys, *code.values, *(t for t in (code.pad, code.said, *(code.seen or ())) if t is not None)]
+    return [*code.keys, *code.values, *(t for t in (code.pad, code.out, *(code.observed or ())) if t is not None)]
 
 
 # ------------------------------------------------------------------------------------------------------------ landscapes
@@ -680,7 +680,7 @@ def test_adaln_zero_starts_at_zero_and_a_residual_form_at_its_transformer(seed):
     assert not TextEBT(**TINY, conditioning="adaln-zero", levels=2).double().given(context)(y).any()
     for conditioning in CONDITIONINGS[:3]:
         model = ResidualTextEBT(**TINY, conditioning=conditioning, levels=1).double()
-        logits = model.encode(context).said
+        logits = model.encode(context).out
         close(model.given(context)(y), -(y * logits).sum(-1))
         sampler = GradientDescent(step_size=1.0, steps=1, retraction="softmax")
         thought = ebm.think(model, sampler, context, torch.zeros(1, 2, 4, V, dtype=torch.float64))

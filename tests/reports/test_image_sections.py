@@ -23,6 +23,7 @@ from ebm.samplers import GradientDescent
 from ebm.studies.findings import Finding, write_rows
 from ebm.tasks.images.denoising import Denoising
 from ebm.training import fit
+from tests.helpers import lent
 
 TILE = 16
 TINY = {"image_size": TILE, "patch_size": 4, "dim": 16, "depth": 1, "heads": 2}
@@ -113,6 +114,14 @@ def test_pictures_depend_on_the_run_and_the_seed_alone(run):
     torch.manual_seed(1)
     assert list(report_images.ebm_sections(run, 0)) == drawn
     assert next(report_images.ebm_sections(run, 1)) != drawn[0]
+
+
+def test_a_task_of_another_class_with_the_same_abilities_is_drawn(run):
+    drawn, task = list(report_images.ebm_sections(run, 0)), run.task
+    run.task = lent(task)
+    assert list(report_images.ebm_sections(run, 0)) == drawn
+    run.task = lent(task, "held_out")
+    assert kinds(run) == []
 
 
 def test_a_report_has_a_title_for_each_and_no_chains(run):

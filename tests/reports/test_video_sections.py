@@ -21,6 +21,7 @@ from ebm.studies.findings import Finding, write_rows
 from ebm.tasks import Points
 from ebm.tasks.video.frames import Frames
 from tests.fake_plugins import quick_report
+from tests.helpers import lent
 from tests.tasks.video.test_decoding import write
 
 pytest.importorskip("av")
@@ -137,6 +138,16 @@ def test_what_cannot_be_decoded_is_not_shown(run, folder):
 def test_energies_that_cannot_be_rolled_out_are_compared_with_errors(run):
     run.energy = lambda y: y.square().mean(-1)
     assert kinds(run) == ALL[-1:]
+
+
+def test_a_task_of_another_class_with_the_same_abilities_is_drawn(run):
+    drawn, task = list(report_frames.ebm_sections(run, 0)), run.task
+    run.task = lent(task)
+    assert list(report_frames.ebm_sections(run, 0)) == drawn
+    run.task = lent(task, "tracks")
+    assert kinds(run) == [ALL[1], ALL[3]]
+    run.task = lent(task, "decode")
+    assert kinds(run) == []
 
 
 def test_windows_of_two_frames_are_enough(run, folder):

@@ -82,9 +82,9 @@ class ImageEBT(BidirectionalEBT):
 
 
 class ResidualImageEBT(BidirectionalEBT):
-    """Scores images by how far from clean they are to a transformer N: E = mean |y_p − N(y)_p|² / 2.
+    """Scores images by how far from clean a transformer N takes them to be.
 
-    The mean is over patches p.
+        E(y) = mean over patches p of |y_p − N(y)_p|² / 2.
 
     A gradient step of size `patches` (how many there are, which undoes the mean) goes to N(y) +
     Jᵀ(y − N(y)), J = ∂N/∂y: to what a feed-forward denoiser predicts, and a correction that makes

@@ -76,7 +76,7 @@ class FrameEBT(CausalEBT):
 
 
 class ResidualFrameEBT(MotionStream, CausalEBT):
-    """Scores next frames by their distance from a transformer's prediction, which looks at them, too:
+    """Scores next frames by their distance from the prediction of a transformer that looks at them:
 
         E(y | context) = |y - x̂(h(context) + w ⊙ z(y, context))|² / 2,
 
@@ -132,9 +132,9 @@ class ResidualFrameEBT(MotionStream, CausalEBT):
 
     def propose(self, y: Tensor, code: Code | None) -> Tensor:
         assert code is not None
-        return self.motion.propose(y, code.seen.last(y.shape[-2]))
+        return self.motion.propose(y, code.observed.last(y.shape[-2]))
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps candidates y (*more, B, T, features) for the last T positions to energies (*more, B, T)."""
+        """Maps y (*more, B, T, features), for the last T positions, to energies (*more, B, T)."""
         refined = self.consider(y, code) * self.head.weight[0]
         return self.distance(y, code, refined)

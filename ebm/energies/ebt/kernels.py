@@ -51,7 +51,7 @@ class _Last(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Computes w x / √(mean(x²) + ε) over the last axis (Zhang and Sennrich, 2019), in float32."""
+    """Computes w x / √(mean(x²) + ε) over the last axis, in float32 or finer (Zhang, Sennrich)."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if torch.compiler.is_compiling():
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * weight).to(x.dtype)
@@ -163,7 +163,7 @@ def _slope(x: Tensor, s: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (2j, 2j+1) of x (..., d) by its position's angle (Su et al., 2021, equation 34).
+    """Turns each pair (2j, 2j+1) of x (..., d) by its position's angle (Su et al., 2021, eq. 34).
 
     >>> turn(torch.tensor([1.0, 0.0]), torch.tensor([0.0]), torch.tensor([1.0]))    # a quarter turn
     tensor([0., 1.])

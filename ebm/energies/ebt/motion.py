@@ -87,7 +87,7 @@ class Motion(nn.Module):
         return Seen(frames, windows, scale[..., None])
 
     def embed(self, frames: Tensor, change: Tensor, scale: Tensor) -> Tensor:
-        """Embeds frames (..., features) and the change to each, over a scale (..., 1): (..., dim)."""
+        """Embeds frames (..., features) and their changes, over a scale (..., 1): (..., dim)."""
         parts = [change / scale, scale.log().expand(*change.shape[:-1], 1), *([frames] if self.appearance else [])]
         return self.projection(torch.cat(parts, -1))
 
@@ -101,7 +101,7 @@ class Motion(nn.Module):
             raise ValueError(f"features of shape {tuple(y.shape)}: the last axis has {self.features} of them")
 
     def propose(self, y: Tensor, seen: Seen) -> Tensor:
-        """Embeds candidates y (*more, B, S, features) as if they were observed: (*more, B, S, dim)."""
+        """Embeds candidates y (*more, B, S, features) as if observed: (*more, B, S, dim)."""
         self.check(y)
         return self.embed(y, y - seen.frames, seen.scale)
 
@@ -124,17 +124,17 @@ class MotionStream(CausalStream):
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
         seen = self.motion.see(context)
-        return super().encode(seen, level)._replace(seen=seen)
+        return super().encode(seen, level)._replace(observed=seen)
 
     def extend(self, code: Code, context: Any) -> Code:
-        seen = self.motion.see(context, code.seen)
-        return super().extend(code, seen)._replace(seen=code.seen.then(seen))
+        seen = self.motion.see(context, code.observed)
+        return super().extend(code, seen)._replace(observed=code.observed.then(seen))
 
     def distance(self, y: Tensor, code: Code | None, refined: Tensor | float = 0.0) -> Tensor:
-        """Computes |y - x̂|² / 2 (*more, B, T), x̂ read out of the last T hidden states, as refined."""
+        """Computes |y - x̂|² / 2 (*more, B, T), x̂ read out of the refined last T hidden states."""
         self.motion.check(y)
         code = self.check(y.shape[:-1], code)
-        assert code.said is not None
+        assert code.out is not None
         count = y.shape[-2]
-        predicted = self.motion.predict(code.said[:, code.length - count :] + refined, code.seen.last(count))
+        predicted = self.motion.predict(code.out[:, code.length - count :] + refined, code.observed.last(count))
         return (y - predicted).square().sum(-1) / 2

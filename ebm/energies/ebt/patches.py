@@ -22,7 +22,7 @@ Code: TypeAlias = list[Tensor]  # the modulations (6 D,) or (B, 1, 6 D) of each 
 
 
 class PatchStream(Energy):
-    """Transforms an image's patches by a diffusion transformer's blocks: the base of image energies.
+    """Transforms an image's patches by a diffusion transformer's blocks: image energies' base.
 
     The condition is "none" (a block's six vectors are parameters of its own), "learned" (they are
     read from one learned vector), "class" (from a label's) or "embedding" (from a given vector's
@@ -82,7 +82,7 @@ class PatchStream(Energy):
         self.final_modulation = modulation(2 * dim)
 
     def initialise(self) -> None:
-        """Draws Xavier-uniform weights; sets biases and modulations to 0, so that blocks do nothing."""
+        """Draws Xavier-uniform weights; biases and modulations are 0, so that blocks do nothing."""
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(part.weight.flatten(1))
@@ -92,7 +92,7 @@ class PatchStream(Energy):
             nn.init.zeros_(part.weight)
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
-        """Computes the modulations of all blocks from labels (B,), embeddings (B, size), or nothing.
+        """Computes the blocks' modulations from labels (B,), embeddings (B, size), or nothing.
 
         Raises:
             ValueError: there is a condition, but the context is none.
@@ -104,7 +104,7 @@ class PatchStream(Energy):
         return self.modulated(self.condition(context).unsqueeze(-2))
 
     def modulated(self, vector: Tensor | None) -> Code:
-        """Computes the modulations of all blocks from a condition vector (D,), or one each (B, 1, D)."""
+        """Computes the modulations of all blocks from condition vectors (D,) or (B, 1, D)."""
         active = None if vector is None else F.silu(vector)
         return [part(active) for part in (*self.modulations, self.final_modulation)]
 

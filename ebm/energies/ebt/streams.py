@@ -28,16 +28,16 @@ class Code(NamedTuple):
     level: int  # which landscape
     length: int  # S: observed positions, padding included
     pad: Tensor | None = None  # (B,): how many positions on the left of a row are padding
-    said: Tensor | None = None  # (B, S, *): what the stream itself says of the next element (logits), where it is asked
-    rooms: tuple[Room | None, ...] = ()  # spare room behind the keys and values of each block, and behind what is said
-    seen: Any = None  # what a stem keeps of the observed elements
+    out: Tensor | None = None  # (B, S, *): what `read_out` makes of the stream's last hidden states
+    spares: tuple[Spare | None, ...] = ()  # behind the keys and values of each block, and behind out
+    observed: Any = None  # what a stem keeps of the observed elements
 
 
-class Room:
+class Spare:
     """Spare room behind a tensor's rows, so that appending copies old rows only now and then.
 
-    Who appends first takes the room; who comes later finds it taken and copies. So the rows
-    themselves never change.
+    The first to append takes the room; the next finds it taken, and copies. So the rows themselves
+    never change.
     """
 
     def __init__(self, rows: Tensor, size: int) -> None:
@@ -45,17 +45,17 @@ class Room:
         self.buffer[..., : self.taken, :] = rows
 
 
-def append(rows: Tensor, new: Tensor, room: Room | None) -> tuple[Tensor, Room | None]:
-    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them where that is free."""
+def append(rows: Tensor, new: Tensor, spare: Spare | None) -> tuple[Tensor, Spare | None]:
+    """Joins rows (..., S, d) and new ones (..., T, d), in the room behind them if it is free."""
     if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return torch.cat([rows, new], -2), None
     count, total = rows.shape[-2], rows.shape[-2] + new.shape[-2]
-    if room is None or room.taken != count or total > room.buffer.shape[-2]:
-        room = Room(rows, 2 * total)
-    buffer = room.buffer.data  # a graph that kept the older rows may go on: they stay what they are
+    if spare is None or spare.taken != count or total > spare.buffer.shape[-2]:
+        spare = Spare(rows, 2 * total)
+    buffer = spare.buffer.data  # a graph that kept the older rows may go on: they stay what they are
     buffer[..., count:total, :] = new
-    room.taken = total
-    return buffer[..., :total, :], room
+    spare.taken = total
+    return buffer[..., :total, :], spare
 
 
 class CausalStream(Energy):
@@ -118,23 +118,23 @@ class CausalStream(Energy):
             raise ValueError(f"{len(x)} rows extend a code of {len(code.keys[0])}: pass as many, without padding")
         old, new = code.keys[0].shape[2], x.shape[1]
         mask = future(new, old + new, device=x.device, pad=code.pad, lead=self.lead)
-        spare, rooms = iter(code.rooms), list[Room | None]()
+        left, spares = iter(code.spares), list[Spare | None]()
 
         def grow(rows: Tensor, more: Tensor) -> Tensor:
-            rows, room = append(rows, more, next(spare, None))
-            rooms.append(room)
+            rows, spare = append(rows, more, next(left, None))
+            spares.append(spare)
             return rows
 
         past = zip(code.keys, code.values, strict=True)
         where = self.turns(old, new, code.pad, x.device)
         keys, values, x = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
-        said = self.read_out(x)
-        if said is not None and code.said is not None:
-            said = grow(code.said, said)
-        return Code(keys, values, code.level, code.length + new, code.pad, said, tuple(rooms))
+        out = self.read_out(x)
+        if out is not None and code.out is not None:
+            out = grow(code.out, out)
+        return Code(keys, values, code.level, code.length + new, code.pad, out, tuple(spares))
 
     def check(self, chains: torch.Size, code: Code | None) -> Code:
-        """Returns the code, or raises ValueError where y with chains (*more, B, T) does not fit it."""
+        """Returns the code, or raises ValueError where chains (*more, B, T) do not fit it."""
         if code is None:
             raise ValueError(f"{type(self).__name__} scores y given a context: energy.given(context)(y)")
         rows = len(code.keys[0])
@@ -153,7 +153,7 @@ class CausalStream(Energy):
         mask: Tensor | None,
         join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Runs x (B, T, D) through the blocks; `join` appends each block's keys and values to the past's.
+        """Runs x (B, T, D) through the blocks; `join` appends their keys and values to the past.
 
         Returns:
             All keys, all values, and the last hidden states.
@@ -172,7 +172,7 @@ class CausalStream(Energy):
         return tuple(keys), tuple(values), self.last(x, level)
 
     def turns(self, first: int, count: int, pad: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Computes rotary turns of `count` positions, without padding: (T, d/2) or (B, 1, T, d/2)."""
+        """Computes the turns of `count` positions, without padding: (T, d/2) or (B, 1, T, d/2)."""
         positions = torch.arange(first, first + count, device=device)
         if pad is not None:
             positions = torch.where(positions < self.lead, positions, (positions - pad[:, None]).clamp(min=self.lead))[:, None]
@@ -225,7 +225,7 @@ class CausalEBT(CausalStream):
                     nn.init.zeros_(parameter)
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        """Maps candidates y (*more, B, T, event) for the last T positions to energies (*more, B, T)."""
+        """Maps y (*more, B, T, event), for the last T positions, to energies (*more, B, T)."""
         # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
         return (self.consider(y, code) * self.head.weight[0]).sum(-1)
 

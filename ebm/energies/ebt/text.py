@@ -175,7 +175,7 @@ class ResidualTextEBT(TextEBT):
 def expected(y: Tensor, code: Code | None) -> Tensor:
     """Computes ⟨y, logits⟩ (*more, B, T) for the logits of the code's last T positions."""
     assert code is not None
-    assert code.said is not None
-    if y.shape[-1] != code.said.shape[-1]:
-        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.said.shape[-1]} tokens of the vocabulary")
-    return (y * code.said[:, code.length - y.shape[-2] :]).sum(-1)
+    assert code.out is not None
+    if y.shape[-1] != code.out.shape[-1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.out.shape[-1]} tokens of the vocabulary")
+    return (y * code.out[:, code.length - y.shape[-2] :]).sum(-1)

@@ -41,8 +41,8 @@ def sections(run: Run, seed: int) -> Iterator[Section]:
                 axes.set_xlabel(f"{wrong} wrong" if wrong else "solved", color=GREY)
     yield Section(
         "Boards as they are solved",
-        "Two boards of the hard split, from a random start to the end of the last landscape. Black: the "
-        "clues. Blue: cells that are right so far. Orange: cells that are wrong.",
+        "Two boards of the hard split, from a random start to the end of the last landscape. Black: "
+        "clues. Blue: other cells that are right so far. Orange: cells that are wrong.",
         png.getvalue(),
         place=25,
     )
@@ -69,7 +69,7 @@ def _draw(axes: Axes, digits: Tensor, true: Tensor, given: Tensor, box: tuple[in
     for row in range(side):
         for column in range(side):
             right = digits[row, column] == true[row, column]
-            color = INK if given[row, column] else DATA if right else SAMPLES
+            color = SAMPLES if not right else INK if given[row, column] else DATA
             axes.text(column + 0.5, row + 0.5, str(int(digits[row, column]) + 1), color=color, ha="center", va="center")
     axes.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)

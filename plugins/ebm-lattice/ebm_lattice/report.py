@@ -26,7 +26,8 @@ def sections(run: Run, seed: int) -> Iterator[Section]:
         return
     batch = next(iter(run.task.loader("test", CHAINS))).to(run.device)
     data = batch.target
-    if not isinstance(data, Tensor) or data.ndim not in (3, 4) or not bool((data.abs() == 1).all()):
+    plane = isinstance(data, Tensor) and (data.ndim == 3 or (data.ndim == 4 and data.shape[1] == 1))
+    if batch.context is not None or not plane or not bool((data.abs() == 1).all()):
         return
     generator = stream(seed, "spins", device=run.device)
     start = run.task.start(batch, generator=generator)
