@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DATA, SAMPLES, OTHER, NOISE, INK, GREY = "#1f5f8b", "#d2603a", "#c9a227", "#9aa3ad", "#22272e", "#57606a"
 TINY = 16  # pixels a side, up to which a picture is enlarged
+DPI = 200
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -43,7 +44,7 @@ def figure_of(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, png
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def histogram(energies: Mapping[str, np.ndarray]) -> bytes:

@@ -11,10 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Gives a path to write to, which takes its final name only when all is written and on disk.
-
-    Whatever goes wrong, a full disk included, the old file stays, and what was half-written is removed.
-    """
+    """Gives a draft's path, which takes its final name once on disk; else the old file stays."""
     draft = draft_of(path)
     try:
         yield draft

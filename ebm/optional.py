@@ -13,11 +13,7 @@ SECONDS = 5  # that the hub has to answer
 
 
 def installed(package: str) -> Path:
-    """Finds the folder of an optional package without importing it.
-
-    Raises:
-        ImportError: it is not installed; names the extra that brings it.
-    """
+    """Finds an optional package's folder without importing it; ImportError names the extra for it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ImportError(f"{package} is not installed: pip install 'ebm-toolkit[recipes]'")

@@ -72,44 +72,9 @@ def think(
     >>> thought.y.shape, thought.energies.shape, thought.energy.max() < 1e-3
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
-    return _think(energy, sampler, context, start, candidates, steps, select, patience, tolerance, generator)[0]
-
-
-def _think(
-    energy: EnergyFn | Sequence[EnergyFn],
-    sampler: Sampler,
-    context: Any,
-    start: Any,
-    candidates: int,
-    steps: int | None,
-    select: Select,
-    patience: int | None,
-    tolerance: float,
-    generator: torch.Generator | None,
-) -> tuple[Thought, int]:
-    """Thinks, and counts the forward passes spent on each candidate."""
-    check_choices(candidates, select, patience, tolerance)
-    y = _starts(start, candidates, generator)
-    if candidates == 1:
-        y = y[0]  # a lone candidate needs no axis of its own, and an energy that counts axes from the left may dislike one
-    with torch.no_grad(), eval_mode(sampler), eval_mode(energy):
-        functions = [Counted(function) for function in landscapes(energy, context)]
-        final = sampler.route([*functions])[-1]
-        path, y, taken = _descend(sampler, functions, y, steps, patience, tolerance, generator)
-        last = evaluate(final, sampler.point(y))
-    passes = sum(function.calls for function in functions)
-    taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
-    energies = torch.stack([*path, last])
-    if candidates == 1:
-        return Thought(y, last, energies[:, None], taken), passes
-    score = {"min": -last, "max": last, "max-drop": energies[0] - last}[select]
-    chosen = score.argmax(0)
-
-    def pick(values: Tensor) -> Tensor:
-        index = left(chosen[None], values).expand(1, *values.shape[1:])
-        return values.gather(0, index)[0]
-
-    return Thought(pick(y), pick(last), energies, pick(taken)), passes
+    how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance}
+    thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)
+    return thinker._think(context, start, generator)[0]
 
 
 class Considered(Prediction):
@@ -139,37 +104,6 @@ class Counted:
     def __call__(self, y: Tensor) -> Tensor:
         self.calls += 1
         return self.energy(y)
-
-
-def _descend(
-    sampler: Sampler,
-    functions: Sequence[EnergyFn],
-    y: Tensor,
-    steps: int | None,
-    patience: int | None,
-    tolerance: float,
-    generator: torch.Generator | None,
-) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """Runs the trajectory: (energies before each step, ends, steps taken by each chain or None where there is no step)."""
-    visited = sampler.route([*functions])
-    per_landscape = check_steps(sampler.steps if steps is None else steps)[1]
-    total = len(visited) * per_landscape
-    path: list[Tensor] = []
-    stopping: _Stopping | None = None
-    for state, info in sampler.trajectory(functions, y, steps=steps, generator=generator):
-        energy = info.energy
-        if patience is not None and len(path) >= total - per_landscape:
-            stopping = stopping or _Stopping(patience, tolerance, energy, y)
-            energy = stopping.see(energy, y, taken=len(path))
-        path.append(energy)
-        y = state.y
-        if stopping is not None and bool(stopping.stopped.all()):
-            path += [stopping.energy] * (total - len(path))
-            return path, stopping.y, stopping.taken
-    if stopping is not None:
-        stopping.see(evaluate(visited[-1], sampler.point(y)), y, taken=total)
-        return path, stopping.y, stopping.taken
-    return path, y, torch.full_like(path[0], total, dtype=torch.long) if path else None
 
 
 class _Stopping:
@@ -227,8 +161,7 @@ class Thinker:
         """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes spent on each chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
-        how = (self.candidates, self.steps, self.select, self.patience, self.tolerance)
-        thought, passes = _think(self.energy, self.sampler, batch.context, start, *how, generator)
+        thought, passes = self._think(batch.context, start, generator)
         prediction = Considered(thought.y, thought.energy, passes * self.candidates)
         prediction.steps = thought.steps
         return prediction
@@ -238,11 +171,54 @@ class Thinker:
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 
+    def _think(self, context: Any, start: Any, generator: torch.Generator | None) -> tuple[Thought, int]:
+        """Thinks, and counts the forward passes spent on each candidate."""
+        candidates = self.candidates
+        check_choices(candidates, self.select, self.patience, self.tolerance)
+        y = torch.stack([start(generator=generator) for _ in range(candidates)]) if callable(start) else start
+        check_configuration(y, generator)
+        if len(y) != candidates:
+            raise ValueError(f"start has shape {tuple(y.shape)}, but candidates={candidates}: its first axis is the candidates")
+        if candidates == 1:
+            y = y[0]  # an energy that counts axes from the left may refuse an axis of one candidate
+        with torch.no_grad(), eval_mode(self.sampler), eval_mode(self.energy):
+            functions = [Counted(function) for function in landscapes(self.energy, context)]
+            final = self.sampler.route([*functions])[-1]
+            path, y, taken = self._descend(functions, y, generator)
+            last = evaluate(final, self.sampler.point(y))
+        passes = sum(function.calls for function in functions)
+        taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
+        energies = torch.stack([*path, last])
+        if candidates == 1:
+            return Thought(y, last, energies[:, None], taken), passes
+        chosen = {"min": -last, "max": last, "max-drop": energies[0] - last}[self.select].argmax(0)
 
-def _starts(start: Any, candidates: int, generator: torch.Generator | None) -> Tensor:
-    if callable(start):
-        start = torch.stack([start(generator=generator) for _ in range(candidates)])
-    check_configuration(start, generator)
-    if len(start) != candidates:
-        raise ValueError(f"start has shape {tuple(start.shape)}, but candidates={candidates}: its first axis is the candidates")
-    return start
+        def pick(values: Tensor) -> Tensor:
+            index = left(chosen[None], values).expand(1, *values.shape[1:])
+            return values.gather(0, index)[0]
+
+        return Thought(pick(y), pick(last), energies, pick(taken)), passes
+
+    def _descend(
+        self, functions: Sequence[EnergyFn], y: Tensor, generator: torch.Generator | None
+    ) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """Runs the trajectory: (energies before each step, ends, steps per chain or None)."""
+        visited = self.sampler.route([*functions])
+        per_landscape = check_steps(self.sampler.steps if self.steps is None else self.steps)[1]
+        total = len(visited) * per_landscape
+        path: list[Tensor] = []
+        stopping: _Stopping | None = None
+        for state, info in self.sampler.trajectory(functions, y, steps=self.steps, generator=generator):
+            energy = info.energy
+            if self.patience is not None and len(path) >= total - per_landscape:
+                stopping = stopping or _Stopping(self.patience, self.tolerance, energy, y)
+                energy = stopping.see(energy, y, taken=len(path))
+            path.append(energy)
+            y = state.y
+            if stopping is not None and bool(stopping.stopped.all()):
+                path += [stopping.energy] * (total - len(path))
+                return path, stopping.y, stopping.taken
+        if stopping is not None:
+            stopping.see(evaluate(visited[-1], self.sampler.point(y)), y, taken=total)
+            return path, stopping.y, stopping.taken
+        return path, y, torch.full_like(path[0], total, dtype=torch.long) if path else None

@@ -31,7 +31,6 @@ from ebm.tasks import Points
 
 HERE = Path(__file__).parent
 REPOSITORY = Path(ebm.__file__).parents[1]
-PATIENCE = 300  # seconds after which a sub-process is taken to hang: no test waits for it where all is well
 
 
 # ------------------------------------------------------------------------------------------------------- the fake plugin
@@ -246,7 +245,6 @@ def run_python(*arguments: str, cwd: Path, folders: tuple[Path, ...] = (), **var
         env=environment(*folders, **variables),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
     )
 
 

@@ -398,7 +398,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         quick_report(patch)
-        parts = ebm.recipes.recipe.assemble(ebm.recipes.recipe.resolve(tomllib.loads(TINY)))
+        parts = ebm.recipes.assemble(ebm.recipes.resolve(tomllib.loads(TINY)))
         fit(parts.energy, parts.objective, parts.task, **parts.fit, recipe=parts.recipe, out=folder)
     return folder
 

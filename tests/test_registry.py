@@ -85,7 +85,7 @@ def test_a_plugins_recipe_is_offered_and_read(fake, tmp_path):
     recipe.write_text('summary = "A bowl."\n[task]\nuse = "still"\n[energy]\nuse = "quadric"\n[objective]\nuse = "around"\n')
     fake("cook", offering("ebm_recipes", "bowl", f"__import__('pathlib').Path({str(recipe)!r})"))
     assert components("recipe")["bowl"].summary == "A bowl."
-    assert ebm.recipes.recipe.load("bowl")["energy"] == {"use": "quadric"}
+    assert ebm.recipes.load("bowl")["energy"] == {"use": "quadric"}
 
 
 def test_one_distribution_may_have_several_entry_points(tmp_path):

@@ -32,7 +32,8 @@ def test_names_are_filled_in(tmp_path):
     written = new_plugin("My_EBMs", tmp_path / "here")
     assert written == (tmp_path / "here", "my-ebms", "my_ebms", "my-ebms")
     found = files(written.folder)
-    assert sorted(found) == ["README.md", "my_ebms/__init__.py", "my_ebms/recipe.toml", "my_ebms/runs.py", "pyproject.toml", "tests/test_laws.py"]
+    module = [f"my_ebms/{name}" for name in ("__init__.py", "recipe.toml", "runs.py")]
+    assert sorted(found) == ["README.md", *module, "pyproject.toml", "tests/test_laws.py"]
     assert not [name for name, text in found.items() if "$" in text]
     project = tomllib.loads(found["pyproject.toml"])
     assert project["project"]["name"] == "my-ebms"

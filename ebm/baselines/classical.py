@@ -17,8 +17,6 @@ from ebm.interfaces import Batch, Prediction
 from ebm.registry import check_keywords
 from ebm.words import nearest
 
-__all__ = ["METHODS", "Classical", "Tuned", "Tunes", "rival", "tuned"]
-
 Method = Literal["total-variation", "wavelet", "bilateral", "non-local-means", "bm3d"]
 
 
@@ -46,8 +44,7 @@ def _wavelet(
 
     x, convert2ycbcr = np.clip(x, 0, 1) if clip else x, convert2ycbcr and x.shape[2:] == (3,)
     options: dict[str, Any] = {"method": method, "convert2ycbcr": convert2ycbcr, "wavelet": wavelet, "channel_axis": _channels(x)}
-    # Levels of colour are rescaled to [0, 1] in between, and the noise with them: what is not
-    # clipped is made to fit first.
+    # Colours are rescaled to [0, 1] in between, and the noise with them: what is not clipped must fit.
     low, width = float(x.min()), max(float(np.ptp(x)), 1e-6)
     found = denoise_wavelet((x - low) / width, sigma=sigma * std / width, rescale_sigma=True, **options)
     return found * width + low
@@ -97,10 +94,7 @@ GRIDS: dict[Method, dict[str, Sequence[Any]]] = {
         "convert2ycbcr": (False, True),
         "wavelet": ("db2", "sym4"),
     },
-    "bilateral": {
-        "sigma_color": (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5),
-        "sigma_spatial": (1.0, 1.5, 2.0, 3.0, 4.0),
-    },
+    "bilateral": {"sigma_color": (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5), "sigma_spatial": (1.0, 1.5, 2.0, 3.0, 4.0)},
     "non-local-means": {
         "h": (0.4, 0.5, 0.6, 0.8),
         "patch_size": (5, 7),
@@ -148,10 +142,7 @@ class Classical:
     def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
         """Estimates the clean picture (C, H, W) of image = signal * clean + std * noise.
 
-        Raises:
-            ValueError: for an image that is no (C, H, W), and for a std or a signal that is not
-                positive.
-            ImportError: scikit-image or bm3d is not installed.
+        ValueError for another shape, and for a std or a signal that is not positive.
         """
         if image.ndim != 3:
             raise ValueError(f"image has shape {tuple(image.shape)}: pass one picture (C, H, W)")
@@ -166,14 +157,8 @@ class Classical:
 def tuned(method: Method, pairs: Sequence[tuple[Tensor, Tensor]], std: float, signal: float = 1.0) -> Classical:
     """Chooses a method's settings from `GRIDS` by the mean PSNR on known pictures.
 
-    Arguments:
-        method: as in `Classical`.
-        pairs: (clean, noisy) pictures (C, H, W), where noisy = signal * clean + std * noise.
-        std: the noise's standard deviation.
-        signal: what the clean picture was multiplied by.
-
-    Raises:
-        ValueError: an unknown method, or no pairs.
+    `pairs` are (clean, noisy) pictures (C, H, W), where noisy = signal * clean + std * noise.
+    ValueError for an unknown method, or no pairs.
     """
     if not pairs:
         raise ValueError(f"tuned({method!r}, pairs=[]): pass at least one (clean, noisy) pair")
@@ -208,7 +193,6 @@ class Tuned:
     level: Callable[[int], tuple[float, float]]
 
     def denoise(self, image: Tensor, std: float, signal: float = 1.0) -> Tensor:
-        """Estimates the clean picture, as `Classical.denoise` does."""
         return self.classical.denoise(image, std, signal)
 
     def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
@@ -222,10 +206,8 @@ def rival(method: Method) -> Callable[[Any], Tuned]:
 
     def tune(task: Any) -> Tuned:
         if not isinstance(task, Tunes):
-            raise ValueError(
-                f"{type(task).__name__} has no noisy pictures: the rival {method!r} needs a task with examples() and "
-                f"level(step), as Denoising has"
-            )
+            needed = f"the rival {method!r} needs a task with examples() and level(step), as Denoising has"
+            raise ValueError(f"{type(task).__name__} has no noisy pictures: {needed}")
         examples = task.examples()
         noise = task.level(int(examples[0][1].step))
         return Tuned(tuned(method, [(clean, seen.image[0]) for clean, seen in examples], *noise), task.level)

@@ -15,8 +15,6 @@ from torch import Tensor
 from ebm.interfaces import left
 from ebm.tasks.images.noising import NoiseSchedule
 
-__all__ = ["bound", "ddim_step", "ddpm_step", "log_variance", "posterior", "predicted_clean", "route"]
-
 
 def predicted_clean(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, noise: Tensor) -> Tensor:
     """Computes the clean pictures of noisy ones (B, C, H, W) whose noise is known: (x_t − sqrt(1 − ā_t) ε) / sqrt(ā_t)."""
@@ -75,8 +73,7 @@ def ddpm_step(
 def route(start: int, passes: int) -> list[int]:
     """Lists the steps that a picture is looked at on its way from `start` down to 0: so many, evenly apart, or all there are.
 
-    Raises:
-        ValueError: start is negative, or there is no pass.
+    ValueError where start is negative, or there is no pass.
 
     >>> route(99, 4), route(2, 100), route(99, 1)
     ([99, 66, 33, 0], [2, 1, 0], [99])

@@ -18,8 +18,6 @@ from ebm.interfaces import Batch, Prediction, bind, eval_mode, evaluate
 from ebm.randomness import randn_like
 from ebm.tasks.images.noising import NoiseSchedule, Noisy
 
-__all__ = ["DiT", "Diffuser"]
-
 Sampling = Literal["ddim", "ddpm"]
 WAVES = 256  # sines and cosines of a step that its embedding is made of
 
@@ -31,8 +29,7 @@ class DiT(PatchStream):
     mean |y − x|² / 2, whose one step of size `natural_step` is that prediction. It is trained by
     `Diffusion`, and judged by the same tasks as an EBT.
 
-    The context is `Noisy`. At equal sizes it has adaLN's 6 D² parameters a block more than an EBT
-    without a condition.
+    The context is `Noisy`. It has adaLN's 6 D² parameters a block more than an unconditional EBT.
 
     Arguments:
         image_size: the side of a square image, or (height, width).
@@ -48,9 +45,7 @@ class DiT(PatchStream):
         schedule_steps: how many steps the noise schedule has, as the task's.
 
     Raises:
-        ValueError: for sizes that cannot work, and (at the call) pictures of another shape or a
-            context without steps.
-        ImportError: timm is not installed.
+        ValueError: sizes that cannot work; at the call, another shape, or a context without steps.
 
     Source: DiT (Peebles and Xie, 2023); predicted clean pictures are clipped to [−1, 1] on the way.
 
@@ -77,9 +72,8 @@ class DiT(PatchStream):
     ) -> None:
         if sampling not in ("ddim", "ddpm"):
             raise ValueError(f"sampling={sampling!r}: choose ddim or ddpm")
-        _check(passes)
-        shape = size_of(size, dim, depth, heads)
-        super().__init__(image_size, patch_size, channels, shape, mlp_ratio, "embedding", WAVES)
+        super().__init__(image_size, patch_size, channels, size_of(size, dim, depth, heads), mlp_ratio, "embedding", WAVES)
+        self.at(passes)  # checks the number
         self.passes, self.sampling, self.schedule = passes, sampling, NoiseSchedule(schedule_steps)
         self.condition = nn.Sequential(nn.Linear(WAVES, self.dim), nn.SiLU(), nn.Linear(self.dim, self.dim))
         self.head = nn.Linear(self.dim, 2 * channels * patch_size**2)
@@ -107,25 +101,20 @@ class DiT(PatchStream):
         return super().representations(images, super().encode(waves) if code is None else code)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Predicts the clean pictures (B, C, H, W) of a `Noisy` in one pass, not clipped.
-
-        Raises:
-            ValueError: the context is none, or has other steps than the schedule.
-        """
+        """Predicts the clean pictures (B, C, H, W) of a `Noisy` in one pass, not clipped."""
         image, step = self.checked(context)
         return predicted_clean(self.schedule, image, step, self.noise_and_variance(image, step)[0])
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*more, B, C, H, W) to half its mean squared distance (*more, B) from the code."""
         if code is None or y.shape[-3:] != self.event:
-            raise ValueError(
-                f"y has shape {tuple(y.shape)}, the code is {type(code).__name__}: this DiT scores images (*chains, "
-                f"{self.event}) beside the code of a noisy picture, as in energy.given(Noisy(image, step))(y)"
-            )
+            found = f"y has shape {tuple(y.shape)}, the code is {type(code).__name__}"
+            needed = f"images (*chains, {self.event}) beside the code of a noisy picture"
+            raise ValueError(f"{found}: this DiT scores {needed}, as in energy.given(Noisy(image, step))(y)")
         return (y - code).square().mean((-3, -2, -1)) / 2
 
     def predict(self, batch: Batch, start: Tensor | None = None, *, generator: torch.Generator | None = None) -> Prediction:
-        """Denoises `start`, by default the batch's noisy pictures, from each picture's own step."""
+        """Denoises as `Diffuser.predict`."""
         return self.at(self.passes).predict(batch, start, generator=generator)
 
     def at(self, passes: int) -> Diffuser:
@@ -149,24 +138,17 @@ class DiT(PatchStream):
 
 @dataclass(frozen=True)
 class Diffuser:
-    """Predicts by a DiT in so many passes, or fewer where a picture's step is lower.
+    """Predicts by a DiT in so many passes (at least 1), or fewer where a picture's step is lower.
 
-    One pass predicts the clean picture at once. Rows are independent, but for the noise that "ddpm"
-    draws.
-
-    Arguments:
-        model: the DiT, whose `sampling` says how it goes on.
-        passes: forward passes.
-
-    Raises:
-        ValueError: there is no pass.
+    One pass predicts the clean picture at once. Rows are independent, but for the noise of "ddpm".
     """
 
     model: DiT
     passes: int
 
     def __post_init__(self) -> None:
-        _check(self.passes)
+        if self.passes < 1:
+            raise ValueError(f"passes={self.passes}: pass a number of at least 1")
 
     def predict(self, batch: Batch, start: Tensor | None = None, *, generator: torch.Generator | None = None) -> Prediction:
         """Denoises `start`, by default the batch's noisy pictures; rows of one step go together."""
@@ -188,11 +170,6 @@ class Diffuser:
             return ddim_step(schedule, y, here, there, clean)
         spread = log_variance(schedule, here, there, share)
         return ddpm_step(schedule, y, here, there, clean, spread, randn_like(y, generator))
-
-
-def _check(passes: int) -> None:
-    if passes < 1:
-        raise ValueError(f"passes={passes}: pass a number of at least 1")
 
 
 def _waves(step: Tensor) -> Tensor:

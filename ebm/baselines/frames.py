@@ -14,8 +14,6 @@ from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import Code
 from ebm.interfaces import Batch, Prediction, eval_mode
 
-__all__ = ["CopyLast", "Extrapolate", "FrameTransformer", "rival"]
-
 
 class CopyLast:
     """Predicts that nothing changes: the next frame is the last one.
@@ -51,10 +49,8 @@ def rival(name: str, kind: type[CopyLast]) -> Callable[[Any], CopyLast]:
 
     def make(task: Any) -> CopyLast:
         if "features" not in getattr(task, "spec", {}):
-            raise ValueError(
-                f"{type(task).__name__} has no frames: the rival {name!r} needs a task whose context is the frames before "
-                f"its targets, with spec['features'], as Frames has"
-            )
+            needed = "a task whose context is the frames before its targets, with spec['features'], as Frames has"
+            raise ValueError(f"{type(task).__name__} has no frames: the rival {name!r} needs {needed}")
         return kind()
 
     make.__doc__ = kind.__doc__
@@ -65,9 +61,8 @@ class FrameTransformer(MotionStream):
     """Predicts the next frame in one forward pass, by a causal transformer (Transformer++).
 
     As an energy it is |y - x̂|² / 2, whose one step of size 1 leads from anywhere to the
-    feed-forward prediction. So it trains, rolls out and is judged through the same objective,
-    sampler and task as an EBT. At equal sizes a `ResidualFrameEBT` has as many parameters, and D
-    more; both embed frames and read them out by the same `Motion`.
+    feed-forward prediction: the objective, sampler and task of an EBT serve it. At equal sizes a
+    `ResidualFrameEBT` has D parameters more; both embed and read out frames by the same `Motion`.
 
     Arguments:
         features: numbers that a frame is encoded as.
@@ -82,8 +77,7 @@ class FrameTransformer(MotionStream):
     Raises:
         ValueError: as a ResidualFrameEBT does.
 
-    Source: the Transformer++ of arXiv 2507.02092, section 4.2: Llama 2's block with a feed-forward
-    of width dim.
+    Source: the Transformer++ of arXiv 2507.02092, section 4.2.
 
     >>> model = FrameTransformer(features=6, dim=8, depth=2, heads=2)
     >>> context = torch.randn(3, 5, 6)

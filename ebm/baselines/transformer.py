@@ -13,19 +13,14 @@ from ebm.energies.ebt.streams import Code
 from ebm.energies.ebt.text import TokenStream, expected
 from ebm.interfaces import Batch, Prediction, eval_mode
 
-__all__ = ["Transformer"]
-
 
 class Transformer(TokenStream):
     """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer.
 
     As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1
-    from the uniform distribution is exactly the feed-forward prediction. So it trains
-    (cross-entropy), generates (its code holds keys and values) and is judged through the same
-    objective, sampler and tasks as an EBT.
-
-    The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has as many parameters,
-    and D more.
+    from the uniform distribution is the feed-forward prediction: the objective, sampler and tasks
+    of an EBT serve it. The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has D
+    parameters more.
 
     Arguments:
         vocab_size: V.
@@ -74,8 +69,7 @@ class Transformer(TokenStream):
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps y (*more, B, T, vocab_size) to −⟨y, logits⟩ (*more, B, T)."""
-        code = self.check(y.shape[:-1], code)
-        return -expected(y, code)
+        return -expected(y, self.check(y.shape[:-1], code))
 
     def predict(self, batch: Batch, start: Any = None, *, generator: torch.Generator | None = None) -> Prediction:
         """Predicts in one forward pass; there is nothing to start from, and nothing to draw."""

@@ -7,8 +7,6 @@ from typing import Any
 
 from ebm.interfaces import Energy, Given
 
-__all__ = ["growing"]
-
 
 def growing(energy: Energy, last: Callable[[int], Any], length: int, window: int) -> Iterator[list[Given]]:
     """Binds an energy's landscapes to a context that has one more element at each iteration.

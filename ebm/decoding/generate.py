@@ -15,8 +15,6 @@ from ebm.interfaces import Sampler, check_configuration, check_steps, eval_mode
 from ebm.interfaces.abilities import Decodes, PadsRows, lacking
 from ebm.thinking import Select, check_choices, think
 
-__all__ = ["draw", "generate"]
-
 
 def generate(
     energy: Any,

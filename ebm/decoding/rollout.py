@@ -14,8 +14,6 @@ from ebm.interfaces.abilities import DecodesFrames, Follows, FollowsCode, lackin
 from ebm.randomness import randn_like
 from ebm.thinking import Thinker, check_choices, think
 
-__all__ = ["Rollout", "horizons", "lacks", "rollout", "surprise"]
-
 Start: TypeAlias = Literal["last-frame", "noise", "zeros"]
 ROWS_AT_ONCE = 64  # windows that are encoded at a time
 

@@ -13,8 +13,6 @@ from tqdm import tqdm
 from ebm.encoders.base import Encoder, signed
 from ebm.randomness import own_randomness, subseed
 
-__all__ = ["Autoencoder"]
-
 PATCHES = 20_000  # that principal components are taken of: many times the numbers of one
 STRIDE = 4  # pixels a side of what the decoder's last layer draws at once: convolutions at full size take most of the time
 WARMUP = 50  # steps
@@ -23,10 +21,9 @@ WARMUP = 50  # steps
 class Autoencoder(Encoder):
     """Takes patches' projections as features, learned together with a convolutional network that draws frames of them.
 
-    Projections start as principal components of patches: already the best that is linear, and neighbouring frames stay near
-    each other. What the network draws is added to the components' reconstruction; it starts at zero, and sees neighbouring
-    patches. Learning lowers the mean squared error by AdamW, with random flips. Features are channels (size / downsample)²,
-    channel by channel.
+    Projections start as principal components of patches, and what the network draws, at first zero,
+    is added to their reconstruction. Learning lowers the mean squared error by AdamW, with random
+    flips. Features are channels (size / downsample)², channel by channel.
 
     Arguments:
         size: pixels a side of a frame.
@@ -39,8 +36,7 @@ class Autoencoder(Encoder):
 
     Raises:
         FloatingPointError: the loss is not finite while it learns.
-        ValueError: downsample is no such number or does not divide size, another argument is too small, or it is to encode or
-            decode before it has learned.
+        ValueError: an argument is out of range, or it is to encode before it has learned.
 
     >>> frames = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     >>> autoencoder = Autoencoder(size=16, channels=4, downsample=8, width=8, steps=2)
@@ -66,9 +62,8 @@ class Autoencoder(Encoder):
     ) -> None:
         halvings = downsample.bit_length() - STRIDE.bit_length()
         if halvings < 0 or downsample != STRIDE << halvings or size < 1 or size % downsample:
-            raise ValueError(
-                f"Autoencoder(size={size}, downsample={downsample}): choose a downsample of 4, 8, 16, … that divides size"
-            )
+            call = f"Autoencoder(size={size}, downsample={downsample})"
+            raise ValueError(f"{call}: choose a downsample of 4, 8, 16, … that divides size")
         if not 1 <= channels <= 3 * downsample**2 or min(width, steps, batch_size) < 1 or lr <= 0:
             raise ValueError(
                 f"Autoencoder(channels={channels}, downsample={downsample}, width={width}, steps={steps}, "
@@ -106,15 +101,9 @@ class Autoencoder(Encoder):
 
     @torch.enable_grad()
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
-        """Learns anew from training frames (n, 3, size, size), uint8; the same frames and seed give the same weights.
+        """Learns anew from training frames (n, 3, size, size), uint8, by the seed alone.
 
-        Arguments:
-            frames: the training frames.
-            seed: fixes all draws; the global generators stay as they were.
-            progress: whether to show a progress bar.
-
-        Returns:
-            The last tenth's mean squared error of pixels in [-1, 1], and its PSNR in dB.
+        `progress` shows a bar. Returns the last tenth's mean squared error of pixels in [-1, 1], and its PSNR in dB.
         """
         self._check(frames)
         if not len(frames):

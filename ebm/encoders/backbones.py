@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ebm.encoders.base import Encoder, hub
 from ebm.words import nearest
 
-__all__ = ["TimmEncoder"]
-
 FILES = ("model.safetensors", "pytorch_model.bin")  # where timm looks, in its order, when a model names no file
 
 
@@ -29,10 +27,8 @@ class TimmEncoder(Encoder):
         size: pixels a side of a frame; None takes the model's own. A transformer's positions are interpolated.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: timm is not installed.
-        ValueError: timm has no such model, the model cannot have this size, its weights cannot be read (a hub that does not
-            answer is said at once), or those of the file are not this model's.
+        FileNotFoundError, ImportError: there is no such file; timm is not installed.
+        ValueError: there is no such model, not in this size, or its weights cannot be read.
     """
 
     mean: Tensor

@@ -13,8 +13,6 @@ from ebm.interfaces import eval_mode
 from ebm.optional import reachable
 from ebm.registry import components
 
-__all__ = ["Encoder", "hub"]
-
 BATCH = 256  # frames a pass, whose activations have to fit into memory
 WAY_OUT = "`--task.encoder.use autoencoder` needs no network"
 
@@ -46,11 +44,7 @@ class Encoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Maps frames (n, 3, size, size), uint8, to features (n, features), float32, without gradient.
-
-        Raises:
-            ValueError: frames are of another shape or type, or the encoder has to learn first.
-        """
+        """Maps frames (n, 3, size, size), uint8, to features (n, features), float32, without gradient."""
         self._check(frames)
         if not len(frames):  # which not every network takes
             return torch.empty(0, self.features, dtype=torch.float32, device=frames.device)
@@ -59,11 +53,7 @@ class Encoder(nn.Module, ABC):
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
-        """Maps features (*more, features) to pixels (*more, 3, size, size) in [0, 1], without gradient.
-
-        Raises:
-            ValueError: the encoder cannot decode (naming those that can), or features are of another length.
-        """
+        """Maps features (*more, features) to pixels (*more, 3, size, size) in [0, 1], without gradient."""
         if not self.decodes:
             able = [name for name, found in components("encoder").items() if getattr(found.factory, "decodes", False)]
             raise ValueError(f"{type(self).__name__} cannot decode features to frames: choose one of {', '.join(able)}")
@@ -79,13 +69,7 @@ class Encoder(nn.Module, ABC):
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
         """Learns from training frames (n, 3, size, size), uint8; does nothing here, where `learns` is False.
 
-        Arguments:
-            frames: the training frames.
-            seed: fixes all draws.
-            progress: whether to show a progress bar.
-
-        Returns:
-            What it measured, by name.
+        The seed fixes all draws; `progress` shows a bar. Returns what it measured, by name.
         """
         return {}
 
@@ -98,22 +82,13 @@ class Encoder(nn.Module, ABC):
 
 
 def signed(frames: Tensor) -> Tensor:
-    """Scales frames of uint8 to pixels in [-1, 1], float32.
-
-    >>> signed(torch.tensor([0, 255], dtype=torch.uint8))
-    tensor([-1.,  1.])
-    """
+    """Scales frames of uint8 to pixels in [-1, 1], float32."""
     return frames.to(torch.float32) / 127.5 - 1
 
 
 @contextmanager
 def hub(what: str, way_out: str) -> Iterator[None]:
-    """Turns whatever keeps weights from being read from the hub into a ValueError that names ways out, at once.
-
-    Arguments:
-        what: whose weights they are.
-        way_out: how they are read from a file.
-    """
+    """Turns whatever keeps weights from being read from the hub into a ValueError with ways out, at once."""
     from huggingface_hub import constants
 
     try:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from ebm.encoders.base import Encoder, hub
 
-__all__ = ["KLAutoencoder"]
-
 
 class KLAutoencoder(Encoder):
     """Takes the mean latents of a variational autoencoder of latent diffusion, diffusers' AutoencoderKL, which also decodes.
@@ -23,9 +21,8 @@ class KLAutoencoder(Encoder):
     Source: High-resolution image synthesis with latent diffusion models (Rombach et al., 2022), section 3.1.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ImportError: diffusers is not installed.
-        ValueError: f does not divide size, or the weights cannot be read (a hub that does not answer is said at once).
+        FileNotFoundError, ImportError: there is no such folder; diffusers is not installed.
+        ValueError: f does not divide size, or the weights cannot be read.
     """
 
     decodes = True
@@ -37,8 +34,7 @@ class KLAutoencoder(Encoder):
             raise ImportError("diffusers is not installed: pip install diffusers") from error
 
         def read(source: str, here: bool) -> AutoencoderKL:
-            # Low memory would need another package, and says so.
-            options = {"use_safetensors": True, "low_cpu_mem_usage": False}
+            options = {"use_safetensors": True, "low_cpu_mem_usage": False}  # low memory needs another package
             return AutoencoderKL.from_pretrained(source, local_files_only=here, **options)
 
         folder = Path(model).expanduser()

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from ebm.encoders.base import Encoder
 
-__all__ = ["Pixels"]
-
 
 class Pixels(Encoder):
     """Takes pixels in [-1, 1] as features, averaged over squares, patch by patch.
@@ -20,10 +18,7 @@ class Pixels(Encoder):
     Arguments:
         size: pixels a side of a frame.
         patch: averages a side of a patch, whose features are next to each other.
-        pool: pixels a side of the square that an average is of.
-
-    Raises:
-        ValueError: patch times pool does not divide size.
+        pool: pixels a side of the square that an average is of; patch * pool divides size.
 
     >>> import torch
     >>> pixels, frames = Pixels(size=8, patch=2, pool=2), torch.full((5, 3, 8, 8), 255, dtype=torch.uint8)

@@ -1,72 +1,38 @@
-"""Associative memories, energies whose minima are stored patterns: the modern Hopfield network and the classical one."""
+"""Associative memories: energies whose minima are stored patterns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import Unconditional
-
-__all__ = ["Hopfield", "ModernHopfield"]
-
-Vector: TypeAlias = Sequence[float] | Tensor
-Matrix: TypeAlias = Sequence[Sequence[float]] | Tensor
+from ebm.energies.analytic.base import Held, Matrix, Vector
 
 
-class Memory(Unconditional):
-    """Scores vectors by what is remembered of others."""
+class ModernHopfield(Held):
+    """Stores patterns, the rows xᵢ of X, as minima of a continuous landscape:
 
-    dim: int
+        E(y) = −β⁻¹ log Σᵢ exp(β xᵢᵀy) + |y|²/2 + β⁻¹ log N + M²/2,    M = maxᵢ |xᵢ|.
 
-    def hold(self, name: str, value: Any, ndim: int) -> Tensor:
-        """Keeps an nn.Parameter as one that is learned, and anything else as a buffer of its own.
-
-        Raises:
-            ValueError: for another number of axes, no entries, or entries that are not finite numbers.
-        """
-        kept = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.get_default_dtype())
-        if kept.ndim != ndim or not kept.numel() or not kept.is_floating_point() or not bool(kept.isfinite().all()):
-            shape, wanted = tuple(kept.shape), "(count, dim)" if ndim == 2 else "(dim,)"
-            raise ValueError(f"{type(self).__name__}({name}=<{shape}, {kept.dtype}>): pass finite floating numbers {wanted}")
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, kept)
-        return kept
-
-    def check(self, y: Tensor) -> None:
-        """Raises ValueError where y's last axis is not this memory's; broadcasting would hide it."""
-        if y.shape[-1:] != (self.dim,):
-            raise ValueError(f"y has shape {tuple(y.shape)}, but this {type(self).__name__} scores (*chains, {self.dim})")
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
-
-
-class ModernHopfield(Memory):
-    """Remembers patterns as minima of a continuous landscape, the rows xᵢ of X, exponentially many in their dimension:
-
-        E(y) = −β⁻¹ log Σᵢ exp(β xᵢᵀy) + |y|²/2 + β⁻¹ log N + M²/2,    M = maxᵢ |xᵢ|,
-
-    which is not negative. Its gradient is y − Xᵀ softmax(β X y), so that one gradient step of size 1 is attention to the
-    patterns, with y as the query, and it never raises the energy: `GradientDescent(step_size=1.0)` retrieves. exp(−βE) is the
-    density of a mixture of Gaussians N(xᵢ, 1/β) with weights ∝ exp(β|xᵢ|²/2).
+    E is not negative. Its gradient is y − Xᵀ softmax(β X y), so one gradient step of size 1 is
+    attention to the patterns with y as the query. Such a step never raises the energy:
+    `GradientDescent(step_size=1.0)` retrieves. exp(−βE) is the density of a mixture of Gaussians
+    N(xᵢ, 1/β) with weights ∝ exp(β|xᵢ|²/2).
 
     Source: Hopfield networks is all you need (Ramsauer et al., arXiv 2008.02217), section 2.
 
     Arguments:
-        patterns: X (count, dim); an nn.Parameter is learned. None makes learned ones, standard normal at first.
-        beta: β, the inverse temperature: a high one tells patterns apart, a low one averages over many.
-        dim: the length of a pattern, where they are learned.
-        count: N, how many patterns there are, where they are learned.
+        patterns: X (count, dim); an nn.Parameter is learned. None makes learned ones, drawn from
+            the standard normal distribution.
+        beta: β, the inverse temperature: a high one tells patterns apart, a low one averages many.
+        dim: the length of a pattern, where patterns is None.
+        count: N, the number of patterns, where patterns is None.
 
     Raises:
-        ValueError: for patterns of another shape than (count, dim), sizes that are missing or below 1, a β that is no positive
-            number, and (at the call) a y whose last axis is not `dim`.
+        ValueError: for patterns of another shape than (count, dim), sizes that are missing or below
+            1, a β that is not a positive number, and (at the call) a y of another length.
 
     >>> from ebm.samplers import GradientDescent
     >>> energy = ModernHopfield(((4.0, 0.0), (0.0, 4.0), (-4.0, 0.0)))
@@ -87,7 +53,9 @@ class ModernHopfield(Memory):
             if dim is None or count is None or min(dim, count) < 1:
                 raise ValueError(f"ModernHopfield(dim={dim}, count={count}): pass patterns, or both sizes, of at least 1")
             patterns = nn.Parameter(torch.randn(count, dim))
-        shape = tuple(self.hold("patterns", patterns, 2).shape)
+        self.hold(patterns=patterns)
+        self.require("patterns", self.patterns.ndim == 2 and self.patterns.numel() > 0, "pass patterns (count, dim)")
+        shape = tuple(self.patterns.shape)
         if count not in (None, shape[0]) or dim not in (None, shape[1]):
             raise ValueError(f"ModernHopfield(patterns=<{shape}>, dim={dim}, count={count}): they disagree, leave the sizes out")
         self.dim, self.beta = shape[1], float(beta)
@@ -97,7 +65,6 @@ class ModernHopfield(Memory):
         return math.log(len(self.patterns)) / self.beta + self.patterns.square().sum(-1).max() / 2
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, dim) to energies (*chains,)."""
         self.check(y)
         constant = self.encode() if code is None else code
         overlaps = y @ self.patterns.T
@@ -107,15 +74,16 @@ class ModernHopfield(Memory):
         return f"dim={self.dim}, count={len(self.patterns)}, beta={self.beta:g}"
 
 
-class Hopfield(Memory):
-    """Remembers patterns of ±1 by pairwise couplings: E(y) = −yᵀWy/2 − b·y, the Ising model that W and b say.
+class Hopfield(Held):
+    """Stores patterns of ±1 in pairwise couplings: E(y) = −yᵀWy/2 − b·y, an Ising model.
 
-    Hebb's rule stores patterns xᵢ as W = Σᵢ xᵢxᵢᵀ / d without its diagonal: those that are few and unlike each other (of
-    random ones about d / (4 log d)) are minima, in that no flip of one unit lowers the energy. So are their negatives. Off the
-    corners y = ±1 the energy is the same polynomial, which falls without end: hold y in the box with `retraction="clamp"`.
+    Hebb's rule stores patterns xᵢ as W = Σᵢ xᵢxᵢᵀ / d without its diagonal. If the patterns are few
+    and unlike each other (of random ones about d / (4 log d)), they and their negatives are minima:
+    no flip of one unit lowers the energy. Off the corners y = ±1 the energy is the same polynomial,
+    which is not bounded below: `retraction="clamp"` keeps y in the box.
 
-    Source: Neural networks and physical systems with emergent collective computational abilities (Hopfield, 1982); how many: The
-    capacity of the Hopfield associative memory (McEliece et al., 1987).
+    Source: Neural networks and physical systems with emergent collective computational abilities
+    (Hopfield, 1982); how many: The capacity of the Hopfield associative memory (McEliece et al., 1987).
 
     Arguments:
         patterns: what to store (count, d), of ±1; sets the weights.
@@ -123,8 +91,9 @@ class Hopfield(Memory):
         bias: b (d,), 0 by default; an nn.Parameter is learned.
 
     Raises:
-        ValueError: for patterns and weights together or neither, patterns with entries other than ±1, weights that are not
-            symmetric, a bias that is not (d,), and (at the call) a y whose last axis is not d.
+        ValueError: for patterns and weights together or neither, patterns with entries other than
+            ±1, weights that are not symmetric, a bias that is not (d,), and (at the call) a y of
+            another length.
 
     >>> energy = Hopfield(patterns=((1.0, 1.0, -1.0, -1.0),))
     >>> energy(torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]]))
@@ -138,28 +107,20 @@ class Hopfield(Memory):
         super().__init__()
         if (patterns is None) == (weights is None):
             raise ValueError("Hopfield needs patterns=, to be stored by Hebb's rule, or weights=: pass one of them")
-        if patterns is not None:
-            weights = _hebbian(torch.as_tensor(patterns))
-        kept = self.hold("weights", weights, 2)
-        self.dim = len(kept)
-        if kept.shape != (self.dim, self.dim) or not torch.allclose(kept, kept.mT):
-            raise ValueError(f"Hopfield(weights=<{tuple(kept.shape)}>): pass a symmetric matrix (d, d)")
-        kept = self.hold("bias", kept.new_zeros(self.dim) if bias is None else bias, 1)
-        if len(kept) != self.dim:
-            raise ValueError(f"Hopfield(bias=<{tuple(kept.shape)}>): pass one number for each of {self.dim} units")
+        self.hold(weights=weights if patterns is None else _hebbian(torch.as_tensor(patterns)))
+        d = self.dim = len(self.weights) if self.weights.ndim else 0
+        symmetric = d > 0 and self.weights.shape == (d, d) and torch.allclose(self.weights, self.weights.mT)
+        self.require("weights", symmetric, "pass a symmetric matrix (d, d)")
+        self.hold(bias=self.weights.new_zeros(d) if bias is None else bias)
+        self.require("bias", self.bias.shape == (d,), f"pass one number for each of {d} units")
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
-        """Maps y (*chains, d) to energies (*chains,)."""
         self.check(y)
         return -(y * (y @ self.weights / 2 + self.bias)).sum(-1)
 
 
 def _hebbian(patterns: Tensor) -> Tensor:
-    """Computes Σᵢ xᵢxᵢᵀ / d without its diagonal.
-
-    Raises:
-        ValueError: for patterns that are not rows of ±1.
-    """
+    """Computes Σᵢ xᵢxᵢᵀ / d without its diagonal, of patterns that it checks."""
     if patterns.ndim != 2 or not patterns.numel() or not bool((patterns.abs() == 1).all()):
         raise ValueError(f"Hopfield(patterns=<{tuple(patterns.shape)}>): pass rows (count, d) of 1 and -1")
     patterns = patterns if patterns.is_floating_point() else patterns.to(torch.get_default_dtype())

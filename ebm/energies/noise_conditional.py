@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Modified, as_energy
-from ebm.samplers.noise_levels import noise_levels
+from ebm.samplers.schedules import noise_levels
 
 __all__ = ["NoiseConditional", "NoiseEmbedded"]
 

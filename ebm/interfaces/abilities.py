@@ -11,27 +11,6 @@ from torch import Tensor
 from ebm.interfaces.energy import Energy
 from ebm.interfaces.values import Batch, Prediction
 
-__all__ = [
-    "Decodes",
-    "DecodesFrames",
-    "DrawsSamples",
-    "FeedForward",
-    "Films",
-    "Follows",
-    "FollowsCode",
-    "HoldsClips",
-    "HoldsPhotographs",
-    "Learns",
-    "Paced",
-    "PadsRows",
-    "Represents",
-    "Scorer",
-    "ScoresPatches",
-    "Tiled",
-    "WritesText",
-    "lacking",
-]
-
 
 def lacking(component: Any, ability: type) -> list[str]:
     """Lists what a component lacks of an ability, by name. The default `extend` counts as none.

@@ -22,12 +22,7 @@ class Objective(nn.Module):
     """Shapes a landscape with data: maps an energy and a batch to a loss. Owns its sampler."""
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of a batch; `start` replaces the objective's own start."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(energy, batch, *, start, generator)")
@@ -36,8 +31,8 @@ class Objective(nn.Module):
 class Task(ABC):
     """Owns data and their meaning: where y starts, what is right, how it is judged.
 
-    A task has no parameters. It sets `spec` and writes `loader`, `start` and `distance`. It is
-    judged by its distance; one that is judged by more than that writes `scores`.
+    It has no parameters, sets `spec`, and writes `loader`, `start` and `distance`, and `scores`
+    where its distance is not all that judges it.
 
     Attributes:
         spec: what the data decide (dim, image_size, channels, vocab_size …); recipes fill in
@@ -72,19 +67,11 @@ class Task(ABC):
         """Measures how far y is from the batch's truth (*chains,), differentiably."""
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """Scores a prediction in every way that it is judged by.
-
-        Returns:
-            name -> one number per chain (*chains,), which `evaluate` averages.
-        """
+        """Scores a prediction: name -> one number per chain (*chains,), which `evaluate` averages."""
         return {"loss": self.distance(prediction.y, batch)}
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
-        """Iterates over the first `limit` rows of a split (all if None), `rows_at_once` at a time.
-
-        Raises:
-            ValueError: for a limit below 1.
-        """
+        """Iterates over the first `limit` rows of a split (all if None), `rows_at_once` at a time."""
         check_limit(limit)
         for batch in self.loader(split, self.rows_at_once):
             count = next(len(leaf) for leaf in tree_leaves(batch.target) if isinstance(leaf, Tensor))
@@ -104,12 +91,7 @@ class Task(ABC):
 
     @torch.no_grad()
     def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
+        self, predictor: Predictor, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         """Judges a predictor on a split, by the means of the task's `scores`.
 
@@ -120,13 +102,11 @@ class Task(ABC):
             generator: where starts and noise come from; torch's global generator if None.
 
         Returns:
-            the weighted mean over chains of every score; `energy`, the predictions' mean energy,
-            where they have one; `evaluations`, forward passes per prediction; `steps` that moved a
-            prediction, where the predictor counts them. `conclude` may make more of them.
+            the weighted mean over chains of every score; `energy`, where predictions have one;
+            `evaluations`, forward passes per prediction; `steps` that moved it, where counted.
 
         Raises:
-            ValueError: for a limit below 1, a split without a chain that counts, or scores that are
-                not one number per chain.
+            ValueError: a limit below 1, no chain that counts, or scores not one number per chain.
             FloatingPointError: a prediction or a mean is not finite.
         """
         found: dict[str, list[Tensor]] = {}
@@ -134,12 +114,8 @@ class Task(ABC):
             scores, y = self.scores(prediction, batch), prediction.y
             weight = torch.ones_like(next(iter(scores.values())), dtype=y.dtype) if batch.weight is None else batch.weight
             chains = weight.shape
-            spent = {
-                "energy": prediction.energy,
-                "evaluations": torch.full(chains, float(prediction.evaluations)),
-                "steps": getattr(prediction, "steps", None),
-                "weight": weight,
-            }
+            spent = {"energy": prediction.energy, "steps": getattr(prediction, "steps", None), "weight": weight}
+            spent["evaluations"] = torch.full(chains, float(prediction.evaluations))
             for name, values in {**scores, **spent, **scores}.items():  # a task's own score of a name stands
                 if values is None:
                     continue
@@ -153,11 +129,7 @@ class Task(ABC):
         return self.conclude({name: torch.cat(parts) for name, parts in found.items()}, split)
 
     def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
-        """Makes what `evaluate` reports of all chains' scores (n,): means weighted by "weight".
-
-        Raises:
-            FloatingPointError: a mean is not finite.
-        """
+        """Makes what `evaluate` reports of all chains' scores (n,): means weighted by "weight"."""
         chains = Batch(None, weight=scores["weight"])
         means = {name: chains.mean(values).item() for name, values in scores.items() if name != "weight"}
         for name, value in means.items():

@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from ebm.randomness import stream
 
-__all__ = ["Namer"]
-
 EPOCHS, BATCH, RATE = 12, 64, 1e-3  # 97.9 % of MNIST's held-out digits, of 3,500 to learn from; some 15 s on one core
 
 
@@ -60,9 +58,5 @@ class Namer:
             given at all; `rarest`, the share of the rarest one.
         """
         named = self.name(samples)
-        counts = named.argmax(-1).bincount(minlength=named.shape[-1])
-        return {
-            "confidence": named.amax(-1).mean().item(),
-            "classes": float((counts > 0).sum()),
-            "rarest": counts.min().item() / len(samples),
-        }
+        counts, confidence = named.argmax(-1).bincount(minlength=named.shape[-1]), named.amax(-1).mean().item()
+        return {"confidence": confidence, "classes": float((counts > 0).sum()), "rarest": counts.min().item() / len(samples)}

@@ -7,18 +7,11 @@ from torch import Tensor
 
 from ebm.optional import installed
 
-__all__ = ["auroc", "rank_correlation"]
-
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Computes the AUROC of energies as detectors of outliers: P(E(outside) > E(inside)).
 
-    Ties count half. Only the order of the energies counts, and torchmetrics squashes scores outside [0, 1] by a
-    sigmoid, which makes ties of large ones: it is given ranks.
-
-    Arguments:
-        inside: energies of data (n,).
-        outside: energies of outliers (m,).
+    Ties count half; `inside` (n,) are energies of data, `outside` (m,) of outliers.
 
     Raises:
         ValueError: one of them is empty.
@@ -35,7 +28,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         raise ValueError(f"{inside.numel()} energies of data and {outside.numel()} of outliers: both are needed")
     if scores.isnan().any():
         raise FloatingPointError(f"{int(scores.isnan().sum())} of {scores.numel()} energies are NaN: they have no order")
-    values, ranks = scores.unique(return_inverse=True)
+    values, ranks = scores.unique(return_inverse=True)  # torchmetrics squashes large scores, and makes ties of them
     labels = torch.arange(scores.numel()) >= inside.numel()
     return binary_auroc(ranks.double() / values.numel(), labels.long()).item()
 
@@ -43,9 +36,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 
-    The 95 % confidence interval is a percentile bootstrap that draws whole rows, since values of
-    one row may depend on each other; ranks stay those of the whole sample. Where x or y does not
-    vary there is no correlation: 0, from -1 to 1.
+    The 95 % interval is a percentile bootstrap that draws whole rows, whose values may depend on
+    each other, with the whole sample's ranks. Where x or y does not vary: 0, from -1 to 1.
 
     >>> x = torch.arange(40.0).view(20, 2)
     >>> rank_correlation(x, -(x**3))
@@ -61,9 +53,7 @@ def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int =
     sums = torch.stack([torch.full_like(a, 1.0), a, b, a * a, b * b, a * b]).sum(-1).T  # (rows, 6)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(x), (resamples, len(x)), generator=generator)
-    counts = torch.zeros(resamples, len(x), dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
-    )
+    counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
     n, of_a, of_b, aa, bb, ab = (torch.cat([torch.ones(1, len(x), dtype=torch.float64), counts]) @ sums).T
     spread = ((aa - of_a**2 / n) * (bb - of_b**2 / n)).clamp(min=1e-300).sqrt()
     value, resampled = ((ab - of_a * of_b / n) / spread).clamp(-1, 1).split([1, resamples])

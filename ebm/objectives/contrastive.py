@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, bind, landscapes
+from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, bind, landscapes
 from ebm.randomness import randn_like
 
 # A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of size 1e-6 moves further.
@@ -70,48 +71,45 @@ class ContrastiveDivergence(Objective):
         at_data = bind(energy, batch.context)
         at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
         positive, negative = at_data(data), at_samples(samples)
-        gap = batch.mean(positive) - begun.mean(negative)
-        value = gap
+        value = gap = batch.mean(positive) - begun.mean(negative)
         if self.energy_l2:
             value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))
-        return Loss(
-            value,
-            {
-                "energy_data": batch.mean(positive.detach()),
-                "energy_samples": begun.mean(negative.detach()),
-                "energy_gap": gap.detach(),
-                **fared,
-            },
-        )
+        terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": begun.mean(negative.detach())}
+        return Loss(value, {**terms, "energy_gap": gap.detach(), **fared})
 
     def _chains(
         self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Batch, Tensor, dict[str, Tensor]]:
         """Runs the negative chains: (their batch, their ends, how they fared)."""
         with torch.no_grad():
-            y = self._start(batch, data, generator) if start is None else start
-            begun, y = self.sampler.begin(batch, y, generator=generator)
-            first, info, accepted = y, None, []
-            for state, info in self.sampler.trajectory(landscapes(energy, begun.context), y, generator=generator):
-                y = state.y
-                accepted += [] if info.accepted is None else [info.accepted.to(y.dtype).mean()]
+            if start is None and self.start == "data":
+                start = data
+            elif start is None:
+                start = randn_like(data, generator) if self.task is None else self.task.start(batch, generator=generator)
+            begun, first = self.sampler.begin(batch, start, generator=generator)
+            y, info, fared = run_chains(self.sampler, landscapes(energy, begun.context), first, generator)
             self.sampler.finish(begun, y)
             samples = self.sampler.point(y)
             if info is None:
-                return begun, samples, {"displacement": y.new_zeros(()), "grad_norm": y.new_zeros(())}
+                return begun, samples, fared
             moved = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1)
-            fared = {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
-            if (norm := info.grad_norm) is not None:
-                fared["grad_norm"] = norm.mean()
-            if accepted:
-                fared["acceptance"] = torch.stack(accepted).mean()
+            fared |= {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
             if samples is not y:
                 fared["clamped"] = (samples != y).to(y.dtype).mean()
             if (age := getattr(self.sampler, "age", None)) is not None:
                 fared["buffer_age"] = age.to(y)
             return begun, samples, fared
 
-    def _start(self, batch: Batch, data: Tensor, generator: torch.Generator | None) -> Tensor:
-        if self.start == "data":
-            return data
-        return randn_like(data, generator) if self.task is None else self.task.start(batch, generator=generator)
+
+def run_chains(
+    sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Info | None, dict[str, Tensor]]:
+    """Runs chains without a graph: (their ends, the last step's info, grad_norm and acceptance)."""
+    info, accepted = None, []
+    for state, info in sampler.trajectory(energies, y, generator=generator):
+        y = state.y
+        accepted += [] if info.accepted is None else [info.accepted.to(y.dtype).mean()]
+    if info is None:
+        return y, None, {"displacement": y.new_zeros(()), "grad_norm": y.new_zeros(())}
+    fared = {} if (norm := info.grad_norm) is None else {"grad_norm": norm.mean()}
+    return y, info, fared | ({"acceptance": torch.stack(accepted).mean()} if accepted else {})

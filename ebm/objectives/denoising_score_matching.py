@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
-from ebm.objectives.ladder import at_rows, rows_of, spread
+from ebm.objectives.ladder import at_rows, spread
 from ebm.randomness import randn_like
-from ebm.samplers.noise_levels import noise_levels
+from ebm.samplers.schedules import noise_levels
 
 
 class DenoisingScoreMatching(Objective):
@@ -54,20 +54,17 @@ class DenoisingScoreMatching(Objective):
         sigma = at_rows(self.sigma, groups, batch.target)
         noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
         noised = batch.target + left(sigma, noise) * noise
+        parts = {level: batch.rows(rows) for level, rows in groups.items()} if levels > 1 else {}
         graph = torch.is_grad_enabled()
         if levels == 1:
             value, grad = energy_and_grad(bind(energy, batch.context), noised, create_graph=graph)
         else:  # level by level, and put back into the order of rows
-            found = [
-                energy_and_grad(bind(energy, rows_of(batch.context, rows), level), noised[rows], create_graph=graph)
-                for level, rows in groups.items()
-            ]
+            functions = [(bind(energy, part.context, level), groups[level]) for level, part in parts.items()]
+            found = [energy_and_grad(one, noised[rows], create_graph=graph) for one, rows in functions]
             order = torch.cat([*groups.values()]).argsort()
             value, grad = (torch.cat(column)[order] for column in zip(*found, strict=True))
         loss = (left(sigma, noised) * grad - noise).reshape(*value.shape, -1).square().sum(-1) / 2
         norm = grad.detach().reshape(*value.shape, -1).norm(dim=-1)
         terms = {"energy_data": batch.mean(value.detach()), "grad_norm": batch.mean(norm)}
-        if levels > 1:
-            for level, rows in groups.items():
-                terms[f"loss_{level}"] = Batch(None, weight=rows_of(batch.weight, rows)).mean(loss.detach()[rows])
-        return Loss(batch.mean(loss), terms)
+        by_level = {f"loss_{level}": part.mean(loss.detach()[groups[level]]) for level, part in parts.items()}
+        return Loss(batch.mean(loss), terms | by_level)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from ebm.interfaces import Energy, EnergyFn, evaluate
+from ebm.interfaces import Batch, Energy, EnergyFn, evaluate
 
 
 def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
@@ -36,11 +34,6 @@ def at_rows(values: Sequence[float], groups: dict[int, Tensor], like: Tensor) ->
     return found
 
 
-def rows_of(tree: Any, index: Tensor) -> Any:
-    """Takes rows of every tensor of a context."""
-    return pytree.tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
-
-
 @dataclass(frozen=True)
 class PerRow:
     """Scores every row on the landscape of its own level: what `per_row` returns."""
@@ -53,7 +46,7 @@ class PerRow:
         return torch.cat([evaluate(landscape, y[rows]) for landscape, rows in self.parts])[self.order]
 
 
-def per_row(energy: Energy, context: Any, groups: dict[int, Tensor]) -> PerRow:
+def per_row(energy: Energy, batch: Batch, groups: dict[int, Tensor]) -> PerRow:
     """Binds every group of rows, with its part of the context, to its level's landscape."""
-    parts = [(energy.given(rows_of(context, rows), level), rows) for level, rows in groups.items()]
+    parts = [(energy.given(batch.rows(rows).context, level), rows) for level, rows in groups.items()]
     return PerRow(energy, parts, torch.cat([*groups.values()]).argsort())

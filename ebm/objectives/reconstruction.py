@@ -56,8 +56,7 @@ class Reconstruction(Objective):
             start, distance = start or task.start, distance or task.distance
         if start is None or distance is None:
             raise ValueError("Reconstruction needs to know where y starts and how far it is: pass task, or start and distance")
-        self.sampler, self.reduce = sampler, reduce
-        self.start, self.distance = start, distance
+        self.sampler, self.reduce, self.start, self.distance = sampler, reduce, start, distance
         self.unroll: Unroll = unroll or ("each" if reduce == "mean" else "last")
         check_unroll(sampler, self.unroll)
 
@@ -76,11 +75,5 @@ class Reconstruction(Objective):
             raise ValueError("Reconstruction's sampler takes no step, so there is nothing to train: set steps >= 1")
         self.sampler.finish(batch, y.detach())
         value = torch.stack(distances).mean() if self.reduce == "mean" else distances[-1]
-        return Loss(
-            value,
-            {
-                "first_step": distances[0].detach(),
-                "last_step": distances[-1].detach(),
-                "energy_gap": batch.mean(energies[0] - energies[-1]),
-            },
-        )
+        terms = {"first_step": distances[0].detach(), "last_step": distances[-1].detach()}
+        return Loss(value, {**terms, "energy_gap": batch.mean(energies[0] - energies[-1])})

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left
+from ebm.objectives.contrastive import run_chains
 from ebm.objectives.ladder import at_rows, per_row, spread
 from ebm.randomness import randn_like
-from ebm.samplers.noise_levels import noise_levels
 from ebm.samplers.recovery import Recovered, unretracted
+from ebm.samplers.schedules import noise_levels
 
 
 class DiffusionRecoveryLikelihood(Objective):
@@ -64,7 +65,7 @@ class DiffusionRecoveryLikelihood(Objective):
         check_configuration(data, generator)
         groups = spread(data, len(ladder), generator)
         if levels > 1:
-            function: EnergyFn = per_row(energy, batch.context, groups)  # type: ignore[arg-type]  # levels are an Energy's
+            function: EnergyFn = per_row(energy, batch, groups)  # type: ignore[arg-type]  # levels are an Energy's
             above = itertools.accumulate((s**2 for s in reversed(ladder[1:])), initial=0.0)
             own = at_rows([math.sqrt(variance) for variance in reversed([*above])], groups, data)
             data = data + left(own, data) * randn_like(data, generator)
@@ -83,17 +84,10 @@ class DiffusionRecoveryLikelihood(Objective):
         assert isinstance(recovered.sigma, Tensor)
         scale = left(recovered.sigma, start)
         with torch.no_grad():
-            u, info, accepted = (start - recovered.noised) / scale, None, []
-            for state, info in self.sampler.trajectory(recovered, u, generator=generator):
-                u = state.y
-                accepted += [] if info.accepted is None else [info.accepted.to(u.dtype).mean()]
+            u, info, fared = run_chains(self.sampler, recovered, (start - recovered.noised) / scale, generator)
             samples = recovered.noised + scale * u
-            if info is None:
-                return samples, {"displacement": u.new_zeros(()), "grad_norm": u.new_zeros(())}
-            chains = info.energy.shape
-            fared = {"displacement": (samples - start).reshape(*chains, -1).norm(dim=-1).mean()}
-            if (norm := info.grad_norm) is not None:
-                fared["grad_norm"] = (norm / left(recovered.sigma, norm)).mean()
-            if accepted:
-                fared["acceptance"] = torch.stack(accepted).mean()
+            if info is not None:
+                fared["displacement"] = (samples - start).reshape(*info.energy.shape, -1).norm(dim=-1).mean()
+                if (norm := info.grad_norm) is not None:  # in units of y
+                    fared["grad_norm"] = (norm / left(recovered.sigma, norm)).mean()
             return samples, fared

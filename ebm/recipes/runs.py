@@ -64,6 +64,8 @@ def run(
 
 def _train(resolved: Mapping[str, Any], folder: Path, overwrite: bool, baseline: Run | None = None) -> Run:
     """Builds a resolved recipe and trains it."""
+    if baseline is not None:
+        resolved = {**resolved, "task": baseline.recipe["task"]}  # the same, with all defaults
     parts = assemble(resolved, None if baseline is None else baseline.task)
     options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
     if is_first_process():

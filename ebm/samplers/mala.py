@@ -31,7 +31,7 @@ class MALA(AcceptingSampler):
     True
     """
 
-    stationary = at_temperature_one  # type: ignore[assignment]
+    stationary = at_temperature_one
 
     def __init__(
         self, step_size: StepSize = 0.1, steps: Steps = 100, *, temperature: Scheduled = 1.0, step_scale: float = 1.0

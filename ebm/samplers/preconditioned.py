@@ -40,7 +40,7 @@ class PreconditionedLangevin(SteppingSampler):
     True
     """
 
-    stationary = at_temperature_one  # type: ignore[assignment]
+    stationary = at_temperature_one
 
     def __init__(
         self,

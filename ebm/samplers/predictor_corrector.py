@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, eval_mode
 from ebm.randomness import randn_like
-from ebm.samplers.noise_levels import noise_levels
+from ebm.samplers.schedules import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
-from ebm.samplers.noise_levels import noise_levels
+from ebm.samplers.schedules import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 

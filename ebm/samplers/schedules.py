@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -94,3 +94,11 @@ def as_schedule(value: Any) -> Any:
         return SCHEDULES[name](**arguments)
     except TypeError as error:
         raise ValueError(f"schedule {name!r}: {error}") from error
+
+
+def noise_levels(sigma: float | Sequence[float]) -> tuple[float, ...]:
+    """Reads one noise level, or a ladder of them; raises ValueError unless all are positive."""
+    levels = (float(sigma),) if isinstance(sigma, int | float) else tuple(map(float, sigma))
+    if not levels or not all(0 < level < math.inf for level in levels):
+        raise ValueError(f"sigma={sigma}: pass a positive number, or a ladder of them")
+    return levels

@@ -52,7 +52,7 @@ class UnderdampedLangevin(SteppingSampler):
     True
     """
 
-    stationary = at_temperature_one  # type: ignore[assignment]
+    stationary = at_temperature_one
 
     def __init__(
         self,

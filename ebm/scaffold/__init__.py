@@ -40,8 +40,7 @@ def new_plugin(name: str, out: Path | None = None) -> Written:
     """Writes a new plugin package, whole or not at all.
 
     Arguments:
-        name: the distribution's name, as in my-ebms; its module is my_ebms, and its components are called like it (without a
-            leading "ebm-").
+        name: the distribution's, as in my-ebms; components are called like it, without "ebm-".
         out: the folder to write; by default the name, in the working directory.
 
     Raises:
@@ -72,6 +71,5 @@ def new_plugin(name: str, out: Path | None = None) -> Written:
 
 
 def _is_taken(module: str) -> bool:
-    return (
-        module in sys.stdlib_module_names or keyword.iskeyword(module) or module in ("ebm", "torch", "tests", "test", "plugins")
-    )
+    ours = ("ebm", "torch", "tests", "test", "plugins")
+    return module in sys.stdlib_module_names or keyword.iskeyword(module) or module in ours

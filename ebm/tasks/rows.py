@@ -17,8 +17,6 @@ from ebm.judging.mmd import median_distance, mmd, mmd_permutation_test
 from ebm.randomness import randn_like, stream
 from ebm.words import nearest
 
-__all__ = ["LOSSES", "SPLITS", "InMemory", "RowTask", "Rows", "RowsOf", "draw_splits", "errors", "loader_of"]
-
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 SPLITS = tuple(SHARES)
 LOSSES = {"squared": F.mse_loss, "smooth-l1": F.smooth_l1_loss}
@@ -32,11 +30,7 @@ class InMemory(Task):
     rows_at_once = 1_000
 
     def rows(self, split: str) -> Batch:
-        """Returns all rows of a split as one batch.
-
-        Raises:
-            ValueError: for an unknown split, or an empty one.
-        """
+        """Returns a split as one batch; ValueError for an unknown split, or an empty one."""
         if split not in self.splits:
             raise ValueError(f"unknown split {split!r}: {nearest(split, self.splits)}")
         rows = self.splits[split]
@@ -46,11 +40,7 @@ class InMemory(Task):
         return rows
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es (batch_size, *event), as `loader_of` orders them.
-
-        Raises:
-            ValueError: for an unknown or empty split, or a batch_size below 1.
-        """
+        """Makes a loader of `Batch`es (batch_size, *event), as `rows` and `loader_of` say."""
         return loader_of(RowsOf(self.rows(split)), batch_size, split == "train", seed, workers)
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
@@ -62,25 +52,20 @@ class InMemory(Task):
             yield rows.rows(slice(first, min(first + self.rows_at_once, count)))
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
-        """Averages the squared error over the event: y (*more, rows, *event) -> (*more, rows).
-
-        Raises:
-            ValueError: y does not end in the target's shape.
-        """
+        """Averages `errors` over the event: y (*more, rows, *event) -> (*more, rows)."""
         return errors(y, batch.target).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
 
 
 class Rows(InMemory):
     """Rows of an array, without a judge of samples: chains start at standard normal noise.
 
-    The loss says how near a prediction is to its own row. It does not say whether samples look like
-    data: a subclass can write `scores`, and `RowTask` judges samples by their MMD. For numbers in a
-    file, `Points` reads tables.
+    The loss says how near a prediction is to its own row; `RowTask` judges samples by their MMD.
+    For numbers in a file, `Points` reads tables.
 
     Arguments:
         array: the rows (n, *event): a tensor, a NumPy array or a sequence of numbers, or a dataset
             of rows or of (row, label) pairs. A floating tensor keeps its dtype; other numbers
-            become torch's default float. In Python only, unless a recipe writes the numbers out.
+            become torch's default float.
         labels: the context (n, ...), one label for each row.
         seed: decides which rows belong to which split: 70 % train, 10 % validation, 20 % test.
 
@@ -112,27 +97,19 @@ class RowTask(InMemory):
 
     @torch.no_grad()
     def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
+        self, predictor: Predictor, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         """Compares a predictor's samples with one half of a split, by the squared MMD.
 
         Arguments:
-            predictor: draws the samples, on the generator's device.
+            predictor, generator: as in `Task.evaluate`; the generator also draws permutations.
             split: the held-out rows: two halves of `limit` rows each, or of as many as there are.
             limit: how many samples are drawn; 2,000 if None.
-            generator: where starts, noise and permutations come from; torch's global generator if
-                None.
 
         Returns:
             `mmd`, of the samples from the first half; `mmd_reference`, of the second half from the
             first, with the same kernel; `mmd_p`, the p-value of "the samples come from the data's
-            distribution"; `energy`, the samples' mean energy, where the predictor has one; and
-            `extra_metrics`.
+            distribution"; `energy`, their mean energy, if there is one; and `extra_metrics`.
 
         Raises:
             ValueError: for an unknown split, halves of fewer than two rows, or samples or energies
@@ -142,9 +119,8 @@ class RowTask(InMemory):
         rows = self.rows(split)
         count = min(JUDGED if limit is None else limit, len(rows.target) // 2)
         if count < 2:
-            raise ValueError(
-                f"limit={limit} and {len(rows.target)} rows in split {split!r}: MMD needs halves of at least two rows"
-            )
+            found = f"{len(rows.target)} rows in split {split!r}"
+            raise ValueError(f"limit={limit} and {found}: MMD needs halves of at least two rows")
         held, other = rows.target[:count], rows.target[count : 2 * count]
         samples, energies = [], []
         for batch, (y, energy, _) in self.predictions(predictor, split, count, generator):
@@ -185,22 +161,14 @@ def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: in
     """Makes a loader of a dataset that serves whole batches, by `__getitems__` of indices.
 
     In training it is shuffled, by `seed` alone, and leaves out its last batch where that is short
-    (unless it is the only one); otherwise all rows come, in a fixed order.
-
-    Raises:
-        ValueError: for a batch_size below 1.
+    (unless it is the only one); otherwise all rows come, in a fixed order. A batch_size below 1 is
+    a ValueError.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: it must be at least 1")
-    return DataLoader(
-        rows,
-        batch_size,
-        shuffle=training,
-        drop_last=training and len(rows) >= batch_size,
-        num_workers=workers,
-        collate_fn=_whole,
-        generator=stream(seed, "loader"),  # without one, a loader draws from torch's global generator
-    )
+    how: dict[str, Any] = {"shuffle": training, "drop_last": training and len(rows) >= batch_size, "num_workers": workers}
+    # Without a generator, a loader draws from torch's global one.
+    return DataLoader(rows, batch_size, **how, collate_fn=_whole, generator=stream(seed, "loader"))
 
 
 def _whole(batch: Any) -> Any:
@@ -229,10 +197,8 @@ def one_per_row(energy: Tensor, y: Tensor) -> Tensor:
     ValueError: the predictor's energies have shape (), those of y (5, 2) have (5,): sum out the event's axes alone
     """
     if energy.shape != y.shape[:1]:
-        raise ValueError(
-            f"the predictor's energies have shape {tuple(energy.shape)}, those of y {tuple(y.shape)} have "
-            f"{tuple(y.shape[:1])}: sum out the event's axes alone"
-        )
+        right = f"those of y {tuple(y.shape)} have {tuple(y.shape[:1])}: sum out the event's axes alone"
+        raise ValueError(f"the predictor's energies have shape {tuple(energy.shape)}, {right}")
     return energy
 
 
@@ -254,10 +220,8 @@ def check_splits(source: str, found: Mapping[str, Sequence[Any]], what: str) -> 
     """Raises ValueError where a split has none of a source's items."""
     count = {split: len(held) for split, held in found.items()}
     if not all(count.values()):
-        raise ValueError(
-            f"{source} has {sum(count.values())} {what}, as splits {count}: each split needs at least one, so add some, or "
-            f"sort them into sub-folders train, validation and test"
-        )
+        way_out = "each split needs at least one, so add some, or sort them into sub-folders train, validation and test"
+        raise ValueError(f"{source} has {sum(count.values())} {what}, as splits {count}: {way_out}")
 
 
 def _read(array: Any, labels: Any) -> Batch:
@@ -309,7 +273,6 @@ def _tensor(name: str, values: Any) -> Tensor:
 
 
 def _spec_of(rows: Batch) -> dict[str, Any]:
-    """Says what the data decide, as far as it can be told."""
     shape, labels = rows.target.shape, rows.context
     spec: dict[str, Any] = {"dim": shape[1]} if len(shape) == 2 else {}
     if len(shape) == 4 and shape[2] == shape[3]:

@@ -11,8 +11,6 @@ from typing import Any, Literal
 from ebm.optional import installed, no_progress_bars, reachable
 from ebm.words import nearest
 
-__all__ = ["PICTURES", "few_of", "from_hub", "is_path", "load_files", "media_from_hub", "pictures_below"]
-
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -33,15 +31,9 @@ def is_path(source: str) -> bool:
 def load_files(kind: str, files: Iterable[Path], **options: Any) -> Any:
     """Reads local files as one dataset; nothing is left in a cache.
 
-    Arguments:
-        kind: what `datasets` calls the files: "text", "json", "parquet", "csv", "imagefolder".
-        files: the files.
-        options: further keywords of `datasets.load_dataset`; rows are kept in memory unless they
-            stream.
-
-    Raises:
-        ImportError: `datasets` is not installed.
-        ValueError, datasets.exceptions.DatasetsError: the files cannot be read.
+    `kind` is what `datasets` calls the files ("text", "json", "parquet", "csv"), and `options` are
+    `load_dataset`'s; rows are kept in memory unless they stream. ValueError or DatasetsError where
+    the files cannot be read.
     """
     installed("datasets")
     from datasets import load_dataset
@@ -73,9 +65,7 @@ def from_hub(
     Errors name what else the source might have been (`local`: "file" or "folder"), a `way_out` that
     needs no network, and the nearest of the `known` sources; `options` are `load_dataset`'s.
 
-    Raises:
-        ImportError: `datasets` is not installed.
-        ValueError: the hub cannot be reached, or has no such dataset, configuration or split.
+    ValueError where the hub cannot be reached, or has no such dataset, configuration or split.
     """
     installed("datasets")
     import datasets
@@ -86,10 +76,9 @@ def from_hub(
             reachable(datasets.config.HF_ENDPOINT)
         return datasets.load_dataset(source, config, split=hub_split, **options)
     except OSError as error:
-        raise ValueError(
-            f"{source!r} is no local {local}, and as a hub dataset it cannot be reached ({error}): {way_out}, and with "
-            f"HF_HUB_OFFLINE=1 what was downloaded before is read. {nearest(source, known)}"
-        ) from error
+        what = f"{source!r} is no local {local}, and as a hub dataset it cannot be reached ({error})"
+        offline = "with HF_HUB_OFFLINE=1 what was downloaded before is read"
+        raise ValueError(f"{what}: {way_out}, and {offline}. {nearest(source, known)}") from error
     except (DatasetsError, ValueError) as error:
         raise ValueError(f"hub dataset {source!r}, config={config!r}, hub_split={hub_split!r}: {error}") from error
 
@@ -97,12 +86,7 @@ def from_hub(
 def media_from_hub(
     source: str, config: str | None, hub_split: str, column: str, feature: Literal["Image", "Video"], known: Sequence[str]
 ) -> Any:
-    """Opens a hub dataset of pictures or videos, and switches off decoding in their column.
-
-    Raises:
-        ImportError: `datasets` is not installed.
-        ValueError: as `from_hub`, or there is no such column, or it holds something else.
-    """
+    """Opens a hub dataset of pictures or videos, undecoded; ValueError for another column."""
     way_out = f"`--task.source {known[0]}` needs no network"
     rows = from_hub(source, config, hub_split, local="folder", way_out=way_out, known=known)
     import datasets

@@ -13,22 +13,15 @@ from ebm.optional import installed
 from ebm.tasks.sources import load_files
 from ebm.words import nearest
 
-__all__ = ["read_table"]
-
 
 def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> Tensor:
     """Reads numeric columns (rows, columns) of a local csv or parquet file.
 
-    Arguments:
-        path: a .csv, .csv.gz or .parquet file.
-        columns: their names; all if None.
-        options: further keywords of `datasets`' reader, such as header and names.
+    All columns if None; `options` are `datasets`' reader's, such as header and names.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: `datasets` is not installed.
-        ValueError: the file has no rows or cannot be read, a column is missing, or a value is no
-            finite number.
+        ValueError: it has no rows or cannot be read, a column is missing, a value is not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -56,8 +49,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any)
         if len(bad):
             cells = zip(bad[:5], frame[column].iloc[bad[:5]].tolist(), strict=True)
             shown = ", ".join(f"{row} ({cell!r})" for row, cell in cells) + (", …" if len(bad) > 5 else "")
-            raise ValueError(
-                f"{path}, column {column!r}: {len(bad)} of {len(frame)} values are no finite numbers, in rows {shown}"
-            )
+            count = f"{len(bad)} of {len(frame)} values"
+            raise ValueError(f"{path}, column {column!r}: {count} are no finite numbers, in rows {shown}")
         values.append(numbers)
     return torch.from_numpy(np.stack(values, axis=1))

@@ -307,7 +307,7 @@ def test_a_run_of_the_recipe_trains_and_predicts_without_a_sampler(tmp_path):
         "fit": {"steps": 2, "batch_size": 2, "warmup": 1, "evaluate_limit": 1},
     }
     flat = {f"{kind}.{name}": str(value) for kind, table in settings.items() for name, value in table.items()}
-    parts = ebm.recipes.recipe.assemble(ebm.recipes.recipe.resolve(ebm.recipes.recipe.load("denoise-dit"), flat))
+    parts = ebm.recipes.assemble(ebm.recipes.resolve(ebm.recipes.load("denoise-dit"), flat))
     assert parts.objective.steps == (0, 99)
     assert parts.sampler is None
     with warnings.catch_warnings():

@@ -25,7 +25,7 @@ def test_every_rival_is_registered():
     assert all(each.summary for each in components("rival").values())
 
 
-@pytest.mark.parametrize("name", [*VIDEO, *METHODS])
+@pytest.mark.parametrize("name", sorted([*VIDEO, *METHODS]))
 def test_a_task_that_does_not_fit_is_told_why(name):
     with pytest.raises(ValueError, match=f"Points has no (frames|noisy pictures): the rival '{name}' needs a task"):
         rival(name, Points(n=10))

@@ -92,7 +92,7 @@ def test_a_cached_past_predicts_what_recomputing_it_does(kind, conditioning, lev
         assert found.frames.diff(dim=1).abs().amin((0, 2)).max() > 1e-6  # else a law of copying would be tested
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.sampled_from(sorted(KINDS)),
     *(st.integers(1, high) for high in (3, 5, 4, 3, 3)),

@@ -160,10 +160,10 @@ def test_a_row_alone_says_nothing():
 def test_a_recipe_names_its_source():
     for source in (2.5, "batch"):
         table = {"use": "infonce", "source": source, "proposals": 8}
-        resolved = ebm.recipes.recipe.resolve({"task": {"use": "points", "n": 100}, "energy": {"use": "mlp"}, "objective": table})
+        resolved = ebm.recipes.resolve({"task": {"use": "points", "n": 100}, "energy": {"use": "mlp"}, "objective": table})
         assert resolved["objective"] == table
     with pytest.raises(ValueError, match="source"):
-        ebm.recipes.recipe.resolve({"task": {"use": "points"}, "energy": {"use": "mlp"}, "objective": {"use": "infonce", "source": "b"}})
+        ebm.recipes.resolve({"task": {"use": "points"}, "energy": {"use": "mlp"}, "objective": {"use": "infonce", "source": "b"}})
 
 
 @pytest.mark.parametrize(

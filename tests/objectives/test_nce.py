@@ -197,7 +197,7 @@ def test_noise_takes_the_datas_dtype_and_shape():
 
 def test_a_recipe_writes_noise_as_a_number():
     table = {"task": {"use": "points", "n": 100}, "energy": {"use": "mlp"}, "objective": {"use": "nce", "noise": 1.5, "ratio": 2}}
-    parts = ebm.recipes.recipe.assemble(ebm.recipes.recipe.resolve(table))
+    parts = ebm.recipes.assemble(ebm.recipes.resolve(table))
     assert parts.objective.noise.std == 1.5
     assert parts.recipe["objective"] == {"use": "nce", "noise": 1.5, "ratio": 2, "log_z": 0.0}
     assert [name for name, _ in parts.objective.named_parameters()] == ["log_z"]

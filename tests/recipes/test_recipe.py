@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
 import builtins
 import contextlib
 import copy
 import json
+import pathlib
 import random
 import sys
 import tomllib

@@ -21,18 +21,8 @@ from ebm.studies.thinking import read_findings
 from tests.helpers import close
 
 TINY = ["--energy.dim", "16", "--energy.depth", "1", "--energy.heads", "2", "--task.context", "16", "--steps", "6"]
-TINY += [
-    "--batch-size",
-    "4",
-    "--evaluate-limit",
-    "4",
-    "--evaluate-every",
-    "3",
-    "--thinking.limit",
-    "3",
-    "--thinking.steps",
-    "[1, 3]",
-]
+TINY += ["--batch-size", "4", "--evaluate-limit", "4", "--evaluate-every", "3", "--thinking.limit", "3"]
+TINY += ["--thinking.steps", "[1, 3]"]
 TINY += ["--thinking.splits", '["test", "documentation"]', "--thinking.candidates", "[1, 2]", "--log-every", "2"]
 
 
@@ -147,6 +137,7 @@ def test_bundled_recipes_resolve_with_their_baselines(name):
         }
 
 
+@pytest.mark.slow
 def test_a_compiled_energy_trains_as_an_eager_one():
     torch.manual_seed(0)
     energy = ResidualTextEBT(11, dim=8, depth=1, heads=2, conditioning="time", levels=2)

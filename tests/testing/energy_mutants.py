@@ -1488,3 +1488,9 @@ class SharedLevel(Noised):
 
     def forward(self, y, code=None):
         return self.sharpness * super().forward(y, code)
+
+
+@mutant("the logarithm of what may be negative", r"finite|logarithm")
+class Logarithm(Energy):
+    def forward(self, y, code=None):
+        return y.log().sum(-1)

@@ -1433,3 +1433,9 @@ class ScalesInEval(Descent):
         value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
         scale = 0.5 + rand(value, generator) if state.scale is None else state.scale
         return Scaling(state.y - left(self.step_size * scale.detach(), grad) * grad, scale), Info(value, grad)
+
+
+@mutant("a step size drawn when built, and not saved", r"drawn at construction|saved|state")
+class DrawnWhenBuilt(Descent):
+    def __init__(self):
+        super().__init__(0.02 + 0.05 * float(torch.rand(())))

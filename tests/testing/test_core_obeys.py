@@ -28,6 +28,11 @@ TASKS = {
 }
 
 
+def sampled(names, every):
+    """Marks all but one of `every` names as slow: their checks take seconds each."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if place % every else []) for place, name in enumerate(names)]
+
+
 @pytest.mark.parametrize("name", ENERGIES)
 @pytest.mark.filterwarnings("ignore:.*moves all energies alike")
 def test_energies(name):
@@ -35,7 +40,7 @@ def test_energies(name):
     check_energy(make, torch.randn(6, *event))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sampled(SAMPLERS, every=3))
 def test_samplers(name):
     check_sampler(lambda: sampler(name))
 
@@ -48,7 +53,7 @@ def test_block_gibbs(units):
     check_sampler(lambda: BlockGibbs(steps=5), energy=rbm)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", sampled(OBJECTIVES, every=4))
 def test_objectives(name):
     energy = Valley(levels=3) if name.endswith("ladder") else MLPEnergy(dim=2)
     check_objective(lambda: objective(name), energy, Batch(torch.randn(12, 2)))

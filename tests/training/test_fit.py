@@ -712,7 +712,9 @@ def test_a_full_disk_while_saving_loses_nothing(tmp_path, monkeypatch):
     assert (run.path / "metrics.csv").read_bytes() == (tmp_path / "y" / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("where", ["ebm.runs.history.History.add", "ebm.training.finish.write_report", "ebm.training.finish.write_text"])
+@pytest.mark.parametrize(
+    "where", ["ebm.runs.history.History.add", "ebm.training.finish.write_report", "ebm.training.finish.write_text"]
+)
 def test_a_full_disk_elsewhere_loses_nothing(tmp_path, monkeypatch, where):
     with monkeypatch.context() as patch, pytest.raises((OSError, ValueError), match="No space left"):
 

@@ -1,4 +1,4 @@
-"""What analytic energies share: the base class, and constants that are data, tensors or learnable parameters."""
+"""What analytic energies share: the base class, and constants that are data or learned."""
 
 from __future__ import annotations
 
@@ -12,38 +12,23 @@ from torch import Tensor, nn
 
 from ebm.interfaces import Unconditional
 
-__all__ = ["LOG_2PI", "Analytic", "Number", "Vector"]
-
 LOG_2PI = math.log(2 * math.pi)
 
 Number: TypeAlias = float | Tensor
 Vector: TypeAlias = Sequence[float] | Tensor
+Matrix: TypeAlias = Sequence[Sequence[float]] | Tensor
 
 
-class Analytic(Unconditional):
-    """Is an energy over y (*chains, dim) whose moments, score and log Z are known.
-
-    Attributes:
-        dim: the number of coordinates.
-        mean: E[y], (dim,).
-        variance: Var[y] per coordinate, (dim,).
-        log_z: log of the integral of exp(-E(y)) over y, ().
-    """
+class Held(Unconditional):
+    """Scores vectors y (*chains, dim) by means of constants, which it holds and checks."""
 
     dim: int
 
-    def score(self, y: Tensor) -> Tensor:
-        """Computes -dE/dy (*chains, dim) in closed form, without autograd."""
-        raise NotImplementedError(f"{type(self).__name__} must define score(y)")
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws n independent samples (n, dim) of p(y) = exp(-E(y)) / Z; torch's global generator if None."""
-        raise NotImplementedError(f"{type(self).__name__} must define sample(n, *, generator=None)")
-
     def hold(self, **values: Any) -> None:
-        """Keeps constants: an nn.Parameter stays a learnable parameter, anything else becomes a buffer of its own.
+        """Holds constants: an nn.Parameter stays a parameter, anything else becomes a buffer.
 
-        Numbers and lists take the dtype and the device of the tensors among the values, or torch's defaults.
+        Numbers and lists take the dtype and device of the tensors among the values, or torch's
+        defaults.
 
         Raises:
             ValueError: for a value that is not finite.
@@ -73,9 +58,30 @@ class Analytic(Unconditional):
             self.require(name, value.ndim == 0 and bool(value > 0), "pass a positive number")
 
     def check(self, y: Tensor) -> None:
-        """Raises ValueError where y's last axis is not this energy's; broadcasting would hide it."""
+        """Raises ValueError where y's last axis is not `dim` long: broadcasting would hide it."""
         if y.shape[-1:] != (self.dim,):
-            raise ValueError(
-                f"y has shape {tuple(y.shape)}, but {type(self).__name__} is over {self.dim} coordinates: "
-                f"pass y (*chains, {self.dim})"
-            )
+            wanted = f"{type(self).__name__} is over {self.dim} coordinates: pass y (*chains, {self.dim})"
+            raise ValueError(f"y has shape {tuple(y.shape)}, but {wanted}")
+
+    def extra_repr(self) -> str:
+        held = [*self.named_parameters(), *self.named_buffers()]
+        return ", ".join([f"dim={self.dim}", *(f"{name}={value.item():g}" for name, value in held if not value.ndim)])
+
+
+class Analytic(Held):
+    """Is an energy over y (*chains, dim) whose moments, score and log Z are known.
+
+    Attributes:
+        dim: the number of coordinates.
+        mean: E[y], (dim,).
+        variance: Var[y] per coordinate, (dim,).
+        log_z: log of the integral of exp(-E(y)) over y, ().
+    """
+
+    def score(self, y: Tensor) -> Tensor:
+        """Computes -dE/dy (*chains, dim) in closed form, without autograd."""
+        raise NotImplementedError(f"{type(self).__name__} must define score(y)")
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws n independent samples (n, dim) of p(y) = exp(-E(y)) / Z."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample(n, *, generator=None)")

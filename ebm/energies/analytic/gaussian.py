@@ -8,11 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ebm.energies.analytic.base import LOG_2PI, Analytic, Vector
+from ebm.energies.analytic.base import LOG_2PI, Analytic, Matrix, Vector
 
-__all__ = ["Gaussian", "GaussianMixture"]
-
-Matrix: TypeAlias = Sequence[Sequence[float]] | Tensor
 Covariance: TypeAlias = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
 Covariances: TypeAlias = Covariance | Sequence[Sequence[Sequence[float]]]
 
@@ -20,16 +17,15 @@ Covariances: TypeAlias = Covariance | Sequence[Sequence[Sequence[float]]]
 class Gaussian(Analytic):
     """Scores y by its squared Mahalanobis distance to a mean: E(y) = (y - μ)ᵀ Σ⁻¹ (y - μ) / 2.
 
-    log Z = (d log 2π + log det Σ) / 2.
+    log Z = (d log 2π + log det Σ) / 2. A learned covariance is not kept positive definite.
 
     Arguments:
         mean: μ, (d,).
-        covariance: Σ, a matrix (d, d), the diagonal of one (d,), or one variance for all coordinates.
-
-    A learnable covariance must stay positive definite: nothing here keeps it so.
+        covariance: Σ, a matrix (d, d), the diagonal of one (d,), or one variance for all.
 
     Raises:
-        ValueError: for shapes that do not fit, or a covariance that is not symmetric and positive definite.
+        ValueError: for shapes that do not fit, or a covariance that is not symmetric and positive
+            definite.
 
     >>> energy = Gaussian(mean=(0.0, 1.0), covariance=((2.0, 1.0), (1.0, 2.0)))
     >>> energy(torch.tensor([[0.0, 1.0], [1.0, 2.0]]))
@@ -55,22 +51,20 @@ class Gaussian(Analytic):
         return _whitening(torch.linalg.cholesky(self.covariance)) if self._full else self.covariance.rsqrt()
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, d) to energies (*chains,)."""
         self.check(y)
         whitening, away = self.encode() if code is None else code, y - self.mean
         if whitening.ndim < 2:
             return (away * whitening).square().sum(-1) / 2
-        white = whitening @ away.reshape(-1, self.dim).T  # chains last: sums over a short last axis are slow
+        # Chains last: sums over a short last axis are slow.
+        white = whitening @ away.reshape(-1, self.dim).T
         return white.square().sum(0).reshape(y.shape[:-1]) / 2
 
     @property
     def variance(self) -> Tensor:
-        """The diagonal of Σ, (d,)."""
         return self.covariance.diagonal() if self._full else self.covariance.expand(self.dim)
 
     @property
     def log_z(self) -> Tensor:
-        """(d log 2π + log det Σ) / 2."""
         return (self.dim * LOG_2PI + (torch.logdet(self.covariance) if self._full else self.variance.log().sum())) / 2
 
     def score(self, y: Tensor) -> Tensor:
@@ -89,23 +83,21 @@ class Gaussian(Analytic):
     def _full(self) -> bool:
         return self.covariance.ndim == 2
 
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
-
 
 class GaussianMixture(Analytic):
-    """Scores y by its negative log-density under a mixture: E(y) = -log Σₖ wₖ N(y; μₖ, Σₖ), so that log Z = 0.
+    """Scores y by its negative log-density under a mixture: E(y) = -log Σₖ wₖ N(y; μₖ, Σₖ).
+
+    So log Z = 0. Learned covariances are not kept positive definite, nor learned weights positive.
 
     Arguments:
         means: μ, (K, d).
-        covariances: Σ, matrices (K, d, d), their diagonals (K, d), one variance per component (K,), or one for all.
-        weights: w (K,), not negative; divided by their sum. Equal by default.
-
-    Learnable covariances must stay positive definite and learnable weights positive: nothing here keeps them so.
+        covariances: Σ, matrices (K, d, d), their diagonals (K, d), one variance per component (K,),
+            or one for all.
+        weights: w (K,), not negative; they are divided by their sum. Equal by default.
 
     Raises:
-        ValueError: for shapes that do not fit, covariances that are not symmetric and positive definite, and weights
-            that are negative or sum to nothing.
+        ValueError: for shapes that do not fit, covariances that are not symmetric and positive
+            definite, and weights that are negative or sum to zero.
 
     >>> energy = GaussianMixture(means=((-2.0, 0.0), (2.0, 0.0)), covariances=0.5, weights=(1.0, 3.0))
     >>> energy.mean, energy.variance
@@ -119,10 +111,7 @@ class GaussianMixture(Analytic):
     weights: Tensor
 
     def __init__(
-        self,
-        means: Matrix = ((-2.0, 0.0), (2.0, 0.0)),
-        covariances: Covariances = 1.0,
-        weights: Vector | None = None,
+        self, means: Matrix = ((-2.0, 0.0), (2.0, 0.0)), covariances: Covariances = 1.0, weights: Vector | None = None
     ) -> None:
         super().__init__()
         self.hold(means=means, covariances=covariances, weights=(1.0,) * len(means) if weights is None else weights)
@@ -137,7 +126,7 @@ class GaussianMixture(Analytic):
         self.require("weights", positive, "pass weights that are not negative, and not all zero")
 
     def encode(self, context: Any = None, level: int = -1) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the components' whitening maps, stacked: W (K d, d), -W μ (K d, 1), and log factors (K, 1)."""
+        """Computes the stacked whitening maps W (K d, d), -W μ (K d, 1), and log factors (K, 1)."""
         lower = torch.linalg.cholesky(self._matrices())
         whitening = _whitening(lower)
         log_factor = self._log_weights() - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1) - self.dim * LOG_2PI / 2
@@ -145,28 +134,26 @@ class GaussianMixture(Analytic):
         return whitening.reshape(-1, self.dim), shift.reshape(-1, 1), log_factor[:, None]
 
     def forward(self, y: Tensor, code: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-        """Maps y (*chains, d) to energies (*chains,)."""
         self.check(y)
         whitening, shift, log_factor = self.encode() if code is None else code
-        # Chains last, all components in one product: three times as fast as differences (*chains, K, d) in 2-D.
+        # One product with chains last is three times as fast as differences (*chains, K, d) in 2-D.
         white = torch.addmm(shift, whitening, y.reshape(-1, self.dim).T).unflatten(0, (-1, self.dim))
         log_densities = log_factor - white.square().sum(1) / 2
         return -log_densities.logsumexp(0).reshape(y.shape[:-1])
 
     @property
     def mean(self) -> Tensor:
-        """Σₖ wₖ μₖ, (d,)."""
+        """Computes Σₖ wₖ μₖ, (d,)."""
         return self._log_weights().exp() @ self.means
 
     @property
     def variance(self) -> Tensor:
-        """Σₖ wₖ (diag Σₖ + (μₖ - mean)²), (d,)."""
+        """Computes Σₖ wₖ (diag Σₖ + (μₖ - mean)²), (d,)."""
         within, between = self._matrices().diagonal(dim1=-2, dim2=-1), (self.means - self.mean).square()
         return self._log_weights().exp() @ (within + between)
 
     @property
     def log_z(self) -> Tensor:
-        """Zero: the energy is a normalised negative log-density."""
         return self.means.new_zeros(())
 
     def score(self, y: Tensor) -> Tensor:
@@ -184,7 +171,7 @@ class GaussianMixture(Analytic):
         return self.means[index] + (torch.linalg.cholesky(self._matrices())[index] @ noise).squeeze(-1)
 
     def _matrices(self) -> Tensor:
-        """The covariances as matrices (K, d, d), whichever way they were given."""
+        """Expands the covariances to matrices (K, d, d)."""
         if self.covariances.ndim == 3:
             return self.covariances
         diagonals = self.covariances[:, None] if self.covariances.ndim == 1 else self.covariances
@@ -192,9 +179,6 @@ class GaussianMixture(Analytic):
 
     def _log_weights(self) -> Tensor:
         return self.weights.log() - self.weights.sum().log()
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}, components={len(self.means)}"
 
 
 def _whitening(lower: Tensor) -> Tensor:
@@ -204,7 +188,7 @@ def _whitening(lower: Tensor) -> Tensor:
 
 
 def _is_definite(covariance: Tensor, matrix_ndim: int) -> bool:
-    """Whether matrices (of `matrix_ndim` axes) are symmetric positive definite, or fewer axes hold positive variances."""
+    """Tells whether matrices are symmetric positive definite, or variances (fewer axes) positive."""
     if covariance.ndim < matrix_ndim:
         return bool((covariance > 0).all())
     return torch.allclose(covariance, covariance.mT) and not torch.linalg.cholesky_ex(covariance).info.any()

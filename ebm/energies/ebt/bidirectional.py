@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from ebm.energies.ebt.patches import Code, Condition, PatchStream
 from ebm.energies.ebt.sizes import size_of
 
-__all__ = ["ImageEBT", "ResidualImageEBT"]
-
 
 class BidirectionalEBT(PatchStream):
     """Scores images by the mean of patch energies. Write `patch_energies`."""

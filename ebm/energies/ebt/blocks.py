@@ -19,18 +19,6 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.kernels import gated, last_derivative, rms_norm, turn
 
-__all__ = [
-    "Attend",
-    "Block",
-    "RMSNorm",
-    "attend_to_past",
-    "attend_to_past_and_self",
-    "future",
-    "initialise",
-    "modulate",
-    "turns",
-]
-
 EPSILON = 1e-5  # as in Llama; it matters, for candidates start small
 BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -11,8 +11,6 @@ from ebm.energies.ebt.motion import Motion, MotionStream
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import CausalEBT, Code, Conditioning
 
-__all__ = ["FrameEBT", "ResidualFrameEBT"]
-
 
 class FrameEBT(CausalEBT):
     """Scores next frames: E_i = E(f_i | x_0 … x_i), for feature vectors of frames.

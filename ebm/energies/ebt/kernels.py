@@ -16,17 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gated", "last_derivative", "rms_norm", "turn"]
-
 Grads = tuple[Tensor | None, ...]
 
 
-def last_derivative(backward: Callable[..., Grads]) -> Callable[..., Grads]:
+THIRD = "a third derivative of an EBT's kernel: they are written by hand up to the second"
+
+
+def last_derivative(backward: Callable[..., Grads], message: str = THIRD) -> Callable[..., Grads]:
     """Makes the derivative of a backward pass an error.
 
-    torch's once_differentiable hangs its error on nothing, and torch.autograd.grad, which runs only
-    what leads to the inputs asked for, then passes it by: the derivative would be wrong in silence.
-    Here the error leads to all that went in.
+    torch.autograd.grad runs only the nodes that lead to the inputs asked for. The error node of
+    torch's once_differentiable leads to none, so it would not run, and the derivative would be wrong
+    in silence. Here the error node leads to all inputs of the backward pass.
     """
 
     @wraps(backward)
@@ -35,19 +36,20 @@ def last_derivative(backward: Callable[..., Grads]) -> Callable[..., Grads]:
             results = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return results
-        return _Last.apply(len(results), *results, *grads, *ctx.saved_tensors)
+        return _Last.apply(message, len(results), *results, *grads, *ctx.saved_tensors)
 
     return refusing
 
 
 class _Last(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> Grads:
+    def forward(ctx: Any, message: str, count: int, *tensors: Tensor | None) -> Grads:
+        ctx.message = message
         return tensors[:count]
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Grads:
-        raise RuntimeError("a third derivative of an EBT's kernel: they are written by hand up to the second")
+        raise RuntimeError(ctx.message)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.streams import CausalStream, Code
 
-__all__ = ["Motion", "MotionStream", "Seen"]
-
 STILL = 1e-3  # the strength of a change below which frames count as still, for features of unit variance
 
 

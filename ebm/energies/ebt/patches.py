@@ -14,8 +14,6 @@ from ebm.energies.ebt.blocks import modulate
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy
 
-__all__ = ["Condition", "PatchStream", "positions"]
-
 EPSILON = 1e-6  # of every LayerNorm, as in DiT
 Condition: TypeAlias = Literal["none", "learned", "class", "embedding"]
 Code: TypeAlias = list[Tensor]  # the modulations (6 D,) or (B, 1, 6 D) of each block, and the last one (2 D,) or (B, 1, 2 D)

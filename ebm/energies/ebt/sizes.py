@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from ebm.words import nearest
 
-__all__ = ["SIZES", "Size", "size_of"]
-
 
 class Size(NamedTuple):
     """A transformer's depth (blocks), heads and width, and the learning rate of its authors."""

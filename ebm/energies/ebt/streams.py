@@ -15,8 +15,6 @@ from ebm.energies.ebt.blocks import Block, RMSNorm, attend_to_past, attend_to_pa
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy, EnergyFn
 
-__all__ = ["CausalEBT", "CausalStream", "Code", "Conditioning"]
-
 Conditioning = Literal["none", "time", "adaln", "adaln-zero"]
 
 

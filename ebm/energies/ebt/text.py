@@ -11,8 +11,6 @@ from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code, Conditioning
 
-__all__ = ["Padded", "ResidualTextEBT", "TextEBT", "TokenStream", "expected", "padded"]
-
 
 class Padded(NamedTuple):
     """Rows of different lengths as one context: the first pad (B,) of a row's ids do not count."""

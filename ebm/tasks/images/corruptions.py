@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ebm.randomness import randn_like
 
-__all__ = ["CORRUPTIONS", "jpeg", "salt_and_pepper", "speckle"]
-
 
 def salt_and_pepper(image: Tensor, generator: torch.Generator | None = None, *, share: float = 0.1) -> Tensor:
     """Sets a share of a picture's pixels (C, H, W) to black or white, in all channels alike.

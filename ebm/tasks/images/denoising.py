@@ -28,8 +28,6 @@ from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, errors, loader_of
 from ebm.thinking import Considered
 from ebm.words import nearest
 
-__all__ = ["Denoiser", "Denoising"]
-
 WINDOW = 11  # pixels a side that the structural similarity needs
 DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (2), transposition, noise step
 
@@ -47,30 +45,26 @@ class Denoising(Task):
     """Photographs to denoise: targets are clean tiles (B, C, tile, tile), contexts `Noisy`.
 
     Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, and chains start at the noisy tile.
-    Training tiles are cut at random from the training photographs (a photograph's chance grows as
-    the root of its area), flipped and transposed; tile i and its noise are a function of the
-    loader's seed and i. Every photograph is in one split.
+    Training tile i and its noise are a function of the loader's seed and i: cut at random from a
+    photograph, whose chance grows as the root of its area, flipped and transposed.
 
     Held-out splits are "validation" and "test" at the training noise (the upper end of a range).
     The test photographs have further splits: "step-N", with the noise of step N; and
     "salt-and-pepper", "speckle" and "jpeg", whose context gives the step of the training noise,
-    because no step describes them. Noise depends on `seed`, split and the photograph's name alone.
+    because no step describes them. Noise depends on `seed`, split and the photograph's name.
 
     Arguments:
         source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as
             `photographs` says.
         tile: the side of a tile.
         channels: 3 (colours), or 1 (greys).
-        noise_step: the training noise's step on the schedule, or a pair (low, high) that each
-            tile's is drawn from.
-        noise_std: the training noise's standard deviation, in pixels of [-1, 1], instead of
-            noise_step.
+        noise_step: the training noise's step, or a pair (low, high) that each tile's is drawn from.
+        noise_std: instead, the training noise's standard deviation, in pixels of [-1, 1].
         schedule_steps: how many steps the schedule has.
         tiles: training tiles of an epoch.
-        crop: the side of the held-out photographs' middle that is judged; a shorter side is taken
-            whole.
+        crop: the side of the held-out photographs' middle that is judged, or a shorter whole side.
         stride: pixels between neighbouring tiles when a photograph is restored.
-        loss: "squared", the mean squared error; or "smooth-l1", as arXiv 2507.02092's code has.
+        loss: "squared" or "smooth-l1", as arXiv 2507.02092's code has.
         strict: whether a file that cannot be read, or is smaller than a tile, is an error.
         column: where the picture of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
@@ -78,9 +72,7 @@ class Denoising(Task):
         seed: decides the split of each photograph, and the noise that predictors are judged on.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it holds no picture.
-        ImportError: a package that the photographs need is not installed.
-        ValueError: the photographs cannot be read or are too few, or an argument is out of range.
+        ValueError: an argument is out of range; and what `photographs` raises.
 
     >>> task = Denoising(noise_std=0.3)
     >>> batch = next(iter(task.loader("train", 8)))
@@ -124,16 +116,8 @@ class Denoising(Task):
         self.noise_step = _pair(noise_step, schedule_steps)
         self.tile, self.channels, self.tiles, self.crop, self.stride = tile, channels, tiles, crop, stride
         self.loss, self.seed = loss, seed
-        self.photographs = photographs(
-            source,
-            channels=channels,
-            smallest=smallest,
-            strict=strict,
-            column=column,
-            hub_split=hub_split,
-            config=config,
-            seed=seed,
-        )
+        hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
+        self.photographs = photographs(source, channels=channels, smallest=smallest, strict=strict, seed=seed, **hub)
         self.spec = {"image_size": tile, "channels": channels}
         counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
         self.reads = f"{sum(map(len, self.photographs.values()))} photographs of {source} ({counts})"
@@ -150,9 +134,6 @@ class Denoising(Task):
         Training tiles depend on `seed` alone, and their last batch is left out where it is short
         (unless it is the only one). Other splits are the tiles, side by side, of what `held_out`
         returns: whole and in a fixed order.
-
-        Raises:
-            ValueError: for an unknown or empty split, or a batch_size below 1.
         """
         training = split == "train"
         rows: Any = _Drawn(self, self._of(split)[0], seed) if training else RowsOf(self._held_tiles(split))
@@ -170,19 +151,11 @@ class Denoising(Task):
         return batch.context.image
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
-        """Averages the loss over the event: y (*more, B, C, H, W) -> (*more, B).
-
-        Raises:
-            ValueError: y does not end in the target's shape.
-        """
+        """Averages the loss over the event: y (*more, B, C, H, W) -> (*more, B)."""
         return errors(y, batch.target, self.loss).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
 
     def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy]]:
-        """Lists at most `limit` photographs: name, clean middle (C, h, w), noisy (1, C, h, w).
-
-        Raises:
-            ValueError: for an unknown or empty split, or a limit below 1.
-        """
+        """Lists at most `limit` photographs: name, clean middle (C, h, w), noisy (1, C, h, w)."""
         check_limit(limit)
         found, step, corrupt = self._of(split)
         listed = []
@@ -210,11 +183,8 @@ class Denoising(Task):
     ) -> Iterator[tuple[Batch, Prediction]]:
         """Restores photographs one at a time, from overlapping tiles or by a `Denoiser`.
 
-        A `Denoiser` is told the noise; of other kinds than Gaussian, the training noise's standard
-        deviation.
-
-        Raises:
-            FloatingPointError: a restored photograph or its energy is not finite.
+        A `Denoiser` is told the noise's deviation; of other kinds than Gaussian, the training
+        noise's. FloatingPointError where a restored photograph or its energy is not finite.
         """
         device = torch.device("cpu") if generator is None else generator.device
         for name, clean, seen in self.held_out(split, limit):
@@ -229,7 +199,7 @@ class Denoising(Task):
             if not (bool(found.image.isfinite().all()) and math.isfinite(found.energy or 0.0)):
                 raise FloatingPointError(
                     f"{name!r} of split {split!r}: the restored photograph or its energy ({found.energy}) is not finite: "
-                    f"a smaller step_size, a gradient clip or a check of the weights is the usual way out"
+                    f"lower step_size, clip gradients, or check the weights"
                 )
             energy, steps = (None if x is None else torch.tensor([x], dtype=torch.float64) for x in (found.energy, found.steps))
             prediction = Considered(found.image[None], energy, found.evaluations)
@@ -240,10 +210,9 @@ class Denoising(Task):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores how near a restored photograph comes to the clean one, both clamped to [-1, 1].
 
-        `evaluate` reports means over photographs: `psnr` (decibels), `ssim` and `mse` (in pixels of
-        [-1, 1]); `noisy_psnr`, of the noisy ones; `lpips`, where the weights of its AlexNet are on
-        this machine; `energy` of a tile and `steps` that moved it, where the predictor has them;
-        and `evaluations`, forward passes per tile.
+        `evaluate` reports means over photographs: `psnr` (decibels), `ssim`, `mse`; `noisy_psnr`, of
+        the noisy ones; `lpips`, where its AlexNet is on this machine; `energy` of a tile and `steps`
+        that moved it, where the predictor has them; and `evaluations`, forward passes per tile.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -330,11 +299,7 @@ def _scaled(pixels: Tensor) -> Tensor:
 
 
 def _middle(image: Tensor, side: int) -> Tensor:
-    """Cuts out the middle of a picture (C, H, W), of at most so many pixels a side.
-
-    >>> _middle(torch.arange(5).expand(1, 2, 5), 3)[0, 0]
-    tensor([1, 2, 3])
-    """
+    """Cuts out the middle of a picture (C, H, W), of at most so many pixels a side."""
     for axis in (1, 2):
         length = min(side, image.shape[axis])
         image = image.narrow(axis, (image.shape[axis] - length) // 2, length)
@@ -342,11 +307,7 @@ def _middle(image: Tensor, side: int) -> Tensor:
 
 
 def _tiles(image: Tensor, side: int) -> Tensor:
-    """Cuts a picture (C, H, W) into tiles side by side (tiles, C, side, side), without its rest.
-
-    >>> _tiles(torch.zeros(3, 5, 9), 4).shape
-    torch.Size([2, 3, 4, 4])
-    """
+    """Cuts a picture (C, H, W) into tiles side by side (tiles, C, side, side), without its rest."""
     return image.unfold(1, side, side).unfold(2, side, side).movedim(0, 2).flatten(0, 1)
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ebm.interfaces import left
 
-__all__ = ["NoiseSchedule", "Noisy"]
-
 
 class Noisy(NamedTuple):
     """The context of a denoising batch: what is seen, and how strong its noise is."""
@@ -22,16 +20,12 @@ class Noisy(NamedTuple):
 class NoiseSchedule:
     """The forward process of denoising diffusion, with linearly growing betas.
 
-    At a step the clean picture is scaled by `signal` and Gaussian noise of standard deviation `std`
-    is added, in units of pixels, which lie in [-1, 1]. `betas`, `signal` and `std` are (steps,), in
-    float64.
+    At a step the clean picture, of pixels in [-1, 1], is scaled by `signal` and Gaussian noise of
+    standard deviation `std` is added. `betas`, `signal` and `std` are (steps,), in float64.
 
     Arguments:
-        steps: how many steps lead from the picture to noise; betas go from 0.1 / steps to 20 /
-            steps.
-
-    Raises:
-        ValueError: there are too few steps for betas below 1.
+        steps: how many lead from the picture to noise, above 20: betas go from 0.1 / steps to
+            20 / steps.
 
     Source: arXiv 2006.11239, section 4.
 
@@ -54,11 +48,7 @@ class NoiseSchedule:
         return signal * clean + std * noise
 
     def step_of(self, std: float) -> int:
-        """Finds the step whose noise has the nearest standard deviation.
-
-        Raises:
-            ValueError: the schedule has no such noise.
-        """
+        """Finds the step whose noise has the nearest standard deviation, or raises ValueError."""
         low, high = self.std[0].item(), self.std[-1].item()
         if not low <= std <= high:
             raise ValueError(f"std={std}: the noise of this schedule has {low:.4g} to {high:.4g}, in pixels of -1 to 1")

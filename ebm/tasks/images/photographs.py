@@ -15,8 +15,6 @@ from ebm.optional import installed
 from ebm.tasks.rows import SPLITS, check_splits, deal
 from ebm.tasks.sources import PICTURES, few_of, is_path, media_from_hub, pictures_below
 
-__all__ = ["BUNDLED", "Photograph", "cells", "photographs", "read_photograph"]
-
 # split -> package, folder, files
 BUNDLED: dict[str, list[tuple[str, str, str]]] = {
     "train": [
@@ -55,8 +53,7 @@ def photographs(
 ) -> dict[str, list[Photograph]]:
     """Reads all photographs of a source, by split: each is in one of train, validation and test.
 
-    A file that cannot be read, or is too small, is left out, and one warning counts and names what
-    was.
+    What cannot be read, or is too small, is left out, and one warning counts and names it.
 
     Arguments:
         source: "bundled" (16 photographs that come with scikit-image and scikit-learn); "foolbox"
@@ -116,10 +113,6 @@ def read_photograph(source: str | Path | bytes, channels: int = 3) -> Tensor:
         source: the file's path, or what is in it.
         channels: 3 (colours), or 1 (greys).
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read.
-
     >>> read_photograph(b"no picture")
     Traceback (most recent call last):
     ValueError: 10 bytes cannot be read as a picture (cannot identify image file)
@@ -151,13 +144,10 @@ def _check_channels(channels: int) -> None:
 
 def _read(source: str, files: dict[str, Files], channels: int, smallest: int, strict: bool) -> dict[str, list[Photograph]]:
     """Reads the files of each split, leaving out what cannot be read or is too small."""
-    found: dict[str, list[Photograph]] = {}
+    found: dict[str, list[Photograph]] = {split: [] for split in files}
     bad: list[str] = []
-    count = 0
     for split, listed in files.items():
-        found[split] = []
         for name, file in listed:
-            count += 1
             try:
                 pixels = read_photograph(file, channels)
                 if min(pixels.shape[1:]) < smallest:
@@ -169,6 +159,7 @@ def _read(source: str, files: dict[str, Files], channels: int, smallest: int, st
             else:
                 found[split].append(Photograph(name, pixels))
     if bad:
+        count = len(bad) + sum(map(len, found.values()))
         warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {few_of(bad)}", stacklevel=3)
     return found
 

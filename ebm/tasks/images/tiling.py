@@ -14,8 +14,6 @@ from ebm.interfaces import Batch, Predictor, check_steps, eval_mode
 from ebm.tasks.images.noising import Noisy
 from ebm.thinking import Thinker
 
-__all__ = ["Restored", "count_tiles", "patch_scores", "restore"]
-
 
 class Restored(NamedTuple):
     """What restoring returns: the picture, and what its tiles had to say of it."""
@@ -42,30 +40,23 @@ def restore(
 ) -> Restored:
     """Restores a picture of any size: predicts its overlapping tiles, and blends the results.
 
-    Each tile is a chain of its own: without noise in the sampler, what it becomes does not depend
-    on the tiles beside it. But a thinker with patience takes its steps one at a time, all tiles
-    together, and the whole picture stops once the mean of its tiles' energies fell no further: a
-    picture has one noise, and a tile alone tells noise from texture badly. Tiles are weighted by
-    sin² of the position in them, so that none shows an edge. A picture smaller than a tile is
-    reflected (or, where it is too small for that, repeated) at its lower and right edge. Apart from
-    one batch of tiles, memory holds the picture and its result.
+    Each tile is a chain of its own. But a thinker with patience takes its steps one at a time, all
+    tiles together, and the whole picture stops once the mean of its tiles' energies fell no
+    further: a tile alone tells noise from texture badly. Tiles are weighted by sin² of the position
+    in them, so that none shows an edge. A picture smaller than a tile is reflected (or, where it is
+    too small for that, repeated) at its lower and right edge.
 
     Arguments:
-        predictor: predicts a batch of tiles; with several `candidates`, all of them start at the
-            tile.
+        predictor: predicts a batch of tiles; all its `candidates` start at the tile.
         image: (C, H, W), on the device where tiles are predicted.
         tile: the side of a tile.
         stride: pixels between neighbouring tiles, at most `tile`; half of it by default.
         step: the noise step that the tiles' context says.
         batch_size: how many tiles are predicted together.
         start: a picture that chains start from, where it is not the image itself.
-        scores: maps a batch and its predicted tiles to scores of their patches (tiles, rows,
-            columns), for the map.
+        scores: maps a batch and its predicted tiles to patches' scores (tiles, rows, columns).
         generator: where a sampler's noise comes from.
         advance: called with the number of tiles that have just been done, as a progress bar is.
-
-    Raises:
-        ValueError: for an image that is no (C, H, W), and for tiles that would leave gaps.
 
     >>> from ebm.samplers import GradientDescent
     >>> from ebm.thinking import Thinker
@@ -74,7 +65,8 @@ def restore(
     >>> found.image.shape, found.evaluations, found.steps
     (torch.Size([3, 20, 30]), 6, 5.0)
     """
-    _check_image(image)
+    if image.ndim != 3 or image.numel() == 0 or not image.is_floating_point():
+        raise ValueError(f"image has shape {tuple(image.shape)} and {image.dtype}: pass one floating picture (C, H, W)")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: predict at least one tile at a time")
     if start is not None and start.shape != image.shape:
@@ -103,15 +95,10 @@ def restore(
             starts = starts if count == 1 else starts.expand(count, *starts.shape)
             prediction = predictor.predict(batch, starts, generator=generator)
             evaluations = max(evaluations, prediction.evaluations)
-            if prediction.energy is None:
-                has_energy = False
-            else:
-                total += float(prediction.energy.sum())
-            taken = getattr(prediction, "steps", None)
-            if taken is None:
-                has_steps = False
-            else:
-                moved += float(taken.sum())
+            energy, taken = prediction.energy, getattr(prediction, "steps", None)
+            has_energy, has_steps = has_energy and energy is not None, has_steps and taken is not None
+            total += 0.0 if energy is None else float(energy.sum())
+            moved += 0.0 if taken is None else float(taken.sum())
             patches = None if scores is None else F.interpolate(scores(batch, prediction.y)[:, None], size=(tile, tile))[:, 0]
             for k, (i, j) in enumerate(cells):
                 weight = torch.outer(y_weights[i], x_weights[j])
@@ -139,10 +126,9 @@ def _patiently(thinker: Thinker, patience: int, image: Tensor, start: Tensor | N
         found = restore(one, image, start=y, **options)
         assert found.energy is not None
         y, evaluations = found.image, evaluations + found.evaluations
+        waited += 1
         if kept is None or found.energy < best - thinker.tolerance * abs(best):
             kept, best, taken, waited = found, found.energy, number, 0
-        else:
-            waited += 1
         if waited >= patience:
             break
     assert kept is not None
@@ -166,11 +152,6 @@ def patch_scores(energy: Any) -> Callable[[Batch, Tensor], Tensor]:
             return energy.patch_energies(y, energy.encode(batch.context, level=-1))
 
     return scores
-
-
-def _check_image(image: Tensor) -> None:
-    if image.ndim != 3 or image.numel() == 0 or not image.is_floating_point():
-        raise ValueError(f"image has shape {tuple(image.shape)} and {image.dtype}: pass one floating picture (C, H, W)")
 
 
 def _places(size: int, tile: int, stride: int | None) -> list[int]:

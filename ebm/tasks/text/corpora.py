@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import sysconfig
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from typing import Any
 from ebm.optional import installed
 from ebm.tasks.sources import from_hub, load_files
 from ebm.words import nearest
-
-__all__ = ["BUNDLED", "documents", "read_rows", "streamed_documents"]
 
 KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what `datasets` calls them
 SHARDS = 8  # of a bundled corpus that is streamed: this many workers can share it
@@ -43,10 +42,8 @@ def documents(source: str = "kjv", *, column: str = "text", config: str | None =
     if source in BUNDLED:
         return [text for text in BUNDLED[source]() if text]
     rows = read_rows(source, config, hub_split)
-    _check_column(source, column, rows.column_names)
+    _check(source, column, rows.column_names, lambda: rows[column])
     found = list(rows[column])
-    for index, text in enumerate(found):
-        _check_text(source, column, index, text)
     full = [text for text in found if text]
     if not full:
         raise ValueError(f"{source}: no text, {f'all {len(found)} documents are empty' if found else 'it has no documents'}")
@@ -75,32 +72,20 @@ def streamed_documents(source: str, *, column: str = "text", config: str | None 
         raise ValueError(f"{source}: no rows could be read ({error})") from error
     if first is None:
         raise ValueError(f"{source}: no text, it has no documents")
-    _check_column(source, column, first)
-    _check_text(source, column, 0, first[column])
+    _check(source, column, first, lambda: [first[column]])
     return rows.select_columns([column]).filter(bool, input_columns=[column])
 
 
+WAY_OUT = "`--task.source kjv` needs no network"
+
+
 def read_rows(
-    source: str,
-    config: str | None = None,
-    hub_split: str = "train",
-    *,
-    streaming: bool = False,
-    way_out: str = "`--task.source kjv` needs no network",
+    source: str, config: str | None = None, hub_split: str = "train", *, streaming: bool = False, way_out: str = WAY_OUT
 ) -> Any:
     """Reads the rows of local files or of a hub dataset through `datasets`.
 
-    Arguments:
-        source: a file, folder or glob of .txt, .json, .jsonl or .parquet, or a hub dataset's name.
-        config: the hub dataset's configuration.
-        hub_split: which split of a hub dataset is read.
-        streaming: whether rows are read when they are asked for, from an `IterableDataset`.
-        way_out: what needs no network, for the error where the hub cannot be reached.
-
-    Raises:
-        FileNotFoundError: there is no such file, or none of a kind that can be read.
-        ValueError: the files cannot be read, or the hub dataset cannot be reached or has no such
-            configuration or split.
+    Arguments and errors are those of `documents`; `streaming` rows are read when they are asked
+    for, and `way_out` says in the hub's error what needs no network.
     """
     installed("datasets")
     from datasets.exceptions import DatasetsError
@@ -140,14 +125,12 @@ def _local_files(source: str) -> list[Path] | None:
     return found
 
 
-def _check_column(source: str, column: str, known: Iterable[str]) -> None:
+def _check(source: str, column: str, known: Iterable[str], texts: Callable[[], Iterable[Any]]) -> None:
     if column not in known:
         raise ValueError(f"{source} has no column {column!r}: {nearest(column, known)}")
-
-
-def _check_text(source: str, column: str, row: int, text: Any) -> None:
-    if not isinstance(text, str | None):
-        raise ValueError(f"{source}, column {column!r}, row {row}: {text!r} is no text")
+    for row, text in enumerate(texts()):
+        if not isinstance(text, str | None):
+            raise ValueError(f"{source}, column {column!r}, row {row}: {text!r} is no text")
 
 
 def _kjv() -> list[str]:
@@ -156,15 +139,13 @@ def _kjv() -> list[str]:
     return ["\n".join(text for *_, text in chapter) for _, chapter in groupby(verses, key=lambda verse: verse[:2])]
 
 
-def _documentation() -> list[str]:
-    from pydoc_data.topics import topics
-
-    return list(topics.values())
-
-
 def _source_code() -> list[str]:
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     return [file.read_text(encoding="utf-8", errors="replace") for file in files]
 
 
-BUNDLED: dict[str, Callable[[], list[str]]] = {"kjv": _kjv, "documentation": _documentation, "source-code": _source_code}
+BUNDLED: dict[str, Callable[[], list[str]]] = {
+    "kjv": _kjv,
+    "documentation": lambda: list(import_module("pydoc_data.topics").topics.values()),
+    "source-code": _source_code,
+}

@@ -16,8 +16,6 @@ from ebm.tasks.rows import SHARES, RowsOf, draw_splits
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
-__all__ = ["Dyck"]
-
 
 class Dyck(TokenTask):
     """Balanced strings of brackets, token by token: which bracket closes has to be remembered.
@@ -33,10 +31,8 @@ class Dyck(TokenTask):
     the target is the string and an end, the context an end and the string. Behind them are ends of
     weight 0.
 
-    What can be predicted: of what closes, the kind, always; of what opens, never; and which of the
-    two comes, in part. A predictor that knows the distribution has by default a loss of 0.917 nats,
-    an accuracy of 0.55 and a closing accuracy of 1 on "test". One that always closes the last open
-    bracket has a closing accuracy of 1 at any depth.
+    A predictor that knows the distribution has by default a loss of 0.917 nats, an accuracy of 0.55
+    and a closing accuracy of 1 on "test".
 
     Arguments:
         kinds: kinds of brackets.
@@ -91,11 +87,7 @@ class Dyck(TokenTask):
             self._splits[split] = draw_strings(max(1, n // 5), kinds, length, *self.depths[split], stream(seed, "dyck", split))
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves a split's strings.
-
-        Raises:
-            ValueError: for an unknown split, or an empty one.
-        """
+        """Serves a split's strings; ValueError for an unknown split, or an empty one."""
         if split not in self._splits:
             raise ValueError(f"unknown split {split!r}: {nearest(split, self._splits)}")
         strings = self._splits[split]
@@ -113,8 +105,7 @@ class Dyck(TokenTask):
         """
         rows = torch.arange(len(context), device=context.device)
         depth = torch.zeros_like(rows)
-        # The kinds of the open brackets, of which the last is at `depth`; under them lies what
-        # nothing closes.
+        # The kinds of the open brackets, the last at `depth`; below them is what nothing closes.
         held = torch.full((len(context), context.shape[1] + 1), -1, device=context.device)
         legal = torch.zeros(*context.shape, 2 * self.kinds + 1, dtype=torch.bool, device=context.device)
         for place, token in enumerate(context.unbind(1)):
@@ -129,9 +120,8 @@ class Dyck(TokenTask):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores tokens as every token task does, closing brackets, and the mass of what is legal.
 
-        `evaluate` reports `closing_accuracy`, the share of closing brackets that are predicted
-        right, kind included, and `legal`, the mean probability of what may follow, as `legal` marks
-        it.
+        `evaluate` reports `closing_accuracy`, the share of closing brackets whose kind is predicted
+        right, and `legal`, the mean probability of what `legal` marks.
         """
         closing = (batch.target >= self.kinds) & (batch.target < 2 * self.kinds)
         right = closing & (prediction.y.argmax(-1) == batch.target)
@@ -162,28 +152,20 @@ class Brackets:
         self.vocab_size = self.end + 1
 
     def encode(self, text: str) -> list[int]:
-        """Lists the brackets of a text.
-
-        Raises:
-            ValueError: the text has something else.
-        """
+        """Lists the brackets of a text; ValueError where it has something else."""
         if other := set(text) - set(self.signs):
             raise ValueError(f"{text[:20]!r} has {min(other)!r}: pass brackets of {self.signs}")
         return [self.signs.index(sign) for sign in text]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Lists the brackets of every text, as arrays."""
         return [np.array(self.encode(text), np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Writes brackets."""
         return "".join(self.signs[token] for token in ids if token != self.end)
 
 
 def ways(length: int, low: int, high: int) -> Tensor:
-    """Counts paths of depths to 0: (steps left, was `low` reached, 1 + depth), up to a factor.
-
-    A path ends at depth 0, never leaves 0 … high, and reaches `low` at some time.
+    """Counts paths within 0 … high to depth 0: (steps left, was `low` reached, 1 + depth), scaled.
 
     >>> ways(4, 1, 2)[2, 1]    # of two steps, one way from depth 0 and one from depth 2
     tensor([0., 1., 0., 1., 0.], dtype=torch.float64)

@@ -16,26 +16,15 @@ from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
-__all__ = ["CHOICES", "FORMATS", "Questions"]
-
 
 def _ask(question: str, answer: str) -> tuple[str, str]:
     # The space belongs to the answer, since that is how byte pairs begin a word.
     return f"[[Question]]: {question}\n[[Answer]]:", f" {answer}"
 
 
-def _gsm8k(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    return _ask(row["question"], row["answer"])
-
-
 def _squad(row: Mapping[str, Any]) -> tuple[str, str] | None:
     answers = row["answers"]["text"]
     return _ask(f"{row['context']}\n{row['question']}", answers[0]) if len(answers) else None
-
-
-def _arc(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    _, right = _arc_choices(row)
-    return _ask(row["question"], row["choices"]["text"][right])
 
 
 def _arc_choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -50,18 +39,13 @@ def _lambada(row: Mapping[str, Any]) -> tuple[str, str] | None:
     return prompt.rstrip(), prompt[len(prompt.rstrip()) :] + word
 
 
-def _bigbench(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    return _ask(row["inputs"], row["targets"][0]) if len(row["targets"]) else None
-
-
-# format -> what makes a row's prompt and answer, or None for a row without an answer, which is left
-# out
+# format -> what makes a row's prompt and answer, or None for a row without one, which is left out
 FORMATS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = {
-    "gsm8k": _gsm8k,
+    "gsm8k": lambda row: _ask(row["question"], row["answer"]),
     "squad": _squad,
-    "arc": _arc,
+    "arc": lambda row: _ask(row["question"], row["choices"]["text"][_arc_choices(row)[1]]),
     "lambada": _lambada,
-    "bigbench": _bigbench,
+    "bigbench": lambda row: _ask(row["inputs"], row["targets"][0]) if len(row["targets"]) else None,
 }
 # format -> what lists a row's possible answers, and which of them is right
 CHOICES: dict[str, Callable[[Mapping[str, Any]], tuple[list[str], int]]] = {"arc": _arc_choices}
@@ -92,11 +76,10 @@ class Questions(TokenTask):
         format: the fields of a row: "gsm8k" (question, answer), "squad" (context, question,
             answers), "arc" (question, choices, answerKey), "lambada" (text, whose last word is the
             answer), "bigbench" (inputs, targets).
-        tokenizer: "bytes", or a Hugging Face tokenizer's folder or name; or a tokenizer, such as
-            that of a `Text`.
+        tokenizer: "bytes", a Hugging Face tokenizer's folder or name, or a `Text`'s tokenizer.
         context: tokens of a row at most, answer included.
         config: the hub dataset's configuration; the format's own if None.
-        hub_split: which split of the hub dataset is read; the format's own if None.
+        hub_split: the hub dataset's split; the format's own if None.
         start: where thinking starts, "uniform" or "noise".
         limit: how many rows are taken at most, in their order.
 
@@ -134,9 +117,7 @@ class Questions(TokenTask):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: it must be at least 1")
         if tokenizer == "bpe":
-            raise ValueError(
-                "tokenizer='bpe' is learned from text: pass the tokenizer of the Text, as in tokenizer=text.tokenizer"
-            )
+            raise ValueError("tokenizer='bpe' is learned from text: pass a Text's, as in tokenizer=text.tokenizer")
         self.tokenizer = make_tokenizer(tokenizer, list)
         self.context_length, self.spec = context, {"vocab_size": self.tokenizer.vocab_size}
         hub, usual, split = HUBS.get(format, (None, None, "test"))
@@ -177,9 +158,8 @@ class Questions(TokenTask):
         answers = self.tokenizer.encode_batch([answer for *_, answer in rows])
         for place, ((index, *_), prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             if len(answer) + 1 > length:
-                raise ValueError(
-                    f"{source}, row {index}: the answer has {len(answer)} tokens and an end-of-text, more than context={length}"
-                )
+                count = f"{len(answer)} tokens and an end-of-text"
+                raise ValueError(f"{source}, row {index}: the answer has {count}, more than context={length}")
             before = [end, *prompt.tolist()][-(length - len(answer)) :]
             whole = [*before, *answer.tolist(), end]
             ids[place, : len(whole)] = torch.tensor(whole)
@@ -187,11 +167,7 @@ class Questions(TokenTask):
         return Batch(ids[:, 1:], ids[:, :-1], weight)
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves the rows, which are the same for every split.
-
-        Raises:
-            ValueError: for an unknown split.
-        """
+        """Serves the rows, which are the same for every split; ValueError for an unknown one."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
         return RowsOf(self._asked)
@@ -204,8 +180,7 @@ class Questions(TokenTask):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores tokens as every token task does, and spreads an answer's score over its tokens.
 
-        `evaluate` reports `answer_accuracy`, the share of answers whose tokens are all predicted
-        right, given the true tokens before each.
+        `evaluate` reports `answer_accuracy`: the share of answers whose every token is right.
         """
         assert batch.weight is not None
         right = ((prediction.y.argmax(-1) == batch.target) | (batch.weight == 0)).all(-1, keepdim=True)
@@ -219,22 +194,13 @@ class Questions(TokenTask):
         return means
 
     def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
+        self, predictor: Predictor, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         """Judges the predicted answers of the first `limit` rows, given the true tokens before.
 
         Returns:
             what `scores` says; and `choice_accuracy`, the share of rows whose right choice has the
             lowest mean cross-entropy of all choices, where a row offers several.
-
-        Raises:
-            ValueError: for an unknown split, or a limit below 1.
-            FloatingPointError: a prediction is not finite.
         """
         result = super().evaluate(predictor, split=split, limit=limit, generator=generator)
         if self._offered is not None:
@@ -260,8 +226,7 @@ def _adapted(adapt: Callable[[Mapping[str, Any]], Any], source: str, format: str
         return adapt(row)
     except KeyError as error:
         field = str(error.args[0])
-        raise ValueError(
-            f"{source}, row {index} has no field {field!r}, which {format!r} needs: {nearest(field, row)}"
-        ) from error
+        what = f"no field {field!r}, which {format!r} needs: {nearest(field, row)}"
+        raise ValueError(f"{source}, row {index} has {what}") from error
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{source}, row {index} is not of the format {format!r} ({error}): {str(dict(row))[:200]}") from error

@@ -21,8 +21,6 @@ from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
-__all__ = ["Text"]
-
 HELD_OUT = 0.05  # the share of documents in each of validation and test
 FOREIGN = ("documentation", "source-code")  # corpora that serve as splits out of distribution
 TAUGHT = 10_000  # documents of a stream that byte pairs are learned from
@@ -48,7 +46,7 @@ class Text(TokenTask):
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
             of .txt, .json, .jsonl or .parquet; or the name of a hub dataset.
         tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face
-            tokenizer's folder or name; or a tokenizer, such as that of another `Text`.
+            tokenizer's folder or name; or a tokenizer.
         context: tokens that a window predicts.
         vocab_size: how many tokens "bpe" learns.
         column: where the text of a row is.
@@ -57,8 +55,7 @@ class Text(TokenTask):
         streaming: whether documents are read as they are needed, for corpora larger than memory.
         start: where thinking starts, "uniform" or "noise".
         limit_documents: how many documents of the source are taken at most, in its order.
-        shuffle_buffer: windows that a training stream draws from; what is in memory is shuffled
-            whole.
+        shuffle_buffer: windows that a training stream draws from.
         seed: decides the split of each document.
 
     Raises:
@@ -103,8 +100,7 @@ class Text(TokenTask):
         where: dict[str, Any] = {"column": column, "config": config, "hub_split": hub_split}
         if streaming:
             rows = streamed_documents(source, **where)
-            # What shares the documents out to workers would share out the limit too, and take
-            # others.
+            # Workers would share out the limit, too, and take other documents.
             self._rows = rows if limit_documents is None else rows.take(limit_documents)
             self._shards = rows.num_shards if limit_documents is None else 1
             self.reads = f"a stream of {'all' if limit_documents is None else f'{limit_documents:,}'} documents of {source}"
@@ -115,16 +111,11 @@ class Text(TokenTask):
         self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
         if not streaming and (count := len(self._pack("train")[0]) - 1) < context:
-            raise ValueError(
-                f"context={context}: the training documents of {source!r} have only {count} tokens: choose a smaller context"
-            )
+            found = f"the training documents of {source!r} have only {count} tokens"
+            raise ValueError(f"context={context}: {found}: choose a smaller context")
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
-        """Serves the windows of a split; the seed orders those of a training stream.
-
-        Raises:
-            ValueError: for an unknown split.
-        """
+        """Serves the windows of a split; the seed orders those of a training stream."""
         if split not in (*SPLITS, *FOREIGN):
             raise ValueError(f"unknown split {split!r}: {nearest(split, [*SPLITS, *FOREIGN])}")
         if self._rows is not None and split in SPLITS:
@@ -139,8 +130,7 @@ class Text(TokenTask):
     def bytes_per_token(self, split: str) -> float | None:
         """Divides a split's bytes by its tokens; None for a stream, whose length is unknown.
 
-        Bytes are UTF-8's, and one for each end-of-text: with `tokenizer="bytes"`, nats per byte are
-        nats per token.
+        Bytes are UTF-8's, and one for each end-of-text.
         """
         if self._rows is not None and split in SPLITS:
             return None
@@ -233,8 +223,7 @@ class _Stream(IterableDataset[Batch]):
         if self.split != "train":
             yield from self._windows(self.text._rows)
             return
-        worker = get_worker_info()
-        generator = stream(self.seed, "buffer", 0 if worker is None else worker.id)
+        generator = stream(self.seed, "buffer", getattr(get_worker_info(), "id", 0))
         # The shards come in another order, too; a buffer of one row leaves their rows in order.
         rows = self.text._rows.shuffle(seed=subseed(self.seed, "shards"), buffer_size=1)
         held: list[Batch] = []

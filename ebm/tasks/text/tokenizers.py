@@ -7,8 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["BytePairs", "Bytes", "Pretrained", "Tokenizer", "encode_prompt", "make_tokenizer", "pieces"]
-
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -19,9 +17,7 @@ class Tokenizer(Protocol):
     unknown: int | None  # the id of what the vocabulary cannot say, where there is such a thing
 
     def encode(self, text: str) -> list[int]: ...
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
@@ -37,11 +33,9 @@ class Bytes:
     unknown: int | None = None
 
     def encode(self, text: str) -> list[int]:
-        """Lists the bytes of a text."""
         return list(text.encode())
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Reads the bytes of every text as an array of uint8."""
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -52,16 +46,10 @@ class Bytes:
 class BytePairs:
     """Merges frequent pairs of bytes into tokens; equal documents give equal vocabularies.
 
-    End-of-text is the last id, and no text encodes to it.
-
     Arguments:
         documents: what the merges are learned from.
-        vocab_size: how many tokens there are, end-of-text included; fewer where the documents have
-            no more pairs to merge.
-
-    Raises:
-        ImportError: `tokenizers` is not installed.
-        ValueError: vocab_size is below 257, which the bytes and end-of-text need.
+        vocab_size: how many tokens there are, end-of-text (the last id) included, at least 257;
+            fewer where the documents have no more pairs to merge.
 
     >>> pairs = BytePairs(["low lower lowest"] * 4, vocab_size=260)
     >>> pairs.vocab_size, pairs.decode(pairs.encode("slow, né"))
@@ -79,21 +67,16 @@ class BytePairs:
         except ImportError as error:
             raise ImportError("tokenizers is not installed: pip install 'ebm-toolkit[recipes]'") from error
         self.model = Model(models.BPE())
-        self.model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self.model.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        )
-        self.model.train_from_iterator(documents, trainer)
+        self.model.pre_tokenizer, self.model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        options: dict[str, Any] = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
+        self.model.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
         self.end = self.model.get_vocab_size()
         self.vocab_size = self.end + 1
 
     def encode(self, text: str) -> list[int]:
-        """Lists the tokens of a text."""
         return self.model.encode(text).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes every text as an array of int32."""
         return [np.array(found.ids, np.int32) for found in self.model.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -102,13 +85,9 @@ class BytePairs:
 
 
 class Pretrained:
-    """Takes a Hugging Face tokenizer, from a local folder or by its hub name.
+    """Takes a Hugging Face tokenizer, from a local folder or by its hub `name`.
 
-    Arguments:
-        name: the folder or the name, as in "EleutherAI/gpt-neox-20b".
-
-    Raises:
-        ValueError: it cannot be loaded, has no vocabulary, or knows no end-of-text.
+    ValueError where it cannot be loaded, has no vocabulary, or knows no end-of-text.
     """
 
     def __init__(self, name: str) -> None:
@@ -130,35 +109,26 @@ class Pretrained:
         self.unknown: int | None = None if unknown == self.end else unknown
 
     def encode(self, text: str) -> list[int]:
-        """Lists the tokens of a text."""
         return self._ids([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes every text as an array of int32."""
         return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Joins tokens to a text."""
-        kept = [token for token in ids if token != self.end]
-        return self.model.decode(kept, clean_up_tokenization_spaces=False)
+        return self.model.decode([token for token in ids if token != self.end], clean_up_tokenization_spaces=False)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []  # which transformers cannot encode
         # A text may say "<|endoftext|>" without ending there; and windows are cut later, so no
         # length is too long.
-        found = self.model(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return found["input_ids"]
+        return self.model(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
     """Makes a tokenizer: "bytes", "bpe" (learned from `documents()`), or Hugging Face's.
 
-    What is a tokenizer already stays as it is.
-
-    Raises:
-        ImportError: a package that it needs is not installed.
-        ValueError: the name means nothing, or vocab_size is missing or does not apply.
+    A tokenizer stays as it is. ValueError where vocab_size is missing or does not apply.
 
     >>> make_tokenizer("bytes", list).vocab_size
     257
@@ -179,8 +149,7 @@ def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]]
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Encodes a prompt; an empty one is end-of-text, after which a document begins.
 
-    Raises:
-        ValueError: the tokenizer has no token for a piece of the text; names the piece.
+    ValueError names a piece of the text that has no token.
 
     >>> encode_prompt(Bytes(), ""), encode_prompt(Bytes(), "In")
     ([256], [73, 110])

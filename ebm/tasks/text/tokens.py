@@ -15,8 +15,6 @@ from ebm.interfaces import Batch, Prediction, Task
 from ebm.randomness import stream
 from ebm.tasks.rows import loader_of
 
-__all__ = ["TokenTask"]
-
 
 class TokenTask(Task):
     """Predicts next tokens: context and target are ids (B, S), states are logits (B, S, V).
@@ -48,11 +46,7 @@ class TokenTask(Task):
         return None
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of `Batch`es of ids (batch_size, S), as `loader_of` orders them.
-
-        Raises:
-            ValueError: for an unknown or empty split, or a batch_size below 1.
-        """
+        """Makes a loader of `Batch`es of ids (batch_size, S), as `loader_of` orders them."""
         rows: Any = self.data(split, seed=seed)
         if not isinstance(rows, IterableDataset):
             return loader_of(rows, batch_size, split == "train", seed, workers)
@@ -86,8 +80,8 @@ class TokenTask(Task):
         del means["evaluations"]
         result = {"loss": means["loss"], "perplexity": math.exp(min(means["loss"], 700.0)), "accuracy": means["accuracy"]}
         if (length := self.bytes_per_token(split)) is not None:
-            result["nats_per_byte"] = means["loss"] / length
-            result["bits_per_byte"] = means["loss"] / length / math.log(2)
+            nats = means["loss"] / length
+            result |= {"nats_per_byte": nats, "bits_per_byte": nats / math.log(2)}
         return result | means
 
 

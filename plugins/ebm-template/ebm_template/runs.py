@@ -1,6 +1,4 @@
-"""What ebm-template does with a finished run: a rival, a study, a command and a section of the
-report.
-"""
+"""What ebm-template does with a finished run: a rival, a study, a command and a section of the report."""
 
 import torch
 
