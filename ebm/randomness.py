@@ -1,4 +1,4 @@
-"""Seeded streams and draws: randomness is passed, so that a run is a function of its seed."""
+"""Seeded streams and draws: every draw takes a generator, so a run is a function of its seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Makes the generator of one named purpose: streams of different names (or ranks) are independent.
+    """Makes the generator of one named purpose; streams of different names are independent.
 
     >>> torch.equal(torch.rand(2, generator=stream(0, "noise")), torch.rand(2, generator=stream(0, "noise")))
     True
@@ -41,7 +41,7 @@ def uniform(y: Tensor, low: float, high: float, generator: torch.Generator | Non
 
 
 def random_states() -> dict[str, Any]:
-    """Reads the states of the global generators, which a third party's component may draw from."""
+    """Reads the states of the global generators, from which third-party components may draw."""
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     return {
@@ -53,7 +53,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Sets what `random_states` read."""
+    """Sets the states that `random_states` read."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -65,7 +65,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Seeds the global generators for a run, and gives the caller's states back after it."""
+    """Seeds the global generators for a run, and restores the caller's states after it."""
     before = random_states()
     torch.manual_seed(seed)
     random.seed(seed)

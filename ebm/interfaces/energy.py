@@ -1,4 +1,4 @@
-"""The energy interface: E(y | context), its landscapes, its checked gradient, and energies made of energies."""
+"""The energy interface: E(y | context), its checked gradient, and energies made of energies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Energy(nn.Module):
-    """Scores how compatible y is with a context: E(y | context), low is compatible.
+    """Scores how well y fits a context: E(y | context), where low energy means a good fit.
 
-    Write `forward`, and `encode` where there is a context. `levels` is the number of landscapes (noise levels, or an
-    EBT's step embeddings). Energies compose: `e1 + e2`, `0.5 * e`, `e / temperature`; plain functions may join.
+    Write `forward`, and `encode` if there is a context. `levels` is the number of landscapes (noise
+    levels, or an EBT's step embeddings). Energies compose: `e1 + e2`, `0.5 * e`, `e / temperature`;
+    plain functions may be added.
 
     >>> class Quadratic(Energy):
     ...     def forward(self, y, code=None):
@@ -31,11 +32,12 @@ class Energy(nn.Module):
     _compiled: tuple[Callable[..., Any], Callable[..., tuple[Tensor, Tensor]]] | None = None  # encode, and value with gradient
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Computes once everything that does not depend on y. By default the code is the context itself."""
+        """Computes once all that does not depend on y; by default the code is the context itself.
+        """
         return context
 
     def extend(self, code: Any, context: Any) -> Any:
-        """Makes a new code with more context appended; `code` itself stays as it is."""
+        """Makes a new code with more context appended and leaves `code` unchanged."""
         raise NotImplementedError(f"{type(self).__name__} cannot extend a code: encode the whole context instead")
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
@@ -43,7 +45,7 @@ class Energy(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(y, code=None)")
 
     def given(self, context: Any = None, level: int = -1) -> EnergyFn:
-        """Binds an encoded context: the result maps y to energies, and samplers never change the energy behind it."""
+        """Binds an encoded context and returns the function that maps y to energies."""
         if not -self.levels <= level < self.levels:
             raise ValueError(f"level {level} of an energy with {self.levels} landscape(s)")
         if self._compiled is not None and torch.is_grad_enabled():
@@ -52,14 +54,15 @@ class Energy(nn.Module):
         return Given(self, self.encode(context, level % self.levels))
 
     def landscapes(self, context: Any = None) -> list[EnergyFn]:
-        """Binds the context at every level, from the first landscape of a trajectory to the last."""
+        """Binds the context at every level, in the order in which a trajectory visits them."""
         return [self.given(context, level) for level in range(self.levels)]
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Compiles encoding, and the energy together with its gradient; takes `torch.compile`'s arguments.
+        """Compiles encoding, and the energy with its gradient; takes `torch.compile`'s arguments.
 
-        The first steps then take minutes, and later ones less time. Results are those of eager mode up to rounding. Only what is
-        bound with gradients enabled, as in training, runs compiled: elsewhere shapes change too often.
+        The first steps take minutes, later ones less time than before. Results agree with eager
+        mode up to rounding. Only energies bound while gradients are enabled run compiled, as in
+        training: elsewhere shapes change too often.
         """
         options.setdefault("dynamic", False)  # with shapes left open the compiled second derivative was not finite (torch 2.14)
         encode = torch.compile(self.encode, *arguments, **options)
@@ -99,7 +102,8 @@ class Given:
 
 
 def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
-    """Computes E(y) and dE/dy in a way that a compiler can differentiate: torch.func inside, one backward outside."""
+    """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both once more.
+    """
 
     def total(y: Tensor) -> tuple[Tensor, Tensor]:
         value = energy(y, code)
@@ -110,12 +114,13 @@ def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tenso
 
 
 def bind(energy: EnergyFn, context: Any = None, level: int = -1) -> EnergyFn:
-    """Binds a context to an energy; a plain function is an unconditional energy and stays as it is."""
+    """Binds a context to an energy; a plain function is unconditional and stays as it is."""
     return energy.given(context, level) if isinstance(energy, Energy) else energy
 
 
 def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> list[EnergyFn]:
-    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either."""
+    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either.
+    """
     if isinstance(energy, Energy):
         return energy.landscapes(context)
     if isinstance(energy, list | tuple | nn.ModuleList):
@@ -124,14 +129,15 @@ def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> li
 
 
 def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """Computes E(y) (*chains,) and every chain's own gradient dE/dy, checking the one promise an energy makes.
+    """Computes E(y) (*chains,) and dE/dy, and checks that E gives one energy per chain.
 
-    The gradient is that of sum(E): chains are independent, so each receives its own. With `create_graph` both results carry
-    the graph (second order); without it they carry none, and y and the energy's parameters are left untouched.
+    The gradient is that of sum(E): chains are independent. With `create_graph` both results carry
+    the graph (second order). Without it they carry none, and y and the energy's parameters stay
+    untouched.
 
     Raises:
-        ValueError: y is no floating tensor, or the energy's output is no prefix of y, is on another device, or does not
-            depend on y.
+        ValueError: y is not a floating tensor; the output's shape is not a prefix of y's; the
+            output is on another device or does not depend on y.
         RuntimeError: under `torch.inference_mode`, which forbids gradients.
 
     >>> energy_and_grad(lambda y: (y**2).sum(-1) / 2, torch.tensor([[3.0, 4.0]]))
@@ -165,7 +171,7 @@ _NO_GRADIENT = (
 
 
 def evaluate(energy: EnergyFn, y: Tensor) -> Tensor:
-    """Evaluates an energy and checks that what comes back is one energy per chain of y."""
+    """Evaluates an energy and checks that it returns one energy per chain of y."""
     try:
         value = energy(y)
     except RuntimeError as error:
@@ -201,7 +207,7 @@ def _way_out(shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
 
 
 def modules_of(energy: Any) -> list[nn.Module]:
-    """Lists the modules behind an energy function, where there are any to be found."""
+    """Lists the modules behind an energy function, if it has any."""
     while not isinstance(energy, nn.Module):
         # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's method has it as `__self__`.
         energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
@@ -211,7 +217,7 @@ def modules_of(energy: Any) -> list[nn.Module]:
 
 
 def check_configuration(y: Any, generator: torch.Generator | None = None) -> None:
-    """Raises ValueError where y cannot be moved by a gradient: not a floating tensor, empty, or not on the generator's device."""
+    """Raises ValueError unless y is a floating, nonempty tensor on the generator's device."""
     if not isinstance(y, Tensor):
         raise ValueError(f"y is {type(y).__name__}: pass a tensor (*chains, *event)")
     if not y.is_floating_point():
@@ -223,7 +229,7 @@ def check_configuration(y: Any, generator: torch.Generator | None = None) -> Non
 
 
 def left(values: Tensor, like: Tensor) -> Tensor:
-    """Views one value per chain (*chains,) so that it broadcasts from the left over (*chains, *event).
+    """Reshapes one value per chain (*chains,) to broadcast from the left over (*chains, *event).
 
     >>> left(torch.ones(5), torch.ones(5, 3, 2)).shape
     torch.Size([5, 1, 1])
@@ -235,19 +241,18 @@ def left(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Unconditional(Energy):
-    """Scores y alone: whatever the context is, it is not looked at, so that it may join a conditional energy in a sum."""
+    """Scores y alone: it ignores contexts, so it can be added to a conditional energy."""
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Computes once what does not depend on y; here nothing."""
         return None
 
     def extend(self, code: Any, context: Any) -> Any:
-        """Returns the code as it is: more context changes nothing."""
         return code
 
 
 class Function(Unconditional):
-    """Wraps a plain function y (*chains, *event) -> (*chains,) as an energy; the parameters of a module in it are found.
+    """Wraps a plain function y (*chains, *event) -> (*chains,), and registers the module in it, if
+    any.
 
     >>> Function(lambda y: y.square().sum(-1))(torch.ones(3, 2))
     tensor([2., 2., 2.])
@@ -262,7 +267,6 @@ class Function(Unconditional):
         self.bound = function.energy if isinstance(function, Given) else None
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         return self.function(y)
 
     def extra_repr(self) -> str:
@@ -270,10 +274,10 @@ class Function(Unconditional):
 
 
 class Several(Energy):
-    """Stands for several energies of the same y, with one context for all of them; what it makes of their values, `forward` says.
+    """Holds several energies of the same y; a subclass's `forward` combines their `values`.
 
-    The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
-    landscape is repeated for all landscapes of the others.
+    Every part gets the context (plain functions ignore it); the code is the tuple of the parts'
+    codes. A part with one landscape serves all landscapes of the others.
     """
 
     energies: Any  # an nn.ModuleList of Energy
@@ -288,11 +292,9 @@ class Several(Energy):
         self.energies, self.levels = nn.ModuleList(parts), max(levels)
 
     def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
-        """Encodes the context for every part."""
         return tuple(part.encode(context, -1 if part.levels == 1 else level) for part in self.energies)
 
     def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
-        """Extends every part's code."""
         return tuple(part.extend(own, context) for part, own in zip(self.energies, code, strict=True))
 
     def values(self, y: Tensor, code: tuple[Any, ...] | None = None) -> list[Tensor]:
@@ -307,19 +309,15 @@ class Several(Energy):
 
 
 class SumEnergy(Several):
-    """Adds energies up: E(y) = Σᵢ Eᵢ(y), the product of their densities. What `e1 + e2` makes.
+    """Adds energies, as `e1 + e2` does: E(y) = Σᵢ Eᵢ(y), the product of their densities.
 
-    The context goes to every part (plain functions do without); the code is the tuple of the parts' codes. A part with one
-    landscape is repeated for all landscapes of the others. Sums within sums are flattened.
+    Contexts and landscapes are as in `Several`. Sums within sums are flattened.
 
-    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002), equation 1.
+    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002),
+    equation 1.
 
     Arguments:
-        energies: energies, or functions of y.
-
-    Raises:
-        ValueError: for no parts, parts that cannot be called, parts with different numbers of landscapes other than one,
-            and (at the call) parts that disagree on what a chain is.
+        energies: energies, or functions of y, with one landscape or all with the same number.
 
     >>> energy = SumEnergy([lambda y: y.square().sum(-1), lambda y: y.sum(-1)])
     >>> (energy + (lambda y: -y.sum(-1)))(torch.ones(3, 2))
@@ -333,13 +331,13 @@ class SumEnergy(Several):
         super().__init__(parts)
 
     def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         values = self.values(y, code)
         return sum(values[1:], start=values[0])
 
 
 class Modified(Energy):
-    """Stands for one energy with its values changed: landscapes, codes and contexts are that energy's own."""
+    """Wraps one energy and changes its values; landscapes, codes and contexts stay that energy's.
+    """
 
     def __init__(self, energy: EnergyFn) -> None:
         super().__init__()
@@ -347,23 +345,18 @@ class Modified(Energy):
         self.levels = self.energy.levels
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Encodes the context for the energy."""
         return self.energy.encode(context, level)
 
     def extend(self, code: Any, context: Any) -> Any:
-        """Extends the energy's code."""
         return self.energy.extend(code, context)
 
 
 class ScaledEnergy(Modified):
-    """Multiplies an energy by a number: c E(y), the density to the power c. What `c * e` makes, and `e / T`, with c = 1/T.
+    """Multiplies an energy, as `c * e` and `e / T` do: c E(y), the density to the power c.
 
     Arguments:
         energy: an energy, or a function of y.
-        scale: c; a negative one turns the landscape over, an nn.Parameter is learned.
-
-    Raises:
-        ValueError: for a scale that is no finite number.
+        scale: c, finite; a negative c turns the landscape over, an nn.Parameter is learned.
 
     >>> (ScaledEnergy(lambda y: y.square().sum(-1), 0.5) / 2.0)(torch.ones(3, 2))
     tensor([0.5000, 0.5000, 0.5000])
@@ -382,7 +375,6 @@ class ScaledEnergy(Modified):
             self.scale = scale
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         return self.scale * self.energy(y, code)
 
     def extra_repr(self) -> str:
@@ -390,9 +382,5 @@ class ScaledEnergy(Modified):
 
 
 def as_energy(energy: EnergyFn) -> Energy:
-    """Takes an energy as it is, and wraps a plain function.
-
-    Raises:
-        ValueError: for what cannot be called.
-    """
+    """Wraps a plain function as an energy; an `Energy` stays as it is."""
     return energy if isinstance(energy, Energy) else Function(energy)

@@ -1,4 +1,4 @@
-"""The sampler interface: init and step, and the walk along a trajectory that every sampler shares."""
+"""The sampler interface: `init`, `step`, and the trajectory that every sampler shares."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Unroll: TypeAlias = Literal["none", "each", "last", "full"]
 
 
 class Sampler(nn.Module):
-    """Moves y downhill, or through, an energy's landscape. Holds step sizes; all that moves is in the State.
+    """Moves y through an energy's landscape. It holds step sizes; the State holds all that changes.
 
-    Write `init` and `step`, and set `steps`; `trajectory` and `sample` come from here. A sampler that accepts or rejects
-    sets `differentiable = False`: no gradient passes through a decision. One that draws noise, but does not leave p ∝ exp(−E)
-    alone (an optimiser, a sampler at another temperature), sets `stationary = False`, so that nobody holds it to that. One whose
-    chains act on each other (particles) sets `interacting = True`.
+    Write `init` and `step`, and set `steps`; `trajectory` and `sample` call them. A sampler that
+    accepts or rejects sets `differentiable = False`, since no gradient passes through a decision.
+    One that draws noise but does not preserve p ∝ exp(−E) (an optimiser, or another temperature)
+    sets `stationary = False`, which exempts it from that law. One whose chains act on each other
+    (particles) sets `interacting = True`.
     """
 
     steps: int | tuple[int, int] = 1
@@ -36,15 +37,15 @@ class Sampler(nn.Module):
     def step(
         self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[Any, Info]:
-        """Takes one step: a new State, and an Info about the step."""
+        """Takes one step: returns a new State, and an Info about the step."""
         raise NotImplementedError(f"{type(self).__name__} must define step(energy, state, *, create_graph, generator)")
 
     def enter(self, energy: EnergyFn, state: Any) -> Any:
-        """Drops what was cached of the old landscape; called at each new one."""
+        """Drops what the State caches of the old landscape; called at each new one."""
         return state
 
     def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
-        """Lists the landscapes that a trajectory over these visits, in order: the same, unless the sampler anneals."""
+        """Lists the landscapes to visit, in order: `energies`, unless the sampler anneals."""
         return energies
 
     def point(self, y: Tensor) -> Tensor:
@@ -52,11 +53,11 @@ class Sampler(nn.Module):
         return y
 
     def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
-        """Lets a replay buffer swap in, or add, stored rows; objectives call it before a trajectory."""
+        """Lets a replay buffer swap in or add rows; objectives call it before a trajectory."""
         return batch, y
 
     def finish(self, batch: Batch, y: Tensor) -> None:
-        """Gives the ends of a trajectory back to a replay buffer."""
+        """Gives a trajectory's ends back to a replay buffer."""
 
     def trajectory(
         self,
@@ -69,21 +70,21 @@ class Sampler(nn.Module):
     ) -> Iterator[tuple[Any, Info]]:
         """Iterates over (state after the step, info about the step), landscape by landscape.
 
+        Modules run in eval mode, so sampling draws no dropout and updates no batch statistics. A
+        module that only a closure knows cannot be found: call its `eval()` yourself.
+
         Arguments:
             energy: an energy function, or a sequence of them (annealing, an EBT's landscapes).
-            y: the start (*chains, *event), or a State to go on from: n steps and then m are n + m.
-            steps: steps per landscape; by default the sampler's own, drawn once per landscape where that is a pair
-                (in train mode; its upper end in eval mode).
-            unroll: which graph is kept: "none"; "each" (within a step, the state detached in between); "last" (in the
-                last step only); "full". Values agree between them, gradients differ. Under no_grad none is kept.
+            y: the start (*chains, *event), or a State to continue from.
+            steps: steps per landscape; by default the sampler's own, where a pair is drawn from
+                once per landscape in train mode and gives its upper end in eval mode.
+            unroll: which graph is kept: "none"; "each" (within a step, states detached in between);
+                "last" (the last step); "full". Values agree, gradients differ. no_grad keeps none.
             generator: where noise comes from; torch's global generator if None.
 
-        Modules are evaluated in eval mode, so that sampling draws no dropout and moves no batch statistics. (A module that
-        only a closure knows cannot be found: call its `eval()` yourself.)
-
         Raises:
-            ValueError: for arguments that cannot work, at the call.
-            FloatingPointError: where a state or an energy stops being finite, naming step and chains.
+            ValueError: at the call, for arguments that cannot work.
+            FloatingPointError: a state or an energy is not finite; names the step and the chains.
         """
         check_unroll(self, unroll)
         functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
@@ -164,11 +165,7 @@ def check_unroll(sampler: Sampler, unroll: str) -> None:
 
 
 def check_steps(steps: Any) -> tuple[int, int]:
-    """Reads a number of steps, or a pair of its bounds, as (low, high).
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Reads a number of steps, or a pair (low, high), as a pair; raises ValueError for others."""
     pair = (steps, steps) if isinstance(steps, int) else tuple(steps) if isinstance(steps, Sequence) else ()
     if len(pair) != 2 or not all(type(n) is int for n in pair) or not 0 <= pair[0] <= pair[1]:
         raise ValueError(f"steps={steps!r}: pass a whole number of at least 0, or a pair (low, high) of them")
@@ -188,7 +185,7 @@ def detach(state: Any) -> Any:
 
 
 class eval_mode:
-    """Holds the module behind an energy (or a list of modules) in eval mode, and puts each part back into its own mode."""
+    """Sets the modules behind energies to eval mode, and each back to its own mode at the end."""
 
     # A class, so that one serves all steps of a landscape: a generator made anew at each is a few per cent of a cheap step.
     def __init__(self, energy: Any) -> None:
@@ -207,7 +204,7 @@ class eval_mode:
 
 
 class _Watch:
-    """Watches a trajectory for values that are not finite: at once on a CPU, by a flag read at the end on an accelerator."""
+    """Finds values that are not finite: at once on a CPU, at the trajectory's end elsewhere."""
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
@@ -233,7 +230,7 @@ class _Watch:
 
 
 def raise_if_not_finite(step: int | None, y: Tensor, energy: Tensor) -> None:
-    """Raises FloatingPointError naming the step, what is not finite, and in which chains."""
+    """Raises FloatingPointError that names the step, and the chains that are not finite."""
     by_chain = torch.isfinite(y).reshape(*energy.shape, -1).all(-1)
     for what, finite in (("energy", torch.isfinite(energy)), ("state", by_chain)):
         if not bool(finite.all()):

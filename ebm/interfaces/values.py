@@ -11,14 +11,15 @@ from torch.utils._pytree import tree_map  # private, but what torch.func itself 
 
 
 class Batch(NamedTuple):
-    """One batch of data: rows of targets, what they are conditioned on, and how much each chain counts."""
+    """One batch of data: rows of targets, their contexts, and each chain's weight."""
 
     target: Any
     context: Any = None
     weight: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
-        """Averages one value per chain (*chains,) with the batch's weights: sum(w d) / sum(w), and 0 where all w are 0.
+        """Averages one value per chain (*chains,) by weight: sum(w d) / sum(w), or 0 if all w are
+        0.
 
         >>> Batch(None, weight=torch.tensor([1.0, 1.0, 0.0])).mean(torch.tensor([1.0, 3.0, 100.0]))
         tensor(2.)
@@ -49,21 +50,22 @@ class Batch(NamedTuple):
         return self._map(lambda leaf: leaf[index])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Changes every tensor, those within tuples, lists and dictionaries included; what is none stays as it is."""
+        """Changes every tensor, also in tuples, lists and dictionaries; the rest stays as it is."""
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, self)
 
 
 class Loss(NamedTuple):
-    """What an objective returns: the scalar to differentiate, and detached scalars worth logging."""
+    """What an objective returns: the scalar to differentiate, and detached scalars to log."""
 
     value: Tensor
     terms: dict[str, Tensor]
 
 
 class State(NamedTuple):
-    """What a sampler's next step needs. A sampler with more to remember defines a NamedTuple of its own that has `y`.
+    """What a sampler's next step needs. A sampler that remembers more has its own NamedTuple.
 
-    Fields other than `y` may be None until the first step, since only the energy's output says what a chain is.
+    That NamedTuple has `y`, too. Other fields may be None until the first step, since only the
+    energy's output shows which axes are chains.
     """
 
     y: Tensor
@@ -73,7 +75,8 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a person wants to see of a step: the energies (*chains,) it was taken from, their gradient, the acceptance."""
+    """What a step reports: the energies (*chains,) it started from, their gradient, and acceptance.
+    """
 
     energy: Tensor
     grad: Tensor | None = None
@@ -89,7 +92,7 @@ class Info(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a predictor returns: predictions, their energies (None for a feed-forward model), forward passes spent."""
+    """What a predictor returns: y, its energy (None without one), and forward passes per chain."""
 
     y: Tensor
     energy: Tensor | None
@@ -99,8 +102,8 @@ class Prediction(NamedTuple):
 class Predictor(Protocol):
     """What a task judges: a `Thinker(energy, sampler)` or a feed-forward baseline.
 
-    A predictor that starts from several `candidates` is given as many starts, as the leading axis of `start`. One that can
-    also score given configurations has `score(batch, y) -> (*chains,)`.
+    A predictor with several `candidates` gets as many starts, as the leading axis of `start`. One
+    that can also score given configurations has `score(batch, y) -> (*chains,)`.
     """
 
     def predict(self, batch: Batch, start: Tensor, *, generator: torch.Generator | None = None) -> Prediction: ...

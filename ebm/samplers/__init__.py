@@ -1,4 +1,4 @@
-"""Samplers: how y moves downhill, or through, a landscape. The update formula is the file."""
+"""Samplers move y downhill, or through, a landscape. Each file is one update formula."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +56,7 @@ __all__ = [
 
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
-    """Says how to hold components to their laws that cannot be built from what a registry knows."""
+    """Builds the samplers that `ebm.testing` cannot build from the registry alone."""
     return {
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},

@@ -1,4 +1,4 @@
-"""What samplers that accept or reject have in common: no gradient passes, and energy and gradient at y are computed once."""
+"""What samplers that accept or reject share: no graph, and energy and gradient kept at y."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ebm.samplers.stepping import SteppingSampler
 
 
 class AcceptingState(NamedTuple):
-    """A configuration with its energy (*chains,) and gradient, kept so that they are computed once; None until the first step."""
+    """A configuration with its energy (*chains,) and gradient, which are None until the first step.
+    """
 
     y: Tensor
     t: int = 0
@@ -34,10 +35,7 @@ class AcceptingSampler(SteppingSampler):
         return state._replace(energy=None, grad=None)
 
     def here(self, energy: EnergyFn, state: AcceptingState, create_graph: bool) -> tuple[Tensor, Tensor]:
-        """Looks up, or computes, energy and gradient at the state's y.
-
-        Raises:
-            ValueError: where a graph is asked for.
+        """Looks up, or computes, energy and gradient at y; raises ValueError if asked for a graph.
         """
         if create_graph:
             name = type(self).__name__

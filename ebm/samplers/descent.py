@@ -1,4 +1,4 @@
-"""Gradient descent: y⁺ = p − ε v, where p is the (noised, retracted) state and v the gradient or its momentum."""
+"""Gradient descent: y⁺ = p − ε v, with p the (noised, retracted) state and v the velocity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps,
 
 
 class DescentState(NamedTuple):
-    """The state of gradient descent: `velocity` is None where there is no momentum."""
+    """The state of gradient descent; `velocity` is None if there is no momentum."""
 
     y: Tensor
     t: int = 0
@@ -24,24 +24,25 @@ class DescentState(NamedTuple):
 class GradientDescent(SteppingSampler):
     """Descends the energy: plain, heavy-ball or Nesterov, on the state or on its retraction.
 
-    With z = y + noise_std ξ and p = retraction(z), a step is
+        z = y + noise_std ξ,    p = retraction(z),    v⁺ = momentum v + ∇E(p),
+        y⁺ = p − ε v⁺    (Nesterov: y⁺ = p − ε (∇E(p) + momentum v⁺)).
 
-        v⁺ = momentum v + ∇E(p),    y⁺ = p − ε v⁺    (Nesterov: y⁺ = p − ε (∇E(p) + momentum v⁺)).
-
-    Source: with a softmax retraction, the thinking step of Energy-Based Transformers (arXiv 2507.02092, section 3.1).
+    Source: with a softmax retraction, the thinking step of Energy-Based Transformers (arXiv
+    2507.02092, section 3.1).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
-        momentum: how much of the velocity a step keeps, in [0, 1).
-        nesterov: looks ahead along the velocity.
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied to the state before each step.
-        noise_std: noise added to the state before the retraction and the gradient; a number or a schedule.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
+        momentum: the share of the velocity that a step keeps, in [0, 1).
+        nesterov: takes the gradient's step from ahead along the velocity.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        noise_std: noise added before the retraction and the gradient; a number or a schedule.
         learnable: makes the step size a parameter.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
 
-    >>> GradientDescent(step_size=0.5, steps=20).sample(lambda y: (y**2).sum(-1) / 2, torch.ones(1, 2)).round(decimals=4)
+    >>> descent, bowl = GradientDescent(step_size=0.5, steps=20), lambda y: (y**2).sum(-1) / 2
+    >>> descent.sample(bowl, torch.ones(1, 2)).round(decimals=4)
     tensor([[0., 0.]])
     """
 

@@ -1,4 +1,4 @@
-"""Hamiltonian motion: momenta of a mass, H(y, p) = E(y)/T + pᵀ M⁻¹ p / 2, and its leapfrog steps, one gradient each."""
+"""Hamiltonian motion: H(y, p) = E(y)/T + pᵀ M⁻¹ p / 2, and its leapfrog steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebm.samplers.stepping import plus
 
 
 class HamiltonianInfo(NamedTuple):
-    """An `Info` with the acceptance probability, the gradients a chain's step took, and whether it diverged, (*chains,)."""
+    """An `Info` with acceptance probability, gradient count, divergence and depth (*chains,)."""
 
     energy: Tensor
     grad: Tensor | None = None
@@ -26,12 +26,12 @@ class HamiltonianInfo(NamedTuple):
 
     @property
     def grad_norm(self) -> Tensor | None:
-        """Computes each chain's gradient norm (*chains,), only when asked."""
         return Info(self.energy, self.grad).grad_norm
 
 
 class Phase(NamedTuple):
-    """A point of phase space: y, its momentum, and the potential E/T (*chains,) with its gradient there."""
+    """A point of phase space: y, its momentum, and the potential E/T (*chains,) with its gradient.
+    """
 
     y: Tensor
     momentum: Tensor
@@ -40,15 +40,14 @@ class Phase(NamedTuple):
 
 
 class Mass(nn.Module):
-    """A mass matrix M: of momenta p ~ N(0, M), with velocities M⁻¹ p. The better M⁻¹ resembles the covariance, the fewer steps.
+    """A mass matrix M: momenta p ~ N(0, M) have velocities M⁻¹ p.
+
+    The closer M⁻¹ is to the covariance, the fewer steps are needed.
 
     Arguments:
-        mass: None for the identity, a number (times the identity), a diagonal of the event's shape, or a matrix (d, d) over the
-            flattened event.
+        mass: None for the identity, a number (times the identity), a positive diagonal of the
+            event's shape, or a positive definite matrix (d, d) over the flattened event.
         name: what errors call it.
-
-    Raises:
-        ValueError: for what is no positive diagonal or symmetric positive definite matrix, and (at the call) another shape.
     """
 
     values: Tensor | None  # as they were passed
@@ -77,7 +76,7 @@ class Mass(nn.Module):
             )
 
     def draw(self, y: Tensor, chains: int, generator: torch.Generator | None) -> Tensor:
-        """Draws momenta of y's shape, for y with so many axes of chains."""
+        """Draws momenta of y's shape; y has `chains` leading axes of chains."""
         noise = randn_like(y, generator)
         if self.values is None:
             return noise
@@ -130,9 +129,9 @@ def _flat(y: Tensor, chains: int) -> Tensor:
 
 
 def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float) -> Phase:
-    """Takes one leapfrog step: half a kick, a drift, half a kick. One evaluation of the gradient, at the new y.
+    """Takes one leapfrog step: half a kick, a drift, half a kick, with one gradient at the new y.
 
-    The halves of two successive kicks use the same gradient, so L steps cost L gradients.
+    Successive half kicks share a gradient, so L steps cost L gradients.
     """
     chains = phase.value.ndim
     half = step_size / 2

@@ -1,4 +1,4 @@
-"""HMC: a fresh momentum, a path of L leapfrog steps, and Metropolis' test of its end."""
+"""HMC: a fresh momentum, L leapfrog steps, and a Metropolis test of the end."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, 
 
 
 class HMC(AcceptingSampler):
-    """Samples p ∝ exp(−E/T) exactly, by Hamiltonian Monte Carlo. With p ~ N(0, M), L times
+    """Samples p ∝ exp(−E/T) exactly by Hamiltonian Monte Carlo. With p ~ N(0, M), L times
 
         p ← p − ε/2 ∇E(y)/T,    y ← y + ε M⁻¹ p,    p ← p − ε/2 ∇E(y)/T,
 
-    and the end (y', p') is accepted with probability min(1, exp(H(y, p) − H(y', p'))), H = E/T + pᵀ M⁻¹ p / 2, chain by chain.
+    and accepts the end (y', p') with probability min(1, exp(H(y, p) − H(y', p'))), chain by chain,
+    where H = E/T + pᵀ M⁻¹ p / 2.
 
-    One step costs L gradients, and one more at the very first. An end that is not finite is rejected: a wall. Aim at an
-    acceptance of 0.65 to 0.8; `warm_up` finds step size and mass. Where a path of length ε L comes to whole turns of a
-    landscape, chains stay near where they are: another L, or a schedule that changes ε from step to step, gets them going.
+    A step costs L gradients, the first one L + 1. It rejects ends that are not finite. Aim at an
+    acceptance of 0.65 to 0.8; `warm_up` finds step size and mass. Where paths of length ε L are
+    whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule.
 
     Source: Duane et al., 1987; Neal, 2011 (arXiv 1206.1901).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.
-        steps: steps (proposals) per landscape, or a pair (low, high) drawn in train mode.
+        steps: steps (proposals) per landscape, or a pair (low, high) drawn from in train mode.
         leapfrog_steps: L.
-        mass: M: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+        mass: M: None (identity), a diagonal of the event's shape, or a matrix (d, d).
         temperature: T > 0; a number or a schedule.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> y = HMC(step_size=0.5, leapfrog_steps=5, steps=20).sample(lambda y: (y**2).sum(-1) / 2, torch.zeros(4000, 1), generator=g)
+    >>> g, normal = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2
+    >>> y = HMC(0.5, leapfrog_steps=5, steps=20).sample(normal, torch.zeros(4000, 1), generator=g)
     >>> abs(y.var().item() - 1) < 0.1
     True
     """

@@ -12,25 +12,26 @@ from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps,
 class LangevinDynamics(SteppingSampler):
     """Samples p ∝ exp(−E/T) by unadjusted Langevin dynamics (ULA), or with decoupled noise.
 
-        y⁺ = p − ε ∇E(p) + σ ξ,    p = retraction(y),    σ = √(2 ε T) unless noise_std names another σ.
+        y⁺ = p − ε ∇E(p) + σ ξ,    p = retraction(y),    σ = √(2εT) unless noise_std gives σ.
 
-    Its stationary distribution is biased by O(ε); `MALA` removes the bias. A noise_std of its own (image EBMs use a large ε
-    with a small σ) samples at the effective temperature σ²/(2ε).
+    The stationary distribution has a bias of O(ε), which `MALA` removes. With noise_std (image EBMs
+    use a large ε and a small σ) the effective temperature is σ²/(2ε).
 
-    Source: Roberts and Tweedie, 1996, eq. (8); decoupled noise: Nijkamp et al., 2019 (arXiv 1904.09770), eq. (6).
+    Source: Roberts and Tweedie, 1996, eq. (8); decoupled noise: Nijkamp et al., 2019 (arXiv
+    1904.09770), eq. (6).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         temperature: T; a number or a schedule.
-        noise_std: σ, decoupled from ε and T; a number or a schedule. None means √(2εT).
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied to the state before each step.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        noise_std: σ, a number or a schedule, independent of ε and T; None means √(2εT).
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         learnable: makes the step size a parameter.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> y = LangevinDynamics(step_size=0.1, steps=200).sample(lambda y: (y**2).sum(-1) / 2, torch.zeros(4000, 1), generator=g)
+    >>> g, normal = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2
+    >>> y = LangevinDynamics(0.1, steps=200).sample(normal, torch.zeros(4000, 1), generator=g)
     >>> abs(y.var().item() - 1 / (1 - 0.1 / 2)) < 0.1    # ULA's variance on a standard normal
     True
     """

@@ -1,4 +1,4 @@
-"""MALA: Langevin proposals y' = y − ε ∇E(y) + √(2εT) ξ, accepted by Metropolis and Hastings' rule."""
+"""MALA: Langevin proposals y' = y − ε ∇E(y) + √(2εT) ξ with a Metropolis-Hastings test."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, 
 class MALA(AcceptingSampler):
     """Samples p ∝ exp(−E/T) exactly: Langevin proposals with a Metropolis-Hastings test per chain.
 
-        y' = y − ε ∇E(y) + √(2εT) ξ,    accepted with probability min(1, p(y') q(y | y') / (p(y) q(y' | y))).
+        y' = y − ε ∇E(y) + √(2εT) ξ,    P(accept) = min(1, p(y') q(y | y') / (p(y) q(y' | y))).
 
-    A proposal whose energy or gradient is not finite is rejected: a wall. One gradient evaluation per step, and one more
-    for the first. Aim at an acceptance of about 0.57.
+    It rejects proposals whose energy or gradient is not finite. A step costs one gradient, the
+    first one two. Aim at an acceptance of about 0.57.
 
     Source: Roberts and Tweedie, 1996, section 1.4.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         temperature: T > 0; a number or a schedule.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> y = MALA(step_size=0.5, steps=100).sample(lambda y: (y**2).sum(-1) / 2, torch.zeros(4000, 1), generator=g)
+    >>> g, normal = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2
+    >>> y = MALA(step_size=0.5, steps=100).sample(normal, torch.zeros(4000, 1), generator=g)
     >>> abs(y.var().item() - 1) < 0.1
     True
     """

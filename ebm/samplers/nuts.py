@@ -17,34 +17,36 @@ LOOK = 16  # leapfrogs between looks whether all chains have finished, where loo
 
 
 class NUTS(AcceptingSampler):
-    """Samples p ∝ exp(−E) exactly by the no-U-turn sampler: HMC that finds each path's length by itself.
+    """Samples p ∝ exp(−E) exactly by the no-U-turn sampler: HMC that finds each path's length.
 
-    From y and p ~ N(0, M) a path is doubled up to `max_depth` times, in a direction drawn each time, until a part of it turns
-    back. A subtree of 2^k points turns where, with p₋ and p₊ the momenta of its ends,
+    From y and p ~ N(0, M) a path doubles up to `max_depth` times, each time in a random direction,
+    until a part of it turns back. A subtree whose ends have momenta p₋ and p₊ turns if
 
         p₋ᵀ M⁻¹ ρ ≤ 0    or    p₊ᵀ M⁻¹ ρ ≤ 0,    ρ = Σ p − (p₋ + p₊)/2,
 
-    (by the trapezoidal rule, ε M⁻¹ ρ is the way between its ends), and also where a half of it together with the nearest point
-    of the other half does (else a path may go round and round at unlucky step sizes). The new y is drawn from the path's points
-    in proportion to exp(−H) within a doubling, and between doublings in favour of the new half.
+    (ε M⁻¹ ρ is the way between its ends by the trapezoidal rule), or if one of its halves does
+    together with the nearest point of the other half. The new y is drawn from the path's points in
+    proportion to exp(−H) within a doubling, with a bias to the new half between doublings.
 
-    One gradient per leapfrog step and one more at the very first: a step costs 1 to 2^max_depth − 1, and all chains together
-    as many as the longest path (a chain that has finished stays as it is). `info.gradients` counts each chain's own,
-    `info.depth` the doublings that were kept, `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path, and
-    `info.diverged` says where an energy error of more than 1000 ended it.
+    Each leapfrog step costs one gradient: 1 to 2^max_depth − 1 per step (one more at the first),
+    and all chains wait for the longest path. `info.gradients` counts each chain's own, `info.depth`
+    the doublings kept; `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path;
+    `info.diverged` says that an energy error above 1000 ended it.
 
-    Source: Hoffman and Gelman, 2014 (JMLR 15); multinomial weights and the criterion: Betancourt, 2017 (arXiv 1701.02434),
-    appendix A; its check across halves: Stan; without recursion: Phan et al., 2019 (arXiv 1912.11554).
+    Source: Hoffman and Gelman, 2014 (JMLR 15); weights and criterion: Betancourt, 2017 (arXiv
+    1701.02434), appendix A; check across halves: Stan; without recursion: Phan et al., 2019 (arXiv
+    1912.11554).
 
     Arguments:
-        step_size: ε: a number, a tensor (*chains,), or a schedule t -> number. `warm_up` finds it, and the mass.
-        steps: steps (paths) per landscape, or a pair (low, high) drawn in train mode.
-        max_depth: how often a path is doubled at most.
-        mass: M: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_size: ε: a number, a tensor (*chains,), or a schedule; `warm_up` finds it, and the
+            mass.
+        steps: steps (paths) per landscape, or a pair (low, high) drawn from in train mode.
+        max_depth: how often a path doubles at most.
+        mass: M: None (identity), a diagonal of the event's shape, or a matrix (d, d).
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> y = NUTS(step_size=0.5, steps=10).sample(lambda y: (y**2).sum(-1) / 2, torch.zeros(2000, 1), generator=g)
+    >>> g, normal = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2
+    >>> y = NUTS(step_size=0.5, steps=10).sample(normal, torch.zeros(2000, 1), generator=g)
     >>> abs(y.var().item() - 1) < 0.15
     True
     """
@@ -88,7 +90,7 @@ class NUTS(AcceptingSampler):
 
 
 class _Path:
-    """The paths of all chains during one step: their ends, what was drawn from them, and who still goes on."""
+    """The paths of all chains during one step: their ends, the points drawn, and who continues."""
 
     def __init__(
         self, sampler: NUTS, energy: EnergyFn, start: Phase, step_size: float | Tensor, device: torch.device, seed: int
@@ -107,7 +109,7 @@ class _Path:
         self.gradients = self.depth = torch.zeros_like(start.value, dtype=torch.long)
 
     def double(self, depth: int) -> bool:
-        """Doubles the paths that go on, 2^depth leapfrogs at most; says whether any path still goes on."""
+        """Doubles the unfinished paths by up to 2^depth leapfrogs; tells if any path continues."""
         ahead = self._uniform() < 0.5
         sign = left(torch.where(ahead, 1.0, -1.0).to(self.weight), self.total)
         end = _where(ahead, self.forward, self.backward)
@@ -171,5 +173,6 @@ def _where(chosen: Tensor, new: Phase, old: Phase) -> Phase:
 
 
 def _trailing_ones(number: int) -> int:
-    """Counts the ones at the end of a number's binary form: so many halves of the tree end at this leaf."""
+    """Counts the ones at the end of a binary number: so many halves of the tree end at this leaf.
+    """
     return (~number & (number + 1)).bit_length() - 1

@@ -1,4 +1,4 @@
-"""What samplers that follow a gradient have in common: a step size, its random scale, a retraction, a gradient clip."""
+"""What gradient samplers share: a step size with a random scale, a retraction, a clip."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ SMALLEST_LEARNED = 1e-4  # the least learned step size, so that none changes sig
 
 
 class SteppingSampler(Sampler):
-    """Holds the step size of a gradient-following sampler, and says how far each chain moves.
+    """Holds the step size of a gradient sampler and computes how far each chain moves.
 
     Arguments:
-        step_size: a number, a tensor (*chains,), an nn.Parameter (then learnable), a schedule t -> number, or a schedule
-            written as data ({"schedule": "cosine", "start": 0.1, "end": 0.01, "steps": 60}).
-        steps: steps per landscape, or a pair (low, high) drawn per landscape in train mode, its upper end in eval mode.
-        step_scale: s >= 1; in train mode each chain's step is drawn once per trajectory from [step_size/s, step_size*s].
+        step_size: a number, a tensor (*chains,), an nn.Parameter (then learnable), a schedule t ->
+            number, or a schedule as data ({"schedule": "cosine", "start": 0.1, "end": 0.01,
+            "steps": 60}).
+        steps: steps per landscape, or a pair (low, high) drawn from per landscape in train mode;
+            eval mode takes its upper end.
+        step_scale: s >= 1; train mode draws each chain's step from [step_size/s, step_size*s], once
+            per trajectory.
         learnable: makes step_size a parameter of this module, clamped at 1e-4 from below.
-        retraction: applied to the state before each step: "softmax", "clamp" (to [-1, 1]), or a function.
+        retraction: applied to the state before each step: "softmax", "clamp" (to [-1, 1]), or a
+            function.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
     """
 
@@ -83,15 +87,16 @@ class SteppingSampler(Sampler):
         return y if self.retraction is None else self.retraction(y)
 
     def normals(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draws as `ebm.randomness.randn_like` does; a step then enters one file less."""
+        """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters one file less.
+        """
         return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
     def clipped(self, grad: Tensor) -> Tensor:
-        """Clips a gradient, where a clip is set."""
+        """Clips a gradient, if a clip is set."""
         return grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
 
     def scale(self, state: Any, energy: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """Draws the trajectory's step-size scale (*chains,) at its first step, and returns it ever after."""
+        """Draws the trajectory's step-size scale (*chains,) at its first step, and keeps it."""
         if state.scale is not None or self.step_scale == 1.0 or not self.training:
             return state.scale
         low, high = 1 / self.step_scale, self.step_scale
@@ -99,7 +104,7 @@ class SteppingSampler(Sampler):
         return low + (high - low) * draw
 
     def stride(self, state: Any, scale: Tensor | None, energy: Tensor, y: Tensor) -> float | Tensor:
-        """Computes the step size of this step: a number, or a tensor that broadcasts over y from the left."""
+        """Computes the step size of this step: a number, or a tensor that broadcasts over y."""
         if scale is None and state.gain == 1.0 and isinstance(fixed := self.step_size, float):
             return fixed
         step_size = at(self.step_size, state.t)
@@ -123,7 +128,7 @@ class SteppingSampler(Sampler):
 
 
 def at(value: Any, t: int) -> Any:
-    """Reads a number that may be a schedule at step t."""
+    """Evaluates a schedule at step t; a number stays as it is."""
     return value(t) if callable(value) else value
 
 
@@ -138,12 +143,12 @@ at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # `stat
 
 
 def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
-    """Computes y + a x in one pass over memory, for a number or a tensor a that broadcasts from the left."""
+    """Computes y + a x in one pass over memory; a tensor a broadcasts from the left."""
     return torch.addcmul(y, a, x) if isinstance(a, Tensor) else torch.add(y, x, alpha=a)
 
 
 def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
-    """Computes Langevin noise's standard deviation σ = √(2 ε T)."""
+    """Computes the standard deviation of Langevin noise, σ = √(2 ε T)."""
     if not isinstance(temperature, Tensor) and temperature == 0:
         return 0.0  # the root's derivative at 0 is infinite: a learnable step size would get NaN
     variance = 2 * temperature * step_size
@@ -164,7 +169,7 @@ RETRACTIONS: dict[str, Retraction] = {"softmax": softmax, "clamp": clamp(-1.0, 1
 
 
 def as_retraction(value: str | Retraction | None) -> Retraction | None:
-    """Reads a retraction by name ("softmax"; "clamp" is to [-1, 1]), or as the function itself."""
+    """Reads a retraction: a name ("softmax", "clamp"), a function, or None."""
     if value is None or callable(value):
         return value
     if value not in RETRACTIONS:

@@ -2,7 +2,8 @@
 sudokus to reason about.
 
 Source: Du, Mao and Tenenbaum, 2024, "Learning Iterative Reasoning through Energy Diffusion" (arXiv
-2406.11179). """
+2406.11179).
+"""
 
 from __future__ import annotations
 

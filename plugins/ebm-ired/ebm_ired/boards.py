@@ -30,8 +30,8 @@ def solutions(
     search; in random order with rng.
 
     >>> solutions([0, 1, -1, -1, -1, -1, 0, 1, 1, 0, -1, -1, -1, -1, 1, 0], box=(2, 2))
-    [(0, 1, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 0), (0, 1, 2, 3, 3, 2, 0, 1, 1, 0, 3, 2, 2, 3, 1,
-    0)] """
+    [(0, 1, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 0), (0, 1, 2, 3, 3, 2, 0, 1, 1, 0, 3, 2, 2, 3, 1, 0)]
+    """
     height, width = box
     side = height * width
     filled, found = list(board), []
@@ -87,7 +87,8 @@ def by_logic(clues: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
     took).
 
     In a round, every candidate without a rival left in its cell, or for its digit in its row,
-    column or box, is filled in. What is filled completely so has no other solution. """
+    column or box, is filled in. What is filled completely so has no other solution.
+    """
     filled = clues
     rounds = torch.zeros(clues.shape[:-3], dtype=torch.long)
     while True:

@@ -3,7 +3,8 @@
 A candidate is a digit in a cell. It has four groups of rivals: the other digits of its cell, and
 its digit elsewhere in its row, its column and its box. All candidates share weights, as do all
 groups of a kind, so that it makes no difference what digits are called, or in which order boxes,
-and lines within a box, come. """
+and lines within a box, come.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ class Conditional(Objective):
 
     Conditionals come from one gradient, which is exact for energies that are linear in each site;
     for others from evaluations of every alternative. There are no chains, so that a `start` is not
-    looked at. """
+    looked at.
+    """
 
     def __init__(self, states: States = "spins", differences: Differences = "gradient") -> None:
         super().__init__()
