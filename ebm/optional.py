@@ -1,4 +1,6 @@
-"""What may be missing: optional packages and the hub, asked for with an error that names the way out."""
+"""What may be missing: optional packages and the hub, asked for with an error that names the way
+out.
+"""
 
 from __future__ import annotations
 

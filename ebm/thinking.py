@@ -1,4 +1,6 @@
-"""Thinking: optimising y at inference, over steps, candidates and time, with the energy as the only judge."""
+"""Thinking: optimising y at inference, over steps, candidates and time, with the energy as the only
+judge.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Select = Literal["min", "max", "max-drop"]
 
 
 class Thought(NamedTuple):
-    """What thinking returns: the chosen raw state, its energy, every candidate's energies, and the steps each chain took."""
+    """What thinking returns: the chosen raw state, its energy, every candidate's energies, and the
+    steps each chain took.
+    """
 
     y: Tensor  # (*chains, *event)
     energy: Tensor  # (*chains,): E(point(y))
@@ -46,22 +50,28 @@ def think(
     tolerance: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Thought:
-    """Thinks: descends the energy from several starts, and keeps each chain's best candidate by its energy.
+    """Thinks: descends the energy from several starts, and keeps each chain's best candidate by its
+    energy.
 
-    Candidates are a leading axis; the context is encoded once and shared. No step scale and no number of steps is drawn.
+    Candidates are a leading axis; the context is encoded once and shared. No step scale and no
+    number of steps is drawn.
 
     Arguments:
         energy: an Energy, a plain function, or a list of such, one for each landscape.
         sampler: moves y; its `point` says where energies are taken.
         context: what the energy is conditioned on.
-        start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event), called per candidate.
+        start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event),
+            called per candidate.
         candidates: how many starts are tried (self-verification).
         steps: steps per landscape; by default the sampler's own (upper end).
-        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first energy to the last).
-        patience: a chain stops once its energy fell no further for this many steps of the last landscape; each chain then
-            keeps its state of lowest energy there. None: all steps are taken, and the end is kept.
-        tolerance: with patience, a fall counts only where it is more than this share of the energy's size (0.1: a tenth), and
-            the state of the last fall that counted is kept. Descent never stops falling by a little.
+        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first
+            energy to the last).
+        patience: a chain stops once its energy fell no further for this many steps of the last
+            landscape; each chain then keeps its state of lowest energy there. None: all steps are
+            taken, and the end is kept.
+        tolerance: with patience, a fall counts only where it is more than this share of the
+            energy's size (0.1: a tenth), and the state of the last fall that counted is kept.
+            Descent never stops falling by a little.
         generator: where starts and noise come from.
 
     Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
@@ -78,7 +88,9 @@ def think(
 
 
 class Considered(Prediction):
-    """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any other."""
+    """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any
+    other.
+    """
 
     steps: Tensor
 
@@ -107,7 +119,9 @@ class Counted:
 
 
 class _Stopping:
-    """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for `patience` steps."""
+    """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for
+    `patience` steps.
+    """
 
     def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
         self.patience, self.tolerance = patience, tolerance
@@ -117,8 +131,11 @@ class _Stopping:
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
     def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
-        """Looks at the state y and its energy after `taken` steps; returns the energies, those of stopped chains as kept."""
-        # The first energy lies below the infinite one that it is compared with, whatever the tolerance.
+        """Looks at the state y and its energy after `taken` steps; returns the energies, those of
+        stopped chains as kept.
+        """
+        # The first energy lies below the infinite one that it is compared with, whatever the
+        # tolerance.
         least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
         lower = (energy < least) & ~self.stopped
         self.energy = torch.where(lower, energy, self.energy)
@@ -132,7 +149,8 @@ class _Stopping:
 class Thinker:
     """Predicts by thinking: a predictor made of an energy and a sampler, which tasks judge.
 
-    Arguments are `think`'s. With several candidates, `start` has them as its leading axis, or is a callable.
+    Arguments are `think`'s. With several candidates, `start` has them as its leading axis, or is a
+    callable.
 
     >>> from ebm.samplers import GradientDescent
     >>> thinker = Thinker(lambda y: (y**2).sum(-1), GradientDescent(step_size=0.25, steps=8))
@@ -158,7 +176,9 @@ class Thinker:
     def predict(
         self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
     ) -> Prediction:
-        """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes spent on each chain."""
+        """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes
+        spent on each chain.
+        """
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
         thought, passes = self._think(batch.context, start, generator)
@@ -167,7 +187,9 @@ class Thinker:
         return prediction
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
-        """Computes the energies (*chains,) of configurations y as they are (no retraction), at the last landscape."""
+        """Computes the energies (*chains,) of configurations y as they are (no retraction), at the
+        last landscape.
+        """
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 

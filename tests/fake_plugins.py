@@ -111,10 +111,7 @@ class Bare(Task):
         self, predictor: Any, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         batch = Batch(self.data)
-        return {
-            "energy": predictor.score(batch, self.data).mean().item(),
-            "draw": torch.rand((), generator=generator).item(),
-        }
+        return {"energy": predictor.score(batch, self.data).mean().item(), "draw": torch.rand((), generator=generator).item()}
 
 
 class _Rows(Dataset[Tensor]):
@@ -240,11 +237,7 @@ def environment(*folders: Path, **variables: str) -> dict[str, str]:
 def run_python(*arguments: str, cwd: Path, folders: tuple[Path, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs Python in a sub-process to its end."""
     return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environment(*folders, **variables),
-        capture_output=True,
-        text=True,
+        [sys.executable, *arguments], cwd=cwd, env=environment(*folders, **variables), capture_output=True, text=True
     )
 
 

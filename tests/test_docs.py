@@ -20,9 +20,7 @@ def blocks(guide: str, language: str) -> list[str]:
 
 
 def run(words: list[str], folder: Path, site: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment(site), capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment(site), capture_output=True, text=True)
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

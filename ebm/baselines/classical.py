@@ -44,7 +44,8 @@ def _wavelet(
 
     x, convert2ycbcr = np.clip(x, 0, 1) if clip else x, convert2ycbcr and x.shape[2:] == (3,)
     options: dict[str, Any] = {"method": method, "convert2ycbcr": convert2ycbcr, "wavelet": wavelet, "channel_axis": _channels(x)}
-    # Colours are rescaled to [0, 1] in between, and the noise with them: what is not clipped must fit.
+    # Colours are rescaled to [0, 1] in between, and the noise with them: what is not clipped must
+    # fit.
     low, width = float(x.min()), max(float(np.ptp(x)), 1e-6)
     found = denoise_wavelet((x - low) / width, sigma=sigma * std / width, rescale_sigma=True, **options)
     return found * width + low

@@ -8,9 +8,7 @@ from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 
 
-def probe(
-    run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), seeds: int = 3, limit: int | None = 3_000
-) -> None:
+def probe(run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), seeds: int = 3, limit: int | None = 3_000) -> None:
     """Classify labelled images by a run's features: writes probe.csv, and the report anew.
 
     Args:

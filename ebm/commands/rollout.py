@@ -132,7 +132,8 @@ def _drawn(name: str, frames: np.ndarray, predicted: np.ndarray, numbers: dict[s
     """Draws the true frames above the predicted ones, with numbers and charts below: a PNG."""
     count, observe = len(frames), len(frames) - len(predicted)
     charts = [group for group in (["energy"], ["error", "error of a copy"]) if group[0] in numbers]
-    # In inches, from the left and from the top: columns of frames, two rows of them, lines of numbers, charts.
+    # In inches, from the left and from the top: columns of frames, two rows of them, lines of
+    # numbers, charts.
     left, top, cell = 1.1, 0.75, min(1.0, (WIDEST - 1.25) / count)
     edge, lines, first_chart = left + observe * cell, top + 2 * cell + 0.22, top + 2 * cell + 0.3 + 0.17 * len(numbers)
     width, height = max(5.0, left + count * cell + 0.15), first_chart + len(charts) + 0.05

@@ -19,7 +19,8 @@ WARMUP = 50  # steps
 
 
 class Autoencoder(Encoder):
-    """Takes patches' projections as features, learned together with a convolutional network that draws frames of them.
+    """Takes patches' projections as features, learned together with a convolutional network that
+    draws frames of them.
 
     Projections start as principal components of patches, and what the network draws, at first zero,
     is added to their reconstruction. Learning lowers the mean squared error by AdamW, with random
@@ -29,7 +30,8 @@ class Autoencoder(Encoder):
         size: pixels a side of a frame.
         channels: numbers that a patch becomes.
         downsample: pixels a side of a patch: 4, 8, 16, …
-        width: the network's channels at a quarter of the frame's size; they double wherever it halves.
+        width: the network's channels at a quarter of the frame's size; they double wherever it
+            halves.
         steps: of learning.
         batch_size: frames a step.
         lr: the learning rate, which is warmed up, then falls to zero as a cosine.
@@ -103,7 +105,8 @@ class Autoencoder(Encoder):
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
         """Learns anew from training frames (n, 3, size, size), uint8, by the seed alone.
 
-        `progress` shows a bar. Returns the last tenth's mean squared error of pixels in [-1, 1], and its PSNR in dB.
+        `progress` shows a bar. Returns the last tenth's mean squared error of pixels in [-1, 1],
+        and its PSNR in dB.
         """
         self._check(frames)
         if not len(frames):
@@ -145,7 +148,9 @@ class Autoencoder(Encoder):
 
     @torch.no_grad()
     def _initialise(self, frames: Tensor) -> None:
-        """Draws the network's weights, its last ones zero, and sets the projections to patches' principal components."""
+        """Draws the network's weights, its last ones zero, and sets the projections to patches'
+        principal components.
+        """
         for module in self.draw.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ebm.interfaces import EnergyFn, Modified
 
-__all__ = ["WithPrior"]
-
 
 class WithPrior(Modified):
-    """Adds a quadratic prior to an energy: E(y) + |y|² / (2σ²), the density times N(0, σ²); no chain escapes it.
+    """Adds a quadratic prior to an energy: E(y) + |y|² / (2σ²), the density times N(0, σ²); no
+    chain escapes it.
 
     The norm runs over each chain's event: the axes of y that the energy's output does not have.
 
@@ -42,5 +41,3 @@ class WithPrior(Modified):
 
     def extra_repr(self) -> str:
         return f"std={self.std:g}"
-
-

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from ebm.energies.mlp import ACTIVATIONS, Activation
 from ebm.interfaces import Energy
 
-__all__ = ["ConditionalMLP"]
-
 
 class ConditionalMLP(Energy):
-    """Scores vectors beside a context with a multilayer perceptron: E(y | c) = wᵀ h([y, c]), h with smooth activations.
+    """Scores vectors beside a context with a multilayer perceptron: E(y | c) = wᵀ h([y, c]), h with
+    smooth activations.
 
-    What the first layer makes of c is the code: it is computed once, however long chains run and however many candidates share
-    it. The last layer has no bias, as in `MLPEnergy`.
+    What the first layer makes of c is the code: it is computed once, however long chains run and
+    however many candidates share it. The last layer has no bias, as in `MLPEnergy`.
 
     Arguments:
         dim: the length of y's last axis.
@@ -27,7 +26,8 @@ class ConditionalMLP(Energy):
         activation: silu, softplus, gelu or tanh.
 
     Raises:
-        ValueError: for sizes below 1, an unknown activation, and (at the call) no context, or a y or a context of other shapes.
+        ValueError: for sizes below 1, an unknown activation, and (at the call) no context, or a y
+            or a context of other shapes.
 
     >>> import torch
     >>> energy = ConditionalMLP(dim=2, context_dim=3, hidden=(16,))
@@ -55,7 +55,9 @@ class ConditionalMLP(Energy):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False))
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor:
-        """Computes the context's part of the first layer: (*rows, context_dim) to (*rows, hidden[0])."""
+        """Computes the context's part of the first layer: (*rows, context_dim) to (*rows,
+        hidden[0]).
+        """
         if not isinstance(context, Tensor) or context.shape[-1:] != (self.context_dim,):
             kind = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
             raise ValueError(
@@ -64,7 +66,9 @@ class ConditionalMLP(Energy):
         return self.of_context(context)
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, dim) to energies (*chains,); the context may have fewer leading axes than y."""
+        """Maps y (*chains, dim) to energies (*chains,); the context may have fewer leading axes
+        than y.
+        """
         if code is None:
             raise ValueError("ConditionalMLP scores y beside a context: bind one with given(context)")
         if y.shape[-1:] != (self.dim,):

@@ -7,13 +7,13 @@ from torch.nn.utils.parametrizations import spectral_norm as normalise
 
 from ebm.interfaces import Unconditional
 
-__all__ = ["ConvEnergy", "strided"]
-
 
 def strided(
     channels: int, image_size: int | tuple[int, int], width: int, outputs: int, spectral_norm: bool = False
 ) -> nn.Sequential:
-    """Makes a network of strided convolutions: images (rows, C, H, W) to (rows, outputs); `ConvEnergy` says how, and why so."""
+    """Makes a network of strided convolutions: images (rows, C, H, W) to (rows, outputs);
+    `ConvEnergy` says how, and why so.
+    """
     height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(channels, width, outputs) < 1 or min(height, length) < 4:
         raise ValueError(
@@ -34,23 +34,28 @@ def strided(
 class ConvEnergy(Unconditional):
     """Scores images with strided convolutions: E(y) = wᵀ h(y), h smooth.
 
-    Each convolution (4 x 4, stride 2) halves the sides and doubles the channels, to at most four times `width`, until the
-    shorter side is 2 or 3; then one hidden layer, and a head without bias (a constant gets no gradient). A kernel that the
-    stride divides covers every pixel equally often, or ∇E would show a checkerboard, which sampling then draws.
+    Each convolution (4 x 4, stride 2) halves the sides and doubles the channels, to at most four
+    times `width`, until the shorter side is 2 or 3; then one hidden layer, and a head without bias
+    (a constant gets no gradient). A kernel that the stride divides covers every pixel equally
+    often, or ∇E would show a checkerboard, which sampling then draws.
 
-    There is no batch norm, for chains must not see each other, and SiLU is smooth, for training differentiates ∇E.
+    There is no batch norm, for chains must not see each other, and SiLU is smooth, for training
+    differentiates ∇E.
 
     Arguments:
         channels: C.
         image_size: the side of a square image, or (height, width).
         width: channels after the first convolution.
-        spectral_norm: divides every kernel but the head's by its largest singular value (as a matrix), which bounds how
-            steep h is and leaves the scale to the head; estimated by power iteration, one step per forward in train mode.
+        spectral_norm: divides every kernel but the head's by its largest singular value (as a
+            matrix), which bounds how steep h is and leaves the scale to the head; estimated by
+            power iteration, one step per forward in train mode.
 
-    Source: Spectral normalization for generative adversarial networks (Miyato et al., 2018), equation 8.
+    Source: Spectral normalization for generative adversarial networks (Miyato et al., 2018),
+    equation 8.
 
     Raises:
-        ValueError: for sizes too small, and (at the call) a y whose last three axes are not an image of that size.
+        ValueError: for sizes too small, and (at the call) a y whose last three axes are not an
+            image of that size.
 
     >>> import torch
     >>> ConvEnergy(channels=1, image_size=8, width=8)(torch.zeros(5, 3, 1, 8, 8)).shape
@@ -58,11 +63,7 @@ class ConvEnergy(Unconditional):
     """
 
     def __init__(
-        self,
-        channels: int = 1,
-        image_size: int | tuple[int, int] = 28,
-        width: int = 32,
-        spectral_norm: bool = False,
+        self, channels: int = 1, image_size: int | tuple[int, int] = 28, width: int = 32, spectral_norm: bool = False
     ) -> None:
         super().__init__()
         height, length = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -1,4 +1,6 @@
-"""Experts that judge the same y: their product, in which each has a veto, and their mixture, in which one is enough."""
+"""Experts that judge the same y: their product, in which each has a veto, and their mixture, in
+which one is enough.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,24 @@ from torch import Tensor, nn
 
 from ebm.interfaces import EnergyFn, Several
 
-__all__ = ["MixtureOfExperts", "ProductOfExperts"]
-
 
 class ProductOfExperts(Several):
-    """Adds energies up with learned weights: E(y) = Σᵢ wᵢ Eᵢ(y), wᵢ > 0; the density is ∏ᵢ pᵢ(y)^wᵢ / Z.
+    """Adds energies up with learned weights: E(y) = Σᵢ wᵢ Eᵢ(y), wᵢ > 0; the density is ∏ᵢ pᵢ(y)^wᵢ
+    / Z.
 
-    The weights are wᵢ = exp(`log_weights`[i]), and 1 at first: the `SumEnergy`. Contexts and landscapes are as a sum's.
+    The weights are wᵢ = exp(`log_weights`[i]), and 1 at first: the `SumEnergy`. Contexts and
+    landscapes are as a sum's.
 
-    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002), equation 1; with weights it is the
-    logarithmic opinion pool (Heskes, Selecting weighting factors in logarithmic opinion pools, 1998).
+    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002),
+    equation 1; with weights it is the logarithmic opinion pool (Heskes, Selecting weighting factors
+    in logarithmic opinion pools, 1998).
 
     Arguments:
         energies: energies, or functions of y.
 
     Raises:
-        ValueError: for no parts, parts that cannot be called, parts with different numbers of landscapes other than one,
-            and (at the call) parts that disagree on what a chain is.
+        ValueError: for no parts, parts that cannot be called, parts with different numbers of
+            landscapes other than one, and (at the call) parts that disagree on what a chain is.
 
     >>> energy = ProductOfExperts([lambda y: y.square().sum(-1), lambda y: y.sum(-1)])
     >>> energy(torch.ones(3, 2))
@@ -44,19 +47,21 @@ class ProductOfExperts(Several):
 
 
 class MixtureOfExperts(Several):
-    """Mixes the densities of energies: E(y) = −log Σᵢ πᵢ pᵢ(y) = −logsumexpᵢ(log πᵢ − Eᵢ(y) − log Zᵢ), π = softmax(`logits`).
+    """Mixes the densities of energies: E(y) = −log Σᵢ πᵢ pᵢ(y) = −logsumexpᵢ(log πᵢ − Eᵢ(y) − log
+    Zᵢ), π = softmax(`logits`).
 
-    A part with `log_z` (an analytic energy) is divided by its Zᵢ, and with such parts alone log Z = 0. One without counts as
-    normalised: its logit takes up the unknown log Zᵢ, and πᵢ is then no share of the samples. Contexts and landscapes are as
-    a sum's; the logits do not depend on them.
+    A part with `log_z` (an analytic energy) is divided by its Zᵢ, and with such parts alone log Z =
+    0. One without counts as normalised: its logit takes up the unknown log Zᵢ, and πᵢ is then no
+    share of the samples. Contexts and landscapes are as a sum's; the logits do not depend on them.
 
     Arguments:
         energies: energies, or functions of y.
         logits: where the learned logits start, one for each part; equal by default.
 
     Raises:
-        ValueError: for logits that are not one finite number for each part; no parts, parts that cannot be called, parts with
-            different numbers of landscapes other than one, and (at the call) parts that disagree on what a chain is.
+        ValueError: for logits that are not one finite number for each part; no parts, parts that
+            cannot be called, parts with different numbers of landscapes other than one, and (at the
+            call) parts that disagree on what a chain is.
 
     >>> from ebm.energies import Gaussian
     >>> energy = MixtureOfExperts([Gaussian((-2.0, 0.0)), Gaussian((2.0, 0.0))])

@@ -83,7 +83,8 @@ class Hopfield(Held):
     which is not bounded below: `retraction="clamp"` keeps y in the box.
 
     Source: Neural networks and physical systems with emergent collective computational abilities
-    (Hopfield, 1982); how many: The capacity of the Hopfield associative memory (McEliece et al., 1987).
+    (Hopfield, 1982); how many: The capacity of the Hopfield associative memory (McEliece et al.,
+    1987).
 
     Arguments:
         patterns: what to store (count, d), of ±1; sets the weights.

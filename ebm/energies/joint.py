@@ -1,4 +1,6 @@
-"""The joint classifier: one network read as logits of a label, as an energy of inputs, and as one of inputs with a label."""
+"""The joint classifier: one network read as logits of a label, as an energy of inputs, and as one
+of inputs with a label.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,6 @@ from torch import Tensor, nn
 from ebm.energies.conv import strided
 from ebm.interfaces import Energy
 
-__all__ = ["JointClassifier", "joint_conv"]
-
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -20,19 +20,21 @@ class JointClassifier(Energy):
 
         E(y, c) = −f(y)[c],    E(y) = −log Σ_c exp(f(y)[c]),    p(c | y) = softmax(f(y))[c].
 
-    With labels as the context it is the energy of what has that label, without a context that of all inputs: samples of a class
-    are drawn from the first, and the second tells inputs from outliers. The network has no batch statistics, for chains must not
-    see each other.
+    With labels as the context it is the energy of what has that label, without a context that of
+    all inputs: samples of a class are drawn from the first, and the second tells inputs from
+    outliers. The network has no batch statistics, for chains must not see each other.
 
-    Source: Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020), §4.
+    Source: Your classifier is secretly an energy based model and you should treat it like one
+    (Grathwohl et al., 2020), §4.
 
     Arguments:
-        network: maps (rows, *event) to logits (rows, classes); smooth, since chains follow its gradient.
+        network: maps (rows, *event) to logits (rows, classes); smooth, since chains follow its
+            gradient.
         event: an input's shape, or how many axes it has: 3 for images (C, H, W), 1 for vectors.
 
     Raises:
-        ValueError: for an event without axes, and (at the call) inputs of another shape, and labels that are no whole numbers, or
-            not one for every row.
+        ValueError: for an event without axes, and (at the call) inputs of another shape, and labels
+            that are no whole numbers, or not one for every row.
 
     >>> energy = JointClassifier(nn.Linear(2, 3), event=1)
     >>> y, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
@@ -56,7 +58,9 @@ class JointClassifier(Energy):
         return None if context is None else context.long()
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than y."""
+        """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than
+        y.
+        """
         logits = self.logits(y)
         if code is None:
             return -logits.logsumexp(-1)

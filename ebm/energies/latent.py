@@ -30,8 +30,8 @@ class LatentEnergy(Modified):
     Chains and contrastive training need slopes alone; reconstruction and score matching
     differentiate them. `compile` cannot trace the inner gradients.
 
-    Source: A tutorial on energy-based learning (LeCun et al., 2006); the errors: Super-efficiency of
-    automatic differentiation for functions defined as a minimum (Ablin, Peyré and Moreau, 2020).
+    Source: A tutorial on energy-based learning (LeCun et al., 2006); the errors: Super-efficiency
+    of automatic differentiation for functions defined as a minimum (Ablin, Peyré and Moreau, 2020).
 
     Arguments:
         energy: E(y, z), an energy or a function of (*chains, |y| + latent); contexts and landscapes
@@ -95,8 +95,9 @@ class FreeEnergy(Modified):
     """Sums out a latent variable with finitely many values: E(y) = −T log Σ_z exp(−E(y, z) / T).
 
     E(y, z) is an energy of vectors: y's event, flattened, with z appended. At T = 1, exp(−E(y)) is
-    the marginal of exp(−E(y, z)). E(y) lies below min_z E(y, z), by T log K at most, and tends to it
-    for T → 0. All K values are scored at once, as candidates; derivatives of all orders are exact.
+    the marginal of exp(−E(y, z)). E(y) lies below min_z E(y, z), by T log K at most, and tends to
+    it for T → 0. All K values are scored at once, as candidates; derivatives of all orders are
+    exact.
 
     Source: A tutorial on energy-based learning (LeCun et al., 2006), with β = 1/T.
 

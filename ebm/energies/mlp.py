@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from ebm.interfaces import Unconditional
 
-__all__ = ["ACTIVATIONS", "Activation", "MLPEnergy"]
-
 Activation: TypeAlias = Literal["silu", "softplus", "gelu", "tanh"]
 
-# Smooth only: samplers follow the gradient, and training differentiates it once more, where a ReLU's is zero.
+# Smooth only: samplers follow the gradient, and training differentiates it once more, where a
+# ReLU's is zero.
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "gelu": nn.GELU, "tanh": nn.Tanh}
 assert set(ACTIVATIONS) == set(get_args(Activation))
 
@@ -29,7 +28,8 @@ class MLPEnergy(Unconditional):
         activation: silu, softplus, gelu or tanh.
 
     Raises:
-        ValueError: for sizes below 1, an unknown activation, and (at the call) a y whose last axis is not `dim`.
+        ValueError: for sizes below 1, an unknown activation, and (at the call) a y whose last axis
+            is not `dim`.
 
     >>> import torch
     >>> MLPEnergy(dim=2, hidden=(16,))(torch.zeros(5, 3, 2)).shape

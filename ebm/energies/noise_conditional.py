@@ -11,19 +11,20 @@ from torch import Tensor
 from ebm.interfaces import EnergyFn, Modified, as_energy
 from ebm.samplers.schedules import noise_levels
 
-__all__ = ["NoiseConditional", "NoiseEmbedded"]
-
 
 class NoiseConditional(Modified):
-    """Divides one energy by each noise level: landscape l is E_l(y) = E(y)/σ_l, with the score s(y)/σ_l.
+    """Divides one energy by each noise level: landscape l is E_l(y) = E(y)/σ_l, with the score
+    s(y)/σ_l.
 
-    A single network serves all levels, which differ in the size of their slopes alone: to a denoiser's −ξ/σ, it is the −ξ.
+    A single network serves all levels, which differ in the size of their slopes alone: to a
+    denoiser's −ξ/σ, it is the −ξ.
 
     Source: Song and Ermon, 2020 (arXiv 2006.09011), technique 3.
 
     Arguments:
         energy: an energy with one landscape, or a function of y.
-        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last; usually falling.
+        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last;
+            usually falling.
 
     Raises:
         ValueError: for an energy with several landscapes, and levels that are no positive numbers.
@@ -47,7 +48,9 @@ class NoiseConditional(Modified):
         return self.energy.extend(code[0], context), code[1]
 
     def forward(self, y: Tensor, code: tuple[Any, float] | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a code."""
+        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
+        code.
+        """
         inner, sigma = (None, self.sigma[-1]) if code is None else code
         return self.energy(y, inner) / sigma
 
@@ -58,16 +61,18 @@ class NoiseConditional(Modified):
 class NoiseEmbedded(Modified):
     """Tells a conditional energy its noise level: landscape l is E_l(y | c) = E(y | c, log σ_l).
 
-    The logarithm is one more entry of the context's last axis, the whole of it where there is no context: the energy's
-    `context_dim` is one more than the context's length.
+    The logarithm is one more entry of the context's last axis, the whole of it where there is no
+    context: the energy's `context_dim` is one more than the context's length.
 
     Arguments:
-        energy: an energy with one landscape, whose context is a tensor (*rows, context_dim), as `ConditionalMLP`'s.
-        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last; usually falling.
+        energy: an energy with one landscape, whose context is a tensor (*rows, context_dim), as
+            `ConditionalMLP`'s.
+        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last;
+            usually falling.
 
     Raises:
-        ValueError: for an energy with several landscapes, levels that are no positive numbers, and (at the call) a context that
-            is no tensor.
+        ValueError: for an energy with several landscapes, levels that are no positive numbers, and
+            (at the call) a context that is no tensor.
 
     >>> from ebm.energies import ConditionalMLP
     >>> energy = NoiseEmbedded(ConditionalMLP(dim=2, context_dim=1), sigma=[1.0, 0.5, 0.1])
@@ -81,7 +86,8 @@ class NoiseEmbedded(Modified):
         super().__init__(single(energy))
         self.sigma = noise_levels(sigma)
         self.levels = len(self.sigma)
-        # A buffer, since a context needs the energy's device and dtype; the levels are hyper-parameters, and not saved.
+        # A buffer, since a context needs the energy's device and dtype; the levels are
+        # hyper-parameters, and not saved.
         self.register_buffer("log_sigma", torch.tensor(self.sigma).log()[:, None], persistent=False)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
@@ -94,7 +100,9 @@ class NoiseEmbedded(Modified):
         return self.energy.encode(told)
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a code."""
+        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
+        code.
+        """
         return self.energy(y, self.encode() if code is None else code)
 
     def extra_repr(self) -> str:

@@ -15,23 +15,24 @@ from ebm.energies.analytic.base import LOG_2PI
 from ebm.interfaces import Unconditional
 from ebm.randomness import randn_like
 
-__all__ = ["RBM"]
-
 MOST = 20  # units of a layer whose states are enumerated: a million of them
 AT_ONCE = 2**14  # states
 
 
 class RBM(Unconditional):
-    """Scores visible units v by the free energy of a machine with binary hidden units h, E(v) = −log Σ_h exp(−E(v, h)):
+    """Scores visible units v by the free energy of a machine with binary hidden units h, E(v) =
+    −log Σ_h exp(−E(v, h)):
 
         binary:    E(v, h) = −b·v − c·h − vᵀWh,           E(v) = −b·v − Σ_j softplus(c_j + vᵀW_j),
-        gaussian:  E(v, h) = |v − b|²/2 − c·h − vᵀWh,     E(v) = |v − b|²/2 − Σ_j softplus(c_j + vᵀW_j).
+        gaussian:  E(v, h) = |v − b|²/2 − c·h − vᵀWh,     E(v) = |v − b|²/2 − Σ_j softplus(c_j +
+            vᵀW_j).
 
-    Given one layer the units of the other are independent, which `BlockGibbs` makes use of. Where a layer is small, log Z and
-    samples are exact by enumeration. Binary units are 0 and 1; the energy itself takes any y.
+    Given one layer the units of the other are independent, which `BlockGibbs` makes use of. Where a
+    layer is small, log Z and samples are exact by enumeration. Binary units are 0 and 1; the energy
+    itself takes any y.
 
-    Source: Smolensky, 1986; Hinton, 2002 (Training products of experts by minimizing contrastive divergence); gaussian units:
-    Welling et al., 2005 (Exponential family harmoniums).
+    Source: Smolensky, 1986; Hinton, 2002 (Training products of experts by minimizing contrastive
+    divergence); gaussian units: Welling et al., 2005 (Exponential family harmoniums).
 
     Arguments:
         visible: how many visible units, the length of y's last axis.
@@ -39,7 +40,8 @@ class RBM(Unconditional):
         units: what visible units are: "binary", or "gaussian" with unit variance.
 
     Raises:
-        ValueError: for sizes below 1, unknown units, and (at the call) a y whose last axis is not `visible`.
+        ValueError: for sizes below 1, unknown units, and (at the call) a y whose last axis is not
+            `visible`.
 
     >>> rbm = RBM(visible=6, hidden=3)
     >>> rbm(torch.zeros(5, 6)).shape, round(rbm.tempered(0.0).log_z.exp().item())    # 2^9 states alike
@@ -58,10 +60,11 @@ class RBM(Unconditional):
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
 
     def tempered(self, beta: float) -> RBM:
-        """Views this machine with W, b and c multiplied by β, its parameters shared; at β = 0 units are independent.
+        """Views this machine with W, b and c multiplied by β, its parameters shared; at β = 0 units
+        are independent.
 
-        Gaussian units keep their unit variance. Landscapes `[rbm.tempered(k / K) for k in range(K + 1)]` lead from a known log Z
-        to this machine's (Salakhutdinov and Murray, 2008).
+        Gaussian units keep their unit variance. Landscapes `[rbm.tempered(k / K) for k in range(K +
+        1)]` lead from a known log Z to this machine's (Salakhutdinov and Murray, 2008).
         """
         if not isinstance(beta, int | float) or not 0 <= beta < math.inf:
             raise ValueError(f"tempered({beta}): pass a number of at least 0")
@@ -83,7 +86,9 @@ class RBM(Unconditional):
         return self._onto_hidden(v).sigmoid()
 
     def visible_given(self, h: Tensor) -> Tensor:
-        """Computes E[v | h], (*chains, visible): of binary units their probabilities, of gaussian ones their means."""
+        """Computes E[v | h], (*chains, visible): of binary units their probabilities, of gaussian
+        ones their means.
+        """
         field = self._onto_visible(h)
         return field.sigmoid() if self.units == "binary" else field
 
@@ -100,7 +105,8 @@ class RBM(Unconditional):
 
     @property
     def log_z(self) -> Tensor:
-        """Computes log Z (), differentiably, by enumerating the states of the smaller layer (gaussian units': the hidden one).
+        """Computes log Z (), differentiably, by enumerating the states of the smaller layer
+        (gaussian units': the hidden one).
 
         At β = 0 it is known for any size: units are independent.
 
@@ -140,7 +146,9 @@ class RBM(Unconditional):
         return self.units == "binary" and self.visible < self.hidden
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Goes through all states of a layer (states, units), with minus their free energies (states,)."""
+        """Goes through all states of a layer (states, units), with minus their free energies
+        (states,).
+        """
         units = self.visible if self._by_visible else self.hidden
         if units > MOST:
             raise ValueError(

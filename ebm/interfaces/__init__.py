@@ -1,10 +1,13 @@
-"""The four interfaces (Energy, Sampler, Objective, Task) and the values that pass between them. Start reading here.
+"""The four interfaces (Energy, Sampler, Objective, Task) and the values that pass between them.
+Start reading here.
 
-One promise carries the toolkit: *low energy is compatible, and an energy is any callable whose output shape is a prefix of
-its input's shape.* Data flow one way: task -> objective -> sampler -> energy.
+One promise carries the toolkit: *low energy is compatible, and an energy is any callable whose
+output shape is a prefix of its input's shape.* Data flow one way: task -> objective -> sampler ->
+energy.
 
-`values` holds what passes between components, `energy` scores y and checks gradients, `sampler` moves y along a trajectory,
-`task` shapes landscapes with data (objectives) and gives data their meaning (tasks).
+`values` holds what passes between components, `energy` scores y and checks gradients, `sampler`
+moves y along a trajectory, `task` shapes landscapes with data (objectives) and gives data their
+meaning (tasks).
 """
 
 from ebm.interfaces.abilities import FeedForward, Paced, Represents, Scorer, ScoresPatches
@@ -27,15 +30,7 @@ from ebm.interfaces.energy import (
     left,
     modules_of,
 )
-from ebm.interfaces.sampler import (
-    Sampler,
-    Unroll,
-    check_steps,
-    check_unroll,
-    detach,
-    eval_mode,
-    raise_if_not_finite,
-)
+from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
 from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
 

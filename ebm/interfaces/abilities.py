@@ -32,7 +32,6 @@ class Scorer(Protocol):
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of configurations y."""
-        ...
 
 
 @runtime_checkable
@@ -41,7 +40,6 @@ class FeedForward(Protocol):
 
     def predict(self, batch: Batch, start: Any, *, generator: torch.Generator | None = None) -> Prediction:
         """Predicts a batch in one forward pass, or in a fixed number of them."""
-        ...
 
 
 @runtime_checkable
@@ -50,7 +48,6 @@ class Paced(Protocol):
 
     def at(self, passes: int) -> Any:
         """Makes the predictor of the same weights that takes another number of passes."""
-        ...
 
 
 @runtime_checkable
@@ -61,7 +58,6 @@ class Decodes(Protocol):
 
     def extend(self, code: Any, context: Any) -> Any:
         """Makes a new code with ids (B, T) appended."""
-        ...
 
 
 @runtime_checkable
@@ -70,7 +66,6 @@ class PadsRows(Protocol):
 
     def padded(self, rows: list[list[int]]) -> Any:
         """Makes one context of rows of ids."""
-        ...
 
 
 @runtime_checkable
@@ -81,7 +76,6 @@ class DecodesFrames(Protocol):
 
     def extend(self, code: Any, context: Any) -> Any:
         """Makes a new code with frames (B, T, features) appended."""
-        ...
 
 
 @runtime_checkable
@@ -90,7 +84,6 @@ class FollowsCode(Protocol):
 
     def follow_code(self, code: Any) -> Tensor:
         """Predicts what follows each element of a code: (B, S, *event)."""
-        ...
 
 
 @runtime_checkable
@@ -99,7 +92,6 @@ class Follows(Protocol):
 
     def follow(self, frames: Tensor) -> Tensor:
         """Maps frames (B, S, features) to what follows each."""
-        ...
 
 
 @runtime_checkable
@@ -110,7 +102,6 @@ class ScoresPatches(Protocol):
 
     def patch_energies(self, y: Tensor, code: Any) -> Tensor:
         """Computes the energies (*more, B, rows, columns) of patches."""
-        ...
 
 
 @runtime_checkable
@@ -121,7 +112,6 @@ class Represents(Protocol):
 
     def representations(self, images: Tensor) -> list[Tensor]:
         """Computes features (n, D) of images (n, C, H, W) at every depth."""
-        ...
 
 
 # ---------------------------------------------------------------------------------------------------------- tasks
@@ -133,11 +123,9 @@ class Learns(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what was taken from the data."""
-        ...
 
     def load_state_dict(self, state: Any) -> Any:
         """Loads what `state_dict` returned, so that the data are not needed again."""
-        ...
 
 
 @runtime_checkable
@@ -146,7 +134,6 @@ class DrawsSamples(Protocol):
 
     def draw_samples(self, samples: Tensor) -> bytes:
         """Draws samples (n, *event) as a PNG."""
-        ...
 
 
 @runtime_checkable
@@ -173,7 +160,6 @@ class HoldsPhotographs(Tiled, Protocol):
 
     def held_out(self, split: str, limit: int) -> list[tuple[str, Tensor, Any]]:
         """Lists pictures: name, clean (C, h, w), and as a `Noisy` of one row."""
-        ...
 
 
 @runtime_checkable
@@ -185,15 +171,12 @@ class Films(Protocol):
 
     def read(self, file: Any, count: int, begin: float) -> tuple[Tensor, Tensor]:
         """Reads at most count frames: uint8 (n, 3, size, size), and features (n, features)."""
-        ...
 
     def decode(self, y: Tensor) -> Tensor:
         """Turns features (*more, features) into pixels (*more, 3, size, size) in [0, 1]."""
-        ...
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Measures how far features (*more, features) are from the batch's: (*more,)."""
-        ...
 
 
 class HoldsClips(Films, Protocol):
@@ -203,8 +186,6 @@ class HoldsClips(Films, Protocol):
 
     def tracks(self, split: str) -> list[Any]:
         """Lists encoded clips, `ebm.tasks.video.tracks.Track`s."""
-        ...
 
     def scaled(self, features: Tensor) -> Tensor:
         """Scales a track's features as the task's batches have them."""
-        ...

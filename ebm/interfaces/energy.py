@@ -32,8 +32,7 @@ class Energy(nn.Module):
     _compiled: tuple[Callable[..., Any], Callable[..., tuple[Tensor, Tensor]]] | None = None  # encode, and value with gradient
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Computes once all that does not depend on y; by default the code is the context itself.
-        """
+        """Computes once all that does not depend on y; by default the code is the context itself."""
         return context
 
     def extend(self, code: Any, context: Any) -> Any:
@@ -102,8 +101,7 @@ class Given:
 
 
 def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
-    """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both once more.
-    """
+    """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both once more."""
 
     def total(y: Tensor) -> tuple[Tensor, Tensor]:
         value = energy(y, code)
@@ -119,8 +117,7 @@ def bind(energy: EnergyFn, context: Any = None, level: int = -1) -> EnergyFn:
 
 
 def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> list[EnergyFn]:
-    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either.
-    """
+    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either."""
     if isinstance(energy, Energy):
         return energy.landscapes(context)
     if isinstance(energy, list | tuple | nn.ModuleList):
@@ -209,7 +206,8 @@ def _way_out(shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
 def modules_of(energy: Any) -> list[nn.Module]:
     """Lists the modules behind an energy function, if it has any."""
     while not isinstance(energy, nn.Module):
-        # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's method has it as `__self__`.
+        # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's
+        # method has it as `__self__`.
         energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
         if energy is None:
             return []
@@ -336,8 +334,7 @@ class SumEnergy(Several):
 
 
 class Modified(Energy):
-    """Wraps one energy and changes its values; landscapes, codes and contexts stay that energy's.
-    """
+    """Wraps one energy and changes its values; landscapes, codes and contexts stay that energy's."""
 
     def __init__(self, energy: EnergyFn) -> None:
         super().__init__()

@@ -187,7 +187,8 @@ def detach(state: Any) -> Any:
 class eval_mode:
     """Sets the modules behind energies to eval mode, and each back to its own mode at the end."""
 
-    # A class, so that one serves all steps of a landscape: a generator made anew at each is a few per cent of a cheap step.
+    # A class, so that one serves all steps of a landscape: a generator made anew at each is a few
+    # per cent of a cheap step.
     def __init__(self, energy: Any) -> None:
         parts = energy if isinstance(energy, list | tuple) else [energy]
         self.modules: list[nn.Module] = [module for part in parts for module in modules_of(part)]
@@ -211,7 +212,8 @@ class _Watch:
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def see(self, step: int, y: Tensor, energy: Tensor) -> None:
-        # A sum screens all values (a sum of finite values that overflows is sent on to the exact look below).
+        # A sum screens all values (a sum of finite values that overflows is sent on to the exact
+        # look below).
         if y.is_cpu:
             if not math.isfinite(y.sum().item() + energy.sum().item()):
                 raise_if_not_finite(step, y.detach(), energy.detach())

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
         if self.weight.shape != values.shape:
             raise ValueError(f"weight shape {tuple(self.weight.shape)} differs from the chains' {tuple(values.shape)}")
         total = self.weight.sum()
-        # What has no weight has no say, even where it is not finite; and an all-masked batch gives zero, not 0/0.
+        # What has no weight has no say, even where it is not finite; and an all-masked batch gives
+        # zero, not 0/0.
         counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
         return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
@@ -75,8 +76,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step reports: the energies (*chains,) it started from, their gradient, and acceptance.
-    """
+    """What a step reports: the energies (*chains,) it started from, their gradient, and acceptance."""
 
     energy: Tensor
     grad: Tensor | None = None

@@ -1,4 +1,6 @@
-"""Reads checkpoints of the Energy-Based Transformers reference (alexiglad/EBT), by its key and flag names."""
+"""Reads checkpoints of the Energy-Based Transformers reference (alexiglad/EBT), by its key and flag
+names.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,6 @@ from ebm.randomness import randn_like
 from ebm.samplers import GradientDescent, Monotone, ReplayAugmented
 from ebm.thinking import Thinker
 from ebm.words import nearest
-
-__all__ = ["Imported", "from_ebt_checkpoint"]
 
 Names = dict[str, str | tuple[str, ...]]
 
@@ -49,10 +49,11 @@ IDLE: dict[str, tuple[Any, ...]] = {
 
 
 class Imported(NamedTuple):
-    """A checkpoint of the reference as components of ours; a feed-forward one has a predictor alone.
+    """A checkpoint of the reference as components of ours; a feed-forward one has a predictor
+    alone.
 
-    `names` maps "energy.<parameter>", "sampler.<parameter>" or "predictor.<parameter>" to the reference's key, or to several
-    keys that we hold stacked along axis 0.
+    `names` maps "energy.<parameter>", "sampler.<parameter>" or "predictor.<parameter>" to the
+    reference's key, or to several keys that we hold stacked along axis 0.
     """
 
     energy: Energy | None
@@ -65,22 +66,28 @@ class Imported(NamedTuple):
 def from_ebt_checkpoint(
     state_dict_or_path: Mapping[str, Tensor] | str | Path, hparams: Mapping[str, Any] | Any = None, kind: str | None = None
 ) -> Imported:
-    """Reads a checkpoint of the reference: its weights, its inner loop, its loss and how it thinks at inference.
+    """Reads a checkpoint of the reference: its weights, its inner loop, its loss and how it thinks
+    at inference.
 
     Arguments:
-        state_dict_or_path: a state dict, or the path of a .safetensors or of a pickled checkpoint, which is read with
-            `weights_only=True`; keys may have the prefixes `model.` and `_orig_mod.`.
-        hparams: the reference's flags, as a mapping or a namespace; by default those in the checkpoint.
-        kind: text_ebt, video_ebt, image_ebt or text_transformer; by default told from the flags `modality` and `model_name`.
+        state_dict_or_path: a state dict, or the path of a .safetensors or of a pickled checkpoint,
+            which is read with `weights_only=True`; keys may have the prefixes `model.` and
+            `_orig_mod.`.
+        hparams: the reference's flags, as a mapping or a namespace; by default those in the
+            checkpoint.
+        kind: text_ebt, video_ebt, image_ebt or text_transformer; by default told from the flags
+            `modality` and `model_name`.
 
-    An image model's objective starts at `batch.context`, the noised images (or a `Noisy` that has them).
+    An image model's objective starts at `batch.context`, the noised images (or a `Noisy` that has
+    them).
 
-    Two things differ on purpose: an accepted-only-if-lower step keeps a rejected state as it was (the reference flattens it),
-    and evaluation draws no noise of its own but what the inference flags ask for.
+    Two things differ on purpose: an accepted-only-if-lower step keeps a rejected state as it was
+    (the reference flattens it), and evaluation draws no noise of its own but what the inference
+    flags ask for.
 
     Raises:
-        ValueError: for missing, unexpected or misshapen keys (which are named), a flag that we have no counterpart of, or a
-            file that is no such checkpoint.
+        ValueError: for missing, unexpected or misshapen keys (which are named), a flag that we have
+            no counterpart of, or a file that is no such checkpoint.
     """
     state, found = _read(state_dict_or_path)
     given = found if hparams is None else hparams
@@ -320,7 +327,9 @@ def _objective(sampler: GradientDescent, flags: Mapping[str, Any], energy: Energ
 
 
 def _thinker(energy: Energy, sampler: GradientDescent, flags: Mapping[str, Any]) -> Thinker:
-    """Makes the predictor that the inference flags describe; without them, training's own inner loop."""
+    """Makes the predictor that the inference flags describe; without them, training's own inner
+    loop.
+    """
     if not flags.get("infer_ebt_advanced"):
         return Thinker(energy, sampler)
     trained = sampler.step_size

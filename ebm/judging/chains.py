@@ -10,15 +10,18 @@ from torch import Tensor
 
 
 def effective_sample_size(draws: Tensor) -> Tensor:
-    """Counts how many independent draws tell the middle of a distribution as well as correlated ones do (bulk-ESS, by ArviZ).
+    """Counts how many independent draws tell the middle of a distribution as well as correlated
+    ones do (bulk-ESS, by ArviZ).
 
-    Of a stationary chain with autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains, and lower where chains disagree;
-    it may exceed N where draws alternate. A standard error of a mean is the deviation over its root.
+    Of a stationary chain with autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains, and
+    lower where chains disagree; it may exceed N where draws alternate. A standard error of a mean
+    is the deviation over its root.
 
     Source: Vehtari et al., 2021 (arXiv 1903.08008), rank-normalised and split.
 
     Arguments:
-        draws: (draws, chains, *event), as `torch.stack` makes of the states of a trajectory, its beginning left out.
+        draws: (draws, chains, *event), as `torch.stack` makes of the states of a trajectory, its
+            beginning left out.
 
     Returns:
         One number per coordinate (*event,), in float64.
@@ -35,18 +38,22 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 
 
 def split_rhat(draws: Tensor) -> Tensor:
-    """Compares chains with each other and with their own halves: 1 where all agree; above 1.01 they have not converged (ArviZ).
+    """Compares chains with each other and with their own halves: 1 where all agree; above 1.01 they
+    have not converged (ArviZ).
 
-    Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of the rank-normalised and the folded one.
+    Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of the rank-normalised and the
+    folded one.
 
     Arguments:
-        draws: (draws, chains, *event), at least two chains, from starts that are further apart than the distribution is wide.
+        draws: (draws, chains, *event), at least two chains, from starts that are further apart than
+            the distribution is wide.
 
     Returns:
         One number per coordinate (*event,), in float64; NaN for one that never moves in any chain.
 
     Raises:
-        ValueError: for another shape, fewer than 4 draws or 2 chains, and values that are not finite.
+        ValueError: for another shape, fewer than 4 draws or 2 chains, and values that are not
+            finite.
         ImportError: ArviZ is not installed.
 
     >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))

@@ -26,25 +26,28 @@ class _Found(nn.Module):
 def frechet_distance(
     samples: Tensor, data: Tensor, features: Callable[[Tensor], Tensor] | None = None, *, batch_size: int = 256
 ) -> float:
-    """Measures the squared Fréchet distance of two Gaussians that are fitted to features of samples and of data:
+    """Measures the squared Fréchet distance of two Gaussians that are fitted to features of samples
+    and of data:
 
         |μ − μ'|² + tr(Σ + Σ' − 2 (Σ Σ')^(1/2)).
 
-    With the features of an Inception network this is the FID; with those of a classifier of your own data it says more about
-    these. Both sets need many more rows than there are features, and equally many where distances are compared: the estimate is
-    biased upwards by few rows. By torchmetrics, in float64.
+    With the features of an Inception network this is the FID; with those of a classifier of your
+    own data it says more about these. Both sets need many more rows than there are features, and
+    equally many where distances are compared: the estimate is biased upwards by few rows. By
+    torchmetrics, in float64.
 
     Source: Heusel et al., 2017 (arXiv 1706.08500), equation 6.
 
     Arguments:
         samples: (n, *event).
         data: (m, *event).
-        features: maps a batch to features (batch, d), without gradient and in eval mode; None takes the values themselves.
+        features: maps a batch to features (batch, d), without gradient and in eval mode; None takes
+            the values themselves.
         batch_size: rows that pass through `features` at once.
 
     Raises:
-        ValueError: for events that differ, fewer rows than two, a batch_size below one, and features that are not finite or
-            no (batch, d).
+        ValueError: for events that differ, fewer rows than two, a batch_size below one, and
+            features that are not finite or no (batch, d).
         ImportError: torchmetrics is not installed.
 
     >>> g = torch.Generator().manual_seed(0)

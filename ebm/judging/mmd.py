@@ -73,7 +73,8 @@ def mmd_permutation_test(
 
     References:
         | A Kernel Two-Sample Test (Gretton et al., 2012), JMLR 13, Eq. (3)
-        | Permutation P-values Should Never Be Zero (Phipson & Smyth, 2010), Stat. Appl. Genet. Mol. Biol. 9(1)
+        | Permutation P-values Should Never Be Zero (Phipson & Smyth, 2010), Stat. Appl. Genet. Mol.
+        Biol. 9(1)
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(2, 100, 2, generator=g)

@@ -19,7 +19,8 @@ RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5t
 class LogZ(NamedTuple):
     """An estimate of log Z in nats, its confidence interval, and what it was made of.
 
-    `log_weights` (chains,) are log w + log Z of the base; `effective` is how many chains of equal weight would do as well.
+    `log_weights` (chains,) are log w + log Z of the base; `effective` is how many chains of equal
+    weight would do as well.
     """
 
     estimate: float
@@ -63,21 +64,25 @@ def annealed_importance_sampling(
     confidence: float = 0.99,
     generator: torch.Generator | None = None,
 ) -> LogZ:
-    """Estimates the log Z of the last landscape by chains from the first, whose log Z is known. For each chain
+    """Estimates the log Z of the last landscape by chains from the first, whose log Z is known. For
+    each chain
 
-        log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    y_k by `steps` steps on landscape k from y_{k−1},    k = 1 … K,
+        log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    y_k by `steps` steps on landscape k from
+        y_{k−1},    k = 1 … K,
 
-    and Z is Z_0 times the mean of w: unbiased for Z, whatever the path and however few the steps, and so a stochastic lower bound
-    of log Z in the mean. More landscapes make the weights alike, which is what precision takes: look at `effective`. The
-    interval is a bootstrap of the studentised mean of w. It cannot know of modes that no chain found: see
+    and Z is Z_0 times the mean of w: unbiased for Z, whatever the path and however few the steps,
+    and so a stochastic lower bound of log Z in the mean. More landscapes make the weights alike,
+    which is what precision takes: look at `effective`. The interval is a bootstrap of the
+    studentised mean of w. It cannot know of modes that no chain found: see
     `reverse_annealed_importance_sampling`, the bound from the other side.
 
     Source: Neal, 2001 (arXiv physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
 
     Arguments:
         landscapes: E_0 … E_K, as of `geometric_path`, or `RBM.tempered`.
-        sampler: one that leaves exp(−E) alone exactly (MALA, HMC, NUTS, Gibbs), with a step size that suits all landscapes;
-            where the narrow ones need smaller steps, `Annealed(sampler, step_scales=…)`, one for each of E_1 … E_{K−1}.
+        sampler: one that leaves exp(−E) alone exactly (MALA, HMC, NUTS, Gibbs), with a step size
+            that suits all landscapes; where the narrow ones need smaller steps, `Annealed(sampler,
+            step_scales=…)`, one for each of E_1 … E_{K−1}.
         start: exact draws of exp(−E_0)/Z_0 (chains, *event).
         log_z: log Z_0; by default the first landscape's attribute `log_z`.
         steps: steps on each landscape, by default the sampler's own number.
@@ -85,8 +90,8 @@ def annealed_importance_sampling(
         generator: where draws come from.
 
     Raises:
-        ValueError: for fewer than two landscapes or chains, a base whose log Z is not known, or a sampler that samples something
-            else than exp(−E).
+        ValueError: for fewer than two landscapes or chains, a base whose log Z is not known, or a
+            sampler that samples something else than exp(−E).
         FloatingPointError: where a chain or a weight stops being finite.
 
     >>> from ebm.energies import Gaussian
@@ -113,16 +118,20 @@ def reverse_annealed_importance_sampling(
     confidence: float = 0.99,
     generator: torch.Generator | None = None,
 ) -> LogZ:
-    """Estimates the log Z of the last landscape from above, by chains that start as its exact samples and are annealed back.
+    """Estimates the log Z of the last landscape from above, by chains that start as its exact
+    samples and are annealed back.
 
-    The same weights along the reversed path estimate Z_0/Z_K without bias, so that log Z_0 minus the log of their mean is a
-    stochastic upper bound in the mean: together with `annealed_importance_sampling` log Z lies in between. Samples that are only
-    nearly the last landscape's (data, of a model that learned them) make it a heuristic.
+    The same weights along the reversed path estimate Z_0/Z_K without bias, so that log Z_0 minus
+    the log of their mean is a stochastic upper bound in the mean: together with
+    `annealed_importance_sampling` log Z lies in between. Samples that are only nearly the last
+    landscape's (data, of a model that learned them) make it a heuristic.
 
-    Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda et al., 2015 (arXiv 1412.8566).
+    Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda et al., 2015
+    (arXiv 1412.8566).
 
     Arguments:
-        landscapes: E_0 … E_K in the order of the forward path: the base, whose log Z is known, comes first.
+        landscapes: E_0 … E_K in the order of the forward path: the base, whose log Z is known,
+            comes first.
         samples: exact draws of the last landscape (chains, *event).
         sampler, log_z, steps, confidence, generator: as `annealed_importance_sampling`'s.
 
@@ -148,7 +157,9 @@ def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> floa
 def _log_weights(
     landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: torch.Generator | None
 ) -> Tensor:
-    """Walks along a path, and sums up how much lower each chain lies on every next landscape (chains,)."""
+    """Walks along a path, and sums up how much lower each chain lies on every next landscape
+    (chains,).
+    """
     if sampler.stationary is False:
         raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
     if sampler.differentiable:
@@ -177,10 +188,12 @@ def _fall(here: EnergyFn, there: EnergyFn, y: Tensor) -> Tensor:
 
 
 def _interval(log_weights: Tensor, confidence: float, generator: torch.Generator | None) -> tuple[float, float, float, float]:
-    """Computes log mean w, its interval by a bootstrap of (mean* − mean)/se*, and the effective number of weights.
+    """Computes log mean w, its interval by a bootstrap of (mean* − mean)/se*, and the effective
+    number of weights.
 
-    Of intervals that were compared on lognormal weights (normal on the scale of w or of log w, percentiles) this one misses
-    least where weights are heavy-tailed: it knows that a mean that is too low comes with too small an error.
+    Of intervals that were compared on lognormal weights (normal on the scale of w or of log w,
+    percentiles) this one misses least where weights are heavy-tailed: it knows that a mean that is
+    too low comes with too small an error.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: pass a number between 0 and 1")
@@ -193,7 +206,8 @@ def _interval(log_weights: Tensor, confidence: float, generator: torch.Generator
         ratios.append((drawn.mean() - mean) / (drawn.std() / math.sqrt(count)).clamp(min=torch.finfo(mean.dtype).tiny))
     tail = (1 - confidence) / 2
     below, above = torch.stack(ratios).quantile(torch.tensor([tail, 1 - tail]).to(mean)).tolist()
-    # Where weights vary so much that the interval reaches below zero, log Z has no bound from below.
+    # Where weights vary so much that the interval reaches below zero, log Z has no bound from
+    # below.
     low, high = ((mean - end * error).clamp(min=0).log() + top for end in (above, below))
     effective = weights.sum().square() / weights.square().sum()
     return float(mean.log() + top), float(low), float(high), float(effective)

@@ -12,32 +12,38 @@ from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode
 
 
 class SteinTest(NamedTuple):
-    """The squared discrepancy of samples from an energy, and the chance of one as large if they were its own."""
+    """The squared discrepancy of samples from an energy, and the chance of one as large if they
+    were its own.
+    """
 
     discrepancy: float
     p: float
 
 
 def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: float | None = None, beta: float = -0.5) -> float:
-    """Estimates the squared kernelised Stein discrepancy of samples from p ∝ exp(−E), without bias: it may fall below zero.
+    """Estimates the squared kernelised Stein discrepancy of samples from p ∝ exp(−E), without bias:
+    it may fall below zero.
 
-        KSD² = mean_{i≠j} u(xᵢ, xⱼ),    u(x, y) = s(x)ᵀs(y) k + s(x)ᵀ∇_y k + s(y)ᵀ∇_x k + tr ∇_x∇_yᵀ k,    s = −∇E,
+        KSD² = mean_{i≠j} u(xᵢ, xⱼ),    u(x, y) = s(x)ᵀs(y) k + s(x)ᵀ∇_y k + s(y)ᵀ∇_x k + tr ∇_x∇_yᵀ
+        k,    s = −∇E,
 
-    with the inverse multiquadric kernel k(x, y) = (c² + |x − y|²)^β, which sees all of a distribution. It needs neither log Z nor
-    reference samples. Modes without samples in them, far from others, it hardly sees. Takes O(n²) memory, in float64.
+    with the inverse multiquadric kernel k(x, y) = (c² + |x − y|²)^β, which sees all of a
+    distribution. It needs neither log Z nor reference samples. Modes without samples in them, far
+    from others, it hardly sees. Takes O(n²) memory, in float64.
 
-    Source: Liu et al., 2016 (arXiv 1602.03253); Chwialkowski et al., 2016 (arXiv 1602.02964); kernel: Gorham and Mackey, 2017
-    (arXiv 1703.01717).
+    Source: Liu et al., 2016 (arXiv 1602.03253); Chwialkowski et al., 2016 (arXiv 1602.02964);
+    kernel: Gorham and Mackey, 2017 (arXiv 1703.01717).
 
     Arguments:
         samples: (n, *event).
         energy: maps them to energies (n,), in eval mode.
-        bandwidth: c, by default the median distance of different samples. Pass one value to compare several discrepancies.
+        bandwidth: c, by default the median distance of different samples. Pass one value to compare
+            several discrepancies.
         beta: β, between −1 and 0.
 
     Raises:
-        ValueError: for fewer than two samples, an energy that does not score them one by one, values that are not finite, and a
-            bandwidth or β out of range.
+        ValueError: for fewer than two samples, an energy that does not score them one by one,
+            values that are not finite, and a bandwidth or β out of range.
 
     >>> y = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     >>> right, wide = (lambda y: y.square().sum(-1) / 2), (lambda y: y.square().sum(-1) / 4)
@@ -57,10 +63,12 @@ def stein_test(
     resamples: int = 1000,
     generator: torch.Generator | None = None,
 ) -> SteinTest:
-    """Tests whether independent samples come from p ∝ exp(−E), by a wild bootstrap of `kernel_stein_discrepancy`.
+    """Tests whether independent samples come from p ∝ exp(−E), by a wild bootstrap of
+    `kernel_stein_discrepancy`.
 
-    With random signs wᵢ, p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= observed}) / (1 + resamples). Samples must be independent, as
-    the ends of independent chains are; successive draws of one chain are not.
+    With random signs wᵢ, p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= observed}) / (1 + resamples).
+    Samples must be independent, as the ends of independent chains are; successive draws of one
+    chain are not.
 
     Source: Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
 
@@ -84,7 +92,8 @@ def stein_test(
     signs = torch.randint(2, (resamples, len(kernel)), generator=generator, device=kernel.device).to(kernel) * 2 - 1
     # Signs square to 1, so that the diagonal is the same in all.
     pairs = ((signs @ kernel) * signs).sum(-1) - kernel.diagonal().sum()
-    # The slack makes signs that are all equal count as the observed ones, however their sums were rounded.
+    # The slack makes signs that are all equal count as the observed ones, however their sums were
+    # rounded.
     least = observed - 1e-12 * kernel.abs().mean()
     count = int((pairs / (len(kernel) * (len(kernel) - 1)) >= least).sum())
     return SteinTest(float(observed), (1 + count) / (1 + resamples))

@@ -1,4 +1,6 @@
-"""Classification: cross-entropy of a joint classifier's labels, alone or beside the likelihood of its inputs (JEM)."""
+"""Classification: cross-entropy of a joint classifier's labels, alone or beside the likelihood of
+its inputs (JEM).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class CrossEntropy(Objective):
     Terms: cross_entropy, accuracy.
 
     Raises:
-        ValueError: (at the call) the energy has no `logits`, the context holds no labels, or a start is given.
+        ValueError: (at the call) the energy has no `logits`, the context holds no labels, or a
+            start is given.
 
     >>> from ebm.energies import JointClassifier
     >>> energy = JointClassifier(torch.nn.Linear(2, 4, bias=False), event=1)
@@ -52,8 +55,9 @@ class JointLikelihood(Objective):
 
         L = −log p(x) + w (−log p(c | x)),
 
-    the first term by contrastive divergence on E(x), persistent with a `ReplayAugmented` sampler, the second by cross-entropy.
-    w = 1 is log p(x, c) itself; more leans towards the labels, of which a batch tells less than of its inputs.
+    the first term by contrastive divergence on E(x), persistent with a `ReplayAugmented` sampler,
+    the second by cross-entropy. w = 1 is log p(x, c) itself; more leans towards the labels, of
+    which a batch tells less than of its inputs.
 
     Source: Grathwohl et al., 2020 (arXiv 1912.03263), equation 7 (w = 1).
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, bind, landscapes
 from ebm.randomness import randn_like
 
-# A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of size 1e-6 moves further.
+# A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of
+# size 1e-6 moves further.
 STILL = 1e-3
 
 
@@ -20,24 +21,28 @@ class ContrastiveDivergence(Objective):
 
         L = E[E(x)] − E[E(x⁻)] + energy_l2 (E[E(x)²] + E[E(x⁻)²]),
 
-    where x are data and x⁻ the ends of the sampler's chains, taken as constants: ∇L without the L2 is the gradient of the
-    negative log-likelihood, but for the chains' bias. Chains that start at data: CD-k; at noise: short-run; from a buffer
-    (a `ReplayAugmented` sampler): persistent CD, whose fresh rows start as `start` says.
+    where x are data and x⁻ the ends of the sampler's chains, taken as constants: ∇L without the L2
+    is the gradient of the negative log-likelihood, but for the chains' bias. Chains that start at
+    data: CD-k; at noise: short-run; from a buffer (a `ReplayAugmented` sampler): persistent CD,
+    whose fresh rows start as `start` says.
 
-    Source: Hinton, 2002; Tieleman, 2008; Nijkamp et al., 2019 (arXiv 1904.09770); L2: Du and Mordatch, 2019, eq. (4).
+    Source: Hinton, 2002; Tieleman, 2008; Nijkamp et al., 2019 (arXiv 1904.09770); L2: Du and
+    Mordatch, 2019, eq. (4).
 
     Arguments:
         sampler: moves the chains.
         start: "data" or "noise" (the task's start, or standard normal noise without a task).
         energy_l2: weight of the squared energies, which holds their size near zero.
-        data_noise: standard deviation of normal noise added to the data, which smooths a landscape over lattice-like data.
+        data_noise: standard deviation of normal noise added to the data, which smooths a landscape
+            over lattice-like data.
         task: says what noise is.
 
-    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around zero), and how the chains fared:
-    displacement (mean distance between a chain's ends), frozen (the fraction that moved by less than 1e-3), grad_norm (at the
-    last step), acceptance (mean over the steps, where steps are accepted or rejected), clamped (the fraction of entries that the
-    sampler's retraction changes at the end, where it has one), buffer_age (mean number of trajectories behind the stored rows,
-    where there is a buffer).
+    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around
+    zero), and how the chains fared: displacement (mean distance between a chain's ends), frozen
+    (the fraction that moved by less than 1e-3), grad_norm (at the last step), acceptance (mean over
+    the steps, where steps are accepted or rejected), clamped (the fraction of entries that the
+    sampler's retraction changes at the end, where it has one), buffer_age (mean number of
+    trajectories behind the stored rows, where there is a buffer).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> objective = ContrastiveDivergence(LangevinDynamics(step_size=0.1, steps=5))

@@ -1,4 +1,6 @@
-"""Denoising score matching: the energy's gradient at a noised point should say which way the noise went."""
+"""Denoising score matching: the energy's gradient at a noised point should say which way the noise
+went.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,19 @@ class DenoisingScoreMatching(Objective):
 
         L = E ½ ‖σ ∇E(x + σ ξ) − ξ‖²,    ξ ~ N(0, I),
 
-    which is σ² times the score matching loss at level σ, summed over a chain's event axes. It draws no samples. With a ladder
-    σ_0 … σ_{L−1}, rows are spread evenly over the levels: an energy with L landscapes learns one level in each, an energy with
-    a single one all of them together.
+    which is σ² times the score matching loss at level σ, summed over a chain's event axes. It draws
+    no samples. With a ladder σ_0 … σ_{L−1}, rows are spread evenly over the levels: an energy with
+    L landscapes learns one level in each, an energy with a single one all of them together.
 
-    Source: Vincent, 2011, eq. (9); weighted by σ² over a ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq. (5) and (6).
+    Source: Vincent, 2011, eq. (9); weighted by σ² over a ladder: Song and Ermon, 2019 (arXiv
+    1907.05600), eq. (5) and (6).
 
     Arguments:
-        sigma: the noise's standard deviation, or a ladder of them in the order of the energy's landscapes.
+        sigma: the noise's standard deviation, or a ladder of them in the order of the energy's
+            landscapes.
 
-    Terms: energy_data, grad_norm (at the noised points), and loss_i for every landscape of a ladder.
+    Terms: energy_data, grad_norm (at the noised points), and loss_i for every landscape of a
+    ladder.
 
     >>> energy = lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)        # N(0, 1) data, noised by 0.5
     >>> g = torch.Generator().manual_seed(0)

@@ -13,12 +13,13 @@ from ebm.randomness import randn_like
 
 
 class Diffusion(Objective):
-    """Trains a `DiT` to predict the noise ε at steps t that are drawn evenly, and its variance by the variational bound.
+    """Trains a `DiT` to predict the noise ε at steps t that are drawn evenly, and its variance by
+    the variational bound.
 
         L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = sqrt(ā_t) x + sqrt(1 − ā_t) ε,
 
-    where the bound's mean is detached: the variance alone follows it. Targets are clean pictures in [−1, 1]; of a batch's noisy
-    ones nothing is used. The schedule is the energy's own.
+    where the bound's mean is detached: the variance alone follows it. Targets are clean pictures in
+    [−1, 1]; of a batch's noisy ones nothing is used. The schedule is the energy's own.
 
     Source: Improved DDPM (arXiv 2102.09672), equation 16; with the bound's weight of 1, as in DiT.
 
@@ -28,7 +29,8 @@ class Diffusion(Objective):
         vlb: whether the variance is learned.
 
     Raises:
-        ValueError: steps are no such pair, or (at the call) the energy predicts no noise or its schedule does not have them.
+        ValueError: steps are no such pair, or (at the call) the energy predicts no noise or its
+            schedule does not have them.
 
     Terms: noise_error (mean squared), vlb (bits a number).
 
@@ -52,7 +54,8 @@ class Diffusion(Objective):
         """Computes the loss of one batch, at steps and noise that are drawn anew.
 
         Raises:
-            ValueError: the energy predicts no noise, its schedule is too short, or a start is given.
+            ValueError: the energy predicts no noise, its schedule is too short, or a start is
+                given.
         """
         if not hasattr(energy, "noise_and_variance"):
             raise ValueError(f"{type(energy).__name__} has no noise_and_variance(y, step): diffusion trains a DiT")
@@ -63,7 +66,8 @@ class Diffusion(Objective):
         if high >= schedule.steps:
             raise ValueError(f"steps={self.steps}: the energy's schedule has steps 0 to {schedule.steps - 1}")
         check_configuration(batch.target, generator)
-        # Mixed precision rounds what a module is given: weak noise, and the bound, need more digits than that.
+        # Mixed precision rounds what a module is given: weak noise, and the bound, need more digits
+        # than that.
         clean = batch.target.to(torch.promote_types(batch.target.dtype, torch.float32))
         step = torch.randint(low, high + 1, clean.shape[:1], generator=generator, device=clean.device)
         noise = randn_like(clean, generator)

@@ -1,4 +1,6 @@
-"""Energy matching: far from data the energy's slope is a straight flow, near them its density is theirs."""
+"""Energy matching: far from data the energy's slope is a straight flow, near them its density is
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,21 @@ from ebm.randomness import randn_like
 
 
 class EnergyMatching(Objective):
-    """Makes downhill the straight way from noise x₀ to data x₁, and, with a sampler, the density near data that of data:
+    """Makes downhill the straight way from noise x₀ to data x₁, and, with a sampler, the density
+    near data that of data:
 
-        L = E w(t) ‖∇E(x_t) + x₁ − x₀‖² + cd_weight (E[E(x₁)] − E[E(x⁻)]),    x_t = (1 − t) x₀ + t x₁,    t ~ U(0, 1),
+        L = E w(t) ‖∇E(x_t) + x₁ − x₀‖² + cd_weight (E[E(x₁)] − E[E(x⁻)]),    x_t = (1 − t) x₀ + t
+        x₁,    t ~ U(0, 1),
 
-    summed over a chain's event axes, with w(t) = min(1, (1 − t) / (1 − cutoff)). Noise and data are paired by optimal transport
-    within the batch, so that paths hardly cross and a flow that is a gradient can follow them. Half of the chains, drawn anew for
-    each batch, start at data and half at noise. An energy with several landscapes is trained in its last.
+    summed over a chain's event axes, with w(t) = min(1, (1 − t) / (1 − cutoff)). Noise and data are
+    paired by optimal transport within the batch, so that paths hardly cross and a flow that is a
+    gradient can follow them. Half of the chains, drawn anew for each batch, start at data and half
+    at noise. An energy with several landscapes is trained in its last.
 
-    The paper trains the flow first, without a sampler, and then both, with Langevin chains whose temperature rises from 0 to a
-    small ε near data: LangevinDynamics(step_size=0.01, steps=200, temperature=lambda t: 0.01 * min(1.0, t / 100)). The density
-    is then exp(−E/ε), and samples are drawn by the same chains from noise.
+    The paper trains the flow first, without a sampler, and then both, with Langevin chains whose
+    temperature rises from 0 to a small ε near data: LangevinDynamics(step_size=0.01, steps=200,
+    temperature=lambda t: 0.01 * min(1.0, t / 100)). The density is then exp(−E/ε), and samples are
+    drawn by the same chains from noise.
 
     Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2.
 
@@ -33,15 +39,15 @@ class EnergyMatching(Objective):
         sampler: moves the chains of the contrastive part; without one, there is the flow alone.
         cd_weight: weight of the contrastive part.
         cutoff: where on the path, from 0 to 1, the flow's weight begins to fall; 1 means nowhere.
-        pairing: "optimal" (needs SciPy; it looks at targets alone, and so ties noise to contexts where there are any) or
-            "independent".
+        pairing: "optimal" (needs SciPy; it looks at targets alone, and so ties noise to contexts
+            where there are any) or "independent".
 
     Raises:
         ValueError: for a negative weight, a cutoff outside [0, 1], and an unknown pairing.
         ImportError: SciPy is not installed, at the call.
 
-    Terms: flow (its loss), energy_path, path_norm (mean of ‖∇E‖ on the paths), and with a sampler those of
-    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
+    Terms: flow (its loss), energy_path, path_norm (mean of ‖∇E‖ on the paths), and with a sampler
+    those of `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
 
     >>> energy = lambda y: -3 * y.sum(-1)                  # moves everything by 3 in each direction, as these data ask for
     >>> g = torch.Generator().manual_seed(0)
@@ -73,7 +79,9 @@ class EnergyMatching(Objective):
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the noise x₀, which is paired all the same."""
+        """Computes the loss of one batch; `start` replaces the noise x₀, which is paired all the
+        same.
+        """
         x1 = batch.target
         check_configuration(x1, generator)
         x0 = randn_like(x1, generator) if start is None else start
@@ -95,7 +103,8 @@ class EnergyMatching(Objective):
 
 
 def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Permutes rows of noise so that the sum of |x₁ − x₀|² over the batch is least; chains without weight have no say.
+    """Permutes rows of noise so that the sum of |x₁ − x₀|² over the batch is least; chains without
+    weight have no say.
 
     >>> paired(torch.tensor([[1.0], [9.0], [5.0]]), torch.tensor([[8.0], [2.0], [4.0]])).flatten().tolist()
     [9.0, 1.0, 5.0]
@@ -111,7 +120,8 @@ def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
     counts = counts[rows]
     x1 = torch.where(counts, x1, 0)
     cost = -2 * x1 @ x0.mT + counts.double() @ (x0**2).mT  # |x₁|² is every column's
-    # Values that are not finite have no best pairing, and no finite loss either, which is where they are to be found.
+    # Values that are not finite have no best pairing, and no finite loss either, which is where
+    # they are to be found.
     _, column = linear_sum_assignment(cost.nan_to_num().numpy())
     order = torch.arange(len(noise))
     order[rows] = rows[torch.from_numpy(column)]

@@ -1,4 +1,6 @@
-"""Equilibrium matching: one landscape whose slope leads from noise to data, and comes to rest there."""
+"""Equilibrium matching: one landscape whose slope leads from noise to data, and comes to rest
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,19 @@ from ebm.randomness import randn_like
 
 
 class EquilibriumMatching(Objective):
-    """Fits an energy's slope along straight paths from noise ε to data x, with a target that falls to zero at data:
+    """Fits an energy's slope along straight paths from noise ε to data x, with a target that falls
+    to zero at data:
 
-        L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),    c(γ) = λ min(1, (1 − γ) / (1 − a)),
+        L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),    c(γ) = λ
+        min(1, (1 − γ) / (1 − a)),
 
-    summed over a chain's event axes. The energy is not told γ: its slope is the mean over all paths through a point. Samples are
-    descents from noise, `GradientDescent` with Nesterov's momentum in the paper; they are not draws of exp(−E). It draws no
-    chains. An energy with several landscapes is trained in its last.
+    summed over a chain's event axes. The energy is not told γ: its slope is the mean over all paths
+    through a point. Samples are descents from noise, `GradientDescent` with Nesterov's momentum in
+    the paper; they are not draws of exp(−E). It draws no chains. An energy with several landscapes
+    is trained in its last.
 
-    Source: Wang and Du, 2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated decay.
+    Source: Wang and Du, 2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated
+    decay.
 
     Arguments:
         cutoff: a, from 0 to below 1: where on the path the target begins to fall.
@@ -63,7 +69,8 @@ class EquilibriumMatching(Objective):
 
 
 def decay(t: Tensor, cutoff: float) -> Tensor:
-    """Computes the truncated decay min(1, (1 − t)/(1 − cutoff)): 1 up to the cutoff, then down to 0 at t = 1.
+    """Computes the truncated decay min(1, (1 − t)/(1 − cutoff)): 1 up to the cutoff, then down to 0
+    at t = 1.
 
     >>> decay(torch.tensor([0.0, 0.5, 0.75, 1.0]), cutoff=0.5)
     tensor([1.0000, 1.0000, 0.5000, 0.0000])

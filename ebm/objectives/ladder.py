@@ -21,7 +21,8 @@ def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) 
     if levels == 1:
         return {0: torch.arange(len(data), device=data.device)}
     order = torch.randperm(len(data), generator=generator, device=data.device)
-    # Which level the first row gets is drawn too: else the last levels would get fewer rows, or none of a small batch.
+    # Which level the first row gets is drawn too: else the last levels would get fewer rows, or
+    # none of a small batch.
     first = int(torch.randint(levels, (), generator=generator, device=data.device))
     return {(first + place) % levels: order[place::levels] for place in range(min(levels, len(data)))}
 

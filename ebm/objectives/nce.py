@@ -1,4 +1,6 @@
-"""Noise-contrastive estimation: telling data from noise of a known density teaches their density, its normaliser included."""
+"""Noise-contrastive estimation: telling data from noise of a known density teaches their density,
+its normaliser included.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,28 @@ class NoiseContrastiveEstimation(Objective):
 
         L = E[softplus(−G(x))] + ν E[softplus(G(y))],    G(u) = −E(u) − log Z − log q(u) − log ν,
 
-    the logistic loss of a classifier with the logit G, which is least where exp(−E)/Z is the data's density. log Z is a parameter
-    of the objective, so it is trained with the energy's and read off as `objective.log_z`. The nearer the noise comes to the
-    data, and the more of it there is, the less the estimates vary. With a context all its values share one log Z: what differs
-    between them the energy learns. Of several landscapes the last is trained.
+    the logistic loss of a classifier with the logit G, which is least where exp(−E)/Z is the data's
+    density. log Z is a parameter of the objective, so it is trained with the energy's and read off
+    as `objective.log_z`. The nearer the noise comes to the data, and the more of it there is, the
+    less the estimates vary. With a context all its values share one log Z: what differs between
+    them the energy learns. Of several landscapes the last is trained.
 
-    Source: Noise-contrastive estimation of unnormalized statistical models (Gutmann and Hyvärinen, 2012).
+    Source: Noise-contrastive estimation of unnormalized statistical models (Gutmann and Hyvärinen,
+    2012).
 
     Arguments:
-        noise: q, the standard deviation of normal noise about zero, or an energy with `sample` and `log_z`, held constant.
+        noise: q, the standard deviation of normal noise about zero, or an energy with `sample` and
+            `log_z`, held constant.
         ratio: ν, rows of noise for every row of data.
         log_z: where log Z starts.
 
-    Terms: energy_data, energy_noise, accuracy (of the classifier, data and noise counting alike), log_z.
+    Terms: energy_data, energy_noise, accuracy (of the classifier, data and noise counting alike),
+    log_z.
 
     Raises:
-        ValueError: for noise that cannot be drawn or has no density, a ratio below 1, a log_z that is not finite, and (at the
-            call) noise of another shape than the data's, or where a start is given.
+        ValueError: for noise that cannot be drawn or has no density, a ratio below 1, a log_z that
+            is not finite, and (at the call) noise of another shape than the data's, or where a
+            start is given.
 
     >>> objective = NoiseContrastiveEstimation(log_z=math.log(2 * math.pi))
     >>> loss = objective(lambda y: (y**2).sum(-1) / 2, Batch(torch.randn(5, 2)))    # it is the noise: nothing tells them apart
@@ -74,10 +81,12 @@ class NoiseContrastiveEstimation(Objective):
 
 
 class Noise(nn.Module):
-    """Draws rows beside data and knows their density q: normal noise about zero, or an analytic energy's exact samples.
+    """Draws rows beside data and knows their density q: normal noise about zero, or an analytic
+    energy's exact samples.
 
     Raises:
-        ValueError: for a standard deviation that is not positive, and an energy without `sample` or `log_z`.
+        ValueError: for a standard deviation that is not positive, and an energy without `sample` or
+            `log_z`.
 
     >>> noise = Noise(2.0)
     >>> rows = noise.draw(3, torch.zeros(5, 2), (5,))

@@ -16,9 +16,11 @@ class Reconstruction(Objective):
 
     With y_1 … y_K the states of a trajectory and d the distance to the target,
 
-        L = mean_k d(y_k)  (reduce="mean", the graph kept within each step),   or   L = d(y_K)  (reduce="last").
+        L = mean_k d(y_k)  (reduce="mean", the graph kept within each step),   or   L = d(y_K)
+        (reduce="last").
 
-    Second order: the gradient passes through the sampler's own gradients. Source: arXiv 2507.02092, section 3.
+    Second order: the gradient passes through the sampler's own gradients. Source: arXiv 2507.02092,
+    section 3.
 
     Arguments:
         sampler: moves y from the start; its learnable step sizes train with the energy.
@@ -26,9 +28,11 @@ class Reconstruction(Objective):
         start: start(batch, generator=) -> y_0.
         distance: distance(y, batch) -> (*chains,), differentiable.
         reduce: "mean" over the steps, or the "last" step only.
-        unroll: which graph is kept; "each" for mean and "last" for last, unless given ("full" is the whole trajectory).
+        unroll: which graph is kept; "each" for mean and "last" for last, unless given ("full" is
+            the whole trajectory).
 
-    Terms: first_step, last_step (mean distances), energy_gap (mean energy before the first step minus before the last).
+    Terms: first_step, last_step (mean distances), energy_gap (mean energy before the first step
+    minus before the last).
 
     >>> from ebm.samplers import GradientDescent
     >>> objective = Reconstruction(

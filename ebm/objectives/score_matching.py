@@ -1,4 +1,6 @@
-"""Score matching: the energy's gradient and curvature at data say how far its score is from theirs, without their score."""
+"""Score matching: the energy's gradient and curvature at data say how far its score is from theirs,
+without their score.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ class ScoreMatching(Objective):
 
         L = E[½ ‖∇E(x)‖² − ΔE(x)],    ΔE = Σ_i ∂²E/∂x_i²,
 
-    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p alone. The normaliser falls out, nothing is drawn. The
-    Laplacian takes one Hessian-vector product for every entry of an event, all chains at once: fine for a few dimensions, and
-    for images see `SlicedScoreMatching`. The loss is third order, so E has to be smooth: where it is piecewise linear, as with
-    ReLUs, the Laplacian is zero. Of several landscapes the last is trained.
+    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p alone. The normaliser falls
+    out, nothing is drawn. The Laplacian takes one Hessian-vector product for every entry of an
+    event, all chains at once: fine for a few dimensions, and for images see `SlicedScoreMatching`.
+    The loss is third order, so E has to be smooth: where it is piecewise linear, as with ReLUs, the
+    Laplacian is zero. Of several landscapes the last is trained.
 
-    Source: Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005), theorem 1.
+    Source: Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005),
+    theorem 1.
 
     Terms: energy_data, grad_norm, laplacian.
 
@@ -45,13 +49,14 @@ class ScoreMatching(Objective):
 
 
 class SlicedScoreMatching(Objective):
-    """Fits the score s = −∇E to that of data along random directions v, one Hessian-vector product for each.
+    """Fits the score s = −∇E to that of data along random directions v, one Hessian-vector product
+    for each.
 
         L = E[vᵀ ∇s v + ½ ‖s‖²]   (variance_reduced),   or   L = E[vᵀ ∇s v + ½ (vᵀ s)²],
 
-    with E[v vᵀ] = I: both are `ScoreMatching` in the mean, at a cost that does not grow with the dimension. The entries of v are
-    ±1, of all such directions those that tell a trace with the least variance; a diagonal Hessian they tell exactly. Of several
-    landscapes the last is trained.
+    with E[v vᵀ] = I: both are `ScoreMatching` in the mean, at a cost that does not grow with the
+    dimension. The entries of v are ±1, of all such directions those that tell a trace with the
+    least variance; a diagonal Hessian they tell exactly. Of several landscapes the last is trained.
 
     Source: Sliced score matching (Song et al., 2019, arXiv 1905.07088).
 
@@ -92,7 +97,9 @@ class SlicedScoreMatching(Objective):
 def _slope(
     energy: EnergyFn, batch: Batch, start: Tensor | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes what curvature is taken from: (y, E(y), dE/dy with its graph, where gradients are disabled, too)."""
+    """Computes what curvature is taken from: (y, E(y), dE/dy with its graph, where gradients are
+    disabled, too).
+    """
     if start is not None:
         raise ValueError("start is given, but score matching moves no chains: leave it out")
     check_configuration(batch.target, generator)

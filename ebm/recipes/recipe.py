@@ -1,9 +1,10 @@
-"""Recipes: TOML files that name registered components and their arguments. Reading one runs no code.
+"""Recipes: TOML files that name registered components and their arguments. Reading one runs no
+code.
 
-A table with the key `use` is a component. Its other keys are its factory's keywords, and tables nest
-where a factory takes a component (`[objective.sampler]`, `energies = [{use = …}, …]`). What the data
-decide comes from `task.spec`. A built task, energy or sampler is handed to each factory that has a
-parameter of that name.
+A table with the key `use` is a component. Its other keys are its factory's keywords, and tables
+nest where a factory takes a component (`[objective.sampler]`, `energies = [{use = …}, …]`). What
+the data decide comes from `task.spec`. A built task, energy or sampler is handed to each factory
+that has a parameter of that name.
 """
 
 from __future__ import annotations
@@ -126,9 +127,7 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 
 def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
     """Describes a recipe: by its summary, unless settings changed its task or components."""
-    changed = [
-        f"{path} = {value!r}" for kind in COMPONENTS for path, value in _changes(recipe.get(kind), draft.get(kind), kind)
-    ]
+    changed = [f"{path} = {value!r}" for kind in COMPONENTS for path, value in _changes(recipe.get(kind), draft.get(kind), kind)]
     summary = recipe.get("summary", "")
     if not changed or not isinstance(summary, str):
         return summary
@@ -162,8 +161,8 @@ def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """Resolves the recipe of a resolved recipe's baseline: same task, seed, batches and size.
 
     The baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
-    for the same time. Keywords that both energies have (dim, depth …) are the run's; the optimiser's
-    are the baseline's own.
+    for the same time. Keywords that both energies have (dim, depth …) are the run's; the
+    optimiser's are the baseline's own.
     """
     if "baseline" not in recipe:
         return None

@@ -130,8 +130,7 @@ def _plane_picture(run: Run, batch: Batch, samples: Tensor, ways: Tensor) -> Sec
     return Section(
         "Data, samples and landscape" if batch.context is None else "Data, samples and chains",
         "Samples should cover the data's shape and nothing else. Lines are single chains on their way, "
-        "at steps of equal ratios: from the ring to the dot. "
-        + (f"And {where}." if batch.context is None else f"{none}."),
+        "at steps of equal ratios: from the ring to the dot. " + (f"And {where}." if batch.context is None else f"{none}."),
         png.getvalue(),
         place=20,
     )
@@ -182,8 +181,7 @@ def _image_pictures(data: Tensor, samples: Tensor, ways: Tensor, steps: list[int
             axes.set_title(title)
     yield Section(
         "Data and samples",
-        "Samples should be as sharp and as varied as data. Look for noise, and for one image again "
-        "and again.",
+        "Samples should be as sharp and as varied as data. Look for noise, and for one image again and again.",
         png.getvalue(),
         place=20,
     )
@@ -200,5 +198,3 @@ def _image_pictures(data: Tensor, samples: Tensor, ways: Tensor, steps: list[int
         png.getvalue(),
         place=21,
     )
-
-

@@ -48,8 +48,7 @@ def ebm_sections(run: Run) -> Iterator[Section]:
     if train:
         yield Section(
             "Learning curves",
-            "Pale: as logged, batch by batch. Dark: a running mean. An axis is logarithmic where its "
-            "curve spans decades.",
+            "Pale: as logged, batch by batch. Dark: a running mean. An axis is logarithmic where its curve spans decades.",
             _panels(train),
             place=91,
         )

@@ -27,8 +27,8 @@ PNG = b"\x89PNG\r\n"  # what a picture begins with
 def write_report(run: Run, seed: int, stopped: str = "", notes: Sequence[str] = ()) -> None:
     """Writes `report.html` into a run's folder.
 
-    Its bytes depend on the run's parts, its files and the seed alone. A section that fails becomes a
-    note that names its distribution.
+    Its bytes depend on the run's parts, its files and the seed alone. A section that fails becomes
+    a note that names its distribution.
 
     Arguments:
         run: the run.

@@ -63,8 +63,7 @@ def _thinking_picture(run: Run, headline: str, main: Sequence[Finding], energy: 
         "beyond it thinking should not make things worse. In the middle, where candidates were "
         "tried: of several random starts the end of lowest energy is kept. The dashed line is the "
         "feed-forward baseline, trained on the same data; grey lines are methods without training. "
-        "Right: thinking should lower the energy."
-        + adaptive(headline, run),
+        "Right: thinking should lower the energy." + adaptive(headline, run),
         png.getvalue(),
         place=30,
     )

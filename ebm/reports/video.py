@@ -180,7 +180,8 @@ def _horizon_picture(run: Run, task: Any, predictors: dict[str, Any], lengths: L
             _band(left, means[name], errors, name)
             if name != "copy":
                 ratio = means[name] / means["copy"].clamp(1e-12)
-                # By linearisation: windows are harder or easier for both, which the ratio does not feel.
+                # By linearisation: windows are harder or easier for both, which the ratio does not
+                # feel.
                 _band(right, ratio, (errors - ratio * copied) / means["copy"].clamp(1e-12), name)
         right.axhline(1, color=NOISE, linewidth=0.8, linestyle=(0, (4, 3)))
         for axes, title in ((left, f"error ({len(windows)} held-out windows)"), (right, "error, relative to copying")):

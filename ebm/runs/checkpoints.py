@@ -1,4 +1,6 @@
-"""Checkpoints: tensors in safetensors, everything else in JSON, written atomically. Reading one never runs code."""
+"""Checkpoints: tensors in safetensors, everything else in JSON, written atomically. Reading one
+never runs code.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turns what goes wrong while a checkpoint's contents are loaded into an error that names the checkpoint."""
+    """Turns what goes wrong while a checkpoint's contents are loaded into an error that names the
+    checkpoint.
+    """
     try:
         yield
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -33,7 +37,8 @@ def named(path: Path) -> Iterator[None]:
 
 
 def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
-    """Splits nested dictionaries and lists into tensors by path, and a JSON value that holds the paths in their places.
+    """Splits nested dictionaries and lists into tensors by path, and a JSON value that holds the
+    paths in their places.
 
     >>> flatten({"a": [torch.ones(1), 2]})
     ({'a/0': tensor([1.])}, {'dict': [['a', [{'tensor': 'a/0'}, 2]]]})
@@ -72,7 +77,8 @@ def write(folder: Path, name: str, tree: Any) -> None:
         OSError: where the disk is full or cannot be written to.
     """
     tensors, value = flatten(tree)
-    # Tensors may share memory (an average that starts as the weights themselves): each is saved on its own.
+    # Tensors may share memory (an average that starts as the weights themselves): each is saved on
+    # its own.
     own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}
     try:
         save_file(own, folder / f"{name}.safetensors")
@@ -124,6 +130,8 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no checkpoint any more."""
+    """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no
+    checkpoint any more.
+    """
     discard(draft_of(path))
     discard(path.rename(draft_of(path)))

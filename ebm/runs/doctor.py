@@ -1,4 +1,6 @@
-"""The doctor: reads a run's history while it trains and after it, and gives one verdict with its reason and the usual remedy."""
+"""The doctor: reads a run's history while it trains and after it, and gives one verdict with its
+reason and the usual remedy.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Diverged(FloatingPointError):
 
 
 class Verdict(NamedTuple):
-    """Whether training went well, a line that says so with reason and remedy, and the cause where it did not."""
+    """Whether training went well, a line that says so with reason and remedy, and the cause where
+    it did not.
+    """
 
     healthy: bool
     line: str
@@ -52,7 +56,9 @@ class Verdict(NamedTuple):
 
 
 class Symptom(NamedTuple):
-    """One thing that is wrong: what it comes from, since which row of the history, and a clause that says so."""
+    """One thing that is wrong: what it comes from, since which row of the history, and a clause
+    that says so.
+    """
 
     cause: Cause
     since: int
@@ -60,14 +66,16 @@ class Symptom(NamedTuple):
 
 
 def diagnose(history: History, stopped: str = "") -> Verdict:
-    """Judges training by its logged terms: did steps leap, energies or the loss explode, chains get stuck, gradients vanish?
+    """Judges training by its logged terms: did steps leap, energies or the loss explode, chains get
+    stuck, gradients vanish?
 
-    What began first is the cause of what followed it, and the verdict; what came after is told as well. Terms are found by
-    their names, a weighted sum's ("0.energy_gap") included; what is absent is not judged. It works on the history so far as on
-    the whole.
+    What began first is the cause of what followed it, and the verdict; what came after is told as
+    well. Terms are found by their names, a weighted sum's ("0.energy_gap") included; what is absent
+    is not judged. It works on the history so far as on the whole.
 
-    Terms that are read: loss, gradient_norm, relative_update (written by `fit`), energy_gap, energy_samples, displacement,
-    grad_norm, acceptance, frozen and clamped (written by contrastive objectives). `stopped` says why training could not go on.
+    Terms that are read: loss, gradient_norm, relative_update (written by `fit`), energy_gap,
+    energy_samples, displacement, grad_norm, acceptance, frozen and clamped (written by contrastive
+    objectives). `stopped` says why training could not go on.
 
     >>> calm = {("train", name): ([1, 2, 3], [0.1, -0.2, 0.1]) for name in ("energy_gap", "energy_samples")}
     >>> diagnose(calm).line
@@ -99,7 +107,8 @@ def _leaps(terms: Mapping[str, list[float]]) -> Iterator[Symptom]:
 
 def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom]:
     """Lists what is wrong with the terms of one objective."""
-    # Where no samples are scored, "gap" means something else. And a contrastive loss measures no distance, but is a gap.
+    # Where no samples are scored, "gap" means something else. And a contrastive loss measures no
+    # distance, but is a gap.
     contrastive = any(name.endswith("energy_samples") for name in terms)
     gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
     exploded: list[Symptom] = []
@@ -120,7 +129,9 @@ def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom
 
 
 def _stuck(terms: Mapping[str, list[float]], prefix: str, exploded: int | None) -> Iterator[Symptom]:
-    """Lists the signs of negative chains that do not move, or did not until an explosion threw them about."""
+    """Lists the signs of negative chains that do not move, or did not until an explosion threw them
+    about.
+    """
     signs = (
         ("displacement", lambda value: value < STILL, "the chains are frozen: a trajectory moves them by {:.1g}"),
         ("frozen", lambda value: value > STUCK, "the chains are frozen: {:.0%} of them end where they started"),
@@ -139,7 +150,8 @@ def _vanishing(terms: Mapping[str, list[float]], prefix: str, contrastive: bool)
     """Lists the signs of a landscape, or a loss, that has become flat."""
     gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
     slope, gradient = terms.get(f"{prefix}grad_norm"), terms.get(f"{prefix}gradient_norm")
-    # Chains that rest on the floor of a real valley lie below the data: the landscape is flat only where there is no gap.
+    # Chains that rest on the floor of a real valley lie below the data: the landscape is flat only
+    # where there is no gap.
     if slope and _end(slope) < FLAT and not (gap and abs(_end(gap)) > 100 * FLAT):
         said = f"the gradients vanish: the landscape's slope where chains end is {_end(slope):.1g}"
         yield Symptom("vanishing gradients", _onset(slope, lambda value: value < FLAT), said)
@@ -155,7 +167,9 @@ def _beginning(values: Sequence[float]) -> Sequence[float]:
 
 
 def _end(values: Sequence[float]) -> float:
-    """Says where values end: the median of the last twentieth, or of the last five, which forgives a spike."""
+    """Says where values end: the median of the last twentieth, or of the last five, which forgives
+    a spike.
+    """
     return statistics.median(values[-max(min(5, len(values) // 2), len(values) // 20, 1) :])
 
 

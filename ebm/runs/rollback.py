@@ -1,4 +1,6 @@
-"""Going back: where training diverged, the last good checkpoint and new draws, as practitioners do by hand."""
+"""Going back: where training diverged, the last good checkpoint and new draws, as practitioners do
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,12 @@ def rollbacks(folder: Path) -> list[dict[str, Any]]:
 
 
 def roll_back(folder: Path, because: str) -> RolledBack | None:
-    """Makes a run's folder ready to go on from its last good checkpoint; None where there is none, or it went back too often.
+    """Makes a run's folder ready to go on from its last good checkpoint; None where there is none,
+    or it went back too often.
 
-    A checkpoint from which training has diverged again is given up for the one before it, where there is one. The draws
-    after the n-th time follow from the run's seed and n: all that is to be known stands in the folder.
+    A checkpoint from which training has diverged again is given up for the one before it, where
+    there is one. The draws after the n-th time follow from the run's seed and n: all that is to be
+    known stands in the folder.
     """
     before, saved = rollbacks(folder), checkpoints.steps(folder / "checkpoints")
     if not saved or len(before) == MOST:
@@ -50,7 +54,9 @@ def roll_back(folder: Path, because: str) -> RolledBack | None:
 
 
 def retried(fit: Callable[P, R]) -> Callable[P, R]:
-    """Calls a training function again for as long as it rolls back; it finds in its folder where to go on."""
+    """Calls a training function again for as long as it rolls back; it finds in its folder where to
+    go on.
+    """
 
     @wraps(fit)
     def trained(*args: P.args, **keywords: P.kwargs) -> R:

@@ -12,8 +12,7 @@ from ebm.samplers.stepping import SteppingSampler
 
 
 class AcceptingState(NamedTuple):
-    """A configuration with its energy (*chains,) and gradient, which are None until the first step.
-    """
+    """A configuration with its energy (*chains,) and gradient, which are None until the first step."""
 
     y: Tensor
     t: int = 0
@@ -35,8 +34,7 @@ class AcceptingSampler(SteppingSampler):
         return state._replace(energy=None, grad=None)
 
     def here(self, energy: EnergyFn, state: AcceptingState, create_graph: bool) -> tuple[Tensor, Tensor]:
-        """Looks up, or computes, energy and gradient at y; raises ValueError if asked for a graph.
-        """
+        """Looks up, or computes, energy and gradient at y; raises ValueError if asked for a graph."""
         if create_graph:
             name = type(self).__name__
             raise ValueError(f"{name} accepts or rejects, and no gradient passes through that: leave create_graph=False")

@@ -1,4 +1,6 @@
-"""Warm-up: finds the step size of a sampler that accepts or rejects, and the mass of a Hamiltonian one; then it is fixed."""
+"""Warm-up: finds the step size of a sampler that accepts or rejects, and the mass of a Hamiltonian
+one; then it is fixed.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ from ebm.samplers.stepping import SteppingSampler
 
 # Gamma, t0 and kappa of Hoffman and Gelman, section 3.2.1.
 GAIN, DELAY, POWER = 0.05, 10.0, 0.75
-# Shares of the first steps, which find the typical set, and of the last, which settle the step size (after Stan's tenth of 500
-# steps the average still lags: 0.74 are accepted where 0.65 were asked for). In between, windows that double gather the
-# covariance.
+# Shares of the first steps, which find the typical set, and of the last, which settle the step size
+# (after Stan's tenth of 500 steps the average still lags: 0.74 are accepted where 0.65 were asked
+# for). In between, windows that double gather the covariance.
 FIRST, LAST, WINDOW = 0.15, 0.2, 25
 PRIOR, PRIOR_VARIANCE = 5.0, 1e-3  # counts as so many draws of so small a variance (Stan's)
 
@@ -36,7 +38,8 @@ class Warmed(NamedTuple):
 class DualAveraging:
     """Nesterov's dual averaging of log ε towards a mean acceptance δ:
 
-        x_{t+1} = μ − √t/γ · 1/(t + t₀) Σ (δ − a_s),    x̄_{t+1} = t^−κ x_{t+1} + (1 − t^−κ) x̄_t,    ε = e^x,
+        x_{t+1} = μ − √t/γ · 1/(t + t₀) Σ (δ − a_s),    x̄_{t+1} = t^−κ x_{t+1} + (1 − t^−κ) x̄_t,
+        ε = e^x,
 
     with μ = log 10 ε₁. While it searches `step_size` is ε, `found` is the average e^x̄.
 
@@ -64,7 +67,9 @@ class DualAveraging:
 
 
 class Moments:
-    """Gathers mean and covariance of draws, chains and steps together, by Welford's update for batches."""
+    """Gathers mean and covariance of draws, chains and steps together, by Welford's update for
+    batches.
+    """
 
     def __init__(self, dense: bool) -> None:
         self.dense, self.count = dense, 0
@@ -86,7 +91,9 @@ class Moments:
         self.count += len(draws)
 
     def mass(self, event: torch.Size) -> Tensor:
-        """Computes the inverse of the covariance, drawn a little towards a small multiple of the identity."""
+        """Computes the inverse of the covariance, drawn a little towards a small multiple of the
+        identity.
+        """
         assert self.scatter is not None
         covariance = self.scatter / max(1, self.count - 1) * (self.count / (self.count + PRIOR))
         little = PRIOR_VARIANCE * PRIOR / (self.count + PRIOR)
@@ -106,14 +113,16 @@ def warm_up(
     mass: Literal["diagonal", "dense"] | None = "diagonal",
     generator: torch.Generator | None = None,
 ) -> Warmed:
-    """Tunes an HMC, NUTS or MALA to an energy: a new sampler with the step size, and the mass, that suit it.
+    """Tunes an HMC, NUTS or MALA to an energy: a new sampler with the step size, and the mass, that
+    suit it.
 
-    The step size is found by dual averaging of the acceptance, pooled over chains; the mass is the inverse of the variance (or
-    covariance) of the chains' draws in windows that double, as in Stan. The sampler that is passed stays as it is, and the one
-    that is returned does not adapt: it leaves p ∝ exp(−E) alone.
+    The step size is found by dual averaging of the acceptance, pooled over chains; the mass is the
+    inverse of the variance (or covariance) of the chains' draws in windows that double, as in Stan.
+    The sampler that is passed stays as it is, and the one that is returned does not adapt: it
+    leaves p ∝ exp(−E) alone.
 
-    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference manual, "HMC algorithm
-    parameters".
+    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
+    manual, "HMC algorithm parameters".
 
     Arguments:
         sampler: what to tune; its step size is where the search begins.
@@ -125,7 +134,8 @@ def warm_up(
         generator: where draws come from.
 
     Raises:
-        ValueError: for another sampler, too few steps, a target outside (0, 1), or where no step size can be found.
+        ValueError: for another sampler, too few steps, a target outside (0, 1), or where no step
+            size can be found.
 
     >>> from ebm.samplers import HMC
     >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
@@ -165,7 +175,9 @@ def warm_up(
 
 
 def acceptance_of(info: Any) -> Tensor:
-    """Reads the acceptance probability of a step (*chains,), or where a sampler does not say it, whether it was accepted."""
+    """Reads the acceptance probability of a step (*chains,), or where a sampler does not say it,
+    whether it was accepted.
+    """
     acceptance = getattr(info, "acceptance", None)
     return info.accepted.to(info.energy.dtype) if acceptance is None else acceptance
 
@@ -191,7 +203,9 @@ def _plan(adapting: int, steps: int) -> Iterator[tuple[bool, bool]]:
 
 
 def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: torch.Generator | None) -> float:
-    """Finds a step size at which about half of single leapfrogs are accepted, by doubling or halving."""
+    """Finds a step size at which about half of single leapfrogs are accepted, by doubling or
+    halving.
+    """
     probe = sampler
     if not isinstance(sampler, MALA):  # whose steps are single leapfrogs
         probe = HMC(sampler.step_size, leapfrog_steps=1, temperature=getattr(sampler, "temperature", 1.0)).eval()

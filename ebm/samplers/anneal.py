@@ -1,4 +1,6 @@
-"""Annealing: one sampler over a sequence of landscapes, with a step size and a temperature for each."""
+"""Annealing: one sampler over a sequence of landscapes, with a step size and a temperature for
+each.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ class AnnealedState(NamedTuple):
 class Annealed(Wrapper):
     """Anneals a sampler over a sequence of landscapes, or over temperatures of a single one.
 
-    A single energy E with temperatures T_1 … T_L becomes the landscapes E/T_1 … E/T_L. On landscape l the inner sampler's
-    step size is multiplied by step_scales[l]; for noise levels σ_1 > … > σ_L, annealed Langevin dynamics uses (σ_l/σ_L)².
+    A single energy E with temperatures T_1 … T_L becomes the landscapes E/T_1 … E/T_L. On landscape
+    l the inner sampler's step size is multiplied by step_scales[l]; for noise levels σ_1 > … > σ_L,
+    annealed Langevin dynamics uses (σ_l/σ_L)².
 
-    Source: Song and Ermon, 2019 (arXiv 1907.05600), algorithm 1; temperatures: Kirkpatrick et al., 1983.
+    Source: Song and Ermon, 2019 (arXiv 1907.05600), algorithm 1; temperatures: Kirkpatrick et al.,
+    1983.
 
     Arguments:
         sampler: the sampler that moves on each landscape; its `steps` are steps per landscape.

@@ -1,4 +1,6 @@
-"""Block Gibbs sampling of energies with two layers: all hidden units given the visible ones, and back."""
+"""Block Gibbs sampling of energies with two layers: all hidden units given the visible ones, and
+back.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ from ebm.interfaces import EnergyFn, Given, Info, Sampler, State, check_steps, e
 
 
 class BlockGibbs(Sampler):
-    """Samples p ∝ exp(−E) exactly where E is the free energy of two layers: h ~ p(h | y), and then y ~ p(y | h).
+    """Samples p ∝ exp(−E) exactly where E is the free energy of two layers: h ~ p(h | y), and then
+    y ~ p(y | h).
 
-    For an `RBM`, and any energy that offers `sample_hidden(y, generator=)` and `sample_visible(h, generator=)`. No gradient and
-    no step size; a step costs two matrix products. In `ContrastiveDivergence` it is the classical CD-k (steps=k), in a
-    `ReplayAugmented` sampler persistent CD.
+    For an `RBM`, and any energy that offers `sample_hidden(y, generator=)` and `sample_visible(h,
+    generator=)`. No gradient and no step size; a step costs two matrix products. In
+    `ContrastiveDivergence` it is the classical CD-k (steps=k), in a `ReplayAugmented` sampler
+    persistent CD.
 
     Source: Hinton, 2002 (Training products of experts by minimizing contrastive divergence).
 

@@ -30,8 +30,7 @@ class HamiltonianInfo(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A point of phase space: y, its momentum, and the potential E/T (*chains,) with its gradient.
-    """
+    """A point of phase space: y, its momentum, and the potential E/T (*chains,) with its gradient."""
 
     y: Tensor
     momentum: Tensor

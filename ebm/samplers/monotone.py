@@ -1,4 +1,6 @@
-"""Accept only if the energy falls: a step that does not lower a chain's energy leaves that chain as it was."""
+"""Accept only if the energy falls: a step that does not lower a chain's energy leaves that chain as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ class Monotone(Wrapper):
 
         y⁺ = y' if E(point(y')) < E(point(y)), else y, raw and unretracted.
 
-    A rejected chain keeps its state, and where the inner sampler draws noise tries elsewhere at the next step. Costs one more
-    evaluation of the energy, without gradient, per step. A proposal that is not finite is rejected.
+    A rejected chain keeps its state, and where the inner sampler draws noise tries elsewhere at the
+    next step. Costs one more evaluation of the energy, without gradient, per step. A proposal that
+    is not finite is rejected.
 
-    Source: the rule "accept lower energies" of Energy-Based Transformers' inference (arXiv 2507.02092).
+    Source: the rule "accept lower energies" of Energy-Based Transformers' inference (arXiv
+    2507.02092).
 
     Arguments:
         sampler: the sampler whose steps are accepted or not.
@@ -65,7 +69,9 @@ class Monotone(Wrapper):
 
 
 def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
-    """Takes each chain's fields from the new state or the old; what is no tensor per chain (a step count) is the new one's."""
+    """Takes each chain's fields from the new state or the old; what is no tensor per chain (a step
+    count) is the new one's.
+    """
     if isinstance(new, tuple):
         return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
     per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape

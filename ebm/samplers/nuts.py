@@ -72,8 +72,9 @@ class NUTS(AcceptingSampler):
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
-        # How long this step goes on depends on all chains, what later steps draw must not: it has a stream of its own. Reading
-        # its seed, and at each doubling whether any path goes on, are all that waits for a device (but see LOOK).
+        # How long this step goes on depends on all chains, what later steps draw must not: it has a
+        # stream of its own. Reading its seed, and at each doubling whether any path goes on, are
+        # all that waits for a device (but see LOOK).
         device = y.device if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         path = _Path(self, energy, Phase(y, y, value, grad), self.stride(state, scale, value, y), y.device, seed)
@@ -117,7 +118,8 @@ class _Path:
         near, far = end.momentum, torch.where(left(ahead, self.total), self.backward.momentum, self.forward.momentum)
         first = last = near
         whole = self.going  # whose new half is still growing, and has not turned
-        # Per level of the tree the subtree that grows there: its first momentum, the sum up to it, and the momentum before it.
+        # Per level of the tree the subtree that grows there: its first momentum, the sum up to it,
+        # and the momentum before it.
         marks: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for leaf in range(2**depth):
             moved = leapfrog(self.energy, end, self.mass, sign * self.step_size, 1.0)
@@ -173,6 +175,5 @@ def _where(chosen: Tensor, new: Phase, old: Phase) -> Phase:
 
 
 def _trailing_ones(number: int) -> int:
-    """Counts the ones at the end of a binary number: so many halves of the tree end at this leaf.
-    """
+    """Counts the ones at the end of a binary number: so many halves of the tree end at this leaf."""
     return (~number & (number + 1)).bit_length() - 1

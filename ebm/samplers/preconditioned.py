@@ -19,16 +19,19 @@ class PreconditionedLangevin(SteppingSampler):
 
         y⁺ = y − ε P ∇E(y) + √(2εT) P^(1/2) ξ.
 
-    Any positive definite P leaves the distribution the same, up to the bias of O(ε) that `LangevinDynamics` has, too. The
-    nearer P comes to the covariance, the fewer steps: all directions then take as long as each other. ε must stay below
-    2 / (largest eigenvalue of P ∇²E).
+    Any positive definite P leaves the distribution the same, up to the bias of O(ε) that
+    `LangevinDynamics` has, too. The nearer P comes to the covariance, the fewer steps: all
+    directions then take as long as each other. ε must stay below 2 / (largest eigenvalue of P ∇²E).
 
-    Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings algorithms), with a constant metric.
+    Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings algorithms), with
+    a constant metric.
 
     Arguments:
-        preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+        preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d) over the
+            flattened event.
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
+            mode.
         temperature: T; a number or a schedule.
         step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
         learnable: makes the step size a parameter.
@@ -81,19 +84,24 @@ class RMSpropState(NamedTuple):
 
 
 class RMSpropLangevin(SteppingSampler):
-    """Samples roughly from p ∝ exp(−E/T) with a diagonal metric that each chain finds on its way (pSGLD):
+    """Samples roughly from p ∝ exp(−E/T) with a diagonal metric that each chain finds on its way
+    (pSGLD):
 
-        v ← α v + (1 − α) ∇E(y)²,    P = 1 / (√v + λ),    y⁺ = y − ε P ∇E(y) + √(2εT P) ξ,    v₀ = ∇E(y₀)².
+        v ← α v + (1 − α) ∇E(y)²,    P = 1 / (√v + λ),    y⁺ = y − ε P ∇E(y) + √(2εT P) ξ,    v₀ =
+        ∇E(y₀)².
 
-    For rough landscapes whose scales differ and are not known: a network's weights, raw features. The term Γ, the divergence of
-    P, is left out as in the paper's own practice, so the distribution is biased where P changes within a landscape, whatever
-    ε is: to know moments use `PreconditionedLangevin` or an exact sampler.
+    For rough landscapes whose scales differ and are not known: a network's weights, raw features.
+    The term Γ, the divergence of P, is left out as in the paper's own practice, so the distribution
+    is biased where P changes within a landscape, whatever ε is: to know moments use
+    `PreconditionedLangevin` or an exact sampler.
 
-    Source: Li et al., 2016 (arXiv 1512.07666), algorithm 1; there v₀ = 0, which makes the first steps longer by 1/√(1 − α).
+    Source: Li et al., 2016 (arXiv 1512.07666), algorithm 1; there v₀ = 0, which makes the first
+    steps longer by 1/√(1 − α).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
+            mode.
         decay: α, from 0 to below 1.
         eps: λ > 0, the least that is divided by, in units of gradients.
         temperature: T; a number or a schedule.

@@ -1,4 +1,6 @@
-"""Predictor-corrector: from one noise level to the next by a step of the reverse diffusion, and then sampling on that level."""
+"""Predictor-corrector: from one noise level to the next by a step of the reverse diffusion, and
+then sampling on that level.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 
 class PredictorCorrectorState(NamedTuple):
-    """The inner sampler's state, the landscape it is on and its number, and whether it stands before the predictor's step."""
+    """The inner sampler's state, the landscape it is on and its number, and whether it stands
+    before the predictor's step.
+    """
 
     inner: Any
     here: EnergyFn
@@ -28,21 +32,23 @@ class PredictorCorrectorState(NamedTuple):
 
 
 class PredictorCorrector(Wrapper):
-    """Draws through landscapes of falling noise σ_0 > … > σ_{L−1}. The first step on landscape l ≥ 1 is the predictor's:
+    """Draws through landscapes of falling noise σ_0 > … > σ_{L−1}. The first step on landscape l ≥
+    1 is the predictor's:
 
         y ← y − (σ_{l−1}² − σ_l²) ∇E_{l−1}(y) + √(σ_{l−1}² − σ_l²) ξ,
 
-    a step of the reverse-time diffusion (variance exploding) that takes the noise of one level to the next; the others are the
-    inner sampler's, the correctors, of which the first landscape has all. So `steps=1` are predictors alone, and where
-    neighbouring levels are far apart more correctors make good for it. The start is noise of standard deviation σ_0.
+    a step of the reverse-time diffusion (variance exploding) that takes the noise of one level to
+    the next; the others are the inner sampler's, the correctors, of which the first landscape has
+    all. So `steps=1` are predictors alone, and where neighbouring levels are far apart more
+    correctors make good for it. The start is noise of standard deviation σ_0.
 
     Source: Song et al., 2021 (arXiv 2011.13456), appendix G, algorithm 2.
 
     Arguments:
-        sampler: the corrector; its `steps` are steps per landscape, the predictor's among them. An `Annealed` one scales its
-            step size from level to level.
-        sigma: σ_0 … σ_{L−1}, in units of y, falling, in the order of the landscapes (an energy's `landscapes()` from
-            `NoiseConditional`, or trained by `DenoisingScoreMatching(sigma)`).
+        sampler: the corrector; its `steps` are steps per landscape, the predictor's among them. An
+            `Annealed` one scales its step size from level to level.
+        sigma: σ_0 … σ_{L−1}, in units of y, falling, in the order of the landscapes (an energy's
+            `landscapes()` from `NoiseConditional`, or trained by `DenoisingScoreMatching(sigma)`).
 
     Raises:
         ValueError: for levels that do not fall, and (at the call) another number of landscapes.
@@ -75,7 +81,8 @@ class PredictorCorrector(Wrapper):
 
     def enter(self, energy: EnergyFn, state: PredictorCorrectorState) -> PredictorCorrectorState:
         inner = self.sampler.enter(energy, state.inner)
-        # The predictor draws, and here is no generator: it is due as the next step, on the slope of the landscape that was left.
+        # The predictor draws, and here is no generator: it is due as the next step, on the slope of
+        # the landscape that was left.
         return PredictorCorrectorState(inner, state.here, state.level + 1, due=True)
 
     def step(

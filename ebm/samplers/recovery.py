@@ -15,7 +15,9 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 
 class RecoveryState(NamedTuple):
-    """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with its noise."""
+    """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with
+    its noise.
+    """
 
     inner: Any
     noised: Tensor
@@ -29,7 +31,9 @@ class RecoveryState(NamedTuple):
 
 @dataclass(frozen=True)
 class Recovered:
-    """The energy of u = (y − ỹ)/s, where ỹ = y + s ξ is given: E(ỹ + s u) + |u|²/2, one s for all rows or one for each."""
+    """The energy of u = (y − ỹ)/s, where ỹ = y + s ξ is given: E(ỹ + s u) + |u|²/2, one s for all
+    rows or one for each.
+    """
 
     energy: EnergyFn
     noised: Tensor
@@ -42,23 +46,28 @@ class Recovered:
 
 
 class Recovery(Wrapper):
-    """Recovers y from a noised ỹ = y + s ξ on each landscape, and takes what it finds for the next one's ỹ:
+    """Recovers y from a noised ỹ = y + s ξ on each landscape, and takes what it finds for the next
+    one's ỹ:
 
         p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²),    from y = ỹ.
 
-    With a ladder s_0 … s_{L−1} that a `DiffusionRecoveryLikelihood` trained, and a start that is data with noise of variance
-    Σ s_l² (in practice noise alone, where that is wide), the last landscape's ends are samples. The inner sampler moves
-    u = (y − ỹ)/s_l, in which the prior is a standard normal: its step size is in units of s_l², and energies and gradients
-    of its steps are those of u. Each conditional is easier to sample than a marginal: the quadratic holds it together.
+    With a ladder s_0 … s_{L−1} that a `DiffusionRecoveryLikelihood` trained, and a start that is
+    data with noise of variance Σ s_l² (in practice noise alone, where that is wide), the last
+    landscape's ends are samples. The inner sampler moves u = (y − ỹ)/s_l, in which the prior is a
+    standard normal: its step size is in units of s_l², and energies and gradients of its steps are
+    those of u. Each conditional is easier to sample than a marginal: the quadratic holds it
+    together.
 
     Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 2, without the scaling down of data.
 
     Arguments:
-        sampler: the sampler that moves on each landscape, without a retraction; its `steps` are steps per landscape.
+        sampler: the sampler that moves on each landscape, without a retraction; its `steps` are
+            steps per landscape.
         sigma: s_l of each landscape, in units of y, or one for all of them.
 
     Raises:
-        ValueError: for noise that is not positive, a retraction, and (at the call) as many landscapes as sigma has no numbers.
+        ValueError: for noise that is not positive, a retraction, and (at the call) as many
+            landscapes as sigma has no numbers.
 
     >>> from ebm.samplers import LangevinDynamics
     >>> g = torch.Generator().manual_seed(0)
@@ -105,7 +114,8 @@ def unretracted(sampler: Sampler) -> Sampler:
     """Takes a sampler that moves y itself as it is.
 
     Raises:
-        ValueError: it retracts its states, which here are differences in units of the noise, and no configurations.
+        ValueError: it retracts its states, which here are differences in units of the noise, and no
+            configurations.
     """
     probe = torch.zeros(1)
     if isinstance(sampler, Sampler) and sampler.point(probe) is not probe:

@@ -1,4 +1,6 @@
-"""Replay: a buffer of past ends that later trajectories start from, rows together with their contexts."""
+"""Replay: a buffer of past ends that later trajectories start from, rows together with their
+contexts.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,21 @@ from ebm.samplers.wrapper import Wrapper
 class ReplayAugmented(Wrapper):
     """Steps as its inner sampler does, and starts trajectories from a buffer of past ends.
 
-    A stored row is an end with the target, context and weight it belongs to. With `join` = 0 each row of the batch and its
-    start are swapped for a stored one with probability 1 − fresh: persistent contrastive divergence. With `join` > 0 the batch
-    keeps its rows, and join × batch size stored ones are appended to it: an EBT's second training stage. Only in train mode;
-    rows are the first axis. The buffer is saved with the module's state, and belongs to one process.
+    A stored row is an end with the target, context and weight it belongs to. With `join` = 0 each
+    row of the batch and its start are swapped for a stored one with probability 1 − fresh:
+    persistent contrastive divergence. With `join` > 0 the batch keeps its rows, and join × batch
+    size stored ones are appended to it: an EBT's second training stage. Only in train mode; rows
+    are the first axis. The buffer is saved with the module's state, and belongs to one process.
 
-    Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section 3.2 (5% fresh rows);
-    joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
+    Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section
+    3.2 (5% fresh rows); joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
 
     Arguments:
         sampler: the sampler that moves the chains.
         capacity: how many rows the buffer holds.
         fresh: the fraction of rows that start anew, where rows are swapped.
-        policy: which row a full buffer gives up: "fifo" the oldest, "reservoir" such that it stays a uniform sample of all.
+        policy: which row a full buffer gives up: "fifo" the oldest, "reservoir" such that it stays
+            a uniform sample of all.
         join: the fraction of the batch size that is appended in stored rows; 0 swaps rows instead.
 
     >>> from ebm.samplers import LangevinDynamics
@@ -67,7 +71,9 @@ class ReplayAugmented(Wrapper):
 
     @property
     def age(self) -> Tensor | None:
-        """The mean number of trajectories that are behind the stored rows, as a scalar; None while nothing is stored."""
+        """The mean number of trajectories that are behind the stored rows, as a scalar; None while
+        nothing is stored.
+        """
         return self.ages[: len(self)].mean() if self.rows else None
 
     def __bool__(self) -> bool:
@@ -140,7 +146,8 @@ class ReplayAugmented(Wrapper):
         order = torch.arange(self.seen, self.seen + count)
         slots = order % self.capacity
         if self.policy == "reservoir":
-            # Row number n (from 0) of all ever offered takes a slot drawn from 0 … n, and is dropped outside the buffer.
+            # Row number n (from 0) of all ever offered takes a slot drawn from 0 … n, and is
+            # dropped outside the buffer.
             draw = torch.rand(count, generator=stream(self._draw, self.seen), dtype=torch.float64)
             slots = torch.where(order < self.capacity, order, (draw * (order + 1)).long())
         winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}  # the last one wins

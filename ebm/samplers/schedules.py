@@ -1,4 +1,6 @@
-"""Schedules: a number as a function of the step t of a trajectory, for step sizes, noise and temperatures."""
+"""Schedules: a number as a function of the step t of a trajectory, for step sizes, noise and
+temperatures.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ class Cosine(Between):
 class Polynomial:
     """Decays as start * (1 + t / delay)^-power, which makes ULA's bias vanish for 1/2 < power <= 1.
 
-    Source: Welling and Teh, 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics", section 3.
+    Source: Welling and Teh, 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics",
+    section 3.
     """
 
     start: float
@@ -83,7 +86,9 @@ SCHEDULES: dict[str, type] = {"linear": Linear, "geometric": Geometric, "cosine"
 
 
 def as_schedule(value: Any) -> Any:
-    """Reads a schedule written as data, {"schedule": "cosine", "start": 0.1, "end": 0.01, "steps": 60}; else value itself."""
+    """Reads a schedule written as data, {"schedule": "cosine", "start": 0.1, "end": 0.01, "steps":
+    60}; else value itself.
+    """
     if not isinstance(value, Mapping):
         return value
     arguments = dict(value)

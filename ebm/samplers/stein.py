@@ -12,20 +12,24 @@ from ebm.samplers.stepping import SteppingSampler, Steps, StepSize, plus
 
 
 class SteinVariational(SteppingSampler):
-    """Moves n particles towards p ∝ exp(−E) without noise (SVGD): all go down the slope of all, and push each other apart.
+    """Moves n particles towards p ∝ exp(−E) without noise (SVGD): all go down the slope of all, and
+    push each other apart.
 
-        y_i ← y_i + ε/n Σ_j (−k(y_j, y_i) ∇E(y_j) + ∇_{y_j} k(y_j, y_i)),    k(a, b) = exp(−|a − b|²/s),
+        y_i ← y_i + ε/n Σ_j (−k(y_j, y_i) ∇E(y_j) + ∇_{y_j} k(y_j, y_i)),    k(a, b) = exp(−|a −
+        b|²/s),
 
-    with s = median |y_i − y_j|² / log(n + 1) over pairs, or a bandwidth of one's own. Particles are the leading axis of the
-    chains, and groups along other chain axes know nothing of each other. A single particle descends. A few particles stand for a
-    distribution better than as many draws do, in few dimensions; in many they come to lie too close together.
+    with s = median |y_i − y_j|² / log(n + 1) over pairs, or a bandwidth of one's own. Particles are
+    the leading axis of the chains, and groups along other chain axes know nothing of each other. A
+    single particle descends. A few particles stand for a distribution better than as many draws do,
+    in few dimensions; in many they come to lie too close together.
 
-    Source: Liu and Wang, 2016 (arXiv 1608.04471), algorithm 1, with plain steps in place of AdaGrad, and log(n + 1) for
-    log n, which is zero for one particle.
+    Source: Liu and Wang, 2016 (arXiv 1608.04471), algorithm 1, with plain steps in place of
+    AdaGrad, and log(n + 1) for log n, which is zero for one particle.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
+            mode.
         bandwidth: s > 0, in squared units of y; None for the median's.
         learnable: makes the step size a parameter.
 

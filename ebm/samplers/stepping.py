@@ -87,8 +87,7 @@ class SteppingSampler(Sampler):
         return y if self.retraction is None else self.retraction(y)
 
     def normals(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters one file less.
-        """
+        """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters one file less."""
         return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
     def clipped(self, grad: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from ebm.samplers.wrapper import Wrapper
 
 
 class ParallelTemperingState(NamedTuple):
-    """The inner sampler's state over all replicas, the coldest first along a leading axis; y is the coldest's."""
+    """The inner sampler's state over all replicas, the coldest first along a leading axis; y is the
+    coldest's.
+    """
 
     inner: Any
     t: int = 0
@@ -35,24 +37,27 @@ class Tempered:
 
 
 class ParallelTempering(Wrapper):
-    """Samples p ∝ exp(−E) with replicas at temperatures 1 = T₁ < … < T_R, of which the hot ones cross barriers.
+    """Samples p ∝ exp(−E) with replicas at temperatures 1 = T₁ < … < T_R, of which the hot ones
+    cross barriers.
 
-    After a step of the inner sampler on E / Tᵣ, for all replicas at once, neighbours r and r + 1 exchange their configurations
-    with probability
+    After a step of the inner sampler on E / Tᵣ, for all replicas at once, neighbours r and r + 1
+    exchange their configurations with probability
 
         min(1, exp((1/Tᵣ − 1/Tᵣ₊₁) (Eᵣ − Eᵣ₊₁))),
 
-    chain by chain, pairs with even and odd r by turns. The trajectory's y is the coldest replica's. For the inner sampler
-    and the energy replicas are y's leading axis; all of them start at y. What the inner state holds for each chain is exchanged
-    with it, and what it cached of the landscape is dropped. One more evaluation per step, without gradient.
+    chain by chain, pairs with even and odd r by turns. The trajectory's y is the coldest replica's.
+    For the inner sampler and the energy replicas are y's leading axis; all of them start at y. What
+    the inner state holds for each chain is exchanged with it, and what it cached of the landscape
+    is dropped. One more evaluation per step, without gradient.
 
-    `info.accepted` is the coldest replica's exchange; when it is not its turn, that of the pair above it.
+    `info.accepted` is the coldest replica's exchange; when it is not its turn, that of the pair
+    above it.
 
     Source: Geyer, 1991; Hukushima and Nemoto, 1996.
 
     Arguments:
-        sampler: moves each replica: any that leaves exp(−E) alone, of which hot replicas need no other step size. Not one that
-            anneals.
+        sampler: moves each replica: any that leaves exp(−E) alone, of which hot replicas need no
+            other step size. Not one that anneals.
         temperatures: 1 = T₁ < … < T_R.
 
     Raises:
@@ -124,7 +129,9 @@ class ParallelTempering(Wrapper):
 
 
 def _exchange(state: Any, source: Tensor) -> Any:
-    """Takes each replica's fields from another, chain by chain; what is no tensor (*replicas, *chains, …) stays."""
+    """Takes each replica's fields from another, chain by chain; what is no tensor (*replicas,
+    *chains, …) stays.
+    """
     if isinstance(state, Tensor):
         if state.shape[: source.ndim] != source.shape:
             return state

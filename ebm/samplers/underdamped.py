@@ -1,4 +1,6 @@
-"""Underdamped Langevin dynamics: momenta that friction slows and heat stirs, in the splitting BAOAB."""
+"""Underdamped Langevin dynamics: momenta that friction slows and heat stirs, in the splitting
+BAOAB.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, a
 
 
 class UnderdampedState(NamedTuple):
-    """A configuration and its momentum, between the two B's of neighbouring steps; None until the first step."""
+    """A configuration and its momentum, between the two B's of neighbouring steps; None until the
+    first step.
+    """
 
     y: Tensor
     t: int = 0
@@ -26,21 +30,26 @@ class UnderdampedState(NamedTuple):
 class UnderdampedLangevin(SteppingSampler):
     """Samples p ∝ exp(−E/T) by Langevin dynamics with momenta p of mass M, in the splitting BAOAB:
 
-        B: p ← p − h/2 ∇E(y),    A: y ← y + h/2 M⁻¹ p,    O: p ← e^(−γh) p + √((1 − e^(−2γh)) T) M^(1/2) ξ,    A,    B.
+        B: p ← p − h/2 ∇E(y),    A: y ← y + h/2 M⁻¹ p,    O: p ← e^(−γh) p + √((1 − e^(−2γh)) T)
+        M^(1/2) ξ,    A,    B.
 
-    One gradient per step: the B that ends one step and the B that begins the next are at the same y, and done at once. Momenta
-    are first drawn from N(0, T M). The bias is O(h²), and on a Gaussian the positions have none. Chains go through long valleys
-    faster than by `LangevinDynamics`, whose limit this is for γ → ∞. h must stay below 2/ω, ω² the largest curvature in units
-    of M. At T = 0 it is descent with heavy-ball momentum.
+    One gradient per step: the B that ends one step and the B that begins the next are at the same
+    y, and done at once. Momenta are first drawn from N(0, T M). The bias is O(h²), and on a
+    Gaussian the positions have none. Chains go through long valleys faster than by
+    `LangevinDynamics`, whose limit this is for γ → ∞. h must stay below 2/ω, ω² the largest
+    curvature in units of M. At T = 0 it is descent with heavy-ball momentum.
 
-    Source: Leimkuhler and Matthews, 2013 (Rational construction of stochastic numerical methods for molecular sampling,
-    arXiv 1203.5428).
+    Source: Leimkuhler and Matthews, 2013 (Rational construction of stochastic numerical methods for
+    molecular sampling, arXiv 1203.5428).
 
     Arguments:
-        step_size: the time step h: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval mode.
+        step_size: the time step h: a number, a tensor (*chains,), an nn.Parameter, or a schedule t
+            -> number.
+        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
+            mode.
         friction: γ > 0, in units of 1/time: momenta are forgotten after a time of 1/γ.
-        mass: M: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the flattened event.
+        mass: M: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the
+            flattened event.
         temperature: T; a number or a schedule.
         step_scale: s >= 1: in train mode each chain's h is drawn per trajectory from [h/s, hs].
         learnable: makes h a parameter.

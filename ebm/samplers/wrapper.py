@@ -1,4 +1,6 @@
-"""What samplers around another sampler have in common: whatever they do not change is the inner sampler's."""
+"""What samplers around another sampler have in common: whatever they do not change is the inner
+sampler's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`ebm new-plugin`: writes a package that joins the toolkit, with one component of each kind, from the files in `template/`."""
+"""`ebm new-plugin`: writes a package that joins the toolkit, with one component of each kind, from
+the files in `template/`.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def new_plugin(name: str, out: Path | None = None) -> Written:
         out: the folder to write; by default the name, in the working directory.
 
     Raises:
-        ValueError: for a name that no distribution or module may have or that belongs to the core, or a folder that exists.
+        ValueError: for a name that no distribution or module may have or that belongs to the core,
+            or a folder that exists.
     """
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?", name):
         raise ValueError(f"new-plugin {name!r}: a name has letters, digits and hyphens, and begins with a letter, as in my-ebms")

@@ -1,7 +1,9 @@
-"""The laws as functions, which an author calls on an own component, and `pytest --ebm DISTRIBUTION` on all of a package's.
+"""The laws as functions, which an author calls on an own component, and `pytest --ebm DISTRIBUTION`
+on all of a package's.
 
-Each check builds the component several times, holds it to every law of its kind, and raises `LawBroken` at the first that does
-not hold, with a counterexample and the likely cause. Checks are functions of their seed; torch's generator is left as it was.
+Each check builds the component several times, holds it to every law of its kind, and raises
+`LawBroken` at the first that does not hold, with a counterexample and the likely cause. Checks are
+functions of their seed; torch's generator is left as it was.
 """
 
 from ebm.testing.encoders import check_encoder

@@ -1,4 +1,6 @@
-"""What `pytest --ebm DISTRIBUTION` checks: all that a distribution registers, built by its examples, recipes or defaults."""
+"""What `pytest --ebm DISTRIBUTION` checks: all that a distribution registers, built by its
+examples, recipes or defaults.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,19 @@ EVENTS = ((2,), (3,), (1,), (1, 8, 8), (3, 8, 8), (8, 8))  # tried for an energy
 
 
 class NoExample(Exception):
-    """A component cannot be built here: its keywords, a package, its data or its weights are missing."""
+    """A component cannot be built here: its keywords, a package, its data or its weights are
+    missing.
+    """
 
 
 def checks_of(distribution: str) -> dict[str, Callable[[], None]]:
-    """Lists the checks of everything that an installed distribution registers: "kind name" -> a check.
+    """Lists the checks of everything that an installed distribution registers: "kind name" -> a
+    check.
 
-    A component is built from the distribution's hook `ebm_examples`, else as its recipes build it, else from
-    defaults, with what the data decide taken from the distribution's own tasks. A check raises `LawBroken`, or
-    `NoExample` where none of that is enough, or where data, weights or a package are missing.
+    A component is built from the distribution's hook `ebm_examples`, else as its recipes build it,
+    else from defaults, with what the data decide taken from the distribution's own tasks. A check
+    raises `LawBroken`, or `NoExample` where none of that is enough, or where data, weights or a
+    package are missing.
 
     Raises:
         ValueError: no installed distribution of this name registers anything.
@@ -95,7 +101,8 @@ class Package:
 
         Raises:
             LawBroken: it breaks one.
-            NoExample: nothing says how to build it, or its data, its weights or a package are missing.
+            NoExample: nothing says how to build it, or its data, its weights or a package are
+            missing.
         """
         try:
             self._hold(kind, name)
@@ -131,7 +138,9 @@ class Package:
         return assemble(resolve(load(f"{self.distribution}:{recipe}")))
 
     def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], Parts | None]:
-        """Finds what makes a component: (a factory without arguments, the parts of the recipe that it is from)."""
+        """Finds what makes a component: (a factory without arguments, the parts of the recipe that
+        it is from).
+        """
         for recipe in self.offered["recipe"]:
             try:
                 parts = self._assembled(recipe)
@@ -197,7 +206,9 @@ class Package:
 
 
 def _missing(error: BaseException | None) -> str:
-    """Tells whether an error comes of a connection that there is not, or of a package that is not installed."""
+    """Tells whether an error comes of a connection that there is not, or of a package that is not
+    installed.
+    """
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError | URLError):
             return "its weights or data cannot be reached"

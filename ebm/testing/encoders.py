@@ -14,19 +14,7 @@ from torch import Tensor
 
 from ebm.encoders import Encoder
 from ebm.tasks.video.tracks import digest
-from ebm.testing.laws import (
-    broken,
-    built,
-    changed,
-    close,
-    copied,
-    draws_nothing_global,
-    generator,
-    obey,
-    shown,
-    snapshot,
-    worst,
-)
+from ebm.testing.laws import broken, built, changed, close, copied, draws_nothing_global, generator, obey, shown, snapshot, worst
 
 __all__ = ["check_encoder"]
 
@@ -35,12 +23,15 @@ ROUNDING = 1e-4  # of the largest feature or pixel: networks in float32 take bat
 
 
 def check_encoder(factory: Callable[[], Encoder], frames: Tensor | None = None, *, seed: int = 0) -> None:
-    """Holds an encoder to its laws: a finite vector for each frame, whatever frames are beside it; frozen, without
-    draws and traces; the same when it is built, taught or loaded anew; decoded pixels in [0, 1]; clear refusals.
+    """Holds an encoder to its laws: a finite vector for each frame, whatever frames are beside it;
+    frozen, without draws and traces; the same when it is built, taught or loaded anew; decoded
+    pixels in [0, 1]; clear refusals.
 
     Arguments:
-        factory: makes the encoder anew, without arguments; one that learns does so here, so let it take few steps.
-        frames: what it learns from and encodes: uint8 (n, 3, size, size), best six or more. None draws smooth ones.
+        factory: makes the encoder anew, without arguments; one that learns does so here, so let it
+            take few steps.
+        frames: what it learns from and encodes: uint8 (n, 3, size, size), best six or more. None
+            draws smooth ones.
         seed: what every random draw of the check is derived from.
 
     Raises:
@@ -71,9 +62,7 @@ class Case:
         for name in ("size", "features"):
             number = getattr(self.encoder, name, None)
             if not isinstance(number, int) or number < 1:
-                broken(
-                    f"{name} is {number!r}", "call super().__init__(size, features): pixels a side, and numbers of a frame"
-                )
+                broken(f"{name} is {number!r}", "call super().__init__(size, features): pixels a side, and numbers of a frame")
         if frames is not None and (not isinstance(frames, Tensor) or frames.dtype != torch.uint8 or not len(frames)):
             raise TypeError(f"frames is {type(frames).__name__}: pass uint8 (n, 3, size, size) with at least one frame")
         self.taken = self._smooth() if frames is None else frames
@@ -114,7 +103,9 @@ def identity(encoder: Encoder) -> str:
 
 @contextmanager
 def left_alone(encoder: Encoder, what: str) -> Iterator[None]:
-    """Breaks the law where the block leaves a trace in an encoder, in a global generator, or in torch's grad mode."""
+    """Breaks the law where the block leaves a trace in an encoder, in a global generator, or in
+    torch's grad mode.
+    """
     held, before = snapshot(encoder), identity(encoder)
     with draws_nothing_global(what):
         yield
@@ -137,7 +128,9 @@ def row_of(place: tuple[int, ...], what: str) -> str:
 
 
 def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
-    """An encoder that `learns` refuses to encode before; frames and a seed decide what it learns; others learn nothing."""
+    """An encoder that `learns` refuses to encode before; frames and a seed decide what it learns;
+    others learn nothing.
+    """
     encoder = case.encoder
     if not encoder.learns:
         before = identity(encoder)
@@ -165,7 +158,9 @@ def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
 
 
 def a_frame_becomes_a_finite_vector(case: Case) -> None:
-    """encode maps frames (n, 3, size, size), uint8, to features (n, features), float32, for any n; they follow the frame."""
+    """encode maps frames (n, 3, size, size), uint8, to features (n, features), float32, for any n;
+    they follow the frame.
+    """
     for count in (ROWS, 1, 0):
         found = case.encode(case.frames[:count])
         seen = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -183,7 +178,9 @@ def a_frame_becomes_a_finite_vector(case: Case) -> None:
 
 
 def encoding_is_a_function_that_changes_nothing(case: Case) -> None:
-    """The same frames have the same features in train and eval mode; nothing is drawn, and frames and encoder stay."""
+    """The same frames have the same features in train and eval mode; nothing is drawn, and frames
+    and encoder stay.
+    """
     found = []
     for train in (False, True, False):
         case.encoder.train(train)
@@ -203,7 +200,9 @@ def encoding_is_a_function_that_changes_nothing(case: Case) -> None:
 
 
 def it_is_frozen(case: Case) -> None:
-    """No parameter requires grad, and features and pixels carry no graph: an encoder is not trained with an energy."""
+    """No parameter requires grad, and features and pixels carry no graph: an encoder is not trained
+    with an energy.
+    """
     if held := [name for name, parameter in case.encoder.named_parameters() if parameter.requires_grad]:
         broken(f"parameters {held[:3]} require grad", "self.requires_grad_(False) at the end of __init__, and of learn")
     features = case.encode()
@@ -214,7 +213,9 @@ def it_is_frozen(case: Case) -> None:
 
 
 def frames_do_not_see_each_other(case: Case) -> None:
-    """A frame's features do not depend on the frames beside it, on their order, or on how they lie in memory."""
+    """A frame's features do not depend on the frames beside it, on their order, or on how they lie
+    in memory.
+    """
     _rows_are_independent(case.frames, case.encoder.encode, "feature", "encoded")
     strided = case.frames.contiguous(memory_format=torch.channels_last)
     if not close(case.encode(strided), case.encode(), ROUNDING):
@@ -259,7 +260,9 @@ def _refuses(call: Callable[[], Any], what: str, way_out: str) -> None:
 
 
 def features_become_pixels_where_it_decodes(case: Case) -> None:
-    """Where `decodes` is True, decode maps (*more, features) to pixels (*more, 3, size, size) in [0, 1], row by row."""
+    """Where `decodes` is True, decode maps (*more, features) to pixels (*more, 3, size, size) in
+    [0, 1], row by row.
+    """
     encoder, features = case.encoder, case.encode()
     if not encoder.decodes:
         if type(encoder)._decode is not Encoder._decode:
@@ -294,7 +297,9 @@ def features_become_pixels_where_it_decodes(case: Case) -> None:
 
 
 def it_is_the_same_when_built_or_loaded_anew(case: Case) -> None:
-    """Another one, built anew or loaded from the saved state (tensors, in safetensors), gives the same features."""
+    """Another one, built anew or loaded from the saved state (tensors, in safetensors), gives the
+    same features.
+    """
     features, state = case.encode(), case.encoder.state_dict()
     try:
         kept = safetensors.torch.load(safetensors.torch.save(state))

@@ -45,22 +45,27 @@ TRIES = 3  # independent directions; finite differences may step over a kink of 
 def check_energy(
     factory: Callable[[], EnergyFn], y: Tensor, context: Any = None, *, causal: bool | None = None, seed: int = 0
 ) -> None:
-    """Holds an energy to its laws: one energy per chain, independent chains, exact first and second derivatives, gradients for
-    all parameters, a context that is bound once and shared by candidates, causality, dtypes, and saving.
+    """Holds an energy to its laws: one energy per chain, independent chains, exact first and second
+    derivatives, gradients for all parameters, a context that is bound once and shared by
+    candidates, causality, dtypes, and saving.
 
     Arguments:
         factory: makes the energy anew, without arguments: an `Energy`, or any function of y.
-        y: configurations (*chains, *event) where the energy is defined; their first axis is one of chains, better six than one.
-        context: what `given` and `encode` take; tensors whose first axis is as long as y's hold a row per row of y.
-        causal: whether energies (rows, positions) may not depend on the context of later positions. None means yes where the
-            context has as many positions: E[:, i] may look at context[:, :i + 1], and its answer is context[:, i + 1].
+        y: configurations (*chains, *event) where the energy is defined; their first axis is one of
+            chains, better six than one.
+        context: what `given` and `encode` take; tensors whose first axis is as long as y's hold a
+            row per row of y.
+        causal: whether energies (rows, positions) may not depend on the context of later positions.
+            None means yes where the context has as many positions: E[:, i] may look at context[:,
+            :i + 1], and its answer is context[:, i + 1].
         seed: what every random draw of the check is derived from.
 
     Raises:
         LawBroken: naming the law, a counterexample and the likely cause.
 
     Warns:
-        UserWarning: a parameter moves all energies alike, so that nothing that follows slopes can train it.
+        UserWarning: a parameter moves all energies alike, so that nothing that follows slopes can
+        train it.
 
     >>> from ebm.energies import MLPEnergy
     >>> check_energy(lambda: MLPEnergy(dim=2), torch.randn(6, 2))
@@ -111,7 +116,9 @@ class Case:
         return (self.bound(self.energy, level=level) for level in range(count))
 
     def ends(self) -> list[EnergyFn]:
-        """Binds the first landscape and the last: enough for derivatives by parameters, each of which takes four passes."""
+        """Binds the first landscape and the last: enough for derivatives by parameters, each of
+        which takes four passes.
+        """
         bound = list(self.levels())
         return bound[:1] + bound[1:][-1:]
 
@@ -149,7 +156,9 @@ def there_is_one_energy_per_chain(case: Case) -> None:
 
 
 def dtype_follows_the_input(case: Case) -> None:
-    """float32 y and parameters give float32 energies, float64 ones float64, and the same up to rounding."""
+    """float32 y and parameters give float32 energies, float64 ones float64, and the same up to
+    rounding.
+    """
     cause = (
         "a tensor on the energy that is no parameter and no buffer, which .double() and .to(device) do not move "
         "(register_buffer), or a dtype written down, as in .float() or dtype=torch.float32 (use y.dtype, y.new_zeros)"
@@ -189,7 +198,9 @@ def energies_are_finite(case: Case) -> None:
 
 
 def scoring_is_a_function_that_changes_nothing(case: Case) -> None:
-    """In eval mode the same y gets the same energy; y, the context, parameters and buffers stay, and nothing is drawn."""
+    """In eval mode the same y gets the same energy; y, the context, parameters and buffers stay,
+    and nothing is drawn.
+    """
     y, context, held = case.y.clone(), cloned(case.context), snapshot(case.energy)
     torch.rand(1)  # who seeds the generator anew is seen
     states = random_states()
@@ -306,7 +317,9 @@ def _other(case: Case, y: Tensor) -> Tensor:
 
 
 def candidates_share_a_context(case: Case) -> None:
-    """y may have more leading axes than its context: E of stacked candidates is the stack of their energies."""
+    """y may have more leading axes than its context: E of stacked candidates is the stack of their
+    energies.
+    """
     function = case.bound(case.energy)
     parts = [case.y, _other(case, case.y), case.y.flip(0)]
     cause = (
@@ -362,7 +375,9 @@ TWICE = (
 
 
 def its_gradient_can_be_differentiated(case: Case) -> None:
-    """Second derivatives of E, by y twice and by y and each parameter, equal finite differences of the gradient."""
+    """Second derivatives of E, by y twice and by y and each parameter, equal finite differences of
+    the gradient.
+    """
     for level, function in enumerate(case.levels()):
         y = case.y.clone().requires_grad_()
         v, u, h = case.noise(y), case.noise(y), 1e-5
@@ -434,7 +449,9 @@ PARAMETER = "the parameter is detached on its way (.data, .detach(), no_grad(), 
 
 
 def every_parameter_receives_a_gradient(case: Case) -> None:
-    """No parameter is without effect on the energies: it would never train, and distributed training refuses it."""
+    """No parameter is without effect on the energies: it would never train, and distributed
+    training refuses it.
+    """
     missing, still = dict(case.parameters()), set(case.parameters())
     for attempt in range(4):
         energy = copied(case.energy)
@@ -476,7 +493,9 @@ def every_parameter_receives_a_gradient(case: Case) -> None:
 
 
 def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
-    """given(context, level)(y) is forward(y, encode(context, level)), and stays so when another context is bound."""
+    """given(context, level)(y) is forward(y, encode(context, level)), and stays so when another
+    context is bound.
+    """
     if not isinstance(case.energy, Energy):
         return
     cause = (
@@ -520,7 +539,9 @@ def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
 
 
 def predictions_see_no_future(case: Case) -> None:
-    """Energy (row, i) of a causal energy does not depend on the context after position i, where its answer stands."""
+    """Energy (row, i) of a causal energy does not depend on the context after position i, where its
+    answer stands.
+    """
     length = _positions(case)
     if length is None:
         return
@@ -545,7 +566,9 @@ def predictions_see_no_future(case: Case) -> None:
 
 
 def extending_a_code_is_encoding_the_whole(case: Case) -> None:
-    """extend(encode(context[:, :k]), context[:, k:]) scores as encode(context), and leaves the shorter code as it was."""
+    """extend(encode(context[:, :k]), context[:, k:]) scores as encode(context), and leaves the
+    shorter code as it was.
+    """
     length = _positions(case)
     if length is None or type(case.energy).extend is Energy.extend:
         return

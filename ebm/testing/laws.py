@@ -1,4 +1,6 @@
-"""What a law is: a function of a case that calls `broken` where it does not hold. Its docstring says what it demands."""
+"""What a law is: a function of a case that calls `broken` where it does not hold. Its docstring
+says what it demands.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,12 @@ def broken(counterexample: str, cause: str) -> NoReturn:
 def obey(
     subject: str, laws: Sequence[Callable[[Any], None]], case: Callable[[], Any], seed: int, dtype: torch.dtype | None = None
 ) -> None:
-    """Holds a case to laws, in order; with another default dtype, where tensors are made that follow no input.
+    """Holds a case to laws, in order; with another default dtype, where tensors are made that
+    follow no input.
 
     Raises:
-        LawBroken: at the first that does not hold, or that cannot be looked at because the component raises.
+        LawBroken: at the first that does not hold, or that cannot be looked at because the
+        component raises.
     """
     with own_randomness(seed), _default_dtype(dtype):
         torch.rand(7), np.random.rand(), random.random()  # away from the seed, so that who seeds anew is seen

@@ -42,16 +42,18 @@ class Exact(NamedTuple):
 
 
 def check_sampler(factory: Callable[[], Sampler], *, energy: Any = None, stationary: bool | None = None, seed: int = 0) -> None:
-    """Holds a sampler to its laws: draws come from the generator alone, the energy and the start stay as they are, runs leave no
-    trace, n steps and then m are n + m, chains are independent, graphs reach as far as `unroll` says, and where it
-    samples, the stationary distribution stays.
+    """Holds a sampler to its laws: draws come from the generator alone, the energy and the start
+    stay as they are, runs leave no trace, n steps and then m are n + m, chains are independent,
+    graphs reach as far as `unroll` says, and where it samples, the stationary distribution stays.
 
     Arguments:
         factory: makes the sampler anew, without arguments.
-        energy: what it samples from, where that cannot be any smooth energy of vectors (a lattice's): an energy with exact draws
-            `sample(n, generator=) -> (n, *event)`. None means mixtures of Gaussians as wide as the sampler's step allows.
-        stationary: whether p ∝ exp(−E) has to stay (up to what vanishes with the step size, for a sampler without an
-            acceptance test). None means what the sampler's attribute `stationary` says, and where that is None, too, if it draws.
+        energy: what it samples from, where that cannot be any smooth energy of vectors (a
+            lattice's): an energy with exact draws `sample(n, generator=) -> (n, *event)`. None
+            means mixtures of Gaussians as wide as the sampler's step allows.
+        stationary: whether p ∝ exp(−E) has to stay (up to what vanishes with the step size, for a
+            sampler without an acceptance test). None means what the sampler's attribute
+            `stationary` says, and where that is None, too, if it draws.
         seed: what every random draw of the check is derived from.
 
     Raises:
@@ -74,7 +76,9 @@ def check_sampler(factory: Callable[[], Sampler], *, energy: Any = None, station
 
 
 class Landscape(Energy):
-    """E(y) = a · base(y), and beside it all that sampling must leave alone; it notes in which mode it was scored."""
+    """E(y) = a · base(y), and beside it all that sampling must leave alone; it notes in which mode
+    it was scored.
+    """
 
     def __init__(self, base: EnergyFn) -> None:
         super().__init__()
@@ -152,7 +156,9 @@ def _valley(y: Tensor) -> Tensor:
 
 
 def steps_move_y_and_keep_its_form(case: Case) -> None:
-    """A trajectory takes the steps it was asked for; y keeps shape and dtype, some chain moves, info has an energy per chain."""
+    """A trajectory takes the steps it was asked for; y keeps shape and dtype, some chain moves,
+    info has an energy per chain.
+    """
     _, high = check_steps(case.sampler.steps)
     count = len(case.sampler.route([case.base]))
     asked = max(1, min(high, 3))
@@ -203,7 +209,9 @@ def _draws(case: Case, train: bool, steps: int) -> bool:
 
 
 def draws_come_from_the_generator(case: Case) -> None:
-    """With generator=, a run is a function of it and leaves the global generators alone; without, torch's is drawn from."""
+    """With generator=, a run is a function of it and leaves the global generators alone; without,
+    torch's is drawn from.
+    """
     with draws_nothing_global("a run with generator="):
         first = case.run()
     again = case.run()
@@ -245,7 +253,9 @@ def draws_come_from_the_generator(case: Case) -> None:
 
 
 def the_start_and_the_energy_are_left_alone(case: Case) -> None:
-    """A run changes neither its start nor the energy's parameters, buffers, gradients and modes, and scores it in eval mode."""
+    """A run changes neither its start nor the energy's parameters, buffers, gradients and modes,
+    and scores it in eval mode.
+    """
     for unroll in ("none", "each", "last", "full") if case.sampler.differentiable else ("none",):
         energy, y = case.landscape(), case.y.clone()
         energy.height.grad = torch.ones_like(energy.height)  # the loop's, from a loss before
@@ -266,7 +276,9 @@ def the_start_and_the_energy_are_left_alone(case: Case) -> None:
 
 
 def runs_leave_no_trace(case: Case) -> None:
-    """What one run does has no influence on the next, on another that goes on beside it, or on one from other chains."""
+    """What one run does has no influence on the next, on another that goes on beside it, or on one
+    from other chains.
+    """
     for train in (True, False):
         moving = case.fresh(train)
         held = {name: value.clone() for name, value in moving.state_dict().items() if isinstance(value, Tensor)}
@@ -367,7 +379,9 @@ def chains_are_independent(case: Case) -> None:
 
 
 def without_noise_the_energy_falls(case: Case) -> None:
-    """A sampler that draws nothing descends: on a wide bowl a few steps lower the energy, on average over chains."""
+    """A sampler that draws nothing descends: on a wide bowl a few steps lower the energy, on
+    average over chains.
+    """
     skipped = case.noisy or case.given is not None or case.several or case.sampler.interacting
     if skipped or not torch.equal(case.sampler.point(case.y), case.y):
         return
@@ -387,7 +401,9 @@ def without_noise_the_energy_falls(case: Case) -> None:
 
 
 def info_tells_where_a_step_was_taken_from(case: Case) -> None:
-    """info.energy is E(point(y)) of the y before the step (or near it, where noise comes first), on every landscape anew."""
+    """info.energy is E(point(y)) of the y before the step (or near it, where noise comes first), on
+    every landscape anew.
+    """
     if case.several:
         return
     other = case.landscape()
@@ -428,7 +444,9 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
 
 
 def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
-    """A start of an energy that is not finite raises FloatingPointError; a proposal of one raises, or is rejected: a wall."""
+    """A start of an energy that is not finite raises FloatingPointError; a proposal of one raises,
+    or is rejected: a wall.
+    """
     if case.given is not None or not torch.equal(case.sampler.point(case.y), case.y):
         return
     y = case.y.clone()
@@ -467,7 +485,9 @@ def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
 
 
 def arguments_are_checked_at_the_call(case: Case) -> None:
-    """trajectory(…) raises ValueError for arguments that cannot work when it is called, not when it is iterated over."""
+    """trajectory(…) raises ValueError for arguments that cannot work when it is called, not when it
+    is iterated over.
+    """
     wrong: dict[str, dict[str, Any]] = {
         "steps=-1": {"steps": -1},
         "an integer y": {"y": case.y.long()},
@@ -485,7 +505,9 @@ def arguments_are_checked_at_the_call(case: Case) -> None:
 
 
 def graphs_reach_as_far_as_unroll_says(case: Case) -> None:
-    """Values agree between unroll modes; an end's derivative by the energy's parameters equals finite differences."""
+    """Values agree between unroll modes; an end's derivative by the energy's parameters equals
+    finite differences.
+    """
     if not case.sampler.differentiable:
         for unroll in ("each", "last", "full"):
             try:
@@ -532,7 +554,9 @@ def graphs_reach_as_far_as_unroll_says(case: Case) -> None:
 
 
 def _slopes(case: Case, unroll: Any, seed: int) -> tuple[float, float]:
-    """Differentiates an end by the energy's height: (by the graph, by finite differences of the steps that the graph covers)."""
+    """Differentiates an end by the energy's height: (by the graph, by finite differences of the
+    steps that the graph covers).
+    """
     direction = torch.randn(case.y.shape, generator=generator(case.seed + seed), dtype=torch.float64)
 
     def end(shift: float, unroll: Any, covered: bool) -> tuple[Tensor, Tensor]:
@@ -562,7 +586,9 @@ def a_saved_sampler_samples_the_same(case: Case) -> None:
 
 
 def its_stationary_distribution_stays(case: Case) -> None:
-    """Chains that start as exact draws of p ∝ exp(−E) are distributed like p after any number of steps."""
+    """Chains that start as exact draws of p ∝ exp(−E) are distributed like p after any number of
+    steps.
+    """
     claims = case.stationary if case.stationary is not None else getattr(case.sampler, "stationary", None)
     if not (case.noisy if claims is None else claims) or case.several:
         return
@@ -611,10 +637,12 @@ def _run(case: Case, target: Exact, start: Tensor, steps: int, seed: int) -> tup
 
 
 def _scales(case: Case, mean: float, spread: float) -> list[float]:
-    """Chooses the target's widths: where acceptance is near 0.6 and 0.3, or without a test, where steps are small in the target.
+    """Chooses the target's widths: where acceptance is near 0.6 and 0.3, or without a test, where
+    steps are small in the target.
 
-    Without a test the law holds up to a discretisation error, which is (step / width)²: a tenth of the width moves it by 1 %. A
-    test makes up for steps of any size; where it never rejects, steps half as wide as the target show what it is worth.
+    Without a test the law holds up to a discretisation error, which is (step / width)²: a tenth of
+    the width moves it by 1 %. A test makes up for steps of any size; where it never rejects, steps
+    half as wide as the target show what it is worth.
     """
     seen: list[tuple[float, float, float | None]] = []
     for power in sorted(range(-14, 15), key=abs):
@@ -678,7 +706,8 @@ def _moved(target: Exact, start: Tensor, end: Tensor, pool: Tensor, tolerance: f
         std = float(truth[name].std())
         if std < 1e-12:
             continue
-        # The start's own deviation from the truth stays in chains that hardly move: what counts is the change since.
+        # The start's own deviation from the truth stays in chains that hardly move: what counts is
+        # the change since.
         change = after[name] - before[name]
         error = max(float(change.std()) / math.sqrt(len(change)), 1e-12)
         shift = float(change.mean())

@@ -71,7 +71,8 @@ def fit(
 ) -> Run:
     """Trains an energy with an objective on a task, evaluates it, and writes a run folder.
 
-    The same call on the same folder resumes a run that was stopped, to the same numbers bit for bit.
+    The same call on the same folder resumes a run that was stopped, to the same numbers bit for
+    bit.
 
     Arguments:
         energy: what is trained; with a plain function only the objective's parameters are.

@@ -383,11 +383,7 @@ KERNELS = {
     "gated": (gated, lambda gate, up: F.silu(gate) * up, ((2, 3), (2, 3))),
     "turn": (lambda x: turn(x, *DOUBLE), lambda x: turn_plainly(x, *DOUBLE), ((2, 3, 4),)),
     "turn-single": (lambda x: turn(x, *SINGLE), lambda x: turn_plainly(x, *SINGLE), ((2, 3, 4),)),
-    "attention": (
-        lambda *x: attend_to_past_and_self(*x, HIDDEN),
-        lambda q, *x: attend_plainly(q * 2**-0.5, *x, HIDDEN),
-        SEEN,
-    ),
+    "attention": (lambda *x: attend_to_past_and_self(*x, HIDDEN), lambda q, *x: attend_plainly(q * 2**-0.5, *x, HIDDEN), SEEN),
     "attention-padded": (
         lambda *x: attend_to_past_and_self(*x, HIDDEN_PADDED),
         lambda q, *x: attend_plainly(q * 2**-0.5, *x, HIDDEN_PADDED),

@@ -178,18 +178,18 @@ def test_patterns_of_whole_numbers_will_do(patterns):
     [
         (lambda: ModernHopfield(), r"dim=None, count=None\): pass patterns"),
         (lambda: ModernHopfield(dim=2, count=0), "of at least 1"),
-        (lambda: ModernHopfield(torch.zeros(3)), r"patterns=<\(3,\)"),
+        (lambda: ModernHopfield(torch.zeros(3)), r"patterns=\[0.0, 0.0, 0.0\]"),
         (lambda: ModernHopfield(torch.full((3, 2), torch.inf)), "finite"),
         (lambda: ModernHopfield(torch.zeros(3, 2), dim=3), "they disagree"),
         (lambda: ModernHopfield(torch.zeros(3, 2), beta=0.0), r"beta=0.0"),
-        (lambda: ModernHopfield(torch.zeros(3, 2))(torch.zeros(4, 1)), r"scores \(\*chains, 2\)"),
+        (lambda: ModernHopfield(torch.zeros(3, 2))(torch.zeros(4, 1)), r"over 2 coordinates: pass y \(\*chains, 2\)"),
         (lambda: Hopfield(), "pass one of them"),
         (lambda: Hopfield(signs(2, 3), weights=torch.zeros(3, 3)), "pass one of them"),
         (lambda: Hopfield(draw(2, 3)), "rows .* of 1 and -1"),
         (lambda: Hopfield(weights=draw(3, 3)), "symmetric"),
         (lambda: Hopfield(weights=draw(2, 3)), "symmetric"),
         (lambda: Hopfield(signs(2, 3), bias=torch.zeros(1)), "each of 3 units"),
-        (lambda: Hopfield(signs(2, 3))(torch.zeros(4, 2)), r"scores \(\*chains, 3\)"),
+        (lambda: Hopfield(signs(2, 3))(torch.zeros(4, 2)), r"over 3 coordinates: pass y \(\*chains, 3\)"),
     ],
 )
 def test_errors_restate_the_call(make, message):

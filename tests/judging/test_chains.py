@@ -56,11 +56,7 @@ def test_many_short_chains_and_still_coordinates_warn_of_nothing():
 
 @pytest.mark.parametrize(
     ("draws", "message"),
-    [
-        (torch.zeros(10), r"\(10,\)"),
-        (torch.zeros(3, 4), "at least 4 draws"),
-        (torch.full((10, 4), math.nan), "not finite"),
-    ],
+    [(torch.zeros(10), r"\(10,\)"), (torch.zeros(3, 4), "at least 4 draws"), (torch.full((10, 4), math.nan), "not finite")],
 )
 def test_broken_input_is_named(draws, message):
     for judge in (effective_sample_size, split_rhat):

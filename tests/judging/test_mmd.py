@@ -146,8 +146,7 @@ def test_auroc_sees_differences_that_a_sigmoid_would_lose():
 
 
 @pytest.mark.parametrize(
-    ("inside", "outside", "error"),
-    [([], [1.0], ValueError), ([1.0], [], ValueError), ([1.0], [math.nan], FloatingPointError)],
+    ("inside", "outside", "error"), [([], [1.0], ValueError), ([1.0], [], ValueError), ([1.0], [math.nan], FloatingPointError)]
 )
 def test_auroc_needs_energies(inside, outside, error):
     with pytest.raises(error):

@@ -189,11 +189,7 @@ def test_the_gradient_norm_is_that_of_the_last_step():
 
 @pytest.mark.parametrize(
     ("keywords", "message"),
-    [
-        ({"start": "buffer"}, "start='buffer'"),
-        ({"energy_l2": -1.0}, "energy_l2=-1.0"),
-        ({"data_noise": -1.0}, "data_noise=-1.0"),
-    ],
+    [({"start": "buffer"}, "start='buffer'"), ({"energy_l2": -1.0}, "energy_l2=-1.0"), ({"data_noise": -1.0}, "data_noise=-1.0")],
 )
 def test_arguments_that_cannot_work_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):

@@ -26,10 +26,7 @@ def test_value_and_gradient_for_a_gaussian(seed, sigma, spread, given_start):
     noised = data + sigma * noise
     residual = sigma * (noised - centre.detach()) / spread**2 - noise
     loss = DenoisingScoreMatching(sigma)(
-        lambda y: quadratic(y - centre) / spread**2,
-        Batch(data),
-        start=noised if given_start else None,
-        generator=seeded(seed),
+        lambda y: quadratic(y - centre) / spread**2, Batch(data), start=noised if given_start else None, generator=seeded(seed)
     )
     close(loss.value.detach(), residual.square().sum(-1).mean() / 2)
     close(grads(loss.value, centre)[0], -sigma * residual.mean(0) / spread**2)

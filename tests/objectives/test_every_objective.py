@@ -11,19 +11,7 @@ from torch import nn
 
 from ebm.energies import MLPEnergy
 from ebm.interfaces import Batch, Energy
-from tests.helpers import (
-    OBJECTIVES,
-    Restless,
-    Valley,
-    close,
-    laws,
-    normal,
-    objective,
-    quadratic,
-    seeded,
-    seeds,
-    without_example,
-)
+from tests.helpers import OBJECTIVES, Restless, Valley, close, laws, normal, objective, quadratic, seeded, seeds, without_example
 
 every = pytest.mark.parametrize("label", OBJECTIVES)
 chains = st.lists(st.integers(2, 3), min_size=1, max_size=2).map(tuple)

@@ -8,20 +8,7 @@ from hypothesis import strategies as st
 from ebm.interfaces import Batch
 from ebm.objectives import Reconstruction
 from ebm.samplers import MALA, GradientDescent, LangevinDynamics, ReplayAugmented
-from tests.helpers import (
-    Valley,
-    close,
-    from_noise,
-    gradient,
-    grads,
-    laws,
-    normal,
-    parameter,
-    quadratic,
-    seeded,
-    seeds,
-    squared,
-)
+from tests.helpers import Valley, close, from_noise, gradient, grads, laws, normal, parameter, quadratic, seeded, seeds, squared
 
 STEPS = 3
 MODES = {

@@ -91,8 +91,7 @@ def test_components_nest_and_a_top_level_sampler_is_handed_on():
 
 def test_a_top_level_sampler_is_what_evaluation_uses_where_the_objective_has_none():
     recipe = tiny(
-        sampler={"use": "langevin", "step_size": 0.25, "steps": 3},
-        objective={"use": "denoising-score-matching", "sigma": 0.1},
+        sampler={"use": "langevin", "step_size": 0.25, "steps": 3}, objective={"use": "denoising-score-matching", "sigma": 0.1}
     )
     parts = assemble(resolve(recipe))
     assert isinstance(parts.objective, DenoisingScoreMatching)
@@ -170,10 +169,7 @@ def test_any_value_can_be_set():
 
 
 def test_another_component_starts_from_its_own_defaults_whatever_the_order():
-    for names in (
-        ("objective.sampler.use", "objective.sampler.steps"),
-        ("objective.sampler.steps", "objective.sampler.use"),
-    ):
+    for names in (("objective.sampler.use", "objective.sampler.steps"), ("objective.sampler.steps", "objective.sampler.use")):
         values = {"objective.sampler.use": "gradient-descent", "objective.sampler.steps": "9"}
         resolved = resolve(tiny(), {name: values[name] for name in names})
         assert resolved["objective"]["sampler"] == {"use": "gradient-descent", "steps": 9}

@@ -96,11 +96,7 @@ def test_a_finished_run_is_not_trained_again(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "has no documents|no rows|empty"),
-        ("Too short.", "choose a smaller context"),
-    ],
+    ("content", "message"), [("", "has no documents|no rows|empty"), ("Too short.", "choose a smaller context")]
 )
 def test_a_corpus_that_cannot_serve_leaves_nothing_behind(content, message, tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text(content)

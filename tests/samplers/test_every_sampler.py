@@ -308,10 +308,7 @@ CALLS = {
     "no energies": ({"energy": []}, "at least one"),
     "not callable": ({"energy": 3.0}, "callable"),
     "one not callable": ({"energy": [quadratic, None]}, "callable"),
-    "generator's device": (
-        {"y": START.to("meta"), "generator": seeded()},
-        r"generator lives on cpu.*meta.*torch\.Generator",
-    ),
+    "generator's device": ({"y": START.to("meta"), "generator": seeded()}, r"generator lives on cpu.*meta.*torch\.Generator"),
 }
 
 

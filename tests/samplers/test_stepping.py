@@ -51,8 +51,7 @@ def test_step_sizes_that_cannot_work_are_refused(kind, size):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("keywords", "message"),
-    [({"steps": -1}, "steps=-1"), ({"steps": (3, 1)}, "steps="), ({"step_scale": 0.5}, "step_scale=0.5")],
+    ("keywords", "message"), [({"steps": -1}, "steps=-1"), ({"steps": (3, 1)}, "steps="), ({"step_scale": 0.5}, "step_scale=0.5")]
 )
 def test_other_arguments_that_cannot_work_are_refused(kind, keywords, message):
     with pytest.raises(ValueError, match=message):

@@ -60,14 +60,7 @@ def reconstruction(weighted: bool, **keywords: Any) -> dict[str, Any]:
 def persistent(**keywords: Any) -> dict[str, Any]:
     objective = ContrastiveDivergence(ReplayAugmented(langevin(), capacity=16), start="noise")
     usual = {"steps": 6, "batch_size": 8, "log_every": 1, "checkpoint_every": 3}
-    return {
-        "energy": mlp(),
-        "objective": objective,
-        "task": Points("moons", n=60),
-        "sampler": langevin(),
-        **usual,
-        **keywords,
-    }
+    return {"energy": mlp(), "objective": objective, "task": Points("moons", n=60), "sampler": langevin(), **usual, **keywords}
 
 
 def saved(folder: Path, name: str = "shared") -> Any:
@@ -326,11 +319,7 @@ def test_any_bundled_recipe_trains_on_two_processes(tmp_path, name):
     few = shlex.split("--steps 2 --checkpoint-every 1 --evaluate-limit 8")
     done = run_python("-m", "ebm", "run", name, *few, *PAIR, "--out", str(tmp_path / "run"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {path.stem for path in (tmp_path / "run" / "checkpoints" / "step-000000002").iterdir()} == {
-        "shared",
-        "rank0",
-        "rank1",
-    }
+    assert {path.stem for path in (tmp_path / "run" / "checkpoints" / "step-000000002").iterdir()} == {"shared", "rank0", "rank1"}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class Centred(Analytic):
 class Banana(Centred):
     """Bends a Gaussian along a parabola: y₁ ~ N(0, s²), and y₂ | y₁ ~ N(b (y₁² - s²), 1).
 
-    E(y) = y₁² / (2s²) + (y₂ - b (y₁² - s²))² / 2. The bend keeps volumes, so log Z = log 2π + log s;
-    E[y] = 0, Var[y₁] = s² and Var[y₂] = 1 + 2b²s⁴.
+    E(y) = y₁² / (2s²) + (y₂ - b (y₁² - s²))² / 2. The bend keeps volumes, so log Z = log 2π + log
+    s; E[y] = 0, Var[y₁] = s² and Var[y₂] = 1 + 2b²s⁴.
 
     Arguments:
         curvature: b; its sign says which way the ends point, and 0 leaves a Gaussian.
@@ -156,8 +156,8 @@ class DoubleWell(Centred):
 class Funnel(Centred):
     """Narrows exponentially to a neck (Neal's funnel): v = y₁ ~ N(0, s²), others x | v ~ N(0, eᵛ).
 
-    E(y) = v² / (2s²) + e⁻ᵛ |x|² / 2 + (d - 1) v / 2, log Z = d log(2π) / 2 + log s, Var[v] = s², and
-    each other coordinate has the variance E[eᵛ] = exp(s²/2).
+    E(y) = v² / (2s²) + e⁻ᵛ |x|² / 2 + (d - 1) v / 2, log Z = d log(2π) / 2 + log s, Var[v] = s²,
+    and each other coordinate has the variance E[eᵛ] = exp(s²/2).
 
     Arguments:
         dim: d, the number of coordinates, v included (Neal's has 10).
@@ -214,8 +214,8 @@ class Ring(Centred):
     """Has its minima on a circle in the plane: E(y) = (|y|² - r²)² / (8 r² w²).
 
     Near the circle E(y) ≈ (|y| - r)² / (2w²); it is a polynomial, so smooth at the origin too. |y|²
-    is a normal N(r², (2rw)²) cut off at zero, which gives everything in closed form: with a = r / 2w
-    and the standard normal's density φ and distribution function Φ, Z = π √(2π) 2rw Φ(a), and
+    is a normal N(r², (2rw)²) cut off at zero, which gives everything in closed form: with a = r /
+    2w and the standard normal's density φ and distribution function Φ, Z = π √(2π) 2rw Φ(a), and
     E|y|² = r² + 2rw φ(a) / Φ(a).
 
     Arguments:

@@ -158,13 +158,15 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
     return seen + weights[..., -1:] * v
 
 
-# Left to autograd, the plain formula's second derivative takes many passes over (T, S) tensors. Written by hand it
-# takes fewer, and keeps one such tensor alive. With scores s, weights w = softmax(s) and output o, the first derivative is
+# Left to autograd, the plain formula's second derivative takes many passes over (T, S) tensors.
+# Written by hand it takes fewer, and keeps one such tensor alive. With scores s, weights w =
+# softmax(s) and output o, the first derivative is
 #
 #     a_j = ⟨g, v_j⟩,    ds_j = w_j (a_j − ā),    x̄ = Σ_j w_j x_j,
 #
-# and the second is the gradient of a directional derivative: for directions (q̇, k̇, v̇) of the candidate's own (q, k, v), and
-# hence ṡ and ẇ_j = w_j (ṡ_j − s̄̇), it is that of ⟨g, ȯ⟩ = Σ_j ẇ_j a_j + w_0 ⟨g, v̇⟩, where j = 0 is the candidate itself.
+# and the second is the gradient of a directional derivative: for directions (q̇, k̇, v̇) of the
+# candidate's own (q, k, v), and hence ṡ and ẇ_j = w_j (ṡ_j − s̄̇), it is that of ⟨g, ȯ⟩ = Σ_j ẇ_j
+# a_j + w_0 ⟨g, v̇⟩, where j = 0 is the candidate itself.
 
 
 class _Attention(torch.autograd.Function):
@@ -190,7 +192,8 @@ class _Attention(torch.autograd.Function):
         if g is None:
             return (None,) * 6
         keys, values = ctx.saved_tensors[3:5]
-        # A sampler asks for the gradient of y alone: what is observed is upstream of other results only.
+        # A sampler asks for the gradient of y alone: what is observed is upstream of other results
+        # only.
         wanted = _is_wanted(keys) or _is_wanted(values)
         return (*_AttentionGradient.apply(g, *ctx.saved_tensors, wanted), None)
 
@@ -222,7 +225,8 @@ class _AttentionGradient(torch.autograd.Function):
         t, t_own = _rows(q1, keys.mT), (q1 * k + q * k1).sum(-1, keepdim=True)
         if keys1 is not None:
             t += _rows(q, keys1.mT)
-        # Three (T, S) tensors live here, and are reused: the weights, w(a − ā) = ds in the place of a, w(ṡ − s̄̇) = ẇ in that of ṡ.
+        # Three (T, S) tensors live here, and are reused: the weights, w(a − ā) = ds in the place of
+        # a, w(ṡ − s̄̇) = ẇ in that of ṡ.
         mean_a, mean_t = _mean(past, own, a, a_own), _mean(past, own, t, t_own)
         a, a_own, t, t_own = a.sub_(mean_a), a_own - mean_a, t.sub_(mean_t), t_own - mean_t
         c, c_own = torch.mul(a, t), a_own * t_own + (g * v1).sum(-1, keepdim=True)  # what moves w, up to a constant

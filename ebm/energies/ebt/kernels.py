@@ -26,8 +26,8 @@ def last_derivative(backward: Callable[..., Grads], message: str = THIRD) -> Cal
     """Makes the derivative of a backward pass an error.
 
     torch.autograd.grad runs only the nodes that lead to the inputs asked for. The error node of
-    torch's once_differentiable leads to none, so it would not run, and the derivative would be wrong
-    in silence. Here the error node leads to all inputs of the backward pass.
+    torch's once_differentiable leads to none, so it would not run, and the derivative would be
+    wrong in silence. Here the error node leads to all inputs of the backward pass.
     """
 
     @wraps(backward)
@@ -147,7 +147,8 @@ class _GatedGradient(torch.autograd.Function):
     @staticmethod
     @last_derivative
     def backward(ctx: Any, gate1: Tensor, up1: Tensor) -> Grads:
-        # ⟨g, ẏ⟩ = g (f′ u ġ + f u̇) with f = silu, f′ = s (1 + x (1 − s)), f″ = s (1 − s) (2 + x (1 − 2 s))
+        # ⟨g, ẏ⟩ = g (f′ u ġ + f u̇) with f = silu, f′ = s (1 + x (1 − s)), f″ = s (1 − s) (2 + x (1
+        # − 2 s))
         g, gate, up = ctx.saved_tensors
         s = gate.sigmoid()
         slope = _slope(gate, s)

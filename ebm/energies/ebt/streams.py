@@ -224,7 +224,8 @@ class CausalEBT(CausalStream):
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps y (*more, B, T, event), for the last T positions, to energies (*more, B, T)."""
-        # The product is written out: under autocast a Linear would round energies, by whose differences candidates are judged.
+        # The product is written out: under autocast a Linear would round energies, by whose
+        # differences candidates are judged.
         return (self.consider(y, code) * self.head.weight[0]).sum(-1)
 
     def consider(self, y: Tensor, code: Code | None) -> Tensor:

@@ -155,7 +155,8 @@ class ResidualTextEBT(TextEBT):
         super().__init__(vocab_size, size, dim, depth, heads, hidden, conditioning, levels, tied)
         self.output = nn.Linear(self.dim, vocab_size, bias=False)
         initialise(self.output)
-        # A spread-out candidate's mean embedding is next to nothing, and the norm would blow up its gradient: not with this.
+        # A spread-out candidate's mean embedding is next to nothing, and the norm would blow up its
+        # gradient: not with this.
         self.common = nn.Parameter(torch.randn(self.dim))
         nn.init.zeros_(self.head.weight)
 

@@ -210,9 +210,10 @@ class Denoising(Task):
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores how near a restored photograph comes to the clean one, both clamped to [-1, 1].
 
-        `evaluate` reports means over photographs: `psnr` (decibels), `ssim`, `mse`; `noisy_psnr`, of
-        the noisy ones; `lpips`, where its AlexNet is on this machine; `energy` of a tile and `steps`
-        that moved it, where the predictor has them; and `evaluations`, forward passes per tile.
+        `evaluate` reports means over photographs: `psnr` (decibels), `ssim`, `mse`; `noisy_psnr`,
+        of the noisy ones; `lpips`, where its AlexNet is on this machine; `energy` of a tile and
+        `steps` that moved it, where the predictor has them; and `evaluations`, forward passes per
+        tile.
         """
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 

@@ -243,7 +243,7 @@ def _picture(frame: Any, scaler: Any, shorter: int | None) -> Tensor:
 
 
 def _scaled(frame: Tensor, shorter: int) -> Tensor:
-    scaled = functional.interpolate(frame[None].float(), _size(*frame.shape[1:], shorter), mode="area")[0]
+    scaled = functional.interpolate(frame[None].float(), _size(frame.shape[1], frame.shape[2], shorter), mode="area")[0]
     return scaled.round().to(frame.dtype)
 
 

@@ -42,14 +42,14 @@ class Frames(Task):
     S, for S = `context`; they are centred, and scaled by one number to unit variance over the
     training frames. A chain is a frame: energies are (B, S).
 
-    Of every training clip `views` squares are encoded, drawn by the seed, and windows begin at every
-    frame. Of other clips the squares lie side by side over the whole frame, and windows one behind
-    the other. No window crosses a change of scene. A clip is in one split alone; what cannot be
-    decoded, or is too short, is left out, and one warning counts and names it.
+    Of every training clip `views` squares are encoded, drawn by the seed, and windows begin at
+    every frame. Of other clips the squares lie side by side over the whole frame, and windows one
+    behind the other. No window crosses a change of scene. A clip is in one split alone; what cannot
+    be decoded, or is too short, is left out, and one warning counts and names it.
 
     Arguments:
-        source: "bundled", a folder, "atari:" and a game, as in "atari:seaquest" (use every), or a hub
-            dataset, as `ebm.tasks.video.clips.clips` says.
+        source: "bundled", a folder, "atari:" and a game, as in "atari:seaquest" (use every), or a
+            hub dataset, as `ebm.tasks.video.clips.clips` says.
         encoder: turns frames into features, maybe learning from training frames; default pixels.
         context: S.
         every: takes each every-th frame of a clip.

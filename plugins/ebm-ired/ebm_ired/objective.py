@@ -73,12 +73,7 @@ class EnergyDiffusion(Objective):
         self.corrupt = corrupt or getattr(task, "corrupt", None) or self._noised
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         """Computes the loss of one batch; all that is drawn comes from the generator."""
         if start is not None:

@@ -49,8 +49,7 @@ def sections(run: Run, seed: int) -> Iterator[Section]:
 
 
 def _followed(run: Run, batch: Batch, seed: int) -> tuple[list[int], list[Tensor]]:
-    """Follows boards on their way: the steps at which they are looked at, and how they stand there.
-    """
+    """Follows boards on their way: the steps at which they are looked at, and how they stand there."""
     start = run.task.start(batch, generator=(generator := stream(seed, "boards", device=run.device)))
     functions = landscapes(run.energy, batch.context)
     with torch.no_grad(), eval_mode([run.energy, run.sampler]):

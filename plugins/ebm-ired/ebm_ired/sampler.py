@@ -85,12 +85,7 @@ class LandscapeDescent(Monotone):
         return self._placed(energy, super().enter(energy, state))
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: MonotoneState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: MonotoneState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[MonotoneState, Info]:
         descent = state.inner
         if self.noise and state.energy is None and descent.t > 0:  # the first step of a later landscape: `enter` cannot draw

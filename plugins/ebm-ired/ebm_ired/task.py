@@ -48,12 +48,7 @@ class Sudoku(InMemory):
     rows_at_once = 100  # each board may have several candidates
 
     def __init__(
-        self,
-        box: tuple[int, int] = (2, 3),
-        clues: tuple[int, int] = (16, 24),
-        hard: int = 13,
-        n: int = 6000,
-        seed: int = 0,
+        self, box: tuple[int, int] = (2, 3), clues: tuple[int, int] = (16, 24), hard: int = 13, n: int = 6000, seed: int = 0
     ) -> None:
         if len(box) != 2 or min(box) < 1 or max(box) < 2:
             raise ValueError(f"box={box}: pass (height, width)")

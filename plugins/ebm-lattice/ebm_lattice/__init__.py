@@ -41,11 +41,7 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
 
 @hookimpl
 def ebm_samplers() -> dict[str, Callable[..., Any]]:
-    return {
-        "gibbs": Gibbs,
-        "gibbs-with-gradients": GibbsWithGradients,
-        "swendsen-wang": SwendsenWang,
-    }
+    return {"gibbs": Gibbs, "gibbs-with-gradients": GibbsWithGradients, "swendsen-wang": SwendsenWang}
 
 
 @hookimpl

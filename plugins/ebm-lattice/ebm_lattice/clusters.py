@@ -76,12 +76,7 @@ class SwendsenWang(Sampler):
         return SwendsenWangState(state.y, state.t, *self._couplings(energy, state.y))
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: SwendsenWangState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: SwendsenWangState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[SwendsenWangState, Info]:
         if create_graph:
             raise ValueError("SwendsenWang flips clusters, and no gradient passes through that: leave create_graph=False")

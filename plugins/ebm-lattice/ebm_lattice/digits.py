@@ -44,12 +44,7 @@ class BinaryDigits(RowTask):
 
     @torch.no_grad()
     def evaluate(
-        self,
-        predictor: Predictor,
-        *,
-        split: str = "test",
-        limit: int | None = None,
-        generator: torch.Generator | None = None,
+        self, predictor: Predictor, *, split: str = "test", limit: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, float]:
         """Judges samples by their MMD, and energies by what they say of a pixel, given all others.
 

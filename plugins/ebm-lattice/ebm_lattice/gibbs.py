@@ -80,12 +80,7 @@ class Gibbs(Sampler):
         return LatticeState(state.y, state.t)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: LatticeState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: LatticeState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[LatticeState, Info]:
         if create_graph:
             raise ValueError("Gibbs draws discrete values, and no gradient passes through that: leave create_graph=False")

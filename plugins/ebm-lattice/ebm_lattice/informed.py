@@ -57,12 +57,7 @@ class GibbsWithGradients(Sampler):
         return LatticeState(state.y, state.t)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: LatticeState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: LatticeState, *, create_graph: bool = False, generator: torch.Generator | None = None
     ) -> tuple[LatticeState, Info]:
         if create_graph:
             raise ValueError("GibbsWithGradients accepts or rejects, and no gradient passes through that: create_graph=False")

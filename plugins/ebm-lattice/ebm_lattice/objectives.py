@@ -32,12 +32,7 @@ class Conditional(Objective):
         raise NotImplementedError
 
     def forward(
-        self,
-        energy: EnergyFn,
-        batch: Batch,
-        *,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
         check_lattice(self, batch.target, self.states)
         function, y = bind(energy, batch.context), batch.target

@@ -10,8 +10,7 @@ from ebm_lattice.states import read
 
 
 def conditionals(model, y):
-    """p(value of site | all others), (rows, sites, values), straight from the joint distribution.
-    """
+    """p(value of site | all others), (rows, sites, values), straight from the joint distribution."""
     all_values, values = read(model.all, 1, model.states), read(y, 1, model.states)
     count = 2 if model.states == "spins" else y.shape[-1]
     found = torch.zeros(*values.shape, count, dtype=DOUBLE)

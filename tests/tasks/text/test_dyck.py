@@ -65,12 +65,7 @@ class Oracle:
 
 
 @laws
-@given(
-    kinds=st.integers(1, 4),
-    low=st.integers(1, 4),
-    more=st.tuples(st.integers(0, 3), st.integers(0, 8)),
-    seed=seeds,
-)
+@given(kinds=st.integers(1, 4), low=st.integers(1, 4), more=st.tuples(st.integers(0, 3), st.integers(0, 8)), seed=seeds)
 def test_strings_are_balanced_and_as_deep_as_asked_for(kinds, low, more, seed):
     high = low + more[0]
     length = 2 * high + more[1]

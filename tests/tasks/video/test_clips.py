@@ -315,10 +315,7 @@ def test_a_hub_dataset_is_asked_for_by_name(hub, tmp_path):
         again = pickle.loads(pickle.dumps(clip))
         assert [frame[0, 0, 0].item() for frame in again.frames()] == [number] * 2
         assert clip.file() == (files[number] if number >= 5 else files[number].read_bytes())
-    for column, message in (
-        ("fil", r"no column 'fil': did you mean 'film'\?"),
-        ("label", "column 'label' holds .*no videos"),
-    ):
+    for column, message in (("fil", r"no column 'fil': did you mean 'film'\?"), ("label", "column 'label' holds .*no videos")):
         with pytest.raises(ValueError, match=message):
             clips("org/films", column=column)
 
