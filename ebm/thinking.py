@@ -83,7 +83,7 @@ def think(
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
     how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance}
-    thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)
+    thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)  # type: ignore[arg-type]  # or a list
     return thinker._think(context, start, generator)[0]
 
 

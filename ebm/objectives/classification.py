@@ -1,5 +1,4 @@
-"""Classification: cross-entropy of a joint classifier's labels, alone or beside the likelihood of
-its inputs (JEM).
+"""Classification: a joint classifier's cross-entropy, alone or with its inputs' likelihood (JEM).
 """
 
 from __future__ import annotations
@@ -15,22 +14,16 @@ from ebm.objectives.contrastive import ContrastiveDivergence
 
 
 class CrossEntropy(Objective):
-    """Trains a `JointClassifier` to tell labels, and nothing of how likely its inputs are:
+    """Trains a `JointClassifier` to tell labels (rows,), the batch's context, as a classifier does.
 
         L = E[−log p(c | x)] = E[E(x, c) − E(x)].
 
-    Labels (rows,) are the batch's context. It is what a plain classifier trains with.
-
     Terms: cross_entropy, accuracy.
-
-    Raises:
-        ValueError: (at the call) the energy has no `logits`, the context holds no labels, or a
-            start is given.
 
     >>> from ebm.energies import JointClassifier
     >>> energy = JointClassifier(torch.nn.Linear(2, 4, bias=False), event=1)
-    >>> loss = CrossEntropy()(energy, Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3])))    # all labels are as likely
-    >>> round(loss.value.exp().item(), 4)
+    >>> batch = Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3]))
+    >>> round(CrossEntropy()(energy, batch).value.exp().item(), 4)    # four labels, equally likely
     4.0
     """
 
@@ -51,28 +44,24 @@ class CrossEntropy(Objective):
 
 
 class JointLikelihood(Objective):
-    """Trains a `JointClassifier` by maximum likelihood of inputs and labels together (JEM):
+    """Trains a `JointClassifier` by the likelihood of inputs and labels together (JEM).
 
         L = −log p(x) + w (−log p(c | x)),
 
-    the first term by contrastive divergence on E(x), persistent with a `ReplayAugmented` sampler,
-    the second by cross-entropy. w = 1 is log p(x, c) itself; more leans towards the labels, of
-    which a batch tells less than of its inputs.
+    the first term by contrastive divergence on E(x), the second by cross-entropy. w = 1 gives log
+    p(x, c); a larger w weighs labels more.
 
     Source: Grathwohl et al., 2020 (arXiv 1912.03263), equation 7 (w = 1).
 
     Arguments:
-        sampler: moves the chains of E(x).
+        sampler: moves the chains of E(x); a `ReplayAugmented` sampler makes them persistent.
         weight: w.
         start: "data" or "noise", as in `ContrastiveDivergence`.
         energy_l2: weight of the squared energies E(x).
         data_noise: standard deviation of normal noise added to the inputs of E(x).
-        task: says what noise is.
+        task: draws the noise.
 
     Terms: those of `ContrastiveDivergence` and of `CrossEntropy`.
-
-    Raises:
-        ValueError: for a negative weight, and as those two do.
 
     >>> from ebm.energies import JointClassifier
     >>> from ebm.samplers import LangevinDynamics

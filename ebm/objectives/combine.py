@@ -20,7 +20,7 @@ class WeightedSum(Objective):
     Terms: every objective's own, prefixed with its number, and `i.loss`.
 
     >>> from ebm.objectives import DenoisingScoreMatching
-    >>> both = WeightedSum([DenoisingScoreMatching(0.1), DenoisingScoreMatching(0.5)], weights=[1.0, 0.1])
+    >>> both = WeightedSum([DenoisingScoreMatching(s) for s in (0.1, 0.5)], weights=[1.0, 0.1])
     >>> sorted(both(lambda y: (y**2).sum(-1), Batch(torch.ones(3, 2))).terms)[:3]
     ['0.energy_data', '0.grad_norm', '0.loss']
     """

@@ -21,28 +21,24 @@ class ContrastiveDivergence(Objective):
 
         L = E[E(x)] − E[E(x⁻)] + energy_l2 (E[E(x)²] + E[E(x⁻)²]),
 
-    where x are data and x⁻ the ends of the sampler's chains, taken as constants: ∇L without the L2
-    is the gradient of the negative log-likelihood, but for the chains' bias. Chains that start at
-    data: CD-k; at noise: short-run; from a buffer (a `ReplayAugmented` sampler): persistent CD,
-    whose fresh rows start as `start` says.
+    with data x and the chains' ends x⁻ as constants: without L2, ∇L is the gradient of the negative
+    log-likelihood up to the chains' bias. Chains from data make CD-k, chains from noise short-run
+    learning, and a `ReplayAugmented` sampler persistent CD, whose fresh rows start as `start` says.
 
     Source: Hinton, 2002; Tieleman, 2008; Nijkamp et al., 2019 (arXiv 1904.09770); L2: Du and
     Mordatch, 2019, eq. (4).
 
     Arguments:
         sampler: moves the chains.
-        start: "data" or "noise" (the task's start, or standard normal noise without a task).
-        energy_l2: weight of the squared energies, which holds their size near zero.
-        data_noise: standard deviation of normal noise added to the data, which smooths a landscape
-            over lattice-like data.
-        task: says what noise is.
+        start: "data" or "noise" (the task's start; standard normal noise without a task).
+        energy_l2: weight of the squared energies, which keeps energies near zero.
+        data_noise: standard deviation of noise on the data, which smooths discrete data.
+        task: draws the noise.
 
-    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around
-    zero), and how the chains fared: displacement (mean distance between a chain's ends), frozen
-    (the fraction that moved by less than 1e-3), grad_norm (at the last step), acceptance (mean over
-    the steps, where steps are accepted or rejected), clamped (the fraction of entries that the
-    sampler's retraction changes at the end, where it has one), buffer_age (mean number of
-    trajectories behind the stored rows, where there is a buffer).
+    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
+    displacement (mean distance from start to end), frozen (share of chains that moved by less than
+    1e-3), grad_norm (last step), acceptance (mean over steps), clamped (share of entries that the
+    retraction changes at the end), buffer_age (mean number of trajectories behind stored rows).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> objective = ContrastiveDivergence(LangevinDynamics(step_size=0.1, steps=5))

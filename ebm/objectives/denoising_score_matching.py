@@ -1,6 +1,4 @@
-"""Denoising score matching: the energy's gradient at a noised point should say which way the noise
-went.
-"""
+"""Denoising score matching: the slope at a noised point should point along its noise."""
 
 from __future__ import annotations
 
@@ -20,24 +18,22 @@ class DenoisingScoreMatching(Objective):
 
         L = E ½ ‖σ ∇E(x + σ ξ) − ξ‖²,    ξ ~ N(0, I),
 
-    which is σ² times the score matching loss at level σ, summed over a chain's event axes. It draws
-    no samples. With a ladder σ_0 … σ_{L−1}, rows are spread evenly over the levels: an energy with
-    L landscapes learns one level in each, an energy with a single one all of them together.
+    summed over event axes: σ² times the score matching loss. A ladder σ_0 … σ_{L−1} spreads rows
+    evenly over levels; an energy with L landscapes learns one level in each, one with a single
+    landscape all of them.
 
-    Source: Vincent, 2011, eq. (9); weighted by σ² over a ladder: Song and Ermon, 2019 (arXiv
-    1907.05600), eq. (5) and (6).
+    Source: Vincent, 2011, eq. (9); σ² over a ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq.
+    (5), (6).
 
     Arguments:
-        sigma: the noise's standard deviation, or a ladder of them in the order of the energy's
-            landscapes.
+        sigma: σ, or a ladder in the order of the energy's landscapes.
 
-    Terms: energy_data, grad_norm (at the noised points), and loss_i for every landscape of a
+    Terms: energy_data, grad_norm (both at noised points), and loss_i for every landscape of a
     ladder.
 
-    >>> energy = lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)        # N(0, 1) data, noised by 0.5
-    >>> g = torch.Generator().manual_seed(0)
-    >>> data = torch.randn(100_000, 1, generator=g)
-    >>> round(DenoisingScoreMatching(0.5)(energy, Batch(data), generator=g).value.item(), 2)    # ½ / (1 + σ²) is the minimum
+    >>> g, energy = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)
+    >>> batch = Batch(torch.randn(100_000, 1, generator=g))    # the energy is that of data noised by 0.5
+    >>> round(DenoisingScoreMatching(0.5)(energy, batch, generator=g).value.item(), 2)    # ½ / (1 + σ²)
     0.4
     """
 
@@ -48,7 +44,7 @@ class DenoisingScoreMatching(Objective):
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the noised points."""
+        """Computes the loss of a batch; `start` replaces the noised points."""
         levels = energy.levels if isinstance(energy, Energy) else 1
         if levels not in (1, len(self.sigma)):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")

@@ -1,4 +1,4 @@
-"""Denoising diffusion: a network learns to tell the noise from the picture, and how sure it may be."""
+"""Denoising diffusion: a network predicts the noise in a picture, and its variance."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ from ebm.randomness import randn_like
 
 
 class Diffusion(Objective):
-    """Trains a `DiT` to predict the noise ε at steps t that are drawn evenly, and its variance by
-    the variational bound.
+    """Trains a `DiT` to predict the noise ε at uniform steps t, and its variance by the variational
+    bound.
 
-        L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = sqrt(ā_t) x + sqrt(1 − ā_t) ε,
+        L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = √ā_t x + √(1 − ā_t) ε,
 
-    where the bound's mean is detached: the variance alone follows it. Targets are clean pictures in
-    [−1, 1]; of a batch's noisy ones nothing is used. The schedule is the energy's own.
+    where L_vlb trains the variance alone: its mean is detached. Targets are clean pictures in [−1,
+    1]; a batch's noisy ones are not used. The schedule is the energy's.
 
-    Source: Improved DDPM (arXiv 2102.09672), equation 16; with the bound's weight of 1, as in DiT.
+    Source: Improved DDPM (arXiv 2102.09672), equation 16; the bound has weight 1, as in DiT.
 
     Arguments:
-        task: gives `steps` where they are not passed: from 0 to the strongest of its noise.
-        steps: the lowest and the highest step that is drawn; all of the schedule without a task.
+        task: gives `steps` by default: from 0 to its strongest noise.
+        steps: the lowest and the highest step drawn; the whole schedule without a task.
         vlb: whether the variance is learned.
-
-    Raises:
-        ValueError: steps are no such pair, or (at the call) the energy predicts no noise or its
-            schedule does not have them.
 
     Terms: noise_error (mean squared), vlb (bits a number).
 
     >>> from ebm.baselines import DiT
-    >>> loss = Diffusion(steps=(0, 99))(DiT(8, 4, dim=8, depth=1, heads=2), Batch(torch.zeros(4, 3, 8, 8)))
-    >>> sorted(loss.terms), 0.5 < loss.terms["noise_error"] < 1.5      # it predicts no noise at first
+    >>> model = DiT(8, 4, dim=8, depth=1, heads=2)    # predicts no noise at first
+    >>> loss = Diffusion(steps=(0, 99))(model, Batch(torch.zeros(4, 3, 8, 8)))
+    >>> sorted(loss.terms), 0.5 < loss.terms["noise_error"] < 1.5
     (['noise_error', 'vlb'], tensor(True))
     """
 
@@ -51,12 +48,6 @@ class Diffusion(Objective):
     def forward(
         self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch, at steps and noise that are drawn anew.
-
-        Raises:
-            ValueError: the energy predicts no noise, its schedule is too short, or a start is
-                given.
-        """
         if not hasattr(energy, "noise_and_variance"):
             raise ValueError(f"{type(energy).__name__} has no noise_and_variance(y, step): diffusion trains a DiT")
         if start is not None:

@@ -1,4 +1,4 @@
-"""Energy discrepancy: data should lie lower than what their noised copies may have come from."""
+"""Energy discrepancy: data should lie lower than points which their noised copies may come from."""
 
 from __future__ import annotations
 
@@ -12,34 +12,26 @@ from ebm.randomness import randn_like
 
 
 class EnergyDiscrepancy(Objective):
-    """Trains an energy by comparing data with noised copies that were noised once more, without
-    scores and without chains.
+    """Compares data with noised copies that are noised once more; needs neither scores nor chains.
 
-        L = E log(w/M + 1/M Σ_j exp(E(x) − E(x′_j))),    x′_j = x + √t ξ + √t ξ_j,    ξ, ξ_j ~ N(0,
-        I).
+        L = E log(w/M + 1/M Σ_j exp(E(x) − E(x′_j))),    x′_j = x + √t ξ + √t ξ_j,    ξ, ξ_j ~ N(0, I).
 
-    The first noise is the same for all M candidates, so that x is to them as they are to each
-    other. With w = 1 the loss is therefore, up to log M, that of finding x among itself and the
-    candidates: the data's density minimises it at every t and M. Small t come near to score
-    matching, large ones to maximum likelihood, at the price of candidates far off. Of several
-    landscapes the last is trained.
+    One ξ serves all M candidates, so x is to them what each is to the others. With w = 1 the loss
+    is, up to log M, that of finding x among itself and the candidates; the data's density minimises
+    it at every t and M. Small t come close to score matching, large t to maximum likelihood, with
+    candidates far from data. Only the last of several landscapes is trained.
 
     Source: Energy discrepancies (Schröder et al., 2023, arXiv 2307.06431).
 
     Arguments:
         noise_std: √t, in units of the data.
-        samples: M, candidates for every row; all are evaluated at once, as a leading axis.
-        stability: w, which keeps the logarithm's argument away from zero; any other than 1 is
-            biased while M is small beside it.
+        samples: M, candidates per row, all evaluated at once along a leading axis.
+        stability: w, which keeps the logarithm finite; w ≠ 1 biases the loss for small M.
 
-    Terms: energy_data, energy_noised (mean over the candidates), accuracy (the fraction of rows
-    lower than all candidates).
+    Terms: energy_data, energy_noised (mean), accuracy (share of rows lower than all candidates).
 
-    Raises:
-        ValueError: for a noise_std or a stability that is not positive, fewer than one sample, and
-            (at the call) where a start is given.
-
-    >>> loss = EnergyDiscrepancy(samples=4)(lambda y: 0 * y.sum(-1), Batch(torch.randn(5, 2)))    # log(1/4 + 1), of a flat energy
+    >>> flat = lambda y: 0 * y.sum(-1)
+    >>> loss = EnergyDiscrepancy(samples=4)(flat, Batch(torch.randn(5, 2)))    # log(1/4 + 1)
     >>> round(loss.value.exp().item(), 4)
     1.25
     """

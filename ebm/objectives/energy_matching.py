@@ -1,6 +1,4 @@
-"""Energy matching: far from data the energy's slope is a straight flow, near them its density is
-theirs.
-"""
+"""Energy matching: a straight flow far from data, and the data's density near them."""
 
 from __future__ import annotations
 
@@ -17,42 +15,36 @@ from ebm.randomness import randn_like
 
 
 class EnergyMatching(Objective):
-    """Makes downhill the straight way from noise x₀ to data x₁, and, with a sampler, the density
-    near data that of data:
+    """Makes downhill the straight way from noise x₀ to data x₁, and fits the density near data.
 
-        L = E w(t) ‖∇E(x_t) + x₁ − x₀‖² + cd_weight (E[E(x₁)] − E[E(x⁻)]),    x_t = (1 − t) x₀ + t
-        x₁,    t ~ U(0, 1),
+        L = E w(t) ‖∇E(x_t) + x₁ − x₀‖² + cd_weight (E[E(x₁)] − E[E(x⁻)]),
+        x_t = (1 − t) x₀ + t x₁,    t ~ U(0, 1),    w(t) = min(1, (1 − t) / (1 − cutoff)),
 
-    summed over a chain's event axes, with w(t) = min(1, (1 − t) / (1 − cutoff)). Noise and data are
-    paired by optimal transport within the batch, so that paths hardly cross and a flow that is a
-    gradient can follow them. Half of the chains, drawn anew for each batch, start at data and half
-    at noise. An energy with several landscapes is trained in its last.
+    summed over event axes. Optimal transport pairs noise and data within the batch, so that paths
+    hardly cross and a gradient can follow them. Half of the chains, drawn anew for each batch,
+    start at data and half at noise. Only the last of several landscapes is trained.
 
-    The paper trains the flow first, without a sampler, and then both, with Langevin chains whose
-    temperature rises from 0 to a small ε near data: LangevinDynamics(step_size=0.01, steps=200,
-    temperature=lambda t: 0.01 * min(1.0, t / 100)). The density is then exp(−E/ε), and samples are
-    drawn by the same chains from noise.
+    The paper trains the flow first, without a sampler, and then both terms with Langevin chains
+    whose temperature rises from 0 to a small ε near data: LangevinDynamics(0.01, steps=200,
+    temperature=lambda t: 0.01 * min(1.0, t / 100)). The same chains from noise then draw samples of
+    exp(−E/ε).
 
     Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2.
 
     Arguments:
-        sampler: moves the chains of the contrastive part; without one, there is the flow alone.
-        cd_weight: weight of the contrastive part.
-        cutoff: where on the path, from 0 to 1, the flow's weight begins to fall; 1 means nowhere.
-        pairing: "optimal" (needs SciPy; it looks at targets alone, and so ties noise to contexts
-            where there are any) or "independent".
+        sampler: moves the chains of the contrastive term; None leaves the flow alone.
+        cd_weight: weight of the contrastive term.
+        cutoff: where on the path, in [0, 1], the flow's weight begins to fall; 1 means nowhere.
+        pairing: "optimal" (needs SciPy; ignores contexts, so it ties noise to them) or
+            "independent".
 
-    Raises:
-        ValueError: for a negative weight, a cutoff outside [0, 1], and an unknown pairing.
-        ImportError: SciPy is not installed, at the call.
+    Terms: flow (its loss), energy_path, path_norm (mean ‖∇E‖ on paths), and with a sampler those of
+    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
 
-    Terms: flow (its loss), energy_path, path_norm (mean of ‖∇E‖ on the paths), and with a sampler
-    those of `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
-
-    >>> energy = lambda y: -3 * y.sum(-1)                  # moves everything by 3 in each direction, as these data ask for
-    >>> g = torch.Generator().manual_seed(0)
+    >>> g, energy = torch.Generator().manual_seed(0), lambda y: -3 * y.sum(-1)    # moves y by 3
     >>> noise = torch.randn(64, 2, generator=g)
-    >>> round(EnergyMatching()(energy, Batch(noise + 3), start=noise.flip(0), generator=g).value.item(), 4)
+    >>> loss = EnergyMatching()(energy, Batch(noise + 3), start=noise.flip(0), generator=g)
+    >>> round(loss.value.item(), 4)
     0.0
     """
 
@@ -73,15 +65,12 @@ class EnergyMatching(Objective):
 
     @property
     def sampler(self) -> Sampler | None:
-        """The sampler of the contrastive part, where there is one."""
         return None if self.contrastive is None else self.contrastive.sampler
 
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the noise x₀, which is paired all the
-        same.
-        """
+        """Computes the loss of a batch; `start` replaces the noise x₀ before pairing."""
         x1 = batch.target
         check_configuration(x1, generator)
         x0 = randn_like(x1, generator) if start is None else start
@@ -103,8 +92,7 @@ class EnergyMatching(Objective):
 
 
 def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Permutes rows of noise so that the sum of |x₁ − x₀|² over the batch is least; chains without
-    weight have no say.
+    """Permutes rows of noise to minimise Σ |x₁ − x₀|² over the batch, over chains with weight.
 
     >>> paired(torch.tensor([[1.0], [9.0], [5.0]]), torch.tensor([[8.0], [2.0], [4.0]])).flatten().tolist()
     [9.0, 1.0, 5.0]

@@ -1,6 +1,4 @@
-"""Equilibrium matching: one landscape whose slope leads from noise to data, and comes to rest
-there.
-"""
+"""Equilibrium matching: one landscape whose slope leads from noise to data and vanishes there."""
 
 from __future__ import annotations
 
@@ -14,33 +12,28 @@ from ebm.randomness import randn_like
 
 
 class EquilibriumMatching(Objective):
-    """Fits an energy's slope along straight paths from noise ε to data x, with a target that falls
-    to zero at data:
+    """Fits an energy's slope along straight paths from noise ε to data x, where it vanishes.
 
-        L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),    c(γ) = λ
-        min(1, (1 − γ) / (1 − a)),
+        L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),
+        c(γ) = λ min(1, (1 − γ) / (1 − a)),
 
-    summed over a chain's event axes. The energy is not told γ: its slope is the mean over all paths
-    through a point. Samples are descents from noise, `GradientDescent` with Nesterov's momentum in
-    the paper; they are not draws of exp(−E). It draws no chains. An energy with several landscapes
-    is trained in its last.
+    summed over event axes. The energy does not see γ: its slope averages all paths through a point.
+    Descents from noise make samples (the paper's: `GradientDescent` with Nesterov's momentum); they
+    are not draws of exp(−E). Only the last of several landscapes is trained.
 
     Source: Wang and Du, 2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated
     decay.
 
     Arguments:
-        cutoff: a, from 0 to below 1: where on the path the target begins to fall.
-        multiplier: λ, the size of the target.
+        cutoff: a in [0, 1): where on the path the target begins to fall.
+        multiplier: λ > 0, the size of the target.
 
-    Raises:
-        ValueError: for a cutoff outside [0, 1), and a multiplier that is no positive number.
+    Terms: energy_data, grad_norm (both on the paths).
 
-    Terms: energy_data, grad_norm (at the paths' points).
-
-    >>> g = torch.Generator().manual_seed(0)
-    >>> toward = lambda y: (y - 1).square().sum(-1)                                    # downhill is towards the data, at 1
+    >>> g, toward = torch.Generator().manual_seed(0), lambda y: (y - 1).square().sum(-1)
     >>> aim, batch = EquilibriumMatching(), Batch(torch.ones(1000, 2))
-    >>> bool(aim(toward, batch, generator=g).value < aim(lambda y: -toward(y), batch, generator=g).value)
+    >>> away = aim(lambda y: -toward(y), batch, generator=g)
+    >>> bool(aim(toward, batch, generator=g).value < away.value)
     True
     """
 
@@ -55,7 +48,7 @@ class EquilibriumMatching(Objective):
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces the noise ε."""
+        """Computes the loss of a batch; `start` replaces the noise ε."""
         x = batch.target
         check_configuration(x, generator)
         epsilon = randn_like(x, generator) if start is None else start
@@ -69,8 +62,7 @@ class EquilibriumMatching(Objective):
 
 
 def decay(t: Tensor, cutoff: float) -> Tensor:
-    """Computes the truncated decay min(1, (1 − t)/(1 − cutoff)): 1 up to the cutoff, then down to 0
-    at t = 1.
+    """Computes min(1, (1 − t)/(1 − cutoff)): 1 up to the cutoff, then down to 0 at t = 1.
 
     >>> decay(torch.tensor([0.0, 0.5, 0.75, 1.0]), cutoff=0.5)
     tensor([1.0000, 1.0000, 0.5000, 0.0000])

@@ -15,33 +15,27 @@ from ebm.objectives.nce import Noise
 class InfoNCE(Objective):
     """Trains an energy to find the truth y_0 among itself and K proposals.
 
-        L = −E log r_0 / mean_k r_k,    r_k = exp(−E(y_k | c)) / q(y_k),    k = 0 … K,    y_1 … y_K
-        ~ q,
+        L = −E log r_0 / mean_k r_k,    r_k = exp(−E(y_k | c)) / q(y_k),    k = 0 … K,    y_1 … y_K ~ q,
 
-    which is the cross-entropy of naming the truth, less the log(K + 1) of a mere guess. No
-    normaliser is needed, be it a function of the context c. Proposals come from noise of a known
-    density q, or they are the batch's other rows, each paired with this row's context. Then q is
-    the data's own density p(y), which nobody knows: it is left out, the energy learns −log p(y |
-    c)/p(y), what the context says for y but not p(y), and −L is a lower bound of the information
-    between y and c, in nats. All are evaluated at once, as a leading axis; a batch of n rows makes
-    n² energies. Of several landscapes the last is trained.
+    which is the cross-entropy of naming the truth, less log(K + 1), that of a guess. It needs no
+    normaliser, even if that depends on the context c. Proposals are noise of density q, or the
+    batch's other rows with this row's context. For rows, q is the unknown density p(y) of data and
+    is left out: the energy learns −log p(y | c)/p(y), and −L bounds the information between y and c
+    (nats) from below. All proposals are evaluated at once, along a leading axis; n rows make n²
+    energies. Only the last of several landscapes is trained.
 
-    Source: van den Oord et al., 2018 (arXiv 1807.03748), for the batch's other rows; Ma and
-    Collins, 2018 (arXiv 1809.01812), the ranking objective, for noise.
+    Source: other rows: van den Oord et al., 2018 (arXiv 1807.03748); noise: Ma and Collins, 2018
+    (arXiv 1809.01812), the ranking objective.
 
     Arguments:
-        source: what proposals are: the standard deviation of normal noise about zero, an energy
-            with `sample` and `log_z`, held constant, or "batch".
-        proposals: K for noise; of a "batch" all other rows are taken that have weight.
+        source: proposals: the standard deviation of normal noise about zero, an energy with
+            `sample` and `log_z`, held constant, or "batch" for other rows, which needs a context.
+        proposals: K for noise; "batch" takes all other rows that have weight.
 
     Terms: energy_data, accuracy (how often the truth comes first).
 
-    Raises:
-        ValueError: for a source that cannot be drawn from or has no density, fewer than one
-            proposal, and (at the call) a "batch" without a context, noise of another shape than the
-            data's, or where a start is given.
-
-    >>> loss = InfoNCE()(lambda y: (y**2).sum(-1) / 2, Batch(torch.randn(5, 2)))    # the noise itself: nothing to go by
+    >>> batch = Batch(torch.randn(5, 2))
+    >>> loss = InfoNCE()(lambda y: (y**2).sum(-1) / 2, batch)    # the noise itself: a guess
     >>> abs(loss.value.item()) < 1e-5
     True
     """
@@ -72,8 +66,7 @@ class InfoNCE(Objective):
         return Loss(batch.mean(loss), {name: batch.mean(term) for name, term in terms.items()})
 
     def _of_rows(self, function: EnergyFn, batch: Batch) -> tuple[Tensor, ...]:
-        """Scores every row's target with every row's context: (logits (rows, *chains), the truth's,
-        its energies, how many).
+        """Scores rows with contexts: (logits (rows, *chains), the truth's, its energies, how many).
         """
         if batch.context is None:
             raise ValueError("source='batch' tells rows apart by their context, and there is none: pass a standard deviation")
@@ -87,8 +80,7 @@ class InfoNCE(Objective):
         return torch.where(proposed, logits, -math.inf), truth, -truth, proposed.sum(0).to(truth.dtype)
 
     def _of_noise(self, noise: Noise, function: EnergyFn, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """Scores targets and noise: (logits (1 + proposals, *chains), the truth's, its energies,
-        how many).
+        """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, how many).
         """
         at_data = evaluate(function, batch.target)
         y = noise.draw(self.proposals, batch.target, at_data.shape, generator)

@@ -12,7 +12,7 @@ from ebm.interfaces import Batch, Energy, EnergyFn, evaluate
 
 
 def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
-    """Gives every row a level, as evenly as rows allow: the rows of each level that has any.
+    """Gives every row a level, as evenly as possible: {level: its rows}, without empty levels.
 
     >>> groups = spread(torch.zeros(5, 2), 3, torch.Generator().manual_seed(0))
     >>> sorted(len(rows) for rows in groups.values()), sorted(torch.cat([*groups.values()]).tolist())
@@ -28,7 +28,7 @@ def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) 
 
 
 def at_rows(values: Sequence[float], groups: dict[int, Tensor], like: Tensor) -> Tensor:
-    """Lists what each row's level has: values[level] for every row (rows,)."""
+    """Lists values[level] for every row (rows,)."""
     found = like.new_empty(len(like))
     for level, rows in groups.items():
         found[rows] = values[level]
@@ -37,7 +37,7 @@ def at_rows(values: Sequence[float], groups: dict[int, Tensor], like: Tensor) ->
 
 @dataclass(frozen=True)
 class PerRow:
-    """Scores every row on the landscape of its own level: what `per_row` returns."""
+    """Scores every row on its own level's landscape: what `per_row` returns."""
 
     energy: Energy  # by this name samplers find the module to hold in eval mode
     parts: list[tuple[EnergyFn, Tensor]]
@@ -48,6 +48,6 @@ class PerRow:
 
 
 def per_row(energy: Energy, batch: Batch, groups: dict[int, Tensor]) -> PerRow:
-    """Binds every group of rows, with its part of the context, to its level's landscape."""
+    """Binds every group of rows, with their context, to its level's landscape."""
     parts = [(energy.given(batch.rows(rows).context, level), rows) for level, rows in groups.items()]
     return PerRow(energy, parts, torch.cat([*groups.values()]).argsort())

@@ -1,6 +1,4 @@
-"""Noise-contrastive estimation: telling data from noise of a known density teaches their density,
-its normaliser included.
-"""
+"""Noise-contrastive estimation: telling data from known noise teaches their density, with log Z."""
 
 from __future__ import annotations
 
@@ -17,35 +15,29 @@ from ebm.randomness import randn_like
 
 
 class NoiseContrastiveEstimation(Objective):
-    """Trains an energy, and log Z beside it, to tell each row of data from ν rows of noise y ~ q.
+    """Trains an energy, and log Z, to tell each row of data from ν rows of noise y ~ q.
 
         L = E[softplus(−G(x))] + ν E[softplus(G(y))],    G(u) = −E(u) − log Z − log q(u) − log ν,
 
-    the logistic loss of a classifier with the logit G, which is least where exp(−E)/Z is the data's
-    density. log Z is a parameter of the objective, so it is trained with the energy's and read off
-    as `objective.log_z`. The nearer the noise comes to the data, and the more of it there is, the
-    less the estimates vary. With a context all its values share one log Z: what differs between
-    them the energy learns. Of several landscapes the last is trained.
+    the logistic loss of a classifier with logit G, least where exp(−E)/Z is the data's density. log
+    Z is the objective's parameter `log_z`, trained with the energy's. More noise, and noise closer
+    to the data, make estimates vary less. All contexts share one log Z: the energy learns the
+    differences. Only the last of several landscapes is trained.
 
     Source: Noise-contrastive estimation of unnormalized statistical models (Gutmann and Hyvärinen,
     2012).
 
     Arguments:
-        noise: q, the standard deviation of normal noise about zero, or an energy with `sample` and
+        noise: q: the standard deviation of normal noise about zero, or an energy with `sample` and
             `log_z`, held constant.
         ratio: ν, rows of noise for every row of data.
         log_z: where log Z starts.
 
-    Terms: energy_data, energy_noise, accuracy (of the classifier, data and noise counting alike),
-    log_z.
-
-    Raises:
-        ValueError: for noise that cannot be drawn or has no density, a ratio below 1, a log_z that
-            is not finite, and (at the call) noise of another shape than the data's, or where a
-            start is given.
+    Terms: energy_data, energy_noise, accuracy (data and noise counting alike), log_z.
 
     >>> objective = NoiseContrastiveEstimation(log_z=math.log(2 * math.pi))
-    >>> loss = objective(lambda y: (y**2).sum(-1) / 2, Batch(torch.randn(5, 2)))    # it is the noise: nothing tells them apart
+    >>> batch = Batch(torch.randn(5, 2))
+    >>> loss = objective(lambda y: (y**2).sum(-1) / 2, batch)    # the noise itself: a guess
     >>> round(loss.value.exp().item(), 4)
     4.0
     """
@@ -81,15 +73,9 @@ class NoiseContrastiveEstimation(Objective):
 
 
 class Noise(nn.Module):
-    """Draws rows beside data and knows their density q: normal noise about zero, or an analytic
-    energy's exact samples.
+    """Draws rows of known density q: normal noise about zero, or an analytic energy's samples.
 
-    Raises:
-        ValueError: for a standard deviation that is not positive, and an energy without `sample` or
-            `log_z`.
-
-    >>> noise = Noise(2.0)
-    >>> rows = noise.draw(3, torch.zeros(5, 2), (5,))
+    >>> rows = (noise := Noise(2.0)).draw(3, torch.zeros(5, 2), (5,))
     >>> rows.shape, noise.log_density(rows, (3, 5)).shape
     (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """

@@ -1,4 +1,5 @@
-"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth."""
+"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +13,26 @@ from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unro
 
 
 class Reconstruction(Objective):
-    """Trains an energy so that descending it from a random start ends at the truth.
+    """Trains an energy so that a descent from a random start ends at the truth.
 
-    With y_1 … y_K the states of a trajectory and d the distance to the target,
+        L = mean_k d(y_k)  (reduce="mean", a graph within each step),   or   L = d(y_K)  (reduce="last"),
 
-        L = mean_k d(y_k)  (reduce="mean", the graph kept within each step),   or   L = d(y_K)
-        (reduce="last").
+    with states y_1 … y_K and the distance d to the target. Second order: the gradient passes
+    through the sampler's gradients.
 
-    Second order: the gradient passes through the sampler's own gradients. Source: arXiv 2507.02092,
-    section 3.
+    Source: arXiv 2507.02092, section 3.
 
     Arguments:
         sampler: moves y from the start; its learnable step sizes train with the energy.
-        task: gives start and distance where those are not passed.
+        task: gives start and distance by default.
         start: start(batch, generator=) -> y_0.
         distance: distance(y, batch) -> (*chains,), differentiable.
         reduce: "mean" over the steps, or the "last" step only.
-        unroll: which graph is kept; "each" for mean and "last" for last, unless given ("full" is
-            the whole trajectory).
+        unroll: which graph is kept, "each" for mean and "last" for last by default; "full" keeps
+            all.
 
-    Terms: first_step, last_step (mean distances), energy_gap (mean energy before the first step
-    minus before the last).
+    Terms: first_step, last_step (mean distances), energy_gap (first step's mean energy minus
+    last's).
 
     >>> from ebm.samplers import GradientDescent
     >>> objective = Reconstruction(
@@ -40,7 +40,8 @@ class Reconstruction(Objective):
     ...     start=lambda batch, generator=None: torch.zeros_like(batch.target),
     ...     distance=lambda y, batch: ((y - batch.target) ** 2).mean(-1),
     ... )
-    >>> objective(lambda y: ((y - 1) ** 2).sum(-1) / 2, Batch(torch.ones(3, 2))).value.item()    # (1/4 + 1/16) / 2
+    >>> loss = objective(lambda y: ((y - 1) ** 2).sum(-1) / 2, Batch(torch.ones(3, 2)))
+    >>> loss.value.item()    # (1/4 + 1/16) / 2
     0.15625
     """
 

@@ -1,6 +1,4 @@
-"""Diffusion recovery likelihood: from data with more noise, sample data with less, and tell the two
-apart.
-"""
+"""Diffusion recovery likelihood: sample data from noisier copies, and tell the two apart."""
 
 from __future__ import annotations
 
@@ -20,38 +18,30 @@ from ebm.samplers.schedules import noise_levels
 
 
 class DiffusionRecoveryLikelihood(Objective):
-    """Trains landscapes by the likelihood of recovering data from data with more noise, ỹ = y + s_l
-    ξ:
+    """Trains landscapes by the likelihood of recovering data from noisier copies ỹ = y + s_l ξ.
 
-        L = E[E_l(y)] − E[E_l(y⁻)],    y⁻ ~ p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²) by chains
-        from ỹ,
+        L = E[E_l(y)] − E[E_l(y⁻)],    y⁻ ~ p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²) by chains from ỹ,
 
-    where the chains' ends are constants. Landscape l is that of data with noise of variance
-    s_{l+1}² + … + s_{L−1}², the last that of data themselves; rows are spread evenly over the
-    levels. An energy with a single landscape is that of data at every level, recovered from each of
-    the noises. Where s_l is small, beside the width of what the landscape holds, the conditional is
-    nearly normal around ỹ, and short chains reach it; where s_l is large they need smaller steps,
-    and chains that do not arrive make landscapes ever steeper. They move u = (y − ỹ)/s_l, so that
-    the sampler's step size is in units of s_l². Samples are then drawn by `Recovery`.
+    with the chains' ends as constants. Landscape l fits data with noise of variance s_{l+1}² + … +
+    s_{L−1}², the last one data themselves; rows spread evenly over levels. A single landscape fits
+    data at every level. For small s_l the conditional is nearly normal around ỹ and short chains
+    reach it; large s_l need smaller steps, and chains that do not arrive make landscapes ever
+    steeper. Chains move u = (y − ỹ)/s_l, so step sizes are in units of s_l². `Recovery` draws
+    samples.
 
-    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 1; noise is added here without scaling
-    data down.
+    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 1, without scaling data down.
 
     Arguments:
         sampler: moves the chains, without a retraction.
-        sigma: s_l, the noise added on top of each landscape's own, in the order of the landscapes
-            (the noisiest first), in units of y; or one for all of them.
+        sigma: s_l > 0 in the order of the landscapes (the noisiest first), or one for all of them.
 
-    Raises:
-        ValueError: for noise that is not positive, a retraction, and (at the call) landscapes that
-            sigma has no numbers for.
-
-    Terms: energy_data, energy_samples, energy_gap (data minus samples; it should hover around
-    zero), displacement (mean distance from a chain's start to its end), grad_norm (of the recovery
-    energy, at the last step), acceptance (where steps are accepted or rejected).
+    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
+    displacement (mean distance from start to end), grad_norm (recovery energy, last step),
+    acceptance (of accepting samplers).
 
     >>> from ebm.samplers import LangevinDynamics
-    >>> objective = DiffusionRecoveryLikelihood(LangevinDynamics(step_size=0.1, steps=5), sigma=[1.0, 0.3])
+    >>> sampler = LangevinDynamics(step_size=0.1, steps=5)
+    >>> objective = DiffusionRecoveryLikelihood(sampler, sigma=[1.0, 0.3])
     >>> sorted(objective(lambda y: (y**2).sum(-1) / 2, Batch(torch.ones(3, 2))).terms)
     ['displacement', 'energy_data', 'energy_gap', 'energy_samples', 'grad_norm']
     """
@@ -63,7 +53,7 @@ class DiffusionRecoveryLikelihood(Objective):
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Loss:
-        """Computes the loss of one batch; `start` replaces ỹ as the start of the chains."""
+        """Computes the loss of a batch; `start` replaces ỹ as the start of the chains."""
         levels = energy.levels if isinstance(energy, Energy) else 1
         if levels > 1 and len(self.sigma) not in (1, levels):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")

@@ -1,6 +1,4 @@
-"""Score matching: the energy's gradient and curvature at data say how far its score is from theirs,
-without their score.
-"""
+"""Score matching: an energy's gradient and curvature at data measure its score's error."""
 
 from __future__ import annotations
 
@@ -17,22 +15,19 @@ class ScoreMatching(Objective):
 
         L = E[½ ‖∇E(x)‖² − ΔE(x)],    ΔE = Σ_i ∂²E/∂x_i²,
 
-    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p alone. The normaliser falls
-    out, nothing is drawn. The Laplacian takes one Hessian-vector product for every entry of an
-    event, all chains at once: fine for a few dimensions, and for images see `SlicedScoreMatching`.
-    The loss is third order, so E has to be smooth: where it is piecewise linear, as with ReLUs, the
-    Laplacian is zero. Of several landscapes the last is trained.
+    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p. Neither normaliser nor
+    samples are needed. The Laplacian takes one Hessian-vector product per entry of an event, all
+    chains at once; for images use `SlicedScoreMatching`. The loss is third order, so E must be
+    smooth: the Laplacian of a piecewise linear E (ReLUs) is zero. Only the last of several
+    landscapes is trained.
 
     Source: Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005),
     theorem 1.
 
     Terms: energy_data, grad_norm, laplacian.
 
-    Raises:
-        ValueError: (at the call) a start is given.
-
-    >>> energy = lambda y: (y**2).sum(-1) / 2
-    >>> ScoreMatching()(energy, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))).value.item()    # ½ (2 + 4) / 2 − 2
+    >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    >>> ScoreMatching()(energy, batch).value.item()    # ½ (2 + 4) / 2 − 2
     -0.5
     """
 
@@ -49,14 +44,13 @@ class ScoreMatching(Objective):
 
 
 class SlicedScoreMatching(Objective):
-    """Fits the score s = −∇E to that of data along random directions v, one Hessian-vector product
-    for each.
+    """Fits the score s = −∇E along random directions v, with one Hessian-vector product for each.
 
         L = E[vᵀ ∇s v + ½ ‖s‖²]   (variance_reduced),   or   L = E[vᵀ ∇s v + ½ (vᵀ s)²],
 
-    with E[v vᵀ] = I: both are `ScoreMatching` in the mean, at a cost that does not grow with the
-    dimension. The entries of v are ±1, of all such directions those that tell a trace with the
-    least variance; a diagonal Hessian they tell exactly. Of several landscapes the last is trained.
+    with E[v vᵀ] = I: in the mean both are `ScoreMatching`, at a cost independent of the dimension.
+    Entries of v are ±1, which estimates a trace with the least variance, and exactly for a diagonal
+    Hessian. Only the last of several landscapes is trained.
 
     Source: Sliced score matching (Song et al., 2019, arXiv 1905.07088).
 
@@ -64,13 +58,10 @@ class SlicedScoreMatching(Objective):
         projections: directions v for every row.
         variance_reduced: takes ½ ‖s‖² itself, not its estimate along v.
 
-    Terms: energy_data, grad_norm, laplacian (as the directions tell it).
+    Terms: energy_data, grad_norm, laplacian (estimated).
 
-    Raises:
-        ValueError: for fewer than one projection, and (at the call) where a start is given.
-
-    >>> energy = lambda y: (y**2).sum(-1) / 2
-    >>> SlicedScoreMatching()(energy, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))).value.item()    # vᵀv = 2
+    >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    >>> SlicedScoreMatching()(energy, batch).value.item()    # vᵀv = 2
     -0.5
     """
 
@@ -97,9 +88,7 @@ class SlicedScoreMatching(Objective):
 def _slope(
     energy: EnergyFn, batch: Batch, start: Tensor | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes what curvature is taken from: (y, E(y), dE/dy with its graph, where gradients are
-    disabled, too).
-    """
+    """Computes (y, E(y), dE/dy with its graph), also while gradients are disabled."""
     if start is not None:
         raise ValueError("start is given, but score matching moves no chains: leave it out")
     check_configuration(batch.target, generator)
