@@ -1,6 +1,5 @@
 """What may be missing: optional packages and the hub, asked for with an error that names the way
-out.
-"""
+out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Thinking: optimising y at inference, over steps, candidates and time, with the energy as the only
-judge.
-"""
+judge."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ Select = Literal["min", "max", "max-drop"]
 
 class Thought(NamedTuple):
     """What thinking returns: the chosen raw state, its energy, every candidate's energies, and the
-    steps each chain took.
-    """
+    steps each chain took."""
 
     y: Tensor  # (*chains, *event)
     energy: Tensor  # (*chains,): E(point(y))
@@ -89,8 +87,7 @@ def think(
 
 class Considered(Prediction):
     """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any
-    other.
-    """
+    other."""
 
     steps: Tensor
 
@@ -120,8 +117,7 @@ class Counted:
 
 class _Stopping:
     """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for
-    `patience` steps.
-    """
+    `patience` steps."""
 
     def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
         self.patience, self.tolerance = patience, tolerance
@@ -132,8 +128,7 @@ class _Stopping:
 
     def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
         """Looks at the state y and its energy after `taken` steps; returns the energies, those of
-        stopped chains as kept.
-        """
+        stopped chains as kept."""
         # The first energy lies below the infinite one that it is compared with, whatever the
         # tolerance.
         least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
@@ -177,8 +172,7 @@ class Thinker:
         self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
     ) -> Prediction:
         """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes
-        spent on each chain.
-        """
+        spent on each chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
         thought, passes = self._think(batch.context, start, generator)
@@ -188,8 +182,7 @@ class Thinker:
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
         """Computes the energies (*chains,) of configurations y as they are (no retraction), at the
-        last landscape.
-        """
+        last landscape."""
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 

@@ -20,8 +20,7 @@ from ebm.tasks.images.noising import NoiseSchedule
 
 def predicted_clean(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, noise: Tensor) -> Tensor:
     """Computes the clean pictures of noisy ones (B, C, H, W) whose noise is known: (x_t − sqrt(1 −
-    ā_t) ε) / sqrt(ā_t).
-    """
+    ā_t) ε) / sqrt(ā_t)."""
     kept = _kept(schedule, step)
     return (noisy - _of((1 - kept).sqrt(), noisy) * noise) / _of(kept.sqrt(), noisy)
 
@@ -130,8 +129,7 @@ def _mean(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, earlier: Tensor,
 
 def _log_likelihood(clean: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Integrates a Gaussian over the level that each number lies in; the lowest and the highest
-    reach to infinity.
-    """
+    reach to infinity."""
     half = 1 / 255
     above = torch.where(clean > 1 - half, 1.0, torch.special.ndtr((clean - mean + half) / std))
     below = torch.where(clean < half - 1, 0.0, torch.special.ndtr((clean - mean - half) / std))

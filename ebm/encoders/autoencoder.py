@@ -149,8 +149,7 @@ class Autoencoder(Encoder):
     @torch.no_grad()
     def _initialise(self, frames: Tensor) -> None:
         """Draws the network's weights, its last ones zero, and sets the projections to patches'
-        principal components.
-        """
+        principal components."""
         for module in self.draw.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()

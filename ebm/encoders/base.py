@@ -47,8 +47,7 @@ class Encoder(nn.Module, ABC):
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Maps frames (n, 3, size, size), uint8, to features (n, features), float32, without
-        gradient.
-        """
+        gradient."""
         self._check(frames)
         if not len(frames):  # which not every network takes
             return torch.empty(0, self.features, dtype=torch.float32, device=frames.device)
@@ -58,8 +57,7 @@ class Encoder(nn.Module, ABC):
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
         """Maps features (*more, features) to pixels (*more, 3, size, size) in [0, 1], without
-        gradient.
-        """
+        gradient."""
         if not self.decodes:
             able = [name for name, found in components("encoder").items() if getattr(found.factory, "decodes", False)]
             raise ValueError(f"{type(self).__name__} cannot decode features to frames: choose one of {', '.join(able)}")
@@ -96,8 +94,7 @@ def signed(frames: Tensor) -> Tensor:
 @contextmanager
 def hub(what: str, way_out: str) -> Iterator[None]:
     """Turns whatever keeps weights from being read from the hub into a ValueError with ways out, at
-    once.
-    """
+    once."""
     from huggingface_hub import constants
 
     try:

@@ -1,6 +1,5 @@
 """Energies: how compatible is y with the context? Analytic ones, networks, and energies made of
-energies.
-"""
+energies."""
 
 from __future__ import annotations
 
@@ -62,8 +61,7 @@ __all__ = [
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Says how the conformance kit builds what no recipe uses and has no default size; block Gibbs
-    sampling needs an RBM.
-    """
+    sampling needs an RBM."""
 
     def image_ebt() -> ImageEBT:
         return ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2)

@@ -56,8 +56,7 @@ class ConditionalMLP(Energy):
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor:
         """Computes the context's part of the first layer: (*rows, context_dim) to (*rows,
-        hidden[0]).
-        """
+        hidden[0])."""
         if not isinstance(context, Tensor) or context.shape[-1:] != (self.context_dim,):
             kind = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
             raise ValueError(
@@ -67,8 +66,7 @@ class ConditionalMLP(Energy):
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*chains, dim) to energies (*chains,); the context may have fewer leading axes
-        than y.
-        """
+        than y."""
         if code is None:
             raise ValueError("ConditionalMLP scores y beside a context: bind one with given(context)")
         if y.shape[-1:] != (self.dim,):

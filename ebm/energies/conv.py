@@ -12,8 +12,7 @@ def strided(
     channels: int, image_size: int | tuple[int, int], width: int, outputs: int, spectral_norm: bool = False
 ) -> nn.Sequential:
     """Makes a network of strided convolutions: images (rows, C, H, W) to (rows, outputs);
-    `ConvEnergy` says how, and why so.
-    """
+    `ConvEnergy` says how, and why so."""
     height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(channels, width, outputs) < 1 or min(height, length) < 4:
         raise ValueError(

@@ -1,6 +1,5 @@
 """Experts that judge the same y: their product, in which each has a veto, and their mixture, in
-which one is enough.
-"""
+which one is enough."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """The joint classifier: one network read as logits of a label, as an energy of inputs, and as one
-of inputs with a label.
-"""
+of inputs with a label."""
 
 from __future__ import annotations
 
@@ -59,8 +58,7 @@ class JointClassifier(Energy):
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than
-        y.
-        """
+        y."""
         logits = self.logits(y)
         if code is None:
             return -logits.logsumexp(-1)

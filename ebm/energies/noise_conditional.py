@@ -49,8 +49,7 @@ class NoiseConditional(Modified):
 
     def forward(self, y: Tensor, code: tuple[Any, float] | None = None) -> Tensor:
         """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
-        code.
-        """
+        code."""
         inner, sigma = (None, self.sigma[-1]) if code is None else code
         return self.energy(y, inner) / sigma
 
@@ -101,8 +100,7 @@ class NoiseEmbedded(Modified):
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
         """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
-        code.
-        """
+        code."""
         return self.energy(y, self.encode() if code is None else code)
 
     def extra_repr(self) -> str:

@@ -87,8 +87,7 @@ class RBM(Unconditional):
 
     def visible_given(self, h: Tensor) -> Tensor:
         """Computes E[v | h], (*chains, visible): of binary units their probabilities, of gaussian
-        ones their means.
-        """
+        ones their means."""
         field = self._onto_visible(h)
         return field.sigmoid() if self.units == "binary" else field
 
@@ -147,8 +146,7 @@ class RBM(Unconditional):
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Goes through all states of a layer (states, units), with minus their free energies
-        (states,).
-        """
+        (states,)."""
         units = self.visible if self._by_visible else self.hidden
         if units > MOST:
             raise ValueError(

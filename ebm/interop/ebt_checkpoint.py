@@ -1,6 +1,5 @@
 """Reads checkpoints of the Energy-Based Transformers reference (alexiglad/EBT), by its key and flag
-names.
-"""
+names."""
 
 from __future__ import annotations
 
@@ -328,8 +327,7 @@ def _objective(sampler: GradientDescent, flags: Mapping[str, Any], energy: Energ
 
 def _thinker(energy: Energy, sampler: GradientDescent, flags: Mapping[str, Any]) -> Thinker:
     """Makes the predictor that the inference flags describe; without them, training's own inner
-    loop.
-    """
+    loop."""
     if not flags.get("infer_ebt_advanced"):
         return Thinker(energy, sampler)
     trained = sampler.step_size

@@ -158,8 +158,7 @@ def _log_weights(
     landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: torch.Generator | None
 ) -> Tensor:
     """Walks along a path, and sums up how much lower each chain lies on every next landscape
-    (chains,).
-    """
+    (chains,)."""
     if sampler.stationary is False:
         raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
     if sampler.differentiable:

@@ -13,8 +13,7 @@ from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode
 
 class SteinTest(NamedTuple):
     """The squared discrepancy of samples from an energy, and the chance of one as large if they
-    were its own.
-    """
+    were its own."""
 
     discrepancy: float
     p: float

@@ -1,5 +1,4 @@
-"""Classification: a joint classifier's cross-entropy, alone or with its inputs' likelihood (JEM).
-"""
+"""Classification: a joint classifier's cross-entropy, alone or with its inputs' likelihood (JEM)."""
 
 from __future__ import annotations
 

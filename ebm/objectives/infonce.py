@@ -66,8 +66,7 @@ class InfoNCE(Objective):
         return Loss(batch.mean(loss), {name: batch.mean(term) for name, term in terms.items()})
 
     def _of_rows(self, function: EnergyFn, batch: Batch) -> tuple[Tensor, ...]:
-        """Scores rows with contexts: (logits (rows, *chains), the truth's, its energies, how many).
-        """
+        """Scores rows with contexts: (logits (rows, *chains), the truth's, its energies, how many)."""
         if batch.context is None:
             raise ValueError("source='batch' tells rows apart by their context, and there is none: pass a standard deviation")
         rows = len(batch.target)
@@ -80,8 +79,7 @@ class InfoNCE(Objective):
         return torch.where(proposed, logits, -math.inf), truth, -truth, proposed.sum(0).to(truth.dtype)
 
     def _of_noise(self, noise: Noise, function: EnergyFn, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, how many).
-        """
+        """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, how many)."""
         at_data = evaluate(function, batch.target)
         y = noise.draw(self.proposals, batch.target, at_data.shape, generator)
         at_noise = evaluate(function, y)

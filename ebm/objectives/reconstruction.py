@@ -1,5 +1,4 @@
-"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth.
-"""
+"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Checkpoints: tensors in safetensors, everything else in JSON, written atomically. Reading one
-never runs code.
-"""
+never runs code."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ class CheckpointError(ValueError):
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Turns what goes wrong while a checkpoint's contents are loaded into an error that names the
-    checkpoint.
-    """
+    checkpoint."""
     try:
         yield
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -131,7 +129,6 @@ def prune(folder: Path, keep: int) -> None:
 
 def remove(path: Path) -> None:
     """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no
-    checkpoint any more.
-    """
+    checkpoint any more."""
     discard(draft_of(path))
     discard(path.rename(draft_of(path)))

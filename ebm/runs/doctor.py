@@ -1,6 +1,5 @@
 """The doctor: reads a run's history while it trains and after it, and gives one verdict with its
-reason and the usual remedy.
-"""
+reason and the usual remedy."""
 
 from __future__ import annotations
 
@@ -47,8 +46,7 @@ class Diverged(FloatingPointError):
 
 class Verdict(NamedTuple):
     """Whether training went well, a line that says so with reason and remedy, and the cause where
-    it did not.
-    """
+    it did not."""
 
     healthy: bool
     line: str
@@ -57,8 +55,7 @@ class Verdict(NamedTuple):
 
 class Symptom(NamedTuple):
     """One thing that is wrong: what it comes from, since which row of the history, and a clause
-    that says so.
-    """
+    that says so."""
 
     cause: Cause
     since: int
@@ -130,8 +127,7 @@ def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom
 
 def _stuck(terms: Mapping[str, list[float]], prefix: str, exploded: int | None) -> Iterator[Symptom]:
     """Lists the signs of negative chains that do not move, or did not until an explosion threw them
-    about.
-    """
+    about."""
     signs = (
         ("displacement", lambda value: value < STILL, "the chains are frozen: a trajectory moves them by {:.1g}"),
         ("frozen", lambda value: value > STUCK, "the chains are frozen: {:.0%} of them end where they started"),
@@ -168,8 +164,7 @@ def _beginning(values: Sequence[float]) -> Sequence[float]:
 
 def _end(values: Sequence[float]) -> float:
     """Says where values end: the median of the last twentieth, or of the last five, which forgives
-    a spike.
-    """
+    a spike."""
     return statistics.median(values[-max(min(5, len(values) // 2), len(values) // 20, 1) :])
 
 

@@ -1,6 +1,5 @@
 """The history of a run: every logged number, as rows of a CSV file that a resumed run continues to
-the byte.
-"""
+the byte."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ COLUMNS = ("step", "split", "name", "value")
 
 class History:
     """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard where it is
-    installed.
-    """
+    installed."""
 
     def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
         path = folder / "metrics.csv"

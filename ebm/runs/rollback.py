@@ -1,6 +1,5 @@
 """Going back: where training diverged, the last good checkpoint and new draws, as practitioners do
-by hand.
-"""
+by hand."""
 
 from __future__ import annotations
 
@@ -55,8 +54,7 @@ def roll_back(folder: Path, because: str) -> RolledBack | None:
 
 def retried(fit: Callable[P, R]) -> Callable[P, R]:
     """Calls a training function again for as long as it rolls back; it finds in its folder where to
-    go on.
-    """
+    go on."""
 
     @wraps(fit)
     def trained(*args: P.args, **keywords: P.kwargs) -> R:

@@ -1,6 +1,5 @@
 """Warm-up: finds the step size of a sampler that accepts or rejects, and the mass of a Hamiltonian
-one; then it is fixed.
-"""
+one; then it is fixed."""
 
 from __future__ import annotations
 
@@ -68,8 +67,7 @@ class DualAveraging:
 
 class Moments:
     """Gathers mean and covariance of draws, chains and steps together, by Welford's update for
-    batches.
-    """
+    batches."""
 
     def __init__(self, dense: bool) -> None:
         self.dense, self.count = dense, 0
@@ -92,8 +90,7 @@ class Moments:
 
     def mass(self, event: torch.Size) -> Tensor:
         """Computes the inverse of the covariance, drawn a little towards a small multiple of the
-        identity.
-        """
+        identity."""
         assert self.scatter is not None
         covariance = self.scatter / max(1, self.count - 1) * (self.count / (self.count + PRIOR))
         little = PRIOR_VARIANCE * PRIOR / (self.count + PRIOR)
@@ -176,8 +173,7 @@ def warm_up(
 
 def acceptance_of(info: Any) -> Tensor:
     """Reads the acceptance probability of a step (*chains,), or where a sampler does not say it,
-    whether it was accepted.
-    """
+    whether it was accepted."""
     acceptance = getattr(info, "acceptance", None)
     return info.accepted.to(info.energy.dtype) if acceptance is None else acceptance
 
@@ -204,8 +200,7 @@ def _plan(adapting: int, steps: int) -> Iterator[tuple[bool, bool]]:
 
 def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: torch.Generator | None) -> float:
     """Finds a step size at which about half of single leapfrogs are accepted, by doubling or
-    halving.
-    """
+    halving."""
     probe = sampler
     if not isinstance(sampler, MALA):  # whose steps are single leapfrogs
         probe = HMC(sampler.step_size, leapfrog_steps=1, temperature=getattr(sampler, "temperature", 1.0)).eval()

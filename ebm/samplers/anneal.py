@@ -1,6 +1,5 @@
 """Annealing: one sampler over a sequence of landscapes, with a step size and a temperature for
-each.
-"""
+each."""
 
 from __future__ import annotations
 

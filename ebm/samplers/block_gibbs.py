@@ -1,6 +1,5 @@
 """Block Gibbs sampling of energies with two layers: all hidden units given the visible ones, and
-back.
-"""
+back."""
 
 from __future__ import annotations
 

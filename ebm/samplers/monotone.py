@@ -1,6 +1,5 @@
 """Accept only if the energy falls: a step that does not lower a chain's energy leaves that chain as
-it was.
-"""
+it was."""
 
 from __future__ import annotations
 
@@ -70,8 +69,7 @@ class Monotone(Wrapper):
 
 def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
     """Takes each chain's fields from the new state or the old; what is no tensor per chain (a step
-    count) is the new one's.
-    """
+    count) is the new one's."""
     if isinstance(new, tuple):
         return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
     per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape

@@ -1,6 +1,5 @@
 """Predictor-corrector: from one noise level to the next by a step of the reverse diffusion, and
-then sampling on that level.
-"""
+then sampling on that level."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 class PredictorCorrectorState(NamedTuple):
     """The inner sampler's state, the landscape it is on and its number, and whether it stands
-    before the predictor's step.
-    """
+    before the predictor's step."""
 
     inner: Any
     here: EnergyFn

@@ -16,8 +16,7 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 class RecoveryState(NamedTuple):
     """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with
-    its noise.
-    """
+    its noise."""
 
     inner: Any
     noised: Tensor
@@ -32,8 +31,7 @@ class RecoveryState(NamedTuple):
 @dataclass(frozen=True)
 class Recovered:
     """The energy of u = (y − ỹ)/s, where ỹ = y + s ξ is given: E(ỹ + s u) + |u|²/2, one s for all
-    rows or one for each.
-    """
+    rows or one for each."""
 
     energy: EnergyFn
     noised: Tensor

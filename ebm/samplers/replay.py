@@ -1,6 +1,5 @@
 """Replay: a buffer of past ends that later trajectories start from, rows together with their
-contexts.
-"""
+contexts."""
 
 from __future__ import annotations
 
@@ -72,8 +71,7 @@ class ReplayAugmented(Wrapper):
     @property
     def age(self) -> Tensor | None:
         """The mean number of trajectories that are behind the stored rows, as a scalar; None while
-        nothing is stored.
-        """
+        nothing is stored."""
         return self.ages[: len(self)].mean() if self.rows else None
 
     def __bool__(self) -> bool:

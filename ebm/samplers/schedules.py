@@ -1,6 +1,5 @@
 """Schedules: a number as a function of the step t of a trajectory, for step sizes, noise and
-temperatures.
-"""
+temperatures."""
 
 from __future__ import annotations
 
@@ -87,8 +86,7 @@ SCHEDULES: dict[str, type] = {"linear": Linear, "geometric": Geometric, "cosine"
 
 def as_schedule(value: Any) -> Any:
     """Reads a schedule written as data, {"schedule": "cosine", "start": 0.1, "end": 0.01, "steps":
-    60}; else value itself.
-    """
+    60}; else value itself."""
     if not isinstance(value, Mapping):
         return value
     arguments = dict(value)

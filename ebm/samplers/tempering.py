@@ -14,8 +14,7 @@ from ebm.samplers.wrapper import Wrapper
 
 class ParallelTemperingState(NamedTuple):
     """The inner sampler's state over all replicas, the coldest first along a leading axis; y is the
-    coldest's.
-    """
+    coldest's."""
 
     inner: Any
     t: int = 0
@@ -130,8 +129,7 @@ class ParallelTempering(Wrapper):
 
 def _exchange(state: Any, source: Tensor) -> Any:
     """Takes each replica's fields from another, chain by chain; what is no tensor (*replicas,
-    *chains, …) stays.
-    """
+    *chains, …) stays."""
     if isinstance(state, Tensor):
         if state.shape[: source.ndim] != source.shape:
             return state

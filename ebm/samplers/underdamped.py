@@ -1,6 +1,5 @@
 """Underdamped Langevin dynamics: momenta that friction slows and heat stirs, in the splitting
-BAOAB.
-"""
+BAOAB."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, a
 
 class UnderdampedState(NamedTuple):
     """A configuration and its momentum, between the two B's of neighbouring steps; None until the
-    first step.
-    """
+    first step."""
 
     y: Tensor
     t: int = 0

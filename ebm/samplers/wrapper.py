@@ -1,6 +1,5 @@
 """What samplers around another sampler have in common: whatever they do not change is the inner
-sampler's.
-"""
+sampler's."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """`ebm new-plugin`: writes a package that joins the toolkit, with one component of each kind, from
-the files in `template/`.
-"""
+the files in `template/`."""
 
 from __future__ import annotations
 

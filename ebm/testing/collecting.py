@@ -1,6 +1,5 @@
 """What `pytest --ebm DISTRIBUTION` checks: all that a distribution registers, built by its
-examples, recipes or defaults.
-"""
+examples, recipes or defaults."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ EVENTS = ((2,), (3,), (1,), (1, 8, 8), (3, 8, 8), (8, 8))  # tried for an energy
 
 class NoExample(Exception):
     """A component cannot be built here: its keywords, a package, its data or its weights are
-    missing.
-    """
+    missing."""
 
 
 def checks_of(distribution: str) -> dict[str, Callable[[], None]]:
@@ -139,8 +137,7 @@ class Package:
 
     def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], Parts | None]:
         """Finds what makes a component: (a factory without arguments, the parts of the recipe that
-        it is from).
-        """
+        it is from)."""
         for recipe in self.offered["recipe"]:
             try:
                 parts = self._assembled(recipe)
@@ -207,8 +204,7 @@ class Package:
 
 def _missing(error: BaseException | None) -> str:
     """Tells whether an error comes of a connection that there is not, or of a package that is not
-    installed.
-    """
+    installed."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError | URLError):
             return "its weights or data cannot be reached"

@@ -104,8 +104,7 @@ def identity(encoder: Encoder) -> str:
 @contextmanager
 def left_alone(encoder: Encoder, what: str) -> Iterator[None]:
     """Breaks the law where the block leaves a trace in an encoder, in a global generator, or in
-    torch's grad mode.
-    """
+    torch's grad mode."""
     held, before = snapshot(encoder), identity(encoder)
     with draws_nothing_global(what):
         yield
@@ -129,8 +128,7 @@ def row_of(place: tuple[int, ...], what: str) -> str:
 
 def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
     """An encoder that `learns` refuses to encode before; frames and a seed decide what it learns;
-    others learn nothing.
-    """
+    others learn nothing."""
     encoder = case.encoder
     if not encoder.learns:
         before = identity(encoder)
@@ -159,8 +157,7 @@ def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
 
 def a_frame_becomes_a_finite_vector(case: Case) -> None:
     """encode maps frames (n, 3, size, size), uint8, to features (n, features), float32, for any n;
-    they follow the frame.
-    """
+    they follow the frame."""
     for count in (ROWS, 1, 0):
         found = case.encode(case.frames[:count])
         seen = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -179,8 +176,7 @@ def a_frame_becomes_a_finite_vector(case: Case) -> None:
 
 def encoding_is_a_function_that_changes_nothing(case: Case) -> None:
     """The same frames have the same features in train and eval mode; nothing is drawn, and frames
-    and encoder stay.
-    """
+    and encoder stay."""
     found = []
     for train in (False, True, False):
         case.encoder.train(train)
@@ -201,8 +197,7 @@ def encoding_is_a_function_that_changes_nothing(case: Case) -> None:
 
 def it_is_frozen(case: Case) -> None:
     """No parameter requires grad, and features and pixels carry no graph: an encoder is not trained
-    with an energy.
-    """
+    with an energy."""
     if held := [name for name, parameter in case.encoder.named_parameters() if parameter.requires_grad]:
         broken(f"parameters {held[:3]} require grad", "self.requires_grad_(False) at the end of __init__, and of learn")
     features = case.encode()
@@ -214,8 +209,7 @@ def it_is_frozen(case: Case) -> None:
 
 def frames_do_not_see_each_other(case: Case) -> None:
     """A frame's features do not depend on the frames beside it, on their order, or on how they lie
-    in memory.
-    """
+    in memory."""
     _rows_are_independent(case.frames, case.encoder.encode, "feature", "encoded")
     strided = case.frames.contiguous(memory_format=torch.channels_last)
     if not close(case.encode(strided), case.encode(), ROUNDING):
@@ -261,8 +255,7 @@ def _refuses(call: Callable[[], Any], what: str, way_out: str) -> None:
 
 def features_become_pixels_where_it_decodes(case: Case) -> None:
     """Where `decodes` is True, decode maps (*more, features) to pixels (*more, 3, size, size) in
-    [0, 1], row by row.
-    """
+    [0, 1], row by row."""
     encoder, features = case.encoder, case.encode()
     if not encoder.decodes:
         if type(encoder)._decode is not Encoder._decode:
@@ -298,8 +291,7 @@ def features_become_pixels_where_it_decodes(case: Case) -> None:
 
 def it_is_the_same_when_built_or_loaded_anew(case: Case) -> None:
     """Another one, built anew or loaded from the saved state (tensors, in safetensors), gives the
-    same features.
-    """
+    same features."""
     features, state = case.encode(), case.encoder.state_dict()
     try:
         kept = safetensors.torch.load(safetensors.torch.save(state))

@@ -117,8 +117,7 @@ class Case:
 
     def ends(self) -> list[EnergyFn]:
         """Binds the first landscape and the last: enough for derivatives by parameters, each of
-        which takes four passes.
-        """
+        which takes four passes."""
         bound = list(self.levels())
         return bound[:1] + bound[1:][-1:]
 
@@ -157,8 +156,7 @@ def there_is_one_energy_per_chain(case: Case) -> None:
 
 def dtype_follows_the_input(case: Case) -> None:
     """float32 y and parameters give float32 energies, float64 ones float64, and the same up to
-    rounding.
-    """
+    rounding."""
     cause = (
         "a tensor on the energy that is no parameter and no buffer, which .double() and .to(device) do not move "
         "(register_buffer), or a dtype written down, as in .float() or dtype=torch.float32 (use y.dtype, y.new_zeros)"
@@ -199,8 +197,7 @@ def energies_are_finite(case: Case) -> None:
 
 def scoring_is_a_function_that_changes_nothing(case: Case) -> None:
     """In eval mode the same y gets the same energy; y, the context, parameters and buffers stay,
-    and nothing is drawn.
-    """
+    and nothing is drawn."""
     y, context, held = case.y.clone(), cloned(case.context), snapshot(case.energy)
     torch.rand(1)  # who seeds the generator anew is seen
     states = random_states()
@@ -318,8 +315,7 @@ def _other(case: Case, y: Tensor) -> Tensor:
 
 def candidates_share_a_context(case: Case) -> None:
     """y may have more leading axes than its context: E of stacked candidates is the stack of their
-    energies.
-    """
+    energies."""
     function = case.bound(case.energy)
     parts = [case.y, _other(case, case.y), case.y.flip(0)]
     cause = (
@@ -376,8 +372,7 @@ TWICE = (
 
 def its_gradient_can_be_differentiated(case: Case) -> None:
     """Second derivatives of E, by y twice and by y and each parameter, equal finite differences of
-    the gradient.
-    """
+    the gradient."""
     for level, function in enumerate(case.levels()):
         y = case.y.clone().requires_grad_()
         v, u, h = case.noise(y), case.noise(y), 1e-5
@@ -450,8 +445,7 @@ PARAMETER = "the parameter is detached on its way (.data, .detach(), no_grad(), 
 
 def every_parameter_receives_a_gradient(case: Case) -> None:
     """No parameter is without effect on the energies: it would never train, and distributed
-    training refuses it.
-    """
+    training refuses it."""
     missing, still = dict(case.parameters()), set(case.parameters())
     for attempt in range(4):
         energy = copied(case.energy)
@@ -494,8 +488,7 @@ def every_parameter_receives_a_gradient(case: Case) -> None:
 
 def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
     """given(context, level)(y) is forward(y, encode(context, level)), and stays so when another
-    context is bound.
-    """
+    context is bound."""
     if not isinstance(case.energy, Energy):
         return
     cause = (
@@ -540,8 +533,7 @@ def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
 
 def predictions_see_no_future(case: Case) -> None:
     """Energy (row, i) of a causal energy does not depend on the context after position i, where its
-    answer stands.
-    """
+    answer stands."""
     length = _positions(case)
     if length is None:
         return
@@ -567,8 +559,7 @@ def predictions_see_no_future(case: Case) -> None:
 
 def extending_a_code_is_encoding_the_whole(case: Case) -> None:
     """extend(encode(context[:, :k]), context[:, k:]) scores as encode(context), and leaves the
-    shorter code as it was.
-    """
+    shorter code as it was."""
     length = _positions(case)
     if length is None or type(case.energy).extend is Energy.extend:
         return

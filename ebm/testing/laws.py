@@ -1,6 +1,5 @@
 """What a law is: a function of a case that calls `broken` where it does not hold. Its docstring
-says what it demands.
-"""
+says what it demands."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ class Case:
 
     def kinds(self) -> Iterator[Batch]:
         """Makes batches of two rows that differ much: with few kinds of rows, it shows what is made
-        of each.
-        """
+        of each."""
         flat = torch.cat([leaf.double().reshape(self.count, -1) for leaf in leaves(self.batch[:2]) if len(leaf) == self.count], 1)
         gaps = torch.cdist(flat, flat)
         pair: Batch = rows(self.batch, torch.tensor(divmod(int(gaps.argmax()), self.count)), self.count)
@@ -121,8 +120,7 @@ class Case:
 
 class Losses:
     """The losses (count,) of a batch by the first `count` generators, computed when they are asked
-    for.
-    """
+    for."""
 
     def __init__(self, case: Case, batch: Batch) -> None:
         self.case, self.batch = case, batch
@@ -140,8 +138,7 @@ class Losses:
 
 def differ(counts: tuple[int, ...], one: Callable[[int], Tensor], other: Callable[[int], Tensor]) -> bool:
     """Tells whether two losses of the same generators differ in their mean by more than chance and
-    rounding.
-    """
+    rounding."""
     for count in counts:
         first, second = one(count), other(count)
         gaps, scale = first - second, max(float(first.abs().mean()), float(second.abs().mean()), 1e-12)
@@ -169,8 +166,7 @@ def equal(one: Losses, other: Losses) -> bool:
 
 def the_loss_is_a_finite_scalar_with_detached_terms(case: Case) -> None:
     """forward returns Loss(value, terms): a scalar tensor to differentiate, and scalars without a
-    graph.
-    """
+    graph."""
     found = case.loss()
     if not isinstance(found, Loss):
         broken(
@@ -220,8 +216,7 @@ def _chains(case: Case) -> tuple[int, ...]:
 
 def draws_come_from_the_generator(case: Case) -> None:
     """With generator=, the loss is a function of it and of the batch, and the global generators
-    stay as they are.
-    """
+    stay as they are."""
     objective = case.fresh()
     with draws_nothing_global("a loss with generator="):
         first = case.loss(objective=objective).value.detach()
@@ -246,8 +241,7 @@ def draws_come_from_the_generator(case: Case) -> None:
 
 def the_loss_trains(case: Case) -> None:
     """The loss has a gradient with respect to the energy's parameters, and to every parameter of
-    the objective.
-    """
+    the objective."""
     objective, energy = case.fresh(), case.energy(train=True)
     value = case.loss(objective=objective, energy=energy).value
     if not torch.is_grad_enabled():
@@ -286,8 +280,7 @@ def _parameters(module: Any) -> dict[str, nn.Parameter]:
 
 def the_energy_and_the_batch_are_left_alone(case: Case) -> None:
     """A loss changes no parameter, gradient or mode of the energy (in eval mode no buffer), and
-    nothing in the batch.
-    """
+    nothing in the batch."""
     for train in (True, False):
         energy, weight = case.energy(train), 2 * torch.ones(case.chains, dtype=torch.float64)
         given = case.batch._replace(weight=weight) if case.batch.weight is None else case.batch
@@ -310,8 +303,7 @@ def the_energy_and_the_batch_are_left_alone(case: Case) -> None:
 
 def a_loss_leaves_no_trace(case: Case) -> None:
     """The same batch and generator give the same loss again, unless the objective's saved state
-    says why (a replay buffer).
-    """
+    says why (a replay buffer)."""
     stateless = True
     for train in (True, False):
         objective = case.fresh().train(train)
@@ -339,8 +331,7 @@ def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
 
 def the_order_of_rows_does_not_matter(case: Case) -> None:
     """Permuting the rows of a batch permutes nothing in the loss (on average over noise, where it
-    draws).
-    """
+    draws)."""
     cause = (
         "rows are told apart by their place: an index like values[0] or [: n // 2], a roll or difference between neighbours, a "
         "cumulative sum, weights by position, a context that does not move with its target"
@@ -373,8 +364,7 @@ def _letters(order: Tensor) -> str:
 
 def an_empty_mask_gives_a_finite_loss(case: Case) -> None:
     """Where all weights are 0 there is nothing to learn: the loss and its gradients are finite, not
-    0/0.
-    """
+    0/0."""
     empty = case.batch._replace(weight=torch.zeros(case.chains, dtype=torch.float64))
     cause = "a division by the sum of the weights, or a mean over no entries: batch.mean(values) takes care of it"
     energy = case.energy(train=True)
@@ -390,8 +380,7 @@ def an_empty_mask_gives_a_finite_loss(case: Case) -> None:
 
 def weights_say_what_counts(case: Case) -> None:
     """Means are sum(w d) / sum(w): rows of weight 0 have no say, only the weights' ratios matter,
-    and none means all alike.
-    """
+    and none means all alike."""
     cause = "the loss averages by itself: batch.mean(values) takes one value per chain and the batch's weights"
     plain = Losses(case, case.weigh(case.batch, torch.ones(case.count)))
     ramp = torch.arange(case.count, dtype=torch.float64)
@@ -417,8 +406,7 @@ def weights_say_what_counts(case: Case) -> None:
 
 def _who_has_a_say(case: Case, cause: str) -> bool:
     """Tells whether a row's own loss looks at others: then at all of them (negatives of a batch),
-    and not at certain places.
-    """
+    and not at certain places."""
     pair, count = list(case.kinds())[1], 6
     for row in (0, 2, count - 1):
         alone = torch.arange(count) == row
@@ -458,8 +446,7 @@ def _two_kinds(case: Case, pair: Batch, cause: str) -> bool:
 
 def _the_whole_is_the_mean_of_its_rows(case: Case, cause: str) -> None:
     """Where rows are weighed one at a time, and then all together, the noise is the same: losses
-    add up exactly.
-    """
+    add up exactly."""
 
     def weighed(weight: Tensor) -> Tensor:
         return torch.stack([case.loss(case.weigh(case.batch, weight), seed).value.detach() for seed in range(2)])
@@ -483,8 +470,7 @@ def _the_whole_is_the_mean_of_its_rows(case: Case, cause: str) -> None:
 
 def _what_is_masked_has_no_say(case: Case, cause: str) -> None:
     """Where chains of weight 0 hold another target, a loss that is a mean over rows stays as it is,
-    generator by generator.
-    """
+    generator by generator."""
     mask = torch.rand(case.chains, generator=generator(case.seed)) < 0.5
     mask.view(-1)[0], mask.view(-1)[-1] = False, True
 

@@ -77,8 +77,7 @@ def check_sampler(factory: Callable[[], Sampler], *, energy: Any = None, station
 
 class Landscape(Energy):
     """E(y) = a · base(y), and beside it all that sampling must leave alone; it notes in which mode
-    it was scored.
-    """
+    it was scored."""
 
     def __init__(self, base: EnergyFn) -> None:
         super().__init__()
@@ -157,8 +156,7 @@ def _valley(y: Tensor) -> Tensor:
 
 def steps_move_y_and_keep_its_form(case: Case) -> None:
     """A trajectory takes the steps it was asked for; y keeps shape and dtype, some chain moves,
-    info has an energy per chain.
-    """
+    info has an energy per chain."""
     _, high = check_steps(case.sampler.steps)
     count = len(case.sampler.route([case.base]))
     asked = max(1, min(high, 3))
@@ -210,8 +208,7 @@ def _draws(case: Case, train: bool, steps: int) -> bool:
 
 def draws_come_from_the_generator(case: Case) -> None:
     """With generator=, a run is a function of it and leaves the global generators alone; without,
-    torch's is drawn from.
-    """
+    torch's is drawn from."""
     with draws_nothing_global("a run with generator="):
         first = case.run()
     again = case.run()
@@ -254,8 +251,7 @@ def draws_come_from_the_generator(case: Case) -> None:
 
 def the_start_and_the_energy_are_left_alone(case: Case) -> None:
     """A run changes neither its start nor the energy's parameters, buffers, gradients and modes,
-    and scores it in eval mode.
-    """
+    and scores it in eval mode."""
     for unroll in ("none", "each", "last", "full") if case.sampler.differentiable else ("none",):
         energy, y = case.landscape(), case.y.clone()
         energy.height.grad = torch.ones_like(energy.height)  # the loop's, from a loss before
@@ -277,8 +273,7 @@ def the_start_and_the_energy_are_left_alone(case: Case) -> None:
 
 def runs_leave_no_trace(case: Case) -> None:
     """What one run does has no influence on the next, on another that goes on beside it, or on one
-    from other chains.
-    """
+    from other chains."""
     for train in (True, False):
         moving = case.fresh(train)
         held = {name: value.clone() for name, value in moving.state_dict().items() if isinstance(value, Tensor)}
@@ -380,8 +375,7 @@ def chains_are_independent(case: Case) -> None:
 
 def without_noise_the_energy_falls(case: Case) -> None:
     """A sampler that draws nothing descends: on a wide bowl a few steps lower the energy, on
-    average over chains.
-    """
+    average over chains."""
     skipped = case.noisy or case.given is not None or case.several or case.sampler.interacting
     if skipped or not torch.equal(case.sampler.point(case.y), case.y):
         return
@@ -402,8 +396,7 @@ def without_noise_the_energy_falls(case: Case) -> None:
 
 def info_tells_where_a_step_was_taken_from(case: Case) -> None:
     """info.energy is E(point(y)) of the y before the step (or near it, where noise comes first), on
-    every landscape anew.
-    """
+    every landscape anew."""
     if case.several:
         return
     other = case.landscape()
@@ -445,8 +438,7 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
 
 def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
     """A start of an energy that is not finite raises FloatingPointError; a proposal of one raises,
-    or is rejected: a wall.
-    """
+    or is rejected: a wall."""
     if case.given is not None or not torch.equal(case.sampler.point(case.y), case.y):
         return
     y = case.y.clone()
@@ -486,8 +478,7 @@ def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
 
 def arguments_are_checked_at_the_call(case: Case) -> None:
     """trajectory(…) raises ValueError for arguments that cannot work when it is called, not when it
-    is iterated over.
-    """
+    is iterated over."""
     wrong: dict[str, dict[str, Any]] = {
         "steps=-1": {"steps": -1},
         "an integer y": {"y": case.y.long()},
@@ -506,8 +497,7 @@ def arguments_are_checked_at_the_call(case: Case) -> None:
 
 def graphs_reach_as_far_as_unroll_says(case: Case) -> None:
     """Values agree between unroll modes; an end's derivative by the energy's parameters equals
-    finite differences.
-    """
+    finite differences."""
     if not case.sampler.differentiable:
         for unroll in ("each", "last", "full"):
             try:
@@ -555,8 +545,7 @@ def graphs_reach_as_far_as_unroll_says(case: Case) -> None:
 
 def _slopes(case: Case, unroll: Any, seed: int) -> tuple[float, float]:
     """Differentiates an end by the energy's height: (by the graph, by finite differences of the
-    steps that the graph covers).
-    """
+    steps that the graph covers)."""
     direction = torch.randn(case.y.shape, generator=generator(case.seed + seed), dtype=torch.float64)
 
     def end(shift: float, unroll: Any, covered: bool) -> tuple[Tensor, Tensor]:
@@ -587,8 +576,7 @@ def a_saved_sampler_samples_the_same(case: Case) -> None:
 
 def its_stationary_distribution_stays(case: Case) -> None:
     """Chains that start as exact draws of p ∝ exp(−E) are distributed like p after any number of
-    steps.
-    """
+    steps."""
     claims = case.stationary if case.stationary is not None else getattr(case.sampler, "stationary", None)
     if not (case.noisy if claims is None else claims) or case.several:
         return

@@ -84,8 +84,7 @@ class Case:
 
 def _whole(case: Case, split: str, seed: int) -> list[Batch]:
     """Goes through a split: in wide batches, or where there are few of them in narrow ones, of
-    which fewer rows are left out.
-    """
+    which fewer rows are left out."""
     found = case.batches(split, seed, WIDE)
     return found if len(found) > 4 else case.batches(split, seed)
 
@@ -99,8 +98,7 @@ def _count(batch: Batch) -> int:
 
 def loaders_give_batches(case: Case) -> None:
     """loader(split, batch_size) gives ebm.Batch of at most batch_size rows, for train, validation
-    and test.
-    """
+    and test."""
     for split in SPLITS:
         try:
             found = case.batches(split, 0, most=3 * BATCH)
@@ -124,8 +122,7 @@ def loaders_give_batches(case: Case) -> None:
 
 def it_has_nothing_to_learn(case: Case) -> None:
     """A task owns data and meaning, no parameters that train: those belong to energies, samplers
-    and objectives.
-    """
+    and objectives."""
     held = [case.task, *vars(case.task).values()]
     for module in held:
         if isinstance(module, nn.Module) and (names := [name for name, p in module.named_parameters() if p.requires_grad]):
@@ -137,8 +134,7 @@ def it_has_nothing_to_learn(case: Case) -> None:
 
 def spec_says_what_the_data_are(case: Case) -> None:
     """spec is a dictionary whose entries agree with the data: recipes fill in energies' keywords
-    from it.
-    """
+    from it."""
     spec = getattr(case.task, "spec", None)
     if not isinstance(spec, dict):
         broken(f"spec is {spec!r}", "set self.spec = {'dim': …}: what the data decide (dim, image_size, channels, vocab_size …)")
@@ -165,8 +161,7 @@ def spec_says_what_the_data_are(case: Case) -> None:
 
 def the_seed_alone_orders_the_data(case: Case) -> None:
     """loader(split, …, seed=s) gives the same batches whenever it is called, whatever the global
-    generators' state.
-    """
+    generators' state."""
     for split in case.splits:  # (a DataLoader without a generator draws one number from torch's, which orders nothing)
         first = cloned(case.batches(split, 3, most=3 * BATCH))
         stir(case.seed)
@@ -193,8 +188,7 @@ class _Other:
 
 def splits_are_disjoint(case: Case) -> None:
     """No row of one split is in another (beyond what repeats by nature within a split), and rows
-    keep their contexts.
-    """
+    keep their contexts."""
     keys: dict[str, dict[str, Counter[bytes]]] = {}
     values: dict[str, Tensor] = {}
     for split in case.splits:
@@ -268,8 +262,7 @@ def _repeated(rows: Counter[bytes]) -> float:
 
 def _repeats_by_nature(values: Tensor) -> bool:
     """Tells whether entries are coarse enough that rows may be alike by chance: columns with far
-    fewer values than rows.
-    """
+    fewer values than rows."""
     if values.shape[1] < 2:
         return True
     count = len(values.unique(dim=0))
@@ -295,8 +288,7 @@ def _hashes(tree: Any, count: int) -> list[bytes]:
 
 def _no_near_copies(one: str, other: str, first: Tensor, second: Tensor) -> None:
     """Rows of one split that have near copies in another, where rows of one split have none: noise
-    was added after the split.
-    """
+    was added after the split."""
     if first.shape[1] < 2 or len(first) < 50 or len(second) < 20 or first.shape[1] != second.shape[1]:
         return
     own = torch.cdist(first, first).fill_diagonal_(math.inf).min(1).values
@@ -312,8 +304,7 @@ def _no_near_copies(one: str, other: str, first: Tensor, second: Tensor) -> None
 
 def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
     """start(batch, generator=) draws a finite floating y_0 from the generator alone, without
-    looking at the target's values.
-    """
+    looking at the target's values."""
     batch, kept = case.batch, cloned(case.batch)
     with draws_nothing_global("start(batch, generator=)"):
         first = case.start()
@@ -351,8 +342,7 @@ def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
 
 def _own_noise(case: Case, first: Tensor) -> None:
     """A start that the generator does not change is fixed, or follows the context: rows that differ
-    without either are noise.
-    """
+    without either are noise."""
     if (
         len(first) < 2
         or any(not torch.equal(first, case.start(seed=seed)) for seed in (1, 2))
@@ -370,8 +360,7 @@ def _own_noise(case: Case, first: Tensor) -> None:
 
 def distance_is_one_number_per_chain(case: Case) -> None:
     """distance(y, batch) is (*chains,), a prefix of y's shape, finite, and each chain's depends on
-    its own y alone.
-    """
+    its own y alone."""
     batch, y = double(case.batch), case.start().double()
     value = case.task.distance(y, batch)
     cause = "average over the event's axes alone, as in (y - target).square().flatten(1).mean(-1); objectives average the batch"
@@ -454,8 +443,7 @@ def distance_can_be_differentiated(case: Case) -> None:
 
 def the_truth_is_nearest(case: Case) -> None:
     """distance looks at the target: where y can be the truth, that is nearer than the start, and
-    than another row's truth.
-    """
+    than another row's truth."""
     batch, y = double(case.batch), case.start().double()
     target = batch.target
     if not isinstance(target, Tensor) or len(target) < 2:
@@ -507,8 +495,7 @@ class _Stub:
 
 def evaluation_gives_numbers_about_predictions(case: Case) -> None:
     """evaluate(predictor, limit=, generator=) asks the predictor, and returns finite floats that
-    follow its predictions.
-    """
+    follow its predictions."""
     found: list[dict[str, float]] = []
     for shift in (0.0, 0.0, 0.7):
         stub = _Stub(case.task, shift)

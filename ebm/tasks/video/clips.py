@@ -252,8 +252,7 @@ def _first(paths: Iterable[Path]) -> Path:
 
 def _listed(folder: Path, part: Path) -> list[Clip]:
     """Lists videos and folders of frames, not by `datasets`, whose videofolder drops .webm
-    silently.
-    """
+    silently."""
     files = [file for file in part.rglob("*") if file.is_file()]
     pictures = Counter(file.parent for file in files if video.is_frame(file))
     found = [file for file in files if file.suffix.lower() in KINDS]

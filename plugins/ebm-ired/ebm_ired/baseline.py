@@ -48,8 +48,7 @@ class FeedForward(Energy):
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*more, *rows, side, side, side) to half its squared distance (*more, *rows) from
-        the prediction.
-        """
+        the prediction."""
         if code is None:
             raise ValueError("FeedForward scores boards beside the code of clues, as in energy.given(clues)(y)")
         return (y - code).square().sum((-3, -2, -1)) / 2

@@ -1,6 +1,5 @@
 """Sudoku boards made offline: grids by random search, clues by digging while simple logic still
-fills the board.
-"""
+fills the board."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ __all__ = ["by_logic", "dig", "grids", "one_hot", "solutions"]
 
 def one_hot(grid: Tensor) -> Tensor:
     """Turns digits (…, side, side), −1 for an empty cell, into candidates (…, side, side, side) of
-    0 and 1.
-    """
+    0 and 1."""
     return F.one_hot(grid + 1, grid.shape[-1] + 1)[..., 1:].float()
 
 
@@ -102,8 +100,7 @@ def by_logic(clues: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _counts(marked: Tensor, box: tuple[int, int]) -> Tensor:
     """Counts the candidates that are marked in each candidate's cell, row, column and box: (4, …,
-    side, side, side).
-    """
+    side, side, side)."""
     means = group_means(marked.unsqueeze(-1), box)
     return torch.stack([marked.shape[-1] * mean.squeeze(-1).expand_as(marked) for mean in means])
 

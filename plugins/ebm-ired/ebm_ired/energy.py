@@ -1,6 +1,5 @@
 """The energy: how far a noised board is from what the network makes of it, at each of K noise
-levels.
-"""
+levels."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ __all__ = ["Code", "DiffusedEnergy"]
 
 class Code(NamedTuple):
     """What does not depend on y: the clues' features (*rows, side, side, side, dim), and the
-    landscape's level.
-    """
+    landscape's level."""
 
     features: Tensor
     level: Level
@@ -93,6 +91,5 @@ class DiffusedEnergy(Energy):
 
 def embed(clues: Tensor) -> Tensor:
     """Says of each candidate (…, side, side, side, 2) whether it is a clue, and whether its cell
-    has one.
-    """
+    has one."""
     return torch.stack([clues, clues.sum(-1, keepdim=True).expand_as(clues)], -1)

@@ -1,6 +1,5 @@
 """Noise levels: at each landscape an answer y* is seen as a y* + s ε, with a² + s² = 1, from almost
-all noise to almost none.
-"""
+all noise to almost none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Energy diffusion: the gradient says where the noise is, and the answer lies lower than what is
-nearly an answer.
-"""
+nearly an answer."""
 
 from __future__ import annotations
 
@@ -101,8 +100,7 @@ class EnergyDiffusion(Objective):
         self, function: EnergyFn, level: Level, answer: Tensor, wrong: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the gradient's mean squared error, how much higher the wrong answer lies, and
-        the energy, each (*chains,).
-        """
+        the energy, each (*chains,)."""
         noised = level.signal * answer + level.noise * noise
         value, grad = energy_and_grad(function, noised, create_graph=torch.is_grad_enabled())
         margin = function(level.signal * wrong + level.noise * noise) - value
@@ -110,8 +108,7 @@ class EnergyDiffusion(Objective):
 
     def _spread(self, rows: int, count: int, device: torch.device, generator: torch.Generator | None) -> dict[int, Tensor]:
         """Deals rows out at random to levels that are drawn, as evenly as they allow: level -> its
-        rows, at least one.
-        """
+        rows, at least one."""
         order = torch.randperm(rows, generator=generator, device=device)
         drawn = torch.randperm(count, generator=generator, device=device)[: min(self.visited, rows)].tolist()
         return {level: order[place :: len(drawn)] for place, level in enumerate(drawn)}

@@ -1,6 +1,5 @@
 """Descent through annealed landscapes: y⁺ = y − η s_k ∇E_k(y) where that lowers E_k, and y ·
-a_(k−1) / a_k between them.
-"""
+a_(k−1) / a_k between them."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ __all__ = ["Landscape", "LandscapeDescent"]
 @dataclass(frozen=True)
 class Landscape:
     """An energy function that knows its noise s, and by what factor a state grows that comes from
-    the landscape before.
-    """
+    the landscape before."""
 
     energy: EnergyFn
     noise: float
@@ -95,7 +93,6 @@ class LandscapeDescent(Monotone):
 
     def _placed(self, energy: EnergyFn, state: MonotoneState) -> MonotoneState:
         """Brings a state to a landscape's scale and step size; an energy that is on no route is at
-        scale 1.
-        """
+        scale 1."""
         noise, growth = getattr(energy, "noise", 1.0), getattr(energy, "growth", 1.0)
         return MonotoneState(state.inner._replace(y=growth * state.y, gain=noise))

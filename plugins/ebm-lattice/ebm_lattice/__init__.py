@@ -1,6 +1,5 @@
 """Spins for the ebm toolkit: lattice energies, samplers that need no continuous space, objectives
-that need no samples.
-"""
+that need no samples."""
 
 from __future__ import annotations
 

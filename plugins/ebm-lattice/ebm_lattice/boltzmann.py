@@ -1,6 +1,5 @@
 """The Boltzmann machine without hidden units: every pixel is coupled to every other, or to those
-near it.
-"""
+near it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Swendsen and Wang's cluster updates, for every energy of pairs: spins or values, couplings of any
-sign, fields.
-"""
+sign, fields."""
 
 from __future__ import annotations
 
@@ -103,8 +102,7 @@ class SwendsenWang(Sampler):
 
     def _couplings(self, energy: EnergyFn, y: Tensor) -> tuple[Tensor, Tensor]:
         """Finds pairs i < j and their −∂²E/∂yᵢ∂yⱼ, as differences between the gradients at zero and
-        at unit vectors.
-        """
+        at unit vectors."""
         value, grad = energy_and_grad(energy, y)
         values = 1 if self.states == "spins" else y.shape[-1]
         flat = y.reshape(*value.shape, -1, values)
@@ -140,8 +138,7 @@ NO_PAIRS = "the energy is no sum over sites and pairs of sites, and clusters are
 
 def _between(couplings: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Computes the coupling K (*chains, pairs) of spins that are a or b (*chains, 1) from those of
-    all values.
-    """
+    all values."""
     values = couplings.shape[-1]
     if values == 1:
         return couplings[..., 0, 0]

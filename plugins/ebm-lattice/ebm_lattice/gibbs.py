@@ -1,6 +1,5 @@
 """Gibbs sampling: yᵢ ~ p(yᵢ | all others), colour by colour; the conditionals of a colour come from
-one gradient.
-"""
+one gradient."""
 
 from __future__ import annotations
 
@@ -128,8 +127,7 @@ class Gibbs(Sampler):
 
 def _require_unmoved(before: Tensor, after: Tensor, index: Tensor, sites: Tensor) -> None:
     """Raises ValueError where the gradient at sites that were drawn together depends on what was
-    drawn.
-    """
+    drawn."""
     change = (after - before).reshape(*index.shape, -1)[..., sites, :].abs().max()
     if bool(change > torch.finfo(before.dtype).eps ** 0.5 * (1 + before.abs().max())):
         raise ValueError(

@@ -1,6 +1,5 @@
 """Gibbs with gradients: flip the site that the gradient suggests, and accept by Metropolis and
-Hastings' rule.
-"""
+Hastings' rule."""
 
 from __future__ import annotations
 

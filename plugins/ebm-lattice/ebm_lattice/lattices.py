@@ -1,6 +1,5 @@
 """Ising and Potts models on a rectangular lattice, with log Z and exact samples from their transfer
-matrix.
-"""
+matrix."""
 
 from __future__ import annotations
 
@@ -108,8 +107,7 @@ class Lattice(Unconditional):
 
     def _transfer(self, field: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         """Computes a layer's values (S, *layer), T (S, S), Πᵣ₌ₖ Dᵣ Tᵣ for each k, and the log of
-        what the first lacks.
-        """
+        what the first lacks."""
         sites = math.prod(self.shape[1:])
         if self.values**sites > LAYER:
             raise ValueError(

@@ -27,8 +27,7 @@ class Conditional(Objective):
 
     def score(self, log_p: Tensor, data: Tensor) -> Tensor:
         """Scores conditionals log p (*chains, sites, values) by the numbers of the data's values
-        (*chains, sites, 1).
-        """
+        (*chains, sites, 1)."""
         raise NotImplementedError
 
     def forward(

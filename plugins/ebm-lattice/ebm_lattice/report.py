@@ -1,6 +1,5 @@
 """What a report shows of spins: one chain's configurations, and the magnetisation of several along
-their way.
-"""
+their way."""
 
 from __future__ import annotations
 

@@ -77,8 +77,7 @@ def table(y: Tensor, grad: Tensor, chains: int, states: States) -> Tensor:
 
 def evaluated_table(energy: EnergyFn, y: Tensor, chains: int, states: States, sites: Tensor | None = None) -> Tensor:
     """Evaluates every alternative of some sites, or of all: (*chains, sites, values), whatever the
-    energy is.
-    """
+    energy is."""
     index, rows = read(y, chains, states), []
     for site in range(index.shape[-1]) if sites is None else sites.tolist():
         values = []

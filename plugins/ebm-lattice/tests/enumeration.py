@@ -30,8 +30,7 @@ class Model(NamedTuple):
 
     def chi_square(self, y):
         """The p-value of "these rows are independent draws of the model"; rare configurations are
-        one class.
-        """
+        one class."""
         codes = 1.0 + torch.arange(self.all[0].numel(), dtype=DOUBLE)
         weights = codes.sin()  # no two configurations have one code
         known, order = (self.all.flatten(1) @ weights).sort()

@@ -27,8 +27,7 @@ def test_digits_are_spins():
 
 def test_evaluation_knows_independent_pixels():
     """An energy without couplings whose fields are the training split's frequencies has the
-    reference's likelihood.
-    """
+    reference's likelihood."""
     task = BinaryDigits()
     train = task.rows("train").target
     bright = ((train > 0).sum(0) + 0.5) / (len(train) + 1)
