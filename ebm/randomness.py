@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
-def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> Generator:
     """Makes the generator of one named purpose; streams of different names are independent.
 
     >>> torch.equal(torch.rand(2, generator=stream(0, "noise")), torch.rand(2, generator=stream(0, "noise")))
@@ -30,12 +30,12 @@ def subseed(seed: int, *names: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def randn_like(y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def randn_like(y: Tensor, generator: Generator | None = None) -> Tensor:
     """Draws standard normals of y's shape, dtype and device."""
     return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
-def uniform(y: Tensor, low: float, high: float, generator: torch.Generator | None = None) -> Tensor:
+def uniform(y: Tensor, low: float, high: float, generator: Generator | None = None) -> Tensor:
     """Draws uniform numbers in [low, high) of y's shape, dtype and device."""
     return low + (high - low) * torch.rand(y.shape, generator=generator, dtype=y.dtype, device=y.device)
 

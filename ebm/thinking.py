@@ -1,5 +1,4 @@
-"""Thinking: optimising y at inference, over steps, candidates and time, with the energy as the only
-judge."""
+"""Thinking: optimising y at inference, over steps and candidates, judged by the energy alone."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import (
     Batch,
@@ -27,8 +26,7 @@ Select = Literal["min", "max", "max-drop"]
 
 
 class Thought(NamedTuple):
-    """What thinking returns: the chosen raw state, its energy, every candidate's energies, and the
-    steps each chain took."""
+    """What thinking returns: the chosen raw state and its energy, all energies, and steps taken."""
 
     y: Tensor  # (*chains, *event)
     energy: Tensor  # (*chains,): E(point(y))
@@ -46,17 +44,15 @@ def think(
     select: Select = "min",
     patience: int | None = None,
     tolerance: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> Thought:
-    """Thinks: descends the energy from several starts, and keeps each chain's best candidate by its
-    energy.
+    """Thinks: descends the energy from several starts and keeps each chain's best candidate.
 
-    Candidates are a leading axis; the context is encoded once and shared. No step scale and no
-    number of steps is drawn.
+    The context is encoded once for all candidates; step scales and numbers of steps are not random.
 
     Arguments:
         energy: an Energy, a plain function, or a list of such, one for each landscape.
-        sampler: moves y; its `point` says where energies are taken.
+        sampler: moves y; energies are taken at its `point`.
         context: what the energy is conditioned on.
         start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event),
             called per candidate.
@@ -64,12 +60,10 @@ def think(
         steps: steps per landscape; by default the sampler's own (upper end).
         select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first
             energy to the last).
-        patience: a chain stops once its energy fell no further for this many steps of the last
-            landscape; each chain then keeps its state of lowest energy there. None: all steps are
-            taken, and the end is kept.
-        tolerance: with patience, a fall counts only where it is more than this share of the
-            energy's size (0.1: a tenth), and the state of the last fall that counted is kept.
-            Descent never stops falling by a little.
+        patience: stops a chain whose energy has not fallen for so many steps of the last landscape,
+            and keeps its lowest state there. None takes all steps and keeps the end.
+        tolerance: with patience, the least fall that counts, as a share of the energy's size (0.1:
+            a tenth); the state of the last fall that counted is kept.
         generator: where starts and noise come from.
 
     Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
@@ -86,14 +80,13 @@ def think(
 
 
 class Considered(Prediction):
-    """A prediction that also knows how many steps (*chains,) moved each chain; it unpacks like any
-    other."""
+    """A prediction that also holds how many steps (*chains,) moved each chain; it unpacks alike."""
 
     steps: Tensor
 
 
 def check_choices(candidates: int, select: str, patience: int | None, tolerance: float = 0.0) -> None:
-    """Raises ValueError where candidates cannot be tried, chosen from or stopped so."""
+    """Raises ValueError for choices of thinking that cannot work."""
     if candidates < 1:
         raise ValueError(f"candidates={candidates}: pass a number of at least 1")
     if select not in ("min", "max", "max-drop"):
@@ -116,8 +109,7 @@ class Counted:
 
 
 class _Stopping:
-    """Keeps each chain's state of lowest energy, and stops a chain whose energy fell no further for
-    `patience` steps."""
+    """Keeps each chain's lowest state; stops chains whose energy did not fall for `patience` steps."""
 
     def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
         self.patience, self.tolerance = patience, tolerance
@@ -127,10 +119,8 @@ class _Stopping:
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
     def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
-        """Looks at the state y and its energy after `taken` steps; returns the energies, those of
-        stopped chains as kept."""
-        # The first energy lies below the infinite one that it is compared with, whatever the
-        # tolerance.
+        """Takes in y and its energy after `taken` steps; returns energies, stopped chains' as kept."""
+        # Any first energy counts as a fall, whatever the tolerance.
         least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
         lower = (energy < least) & ~self.stopped
         self.energy = torch.where(lower, energy, self.energy)
@@ -142,7 +132,7 @@ class _Stopping:
 
 
 class Thinker:
-    """Predicts by thinking: a predictor made of an energy and a sampler, which tasks judge.
+    """Predicts by thinking: an energy and a sampler make the predictor that tasks judge.
 
     Arguments are `think`'s. With several candidates, `start` has them as its leading axis, or is a
     callable.
@@ -168,11 +158,8 @@ class Thinker:
         self.candidates, self.steps, self.select = candidates, steps, select
         self.patience, self.tolerance = patience, tolerance
 
-    def predict(
-        self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: torch.Generator | None = None
-    ) -> Prediction:
-        """Thinks about a batch: the best candidate's raw state, its energy, and the forward passes
-        spent on each chain."""
+    def predict(self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: Generator | None = None) -> Prediction:
+        """Thinks about a batch: best raw states, their energies, and forward passes per chain."""
         if isinstance(start, Tensor) and self.candidates == 1:
             start = start[None]
         thought, passes = self._think(batch.context, start, generator)
@@ -181,12 +168,11 @@ class Thinker:
         return prediction
 
     def score(self, batch: Batch, y: Tensor) -> Tensor:
-        """Computes the energies (*chains,) of configurations y as they are (no retraction), at the
-        last landscape."""
+        """Computes energies (*chains,) of y as it is (no retraction), at the last landscape."""
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 
-    def _think(self, context: Any, start: Any, generator: torch.Generator | None) -> tuple[Thought, int]:
+    def _think(self, context: Any, start: Any, generator: Generator | None) -> tuple[Thought, int]:
         """Thinks, and counts the forward passes spent on each candidate."""
         candidates = self.candidates
         check_choices(candidates, self.select, self.patience, self.tolerance)
@@ -215,7 +201,7 @@ class Thinker:
         return Thought(pick(y), pick(last), energies, pick(taken)), passes
 
     def _descend(
-        self, functions: Sequence[EnergyFn], y: Tensor, generator: torch.Generator | None
+        self, functions: Sequence[EnergyFn], y: Tensor, generator: Generator | None
     ) -> tuple[list[Tensor], Tensor, Tensor | None]:
         """Runs the trajectory: (energies before each step, ends, steps per chain or None)."""
         visited = self.sampler.route([*functions])

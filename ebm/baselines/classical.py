@@ -44,8 +44,7 @@ def _wavelet(
 
     x, convert2ycbcr = np.clip(x, 0, 1) if clip else x, convert2ycbcr and x.shape[2:] == (3,)
     options: dict[str, Any] = {"method": method, "convert2ycbcr": convert2ycbcr, "wavelet": wavelet, "channel_axis": _channels(x)}
-    # Colours are rescaled to [0, 1] in between, and the noise with them: what is not clipped must
-    # fit.
+    # Colours and noise are rescaled to [0, 1] in between: what is not clipped must fit.
     low, width = float(x.min()), max(float(np.ptp(x)), 1e-6)
     found = denoise_wavelet((x - low) / width, sigma=sigma * std / width, rescale_sigma=True, **options)
     return found * width + low
@@ -85,8 +84,7 @@ METHODS: dict[Method, Callable[..., np.ndarray]] = {
     "bm3d": _bm3d,
 }
 
-# What `tuned` tries: every combination. Clipping was worse on the bundled photographs, and is not
-# tried. Weights, sigmas of colour and h are multiples of the noise's standard deviation.
+# What `tuned` tries: every combination. Weight, sigma_color and h are multiples of std.
 GRIDS: dict[Method, dict[str, Sequence[Any]]] = {
     "total-variation": {"weight": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)},
     "wavelet": {
@@ -115,9 +113,8 @@ class Classical:
             package of that name).
         settings: total-variation: weight. wavelet: sigma, method, convert2ycbcr, wavelet, clip.
             bilateral: sigma_color, sigma_spatial, clip. non-local-means: h, patch_size,
-            patch_distance, fast_mode. bm3d: sigma. They mean what they mean there, but weight,
-            sigma, sigma_color and h are multiples of the noise's standard deviation, and `clip`
-            cuts the noisy picture to the range of colours first.
+            patch_distance, fast_mode. bm3d: sigma. Here weight, sigma, sigma_color and h are
+            multiples of the noise's std, and `clip` cuts the noisy picture to valid colours first.
 
     Source: Chambolle (2004); Chang, Yu and Vetterli (2000); Tomasi and Manduchi (1998); Buades,
     Coll and Morel (2005); Mäkinen, Azzari and Foi (2020).
@@ -156,11 +153,7 @@ class Classical:
 
 
 def tuned(method: Method, pairs: Sequence[tuple[Tensor, Tensor]], std: float, signal: float = 1.0) -> Classical:
-    """Chooses a method's settings from `GRIDS` by the mean PSNR on known pictures.
-
-    `pairs` are (clean, noisy) pictures (C, H, W), where noisy = signal * clean + std * noise.
-    ValueError for an unknown method, or no pairs.
-    """
+    """Chooses settings from `GRIDS` by mean PSNR on pairs (clean, signal * clean + std * noise)."""
     if not pairs:
         raise ValueError(f"tuned({method!r}, pairs=[]): pass at least one (clean, noisy) pair")
     grid = GRIDS[Classical(method).method]

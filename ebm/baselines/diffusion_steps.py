@@ -1,9 +1,7 @@
-"""Denoising diffusion's way back: from a noisy picture to the clean one, over fewer and fewer noisy
-ones.
+"""Denoising diffusion's way back, from a noisy picture to the clean one.
 
-The schedule scales a picture x by sqrt(ā_t) and adds noise of variance 1 − ā_t. Steps are rows' own
-(B,), and a step of −1 is the clean picture, ā = 1. Every function takes an `earlier` step, which
-need not be the one before: that is respacing.
+x_t = sqrt(ā_t) x + sqrt(1 − ā_t) ε. Steps are rows' own (B,); step −1 is the clean picture, ā = 1.
+An `earlier` step need not be the one before (respacing).
 """
 
 from __future__ import annotations
@@ -19,15 +17,13 @@ from ebm.tasks.images.noising import NoiseSchedule
 
 
 def predicted_clean(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-    """Computes the clean pictures of noisy ones (B, C, H, W) whose noise is known: (x_t − sqrt(1 −
-    ā_t) ε) / sqrt(ā_t)."""
+    """Computes clean pictures (B, C, H, W) from noise: (x_t − sqrt(1 − ā_t) ε) / sqrt(ā_t)."""
     kept = _kept(schedule, step)
     return (noisy - _of((1 - kept).sqrt(), noisy) * noise) / _of(kept.sqrt(), noisy)
 
 
 def posterior(schedule: NoiseSchedule, step: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes q(x_earlier | x_step, x_clean) = N(a x_clean + b x_step, variance): (a, b,
-    variance), each (B,) in float64.
+    """Computes (a, b, v), each (B,) in float64: q(x_earlier | x_step, x) = N(a x + b x_step, v).
 
     Source: DDPM (arXiv 2006.11239), equations 6 and 7.
 
@@ -41,13 +37,10 @@ def posterior(schedule: NoiseSchedule, step: Tensor, earlier: Tensor) -> tuple[T
 
 
 def log_variance(schedule: NoiseSchedule, step: Tensor, earlier: Tensor, share: Tensor) -> Tensor:
-    """Mixes the logarithms of the posterior's variance (where `share` is −1) and of beta (1), as a
-    network's output says.
+    """Mixes the logarithms of the posterior's variance (`share` −1) and of beta (`share` 1).
 
-    The posterior of the clean picture has no variance: there that of the step 0, seen from 1, is
-    taken.
-
-    Source: Improved DDPM (arXiv 2102.09672), equation 15.
+    Step −1 has no variance, and takes that of step 0, seen from 1. Source: Improved DDPM (arXiv
+    2102.09672), equation 15.
     """
     lower, upper = posterior(schedule, step, earlier)[2], 1 - _kept(schedule, step) / _kept(schedule, earlier)
     least = posterior(schedule, torch.ones_like(step), torch.zeros_like(step))[2]
@@ -56,11 +49,7 @@ def log_variance(schedule: NoiseSchedule, step: Tensor, earlier: Tensor, share: 
 
 
 def ddim_step(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, earlier: Tensor, clean: Tensor) -> Tensor:
-    """Goes to the earlier step without noise: to the picture that the same ε would make of the
-    predicted clean one.
-
-    Source: DDIM (arXiv 2010.02502), equation 12 with σ = 0.
-    """
+    """Goes to the earlier step without noise: DDIM (arXiv 2010.02502), equation 12 with σ = 0."""
     late, early = _kept(schedule, step), _kept(schedule, earlier)
     noise = (noisy - _of(late.sqrt(), noisy) * clean) / _of((1 - late).sqrt(), noisy)
     return _of(early.sqrt(), noisy) * clean + _of((1 - early).sqrt(), noisy) * noise
@@ -69,20 +58,13 @@ def ddim_step(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, earlier: Ten
 def ddpm_step(
     schedule: NoiseSchedule, noisy: Tensor, step: Tensor, earlier: Tensor, clean: Tensor, log_variance: Tensor, noise: Tensor
 ) -> Tensor:
-    """Draws a picture of the earlier step with standard normal `noise`; the clean one (step −1) is
-    taken without.
-
-    Source: DDPM (arXiv 2006.11239), algorithm 2.
-    """
+    """Draws the earlier step, noiseless at −1: DDPM (arXiv 2006.11239), algorithm 2."""
     std = torch.where(left(earlier < 0, noisy), 0.0, (log_variance / 2).exp())
     return _mean(schedule, noisy, step, earlier, clean) + std * noise
 
 
 def route(start: int, passes: int) -> list[int]:
-    """Lists the steps that a picture is looked at on its way from `start` down to 0: so many,
-    evenly apart, or all there are.
-
-    ValueError where start is negative, or there is no pass.
+    """Lists `passes` steps, evenly apart, from `start` (0 or more) down to 0, or all there are.
 
     >>> route(99, 4), route(2, 100), route(99, 1)
     ([99, 66, 33, 0], [2, 1, 0], [99])
@@ -94,13 +76,10 @@ def route(start: int, passes: int) -> list[int]:
 
 
 def bound(schedule: NoiseSchedule, clean: Tensor, noisy: Tensor, step: Tensor, noise: Tensor, share: Tensor) -> Tensor:
-    """Computes a step's term of the variational bound in bits a number (B,), for predicted noise
-    and variance.
+    """Computes a step's term of the variational bound in bits a number (B,).
 
-    It is the divergence from the posterior to what is predicted of the step before, and at step 0
-    the negative log-likelihood of the clean picture, whose numbers are 256 levels in [−1, 1].
-
-    Source: DDPM (arXiv 2006.11239), equations 5 and 13; the variance is Improved DDPM's.
+    It is the divergence from the posterior to the prediction, and at step 0 the negative
+    log-likelihood of 256 levels in [−1, 1]: DDPM (arXiv 2006.11239), equations 5 and 13.
     """
     earlier = step - 1
     mean = _mean(schedule, noisy, step, earlier, predicted_clean(schedule, noisy, step, noise))
@@ -128,8 +107,7 @@ def _mean(schedule: NoiseSchedule, noisy: Tensor, step: Tensor, earlier: Tensor,
 
 
 def _log_likelihood(clean: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Integrates a Gaussian over the level that each number lies in; the lowest and the highest
-    reach to infinity."""
+    """Integrates a Gaussian over each number's level; the outer levels reach to infinity."""
     half = 1 / 255
     above = torch.where(clean > 1 - half, 1.0, torch.special.ndtr((clean - mean + half) / std))
     below = torch.where(clean < half - 1, 0.0, torch.special.ndtr((clean - mean - half) / std))

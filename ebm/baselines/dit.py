@@ -26,10 +26,8 @@ class DiT(PatchStream):
     """Predicts the noise ε of a picture and its variance, and removes it step by step (adaLN-zero).
 
     As an energy it is the bowl around the clean picture x that one pass predicts, E(y | context) =
-    mean |y − x|² / 2, whose one step of size `natural_step` is that prediction. It is trained by
-    `Diffusion`, and judged by the same tasks as an EBT.
-
-    The context is `Noisy`. It has adaLN's 6 D² parameters a block more than an unconditional EBT.
+    mean |y − x|² / 2, whose one step of size `natural_step` is that prediction. `Diffusion` trains
+    it. The context is `Noisy`. An unconditional EBT lacks adaLN's 6 D² parameters a block.
 
     Arguments:
         image_size: the side of a square image, or (height, width).

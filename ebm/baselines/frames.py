@@ -60,9 +60,8 @@ def rival(name: str, kind: type[CopyLast]) -> Callable[[Any], CopyLast]:
 class FrameTransformer(MotionStream):
     """Predicts the next frame in one forward pass, by a causal transformer (Transformer++).
 
-    As an energy it is |y - x̂|² / 2, whose one step of size 1 leads from anywhere to the
-    feed-forward prediction: the objective, sampler and task of an EBT serve it. At equal sizes a
-    `ResidualFrameEBT` has D parameters more; both embed and read out frames by the same `Motion`.
+    As an energy it is |y - x̂|² / 2, whose one step of size 1 is the prediction from anywhere:
+    an EBT's objective, sampler and task serve it. A `ResidualFrameEBT` has D parameters more.
 
     Arguments:
         features: numbers that a frame is encoded as.
@@ -73,9 +72,6 @@ class FrameTransformer(MotionStream):
         hidden: the feed-forward's hidden width; dim by default.
         history: how many of the last changes a prediction may continue.
         appearance: whether frames themselves are embedded, and not their changes alone.
-
-    Raises:
-        ValueError: as a ResidualFrameEBT does.
 
     Source: the Transformer++ of arXiv 2507.02092, section 4.2.
 

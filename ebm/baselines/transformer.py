@@ -17,10 +17,9 @@ from ebm.interfaces import Batch, Prediction, eval_mode
 class Transformer(TokenStream):
     """Predicts the next token in one forward pass: softmax(U h(context)), h a causal transformer.
 
-    As an energy it is linear in p, E(p | context) = −⟨p, U h(context)⟩, whose one step of size 1
-    from the uniform distribution is the feed-forward prediction: the objective, sampler and tasks
-    of an EBT serve it. The context is ids (B, S), or `Padded` rows. At equal sizes a TextEBT has D
-    parameters more.
+    As an energy it is E(p | context) = −⟨p, U h(context)⟩, whose step of size 1 from the uniform
+    distribution is the prediction: an EBT's objective, sampler and tasks serve it. The context is
+    ids (B, S), or `Padded` rows. A TextEBT has D parameters more.
 
     Arguments:
         vocab_size: V.
@@ -29,9 +28,6 @@ class Transformer(TokenStream):
         depth: how many blocks there are.
         heads: attention heads in a block.
         hidden: the feed-forward's hidden width; dim by default.
-
-    Raises:
-        ValueError: as a TextEBT does.
 
     Source: the Transformer++ of arXiv 2507.02092: Llama 2's block with a feed-forward of width dim.
 

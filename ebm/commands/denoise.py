@@ -40,27 +40,20 @@ def denoise(
 ) -> dict[str, Any]:
     """Denoise a photograph of any size by a run: writes the clean picture, and a map of its energy.
 
-    In OUT-energy.png those patches are bright that the energy finds wrong; OUT-noisy.png is written
-    where noise is added.
+    OUT-energy.png is bright where the energy is high; --add-noise also writes OUT-noisy.png.
 
     Args:
         run: the run folder.
         photo: the picture, as noisy as it is.
-        out: the picture to write, of any kind that Pillow writes; by default the photo's name with
-            -clean, in this folder.
+        out: the picture to write; by default the photo's name with -clean, in this folder.
         steps: steps per landscape; by default the run's.
-        candidates: starts that are tried for each tile, of which the energy chooses (they differ by
-            the sampler's noise).
-        patience: think, for --steps at most, until the picture's energy fell no further for this
-            many steps.
+        candidates: starts that are tried for each tile, of which the energy chooses.
+        patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles; by default the task's.
-        noise_step: the step of the noise schedule that the picture has; by default the strongest of
-            the run's training.
-        noise_std: instead, the standard deviation of the noise that was added to the picture, in
-            pixels of -1 to 1; the picture is then scaled down as the schedule scales its pictures.
-        add_noise: take the picture as clean, add the noise of this step, and write that picture
-            too.
+        noise_step: the schedule's step of the picture's noise; by default training's strongest.
+        noise_std: instead, the standard deviation of its noise, for pixels of -1 to 1.
+        add_noise: take the picture as clean, and add the noise of this step.
         map: write the map (of an energy that knows its patches' energies).
         batch_size: how many tiles are denoised together.
         seed: what every random draw is derived from.
@@ -69,8 +62,7 @@ def denoise(
         The files that were written, and means over tiles: energy, steps, and forward passes.
 
     Raises:
-        ValueError: the run's task is another, the photo cannot be read, or the arguments do not fit
-            one another or the run.
+        ValueError: the photo cannot be read, or the run or the arguments do not fit.
         FileNotFoundError: there is no such photo, or no folder to write to.
     """
     task: Any = run.judge()

@@ -13,8 +13,7 @@ def probe(run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), see
 
     Args:
         run: the run folder; its baseline is probed, too.
-        data: digits-28, digits-8, a folder with a sub-folder of pictures for each class, or a hub
-            dataset; more than once for several.
+        data: digits-28, digits-8, a folder of classes' folders, or a hub dataset; repeatable.
         seeds: how many splits of the images into training, validation and test parts.
         limit: how many images of each data set at most.
     """

@@ -46,25 +46,21 @@ def rollout(
     Args:
         run: the run folder.
         clip: the video, or a folder of pictures; the middle square of the picture is seen.
-        out: what the files are called, with or without .png or .mp4, or the folder to write to; by
-            default the clip's name with -rollout, in this folder.
+        out: the files' name, or their folder; by default the clip's name with -rollout, here.
         observe: how many frames are seen.
         predict: how many frames are predicted, each from those before it, predicted ones included.
         begin: where to begin, in seconds.
         steps: steps per landscape for each frame; by default the run's.
         candidates: starts that are tried for each frame, of which the energy chooses.
-        patience: think about a frame, for --steps at most, until its energy fell no further for
-            this many steps.
+        patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         seed: what every random draw is derived from.
 
     Returns:
-        The files that were written, and means over the predicted frames: energy (of a run that
-        thinks), error, and the error of the last observed frame in their place.
+        The files that were written, and means over predicted frames: energy, error, and a copy's.
 
     Raises:
-        ValueError: the run's task is another, its encoder cannot decode, the clip cannot be read or
-            is too short, or the arguments do not fit one another or the run.
+        ValueError: the clip cannot be read or is too short, or the run or arguments do not fit.
         FileNotFoundError: there is no such clip, or no folder to write to.
         ImportError: PyAV, Pillow or matplotlib is not installed.
     """
@@ -132,8 +128,7 @@ def _drawn(name: str, frames: np.ndarray, predicted: np.ndarray, numbers: dict[s
     """Draws the true frames above the predicted ones, with numbers and charts below: a PNG."""
     count, observe = len(frames), len(frames) - len(predicted)
     charts = [group for group in (["energy"], ["error", "error of a copy"]) if group[0] in numbers]
-    # In inches, from the left and from the top: columns of frames, two rows of them, lines of
-    # numbers, charts.
+    # In inches, from left and top: columns and two rows of frames, lines of numbers, charts.
     left, top, cell = 1.1, 0.75, min(1.0, (WIDEST - 1.25) / count)
     edge, lines, first_chart = left + observe * cell, top + 2 * cell + 0.22, top + 2 * cell + 0.3 + 0.17 * len(numbers)
     width, height = max(5.0, left + count * cell + 0.15), first_chart + len(charts) + 0.05

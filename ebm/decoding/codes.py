@@ -11,18 +11,14 @@ from ebm.interfaces import Energy, Given
 def growing(energy: Energy, last: Callable[[int], Any], length: int, window: int) -> Iterator[list[Given]]:
     """Binds an energy's landscapes to a context that has one more element at each iteration.
 
-    The context is encoded once; then the codes are extended by what is new, once for landscapes
-    that are one. When the window is full, the last half window is encoded anew. So some two
-    positions are encoded for each element.
+    The context is encoded once, then its codes are extended. When the window is full, the last half
+    window is encoded anew: some two positions are encoded for each element.
 
     Arguments:
-        energy: an energy that can extend its codes.
+        energy: an energy that can extend its codes (or an iteration raises ValueError).
         last: makes the context of the last n elements, as `encode` and `extend` take it.
         length: how many elements there are at first.
         window: how many elements are seen at most.
-
-    Raises:
-        ValueError: (at an iteration) the energy cannot extend its codes.
 
     >>> import torch
     >>> class Grows(Energy):

@@ -36,11 +36,9 @@ def generate(
 ) -> Iterator[Tensor]:
     """Generates tokens: iterates over ids (B,), one for each prompt, until all rows have ended.
 
-    A token costs a trajectory of its own logits (B, 1, V), and one more position of the context's
-    code. Once a row has filled the window, the last half window of every row is encoded anew.
-    Prompts of different lengths are encoded together where the energy can pad rows (`PadsRows`):
-    then a row's text depends on the rows beside it once the window is full, and where noise is
-    drawn. Otherwise prompts of one length are generated together.
+    A token costs one trajectory (B, 1, V). Once a row has filled the window, the last half window
+    of every row is encoded anew. Prompts of different lengths are encoded together where the energy
+    `PadsRows`: then a full window, or noise, makes a row's text depend on the rows beside it.
 
     Arguments:
         energy: an energy with `vocab_size` and `extend`, such as a TextEBT or a Transformer. Its
@@ -48,8 +46,7 @@ def generate(
         sampler: moves logits; its raw state is the next token's logits (retraction="softmax").
         prompts: rows of ids, of at least one and at most `window` tokens each.
         max_new_tokens: how many tokens are generated at most.
-        window: how many tokens are seen at most: the context length that the energy was trained
-            with.
+        window: how many tokens are seen at most: the context length of the energy's training.
         end: the id that ends a row, which then repeats it. None: no row ends.
         temperature: what logits are divided by; 0 takes the likeliest token.
         top_k, top_p: which tokens are drawn from, as `draw` says.
@@ -154,14 +151,9 @@ def draw(
 ) -> Tensor:
     """Draws tokens (B,) from softmax(logits / temperature), for logits (B, V).
 
-    With top_k only the k likeliest tokens are drawn from. With top_p only the likeliest ones are,
-    as few as have probability top_p together (of what top_k leaves). Of equals, the first ones
-    count as the likeliest.
-
-    Source of top_p: nucleus sampling (arXiv 1904.09751, section 3.1).
-
-    Raises:
-        ValueError: for a negative temperature, a top_k below 1, or a top_p outside (0, 1].
+    top_k keeps the k likeliest tokens (of equals, the first). top_p keeps the likeliest of these,
+    as few as have probability top_p together (nucleus sampling, arXiv 1904.09751, section 3.1).
+    Raises ValueError for a negative temperature, a top_k below 1, or a top_p outside (0, 1].
 
     >>> draw(torch.tensor([[0.0, 2.0, 1.0]]), temperature=0)
     tensor([1])

@@ -45,20 +45,15 @@ def rollout(
 ) -> Rollout:
     """Predicts the `count` frames after observed ones (B, S, features), each from those before it.
 
-    A frame costs a trajectory of its own features (B, 1, features), and one more position of the
-    context's code. When the window is full, its last half is encoded anew.
+    A frame costs one trajectory. When the window is full, its last half is encoded anew.
 
     Arguments:
-        predictor: a Thinker over an energy with `features` and `extend`, such as a FrameEBT (its
-            candidates, steps, patience … are those of each frame); such an energy that reads
-            predictions off its code (`FollowsCode`), such as a FrameTransformer; or what has
-            `follow(frames)`, such as CopyLast.
+        predictor: a Thinker over an energy with `features` and `extend`, such as a FrameEBT; such
+            an energy that `FollowsCode`; or what has `follow(frames)`, such as CopyLast.
         observed: the frames' features; of more than `window`, the last ones are used.
         count: how many frames are predicted.
-        window: how many frames are seen at most: the context length that the energy was trained
-            with.
-        start: where thinking about a frame starts: the "last-frame", "noise" (standard normal) or
-            "zeros".
+        window: how many frames are seen at most: the context length of the energy's training.
+        start: where thinking starts: the "last-frame", "noise" (standard normal) or "zeros".
         generator: where starts and noise are drawn from.
 
     Raises:
@@ -124,11 +119,8 @@ def rollout(
 def surprise(energy: Any, features: Tensor, window: int) -> Tensor:
     """Scores each true frame given those before it: features (T, features) to energies (T - 1,).
 
-    At most `window` frames before it are seen. Energies are those of the last landscape, and high
-    where something new appears.
-
-    Raises:
-        ValueError: for a window below 1, or features of another shape.
+    At most `window` frames before it are seen. Energies are those of the last landscape. Raises
+    ValueError for a window below 1, or features of another shape.
 
     >>> from ebm.energies import ResidualFrameEBT
     >>> energy = ResidualFrameEBT(features=6, dim=8, depth=2, heads=2)    # at first a still scene is likely to it
@@ -164,20 +156,16 @@ def horizons(
     distance: Callable[[Tensor, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Measures a rollout from the first `observe` frames of windows at each horizon.
-
-    It maps windows (N, S, features) to errors (N, S - observe).
+    """Measures rollouts at each horizon: windows (N, S, features) to errors (N, S - observe).
 
     Arguments:
         predictor, window, start, generator: as `rollout` takes them.
         windows: the true frames.
         observe: how many of them the predictor sees.
-        distance: maps predicted and true frames (N, S - observe, features) to how far apart they
-            are; by default the mean squared error over features.
+        distance: of predicted and true frames; by default the mean squared error over features.
 
     Raises:
-        ValueError: as `rollout` does, and where `observe` leaves nothing to see, or nothing to
-            predict.
+        ValueError: as `rollout` does, and where `observe` leaves nothing to see or to predict.
         FloatingPointError: thinking left the finite numbers.
 
     >>> from ebm.baselines import CopyLast

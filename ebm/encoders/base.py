@@ -87,7 +87,11 @@ class Encoder(nn.Module, ABC):
 
 
 def signed(frames: Tensor) -> Tensor:
-    """Scales frames of uint8 to pixels in [-1, 1], float32."""
+    """Scales frames of uint8 to pixels in [-1, 1], float32.
+
+    >>> signed(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
     return frames.to(torch.float32) / 127.5 - 1
 
 

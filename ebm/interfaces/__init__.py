@@ -1,13 +1,7 @@
 """The four interfaces (Energy, Sampler, Objective, Task) and the values that pass between them.
-Start reading here.
 
-One promise carries the toolkit: *low energy is compatible, and an energy is any callable whose
-output shape is a prefix of its input's shape.* Data flow one way: task -> objective -> sampler ->
-energy.
-
-`values` holds what passes between components, `energy` scores y and checks gradients, `sampler`
-moves y along a trajectory, `task` shapes landscapes with data (objectives) and gives data their
-meaning (tasks).
+Low energy is compatible; an energy is any callable whose output shape is a prefix of its input's.
+Data flow one way: task -> objective -> sampler -> energy.
 """
 
 from ebm.interfaces.abilities import FeedForward, Paced, Represents, Scorer, ScoresPatches

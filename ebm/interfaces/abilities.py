@@ -23,9 +23,6 @@ def lacking(component: Any, ability: type) -> list[str]:
     return [name for name, part in found.items() if part is None or getattr(part, "__func__", None) is Energy.extend]
 
 
-# ---------------------------------------------------------------------------------------- predictors and energies
-
-
 @runtime_checkable
 class Scorer(Protocol):
     """A predictor that scores given configurations: reports can draw its landscape."""
@@ -112,9 +109,6 @@ class Represents(Protocol):
 
     def representations(self, images: Tensor) -> list[Tensor]:
         """Computes features (n, D) of images (n, C, H, W) at every depth."""
-
-
-# ---------------------------------------------------------------------------------------------------------- tasks
 
 
 @runtime_checkable

@@ -6,20 +6,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
+ValueAndGrad: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Energy(nn.Module):
     """Scores how well y fits a context: E(y | context), where low energy means a good fit.
 
-    Write `forward`, and `encode` if there is a context. `levels` is the number of landscapes (noise
-    levels, or an EBT's step embeddings). Energies compose: `e1 + e2`, `0.5 * e`, `e / temperature`;
-    plain functions may be added.
+    Write `forward`, and `encode` if there is a context. `levels` counts landscapes (noise levels,
+    an EBT's step embeddings). Energies and functions compose: `e1 + e2`, `0.5 * e`, `e / 2.0`.
 
     >>> class Quadratic(Energy):
     ...     def forward(self, y, code=None):
@@ -29,7 +30,7 @@ class Energy(nn.Module):
     """
 
     levels: int = 1
-    _compiled: tuple[Callable[..., Any], Callable[..., tuple[Tensor, Tensor]]] | None = None  # encode, and value with gradient
+    _compiled: tuple[Callable[..., Any], ValueAndGrad] | None = None  # encode, and E with dE/dy
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Computes once all that does not depend on y; by default the code is the context itself."""
@@ -59,11 +60,9 @@ class Energy(nn.Module):
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compiles encoding, and the energy with its gradient; takes `torch.compile`'s arguments.
 
-        The first steps take minutes, later ones less time than before. Results agree with eager
-        mode up to rounding. Only energies bound while gradients are enabled run compiled, as in
-        training: elsewhere shapes change too often.
+        Only energies bound while gradients are enabled run compiled: elsewhere shapes change often.
         """
-        options.setdefault("dynamic", False)  # with shapes left open the compiled second derivative was not finite (torch 2.14)
+        options.setdefault("dynamic", False)  # dynamic second derivatives are NaN in torch 2.14
         encode = torch.compile(self.encode, *arguments, **options)
         self._compiled = encode, torch.compile(partial(_value_and_grad, self), *arguments, **options)
 
@@ -94,7 +93,7 @@ class Given:
 
     energy: Energy
     code: Any
-    compiled: Callable[..., tuple[Tensor, Tensor]] | None = None  # (y, code) -> E(y) and dE/dy
+    compiled: ValueAndGrad | None = None  # (y, code) -> E(y) and dE/dy
 
     def __call__(self, y: Tensor) -> Tensor:
         return self.energy(y, self.code)
@@ -122,35 +121,31 @@ def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> li
         return energy.landscapes(context)
     if isinstance(energy, list | tuple | nn.ModuleList):
         return [bind(part, context) for part in energy]
-    return [energy]  # type: ignore[list-item]  # a Sequence that is neither list nor tuple is no energy
+    return [energy]  # type: ignore[list-item]  # the Sequences are lists and tuples
 
 
 def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """Computes E(y) (*chains,) and dE/dy, and checks that E gives one energy per chain.
 
-    The gradient is that of sum(E): chains are independent. With `create_graph` both results carry
-    the graph (second order). Without it they carry none, and y and the energy's parameters stay
-    untouched.
+    The gradient is that of sum(E): chains are independent. Only with `create_graph` do both results
+    carry the graph (second order).
 
     Raises:
-        ValueError: y is not a floating tensor; the output's shape is not a prefix of y's; the
-            output is on another device or does not depend on y.
+        ValueError: y is not floating, or the output's shape, device or dependence on y is wrong.
         RuntimeError: under `torch.inference_mode`, which forbids gradients.
 
     >>> energy_and_grad(lambda y: (y**2).sum(-1) / 2, torch.tensor([[3.0, 4.0]]))
     (tensor([12.5000]), tensor([[3., 4.]]))
     """
     if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "sampling needs the energy's gradients, which torch.inference_mode() forbids: use torch.no_grad() instead"
-        )
+        raise RuntimeError("sampling needs gradients, which torch.inference_mode() forbids: use torch.no_grad() instead")
     check_configuration(y)
     if isinstance(energy, Given) and energy.compiled is not None:
         with torch.set_grad_enabled(create_graph):
             return energy.compiled(y if create_graph else y.detach(), energy.code)
     with torch.enable_grad():
         if not (create_graph and y.requires_grad):
-            # A tensor made under inference_mode cannot be differentiated, its copy can.
+            # A tensor made under inference_mode cannot require gradients, its copy can.
             y = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
         value = evaluate(energy, y)
         if not value.requires_grad:
@@ -162,8 +157,8 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
 
 
 _NO_GRADIENT = (
-    "the energy (output shape {}) has no gradient with respect to y: a detach(), .data, no_grad() or "
-    "NumPy round trip inside it cuts the graph, or it ignores y"
+    "the energy (output shape {}) has no gradient with respect to y: it ignores y, or a detach(), .data, no_grad() or "
+    "NumPy round trip inside it cuts the graph"
 )
 
 
@@ -176,20 +171,15 @@ def evaluate(energy: EnergyFn, y: Tensor) -> Tensor:
         parameter = next((p for p in held if p.is_floating_point() and (p.dtype, p.device) != (y.dtype, y.device)), None)
         if parameter is None or not any(word in str(error) for word in ("type", "device")):
             raise
-        raise ValueError(
-            f"y is {y.dtype} on {y.device}, but the energy holds {parameter.dtype} on {parameter.device}: "
-            f"move one to the other, as in energy.to(y) or y.to(dtype, device) ({error})"
-        ) from error
+        what = f"y is {y.dtype} on {y.device}, but the energy holds {parameter.dtype} on {parameter.device}"
+        raise ValueError(f"{what}: move one, as in energy.to(y) or y.to(dtype, device) ({error})") from error
     if not isinstance(value, Tensor):
         raise ValueError(f"the energy returned {type(value).__name__}: return a tensor with one energy per chain of y")
     shape, whole = tuple(value.shape), tuple(y.shape)
     if shape != whole[: len(shape)]:
         raise ValueError(f"energy shape {shape} is not a prefix of y's shape {whole}: {_way_out(shape, whole)}")
     if not shape and len(whole) != 1:
-        raise ValueError(
-            f"energy shape () for y of shape {whole} is one number for all chains: sum over event axes only, "
-            f"and leave the chains' axes alone, as in E.sum(-1)"
-        )
+        raise ValueError(f"energy shape () for y of shape {whole}: one number for all chains; sum event axes, as in E.sum(-1)")
     if not value.is_floating_point() or value.device != y.device:
         raise ValueError(f"the energy is {value.dtype} on {value.device}, but y is {y.dtype} on {y.device}")
     return value
@@ -206,15 +196,14 @@ def _way_out(shape: tuple[int, ...], whole: tuple[int, ...]) -> str:
 def modules_of(energy: Any) -> list[nn.Module]:
     """Lists the modules behind an energy function, if it has any."""
     while not isinstance(energy, nn.Module):
-        # What binds an energy (`Given`, or a wrapper of yours) has it as `.energy`; a module's
-        # method has it as `__self__`.
+        # What binds an energy has it as `.energy`, a module's method as `__self__`.
         energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
         if energy is None:
             return []
     return list(energy.modules())
 
 
-def check_configuration(y: Any, generator: torch.Generator | None = None) -> None:
+def check_configuration(y: Any, generator: Generator | None = None) -> None:
     """Raises ValueError unless y is a floating, nonempty tensor on the generator's device."""
     if not isinstance(y, Tensor):
         raise ValueError(f"y is {type(y).__name__}: pass a tensor (*chains, *event)")
@@ -235,9 +224,6 @@ def left(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
-# ------------------------------------------------------------------------------------------- energies made of energies
-
-
 class Unconditional(Energy):
     """Scores y alone: it ignores contexts, so it can be added to a conditional energy."""
 
@@ -249,8 +235,7 @@ class Unconditional(Energy):
 
 
 class Function(Unconditional):
-    """Wraps a plain function y (*chains, *event) -> (*chains,), and registers the module in it, if
-    any.
+    """Wraps a function y (*chains, *event) -> (*chains,), and registers the module in it, if any.
 
     >>> Function(lambda y: y.square().sum(-1))(torch.ones(3, 2))
     tensor([2., 2., 2.])
@@ -261,7 +246,6 @@ class Function(Unconditional):
         if not callable(function):
             raise ValueError(f"{function!r} is no energy: pass an Energy, or a function of y")
         self.function = function
-        # A bound energy is no module, but it has one.
         self.bound = function.energy if isinstance(function, Given) else None
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
@@ -285,8 +269,7 @@ class Several(Energy):
         parts = [as_energy(energy) for energy in energies]
         levels = [part.levels for part in parts]
         if not parts or len({*levels} - {1}) > 1:
-            what = type(self).__name__
-            raise ValueError(f"{what} of parts with {levels} landscapes: pass parts with one, or all with the same number")
+            raise ValueError(f"{type(self).__name__} of parts with {levels} landscapes: pass one, or the same number for all")
         self.energies, self.levels = nn.ModuleList(parts), max(levels)
 
     def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
@@ -301,18 +284,15 @@ class Several(Energy):
         values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
         if any(value.shape != values[0].shape for value in values):
             shapes = ", ".join(str(tuple(value.shape)) for value in values)
-            what = type(self).__name__
-            raise ValueError(f"the parts of a {what} have energies of shapes {shapes}: they must agree on what a chain is")
+            raise ValueError(f"the parts of a {type(self).__name__} have energies of shapes {shapes}: make the shapes equal")
         return values
 
 
 class SumEnergy(Several):
     """Adds energies, as `e1 + e2` does: E(y) = Σᵢ Eᵢ(y), the product of their densities.
 
-    Contexts and landscapes are as in `Several`. Sums within sums are flattened.
-
-    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002),
-    equation 1.
+    Sums within sums are flattened. Source: Training products of experts by minimizing contrastive
+    divergence (Hinton, 2002), equation 1.
 
     Arguments:
         energies: energies, or functions of y, with one landscape or all with the same number.
@@ -323,10 +303,8 @@ class SumEnergy(Several):
     """
 
     def __init__(self, energies: Sequence[EnergyFn]) -> None:
-        parts: list[EnergyFn] = []
-        for energy in energies:
-            parts += energy.energies if isinstance(energy, SumEnergy) else [energy]
-        super().__init__(parts)
+        parts = ((energy.energies if isinstance(energy, SumEnergy) else [energy]) for energy in energies)
+        super().__init__([*chain(*parts)])
 
     def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
         values = self.values(y, code)

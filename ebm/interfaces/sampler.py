@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
 from ebm.interfaces.values import Batch, Info, State
@@ -18,24 +18,22 @@ Unroll: TypeAlias = Literal["none", "each", "last", "full"]
 class Sampler(nn.Module):
     """Moves y through an energy's landscape. It holds step sizes; the State holds all that changes.
 
-    Write `init` and `step`, and set `steps`; `trajectory` and `sample` call them. A sampler that
-    accepts or rejects sets `differentiable = False`, since no gradient passes through a decision.
-    One that draws noise but does not preserve p ∝ exp(−E) (an optimiser, or another temperature)
-    sets `stationary = False`, which exempts it from that law. One whose chains act on each other
-    (particles) sets `interacting = True`.
+    Write `init` and `step`, and set `steps`. A sampler that accepts or rejects sets `differentiable
+    = False`; one that draws noise but does not preserve p ∝ exp(−E) sets `stationary = False`; one
+    whose chains act on each other (particles) sets `interacting = True`.
     """
 
     steps: int | tuple[int, int] = 1
     differentiable: bool = True
-    interacting: bool = False  # whether the chains along the leading axis know of each other
-    stationary: bool | None = None  # whether p ∝ exp(−E) stays as it is, up to what vanishes with the step; None: if it draws
+    interacting: bool = False  # whether chains along the leading axis act on each other
+    stationary: bool | None = None  # whether steps preserve p ∝ exp(−E); None: if they draw noise
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
         """Makes the State that the first step starts from."""
         return State(y)
 
     def step(
-        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[Any, Info]:
         """Takes one step: returns a new State, and an Info about the step."""
         raise NotImplementedError(f"{type(self).__name__} must define step(energy, state, *, create_graph, generator)")
@@ -52,7 +50,7 @@ class Sampler(nn.Module):
         """Maps a raw state to where the energy is taken: y itself, or its retraction."""
         return y
 
-    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+    def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
         """Lets a replay buffer swap in or add rows; objectives call it before a trajectory."""
         return batch, y
 
@@ -66,18 +64,16 @@ class Sampler(nn.Module):
         *,
         steps: int | None = None,
         unroll: Unroll = "none",
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Iterator[tuple[Any, Info]]:
         """Iterates over (state after the step, info about the step), landscape by landscape.
 
-        Modules run in eval mode, so sampling draws no dropout and updates no batch statistics. A
-        module that only a closure knows cannot be found: call its `eval()` yourself.
+        Modules run in eval mode; call `eval()` yourself on a module that only a closure knows.
 
         Arguments:
             energy: an energy function, or a sequence of them (annealing, an EBT's landscapes).
             y: the start (*chains, *event), or a State to continue from.
-            steps: steps per landscape; by default the sampler's own, where a pair is drawn from
-                once per landscape in train mode and gives its upper end in eval mode.
+            steps: steps per landscape; by default the sampler's, drawn from a pair in train mode.
             unroll: which graph is kept: "none"; "each" (within a step, states detached in between);
                 "last" (the last step); "full". Values agree, gradients differ. no_grad keeps none.
             generator: where noise comes from; torch's global generator if None.
@@ -96,9 +92,7 @@ class Sampler(nn.Module):
         if torch.is_inference_mode_enabled():
             energy_and_grad(functions[0], y if fresh else y.y)  # raises, with the way out
         if not fresh and len(functions) > 1:
-            raise ValueError(
-                f"a State goes on on the landscape where it stands: pass state.y to go through {len(functions)} landscapes"
-            )
+            raise ValueError(f"a State continues on its own landscape: pass state.y to visit {len(functions)} landscapes")
         counts = [self._count(self.steps if steps is None else steps, generator) for _ in functions]
         if not torch.is_grad_enabled():
             unroll = "none"
@@ -113,7 +107,7 @@ class Sampler(nn.Module):
         *,
         steps: int | None = None,
         unroll: Unroll = "none",
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Runs a trajectory and returns its end, the raw state y; arguments as `trajectory`'s."""
         end = y if isinstance(y, Tensor) else getattr(y, "y", y)
@@ -122,7 +116,7 @@ class Sampler(nn.Module):
             del info, state  # so that the next step finds their memory free
         return end
 
-    def _count(self, steps: int | tuple[int, int], generator: torch.Generator | None) -> int:
+    def _count(self, steps: int | tuple[int, int], generator: Generator | None) -> int:
         low, high = check_steps(steps)
         if low == high or not self.training:
             return high
@@ -130,7 +124,7 @@ class Sampler(nn.Module):
         return int(torch.randint(low, high + 1, (), generator=generator, device=device))
 
     def _walk(
-        self, functions: list[EnergyFn], counts: list[int], state: Any, unroll: Unroll, generator: torch.Generator | None
+        self, functions: list[EnergyFn], counts: list[int], state: Any, unroll: Unroll, generator: Generator | None
     ) -> Iterator[tuple[Any, Info]]:
         total, taken, watch = sum(counts), 0, _Watch()
         if unroll != "full":
@@ -143,7 +137,7 @@ class Sampler(nn.Module):
             for _ in range(count):
                 taken += 1
                 graph = unroll in ("each", "full") or (unroll == "last" and taken == total)
-                if unroll == "each":  # the steps of "none", and those of "last" before the last, make no graph to cut
+                if unroll == "each":  # "none" and "last" make no graph that could be cut here
                     state = detach(state)
                 with calm, torch.set_grad_enabled(graph):
                     state, info = self.step(energy, state, create_graph=graph, generator=generator)
@@ -158,10 +152,8 @@ def check_unroll(sampler: Sampler, unroll: str) -> None:
     if unroll not in ("none", "each", "last", "full"):
         raise ValueError(f"unroll={unroll!r}: choose none, each, last or full")
     if unroll != "none" and not sampler.differentiable:
-        raise ValueError(
-            f"{type(sampler).__name__} accepts or rejects its steps, and no gradient passes through that: "
-            f"unroll={unroll!r} is not possible, use unroll='none'"
-        )
+        name = type(sampler).__name__
+        raise ValueError(f"{name} accepts or rejects, which no gradient passes: not unroll={unroll!r}, use unroll='none'")
 
 
 def check_steps(steps: Any) -> tuple[int, int]:
@@ -187,8 +179,7 @@ def detach(state: Any) -> Any:
 class eval_mode:
     """Sets the modules behind energies to eval mode, and each back to its own mode at the end."""
 
-    # A class, so that one serves all steps of a landscape: a generator made anew at each is a few
-    # per cent of a cheap step.
+    # A class: one context manager per step, made by a generator, would slow down cheap steps.
     def __init__(self, energy: Any) -> None:
         parts = energy if isinstance(energy, list | tuple) else [energy]
         self.modules: list[nn.Module] = [module for part in parts for module in modules_of(part)]
@@ -212,8 +203,7 @@ class _Watch:
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def see(self, step: int, y: Tensor, energy: Tensor) -> None:
-        # A sum screens all values (a sum of finite values that overflows is sent on to the exact
-        # look below).
+        # A sum screens all values; `raise_if_not_finite` looks exactly, in case the sum overflowed.
         if y.is_cpu:
             if not math.isfinite(y.sum().item() + energy.sum().item()):
                 raise_if_not_finite(step, y.detach(), energy.detach())
@@ -239,7 +229,5 @@ def raise_if_not_finite(step: int | None, y: Tensor, energy: Tensor) -> None:
             bad = torch.nonzero(~finite.reshape(-1)).flatten().tolist()
             shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
             where = "" if step is None else f"step {step}: "
-            raise FloatingPointError(
-                f"{where}the {what} is not finite in {len(bad)} of {finite.numel()} chains (chain {shown}): "
-                f"a smaller step_size, a gradient clip or a check of the start and the weights is the usual way out"
-            )
+            where += f"the {what} is not finite in {len(bad)} of {finite.numel()} chains (chain {shown})"
+            raise FloatingPointError(f"{where}: try a smaller step_size or a gradient clip, or check the start and the weights")

@@ -31,12 +31,10 @@ class Objective(nn.Module):
 class Task(ABC):
     """Owns data and their meaning: where y starts, what is right, how it is judged.
 
-    It has no parameters, sets `spec`, and writes `loader`, `start` and `distance`, and `scores`
-    where its distance is not all that judges it.
+    Write `loader`, `start` and `distance`, and `scores` where more than the distance judges it.
 
     Attributes:
-        spec: what the data decide (dim, image_size, channels, vocab_size …); recipes fill in
-            factories' keywords from it.
+        spec: what the data decide (dim, vocab_size …); recipes fill in factories' keywords from it.
         headline: the metric that the task is judged by first.
         reads: which data the task reads, in a few words, for a task that reads some.
         rows_at_once: how many rows are judged at a time.
@@ -102,8 +100,7 @@ class Task(ABC):
             generator: where starts and noise come from; torch's global generator if None.
 
         Returns:
-            the weighted mean over chains of every score; `energy`, where predictions have one;
-            `evaluations`, forward passes per prediction; `steps` that moved it, where counted.
+            weighted means of scores, `energy`, `evaluations` (forward passes) and `steps`.
 
         Raises:
             ValueError: a limit below 1, no chain that counts, or scores not one number per chain.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
 
@@ -18,8 +18,7 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
-        """Averages one value per chain (*chains,) by weight: sum(w d) / sum(w), or 0 if all w are
-        0.
+        """Averages values (*chains,) by weight: sum(w d) / sum(w), or 0 if all w are 0.
 
         >>> Batch(None, weight=torch.tensor([1.0, 1.0, 0.0])).mean(torch.tensor([1.0, 3.0, 100.0]))
         tensor(2.)
@@ -29,8 +28,7 @@ class Batch(NamedTuple):
         if self.weight.shape != values.shape:
             raise ValueError(f"weight shape {tuple(self.weight.shape)} differs from the chains' {tuple(values.shape)}")
         total = self.weight.sum()
-        # What has no weight has no say, even where it is not finite; and an all-masked batch gives
-        # zero, not 0/0.
+        # Values of weight 0 do not count, even where not finite; no weight at all gives 0.
         counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
         return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
@@ -63,10 +61,9 @@ class Loss(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a sampler's next step needs. A sampler that remembers more has its own NamedTuple.
+    """What a sampler's next step needs. A sampler that remembers more has a NamedTuple with `y`.
 
-    That NamedTuple has `y`, too. Other fields may be None until the first step, since only the
-    energy's output shows which axes are chains.
+    Other fields may be None until the first step: the energy's output shows which axes are chains.
     """
 
     y: Tensor
@@ -102,8 +99,7 @@ class Prediction(NamedTuple):
 class Predictor(Protocol):
     """What a task judges: a `Thinker(energy, sampler)` or a feed-forward baseline.
 
-    A predictor with several `candidates` gets as many starts, as the leading axis of `start`. One
-    that can also score given configurations has `score(batch, y) -> (*chains,)`.
+    A predictor with several `candidates` gets as many starts, as the leading axis of `start`.
     """
 
-    def predict(self, batch: Batch, start: Tensor, *, generator: torch.Generator | None = None) -> Prediction: ...
+    def predict(self, batch: Batch, start: Tensor, *, generator: Generator | None = None) -> Prediction: ...

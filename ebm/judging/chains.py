@@ -10,25 +10,18 @@ from torch import Tensor
 
 
 def effective_sample_size(draws: Tensor) -> Tensor:
-    """Counts how many independent draws tell the middle of a distribution as well as correlated
-    ones do (bulk-ESS, by ArviZ).
+    """Counts the independent draws that correlated ones are worth (bulk-ESS, by ArviZ).
 
-    Of a stationary chain with autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains, and
-    lower where chains disagree; it may exceed N where draws alternate. A standard error of a mean
-    is the deviation over its root.
-
-    Source: Vehtari et al., 2021 (arXiv 1903.08008), rank-normalised and split.
+    For a stationary chain with autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains; it
+    falls where chains disagree and exceeds N where draws alternate. Source: Vehtari et al., 2021
+    (arXiv 1903.08008), rank-normalised and split.
 
     Arguments:
-        draws: (draws, chains, *event), as `torch.stack` makes of the states of a trajectory, its
-            beginning left out.
+        draws: (draws, chains, *event), stacked states of a trajectory without its beginning;
+            finite, at least 4 draws.
 
     Returns:
         One number per coordinate (*event,), in float64.
-
-    Raises:
-        ValueError: for another shape, fewer than 4 draws, and values that are not finite.
-        ImportError: ArviZ is not installed.
 
     >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
     >>> bool(((effective_sample_size(draws) / 2000 - 1).abs() < 0.2).all())
@@ -38,23 +31,17 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 
 
 def split_rhat(draws: Tensor) -> Tensor:
-    """Compares chains with each other and with their own halves: 1 where all agree; above 1.01 they
-    have not converged (ArviZ).
+    """Compares chains with each other and with their halves: above 1.01 they have not converged.
 
-    Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of the rank-normalised and the
-    folded one.
+    By ArviZ; 1 means that all agree. Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of
+    the rank-normalised and the folded one.
 
     Arguments:
-        draws: (draws, chains, *event), at least two chains, from starts that are further apart than
-            the distribution is wide.
+        draws: (draws, chains, *event), at least two chains, from starts further apart than the
+            distribution is wide; finite, at least 4 draws.
 
     Returns:
-        One number per coordinate (*event,), in float64; NaN for one that never moves in any chain.
-
-    Raises:
-        ValueError: for another shape, fewer than 4 draws or 2 chains, and values that are not
-            finite.
-        ImportError: ArviZ is not installed.
+        One number per coordinate (*event,), in float64; NaN for one that never moves.
 
     >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
     >>> draws[:, 0, 1] += 3    # one chain stays elsewhere, in the second coordinate
@@ -71,9 +58,9 @@ def _by_arviz(name: str, draws: Tensor, **how: Any) -> Tensor:
         raise ValueError(f"draws have shape {tuple(draws.shape)}: pass (draws, chains, *event), at least 4 draws of each chain")
     if not bool(draws.isfinite().all()):
         raise ValueError("draws are not finite everywhere: leave out the chains that diverged, and say so")
-    values = draws.detach().movedim(1, 0).double().cpu().numpy()  # its axes are (chain, draw, *event)
+    values = draws.detach().movedim(1, 0).double().cpu().numpy()  # (chains, draws, *event)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its next version is announced, many chains look swapped to it, 0 / 0 is the NaN above
+        warnings.simplefilter("ignore")  # of a new version, of many chains, and of 0 / 0
         try:
             import arviz
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Fréchet's distance between samples and data, in features of one's own choice."""
+"""The Fréchet distance between samples and data, in features of your choice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebm.interfaces import eval_mode
 
 
 class _Found(nn.Module):
-    """Stands where torchmetrics has its own network: what comes in are features already."""
+    """Replaces torchmetrics' own network, since the inputs are features already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -26,32 +26,23 @@ class _Found(nn.Module):
 def frechet_distance(
     samples: Tensor, data: Tensor, features: Callable[[Tensor], Tensor] | None = None, *, batch_size: int = 256
 ) -> float:
-    """Measures the squared Fréchet distance of two Gaussians that are fitted to features of samples
-    and of data:
+    """Computes the squared Fréchet distance of Gaussians fitted to features of samples and data:
 
         |μ − μ'|² + tr(Σ + Σ' − 2 (Σ Σ')^(1/2)).
 
-    With the features of an Inception network this is the FID; with those of a classifier of your
-    own data it says more about these. Both sets need many more rows than there are features, and
-    equally many where distances are compared: the estimate is biased upwards by few rows. By
-    torchmetrics, in float64.
-
-    Source: Heusel et al., 2017 (arXiv 1706.08500), equation 6.
+    With an Inception network's features this is the FID; a classifier of your own data says more
+    about these. Both sets need many more rows than features, and equally many in all comparisons:
+    few rows bias the estimate upwards. By torchmetrics, in float64. Source: Heusel et al., 2017
+    (arXiv 1706.08500), equation 6.
 
     Arguments:
         samples: (n, *event).
         data: (m, *event).
-        features: maps a batch to features (batch, d), without gradient and in eval mode; None takes
-            the values themselves.
+        features: maps a batch to features (batch, d), in eval mode; None takes the values
+            themselves.
         batch_size: rows that pass through `features` at once.
 
-    Raises:
-        ValueError: for events that differ, fewer rows than two, a batch_size below one, and
-            features that are not finite or no (batch, d).
-        ImportError: torchmetrics is not installed.
-
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x, y = torch.randn(2, 5000, 3, generator=g)
+    >>> x, y = torch.randn(2, 5000, 3, generator=torch.Generator().manual_seed(0))
     >>> round(frechet_distance(x + torch.tensor([2.0, 0.0, 0.0]), y))    # |μ − μ'|² = 4
     4
     """
@@ -70,7 +61,7 @@ def frechet_distance(
                 found = batch if features is None else features(batch)
                 if found.ndim < 2 or len(found) != len(batch):
                     raise ValueError(f"features of {len(batch)} rows have shape {tuple(found.shape)}: (batch, d) is due")
-                found = found.flatten(1).double()  # the metric answers in the dtype that it was given
+                found = found.flatten(1).double()  # the metric keeps the dtype
                 if not bool(found.isfinite().all()):
                     raise ValueError(f"the features of the {'data' if real else 'samples'} are not finite")
                 if metric is None:

@@ -1,4 +1,4 @@
-"""log Z: annealed importance sampling, its reverse, and the path of landscapes that both go along."""
+"""log Z: annealed importance sampling forwards and in reverse, along a path of landscapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate
 
@@ -17,7 +17,7 @@ RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5t
 
 
 class LogZ(NamedTuple):
-    """An estimate of log Z in nats, its confidence interval, and what it was made of.
+    """An estimate of log Z in nats, its confidence interval, and the weights behind it.
 
     `log_weights` (chains,) are log w + log Z of the base; `effective` is how many chains of equal
     weight would do as well.
@@ -31,15 +31,12 @@ class LogZ(NamedTuple):
 
 
 def geometric_path(base: EnergyFn, target: EnergyFn, betas: int | Sequence[float] = 100) -> list[EnergyFn]:
-    """Makes landscapes that lead from one energy to another, E_k = (1 − β_k) E_base + β_k E_target.
+    """Makes landscapes from one energy to another, E_k = (1 − β_k) E_base + β_k E_target.
 
     Arguments:
-        base: where the path begins: wide, with exact draws and a known log Z, as a `Gaussian` has.
-        target: where it ends.
+        base: the start: wide, with exact draws and a known log Z, as a `Gaussian` has.
+        target: the end.
         betas: β_0 = 0 < … < β_K = 1, or K, for evenly spaced ones.
-
-    Raises:
-        ValueError: for betas that do not rise from 0 to 1.
 
     >>> path = geometric_path(lambda y: y.square().sum(-1), lambda y: 3 * y.square().sum(-1), betas=2)
     >>> [landscape(torch.ones(1, 2)).item() for landscape in path]
@@ -62,27 +59,23 @@ def annealed_importance_sampling(
     log_z: float | Tensor | None = None,
     steps: int | None = None,
     confidence: float = 0.99,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LogZ:
-    """Estimates the log Z of the last landscape by chains from the first, whose log Z is known. For
-    each chain
+    """Estimates the last landscape's log Z by chains from the first, whose log Z is known.
 
-        log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    y_k by `steps` steps on landscape k from
-        y_{k−1},    k = 1 … K,
+        log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    k = 1 … K,
 
-    and Z is Z_0 times the mean of w: unbiased for Z, whatever the path and however few the steps,
-    and so a stochastic lower bound of log Z in the mean. More landscapes make the weights alike,
-    which is what precision takes: look at `effective`. The interval is a bootstrap of the
-    studentised mean of w. It cannot know of modes that no chain found: see
-    `reverse_annealed_importance_sampling`, the bound from the other side.
-
-    Source: Neal, 2001 (arXiv physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
+    with y_k reached from y_{k−1} by `steps` steps on landscape k. Z_0 mean(w) is unbiased for Z on
+    any path, so its log is a stochastic lower bound of log Z. More landscapes make the weights
+    alike, which gives precision: look at `effective`. The interval is a bootstrap of the
+    studentised mean of w. It misses modes that no chain found;
+    `reverse_annealed_importance_sampling` bounds from the other side. Source: Neal, 2001 (arXiv
+    physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
 
     Arguments:
-        landscapes: E_0 … E_K, as of `geometric_path`, or `RBM.tempered`.
-        sampler: one that leaves exp(−E) alone exactly (MALA, HMC, NUTS, Gibbs), with a step size
-            that suits all landscapes; where the narrow ones need smaller steps, `Annealed(sampler,
-            step_scales=…)`, one for each of E_1 … E_{K−1}.
+        landscapes: E_0 … E_K, from `geometric_path` or `RBM.tempered`.
+        sampler: preserves exp(−E) exactly (MALA, HMC, NUTS, Gibbs) with a step size that suits all
+            landscapes; `Annealed(sampler, step_scales=…)` has one for each of E_1 … E_{K−1}.
         start: exact draws of exp(−E_0)/Z_0 (chains, *event).
         log_z: log Z_0; by default the first landscape's attribute `log_z`.
         steps: steps on each landscape, by default the sampler's own number.
@@ -90,22 +83,20 @@ def annealed_importance_sampling(
         generator: where draws come from.
 
     Raises:
-        ValueError: for fewer than two landscapes or chains, a base whose log Z is not known, or a
-            sampler that samples something else than exp(−E).
-        FloatingPointError: where a chain or a weight stops being finite.
+        ValueError: for arguments that cannot work, such as a sampler of another distribution.
+        FloatingPointError: a chain or a weight is not finite.
 
     >>> from ebm.energies import Gaussian
     >>> from ebm.samplers import MALA
     >>> g, base = torch.Generator().manual_seed(0), Gaussian((0.0, 0.0))
-    >>> path = geometric_path(base, lambda y: 4 * (y - 0.5).square().sum(-1) / 2, betas=20)    # Z = 2π/4
-    >>> found = annealed_importance_sampling(path, MALA(0.2, steps=2), base.sample(1000, generator=g), generator=g)
+    >>> path = geometric_path(base, lambda y: 2 * (y - 0.5).square().sum(-1), betas=20)    # Z = 2π/4
+    >>> start = base.sample(1000, generator=g)
+    >>> found = annealed_importance_sampling(path, MALA(0.2, steps=2), start, generator=g)
     >>> found.low < math.log(2 * math.pi / 4) < found.high, found.high - found.low < 0.2
     (True, True)
     """
     known = _known(landscapes, log_z)
-    log_weights = known + _log_weights(landscapes, sampler, start, steps, generator)
-    estimate, low, high, effective = _interval(log_weights, confidence, generator)
-    return LogZ(estimate, low, high, log_weights, effective)
+    return _interval(known + _log_weights(landscapes, sampler, start, steps, generator), confidence, generator)
 
 
 def reverse_annealed_importance_sampling(
@@ -116,32 +107,24 @@ def reverse_annealed_importance_sampling(
     log_z: float | Tensor | None = None,
     steps: int | None = None,
     confidence: float = 0.99,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LogZ:
-    """Estimates the log Z of the last landscape from above, by chains that start as its exact
-    samples and are annealed back.
+    """Bounds the last landscape's log Z from above, by chains annealed back from its samples.
 
-    The same weights along the reversed path estimate Z_0/Z_K without bias, so that log Z_0 minus
-    the log of their mean is a stochastic upper bound in the mean: together with
-    `annealed_importance_sampling` log Z lies in between. Samples that are only nearly the last
-    landscape's (data, of a model that learned them) make it a heuristic.
-
-    Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda et al., 2015
-    (arXiv 1412.8566).
+    The same weights along the reversed path estimate Z_0/Z_K without bias, so log Z_0 minus the log
+    of their mean is a stochastic upper bound. Samples that are only nearly the last landscape's
+    (data of a trained model) make it a heuristic. Source: Grosse et al., 2015 (arXiv 1511.02543),
+    bidirectional Monte Carlo; Burda et al., 2015 (arXiv 1412.8566).
 
     Arguments:
-        landscapes: E_0 … E_K in the order of the forward path: the base, whose log Z is known,
-            comes first.
+        landscapes: E_0 … E_K in the forward order: the base, whose log Z is known, is first.
         samples: exact draws of the last landscape (chains, *event).
         sampler, log_z, steps, confidence, generator: as `annealed_importance_sampling`'s.
-
-    Raises:
-        ValueError, FloatingPointError: as `annealed_importance_sampling`.
     """
     known = _known(landscapes, log_z)
     log_weights = _log_weights([*landscapes][::-1], sampler, samples, steps, generator) - known
-    estimate, low, high, effective = _interval(log_weights, confidence, generator)
-    return LogZ(-estimate, -high, -low, -log_weights, effective)
+    found = _interval(log_weights, confidence, generator)
+    return LogZ(-found.estimate, -found.high, -found.low, -log_weights, found.effective)
 
 
 def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> float:
@@ -155,10 +138,9 @@ def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> floa
 
 
 def _log_weights(
-    landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: torch.Generator | None
+    landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: Generator | None
 ) -> Tensor:
-    """Walks along a path, and sums up how much lower each chain lies on every next landscape
-    (chains,)."""
+    """Walks along a path, and sums how much lower each chain is on each next landscape (chains,)."""
     if sampler.stationary is False:
         raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
     if sampler.differentiable:
@@ -186,13 +168,11 @@ def _fall(here: EnergyFn, there: EnergyFn, y: Tensor) -> Tensor:
     return evaluate(here, y).double() - evaluate(there, y).double()
 
 
-def _interval(log_weights: Tensor, confidence: float, generator: torch.Generator | None) -> tuple[float, float, float, float]:
-    """Computes log mean w, its interval by a bootstrap of (mean* − mean)/se*, and the effective
-    number of weights.
+def _interval(log_weights: Tensor, confidence: float, generator: Generator | None) -> LogZ:
+    """Computes log mean w, its interval (bootstrap of (mean* − mean)/se*), and effective weights.
 
-    Of intervals that were compared on lognormal weights (normal on the scale of w or of log w,
-    percentiles) this one misses least where weights are heavy-tailed: it knows that a mean that is
-    too low comes with too small an error.
+    On lognormal weights it misses least of the intervals compared (normal in w or log w,
+    percentiles): a mean that is too low comes with too small an error.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: pass a number between 0 and 1")
@@ -205,8 +185,7 @@ def _interval(log_weights: Tensor, confidence: float, generator: torch.Generator
         ratios.append((drawn.mean() - mean) / (drawn.std() / math.sqrt(count)).clamp(min=torch.finfo(mean.dtype).tiny))
     tail = (1 - confidence) / 2
     below, above = torch.stack(ratios).quantile(torch.tensor([tail, 1 - tail]).to(mean)).tolist()
-    # Where weights vary so much that the interval reaches below zero, log Z has no bound from
-    # below.
+    # An interval of mean w that reaches below zero does not bound log Z from below.
     low, high = ((mean - end * error).clamp(min=0).log() + top for end in (above, below))
     effective = weights.sum().square() / weights.square().sum()
-    return float(mean.log() + top), float(low), float(high), float(effective)
+    return LogZ(float(mean.log() + top), float(low), float(high), log_weights, float(effective))

@@ -6,43 +6,34 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode
 
 
 class SteinTest(NamedTuple):
-    """The squared discrepancy of samples from an energy, and the chance of one as large if they
-    were its own."""
+    """The squared discrepancy of samples, and the probability of one as large under the energy."""
 
     discrepancy: float
     p: float
 
 
 def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: float | None = None, beta: float = -0.5) -> float:
-    """Estimates the squared kernelised Stein discrepancy of samples from p ∝ exp(−E), without bias:
-    it may fall below zero.
+    """Estimates the squared kernelised Stein discrepancy of samples from p ∝ exp(−E), without bias.
 
-        KSD² = mean_{i≠j} u(xᵢ, xⱼ),    u(x, y) = s(x)ᵀs(y) k + s(x)ᵀ∇_y k + s(y)ᵀ∇_x k + tr ∇_x∇_yᵀ
-        k,    s = −∇E,
+        KSD² = mean_{i≠j} u(xᵢ, xⱼ),    s = −∇E,    k(x, y) = (c² + |x − y|²)^β,
+        u(x, y) = s(x)ᵀs(y) k + s(x)ᵀ∇_y k + s(y)ᵀ∇_x k + tr ∇_x∇_yᵀ k.
 
-    with the inverse multiquadric kernel k(x, y) = (c² + |x − y|²)^β, which sees all of a
-    distribution. It needs neither log Z nor reference samples. Modes without samples in them, far
-    from others, it hardly sees. Takes O(n²) memory, in float64.
-
-    Source: Liu et al., 2016 (arXiv 1602.03253); Chwialkowski et al., 2016 (arXiv 1602.02964);
-    kernel: Gorham and Mackey, 2017 (arXiv 1703.01717).
+    It needs neither log Z nor reference samples, and may fall below zero. It hardly sees distant
+    modes without samples. Takes O(n²) memory, in float64. Source: Liu et al., 2016 (arXiv
+    1602.03253); Chwialkowski et al., 2016 (arXiv 1602.02964); kernel: Gorham and Mackey, 2017
+    (arXiv 1703.01717).
 
     Arguments:
-        samples: (n, *event).
+        samples: (n, *event), at least two and finite.
         energy: maps them to energies (n,), in eval mode.
-        bandwidth: c, by default the median distance of different samples. Pass one value to compare
-            several discrepancies.
+        bandwidth: c > 0, by default the median distance; pass one to compare discrepancies.
         beta: β, between −1 and 0.
-
-    Raises:
-        ValueError: for fewer than two samples, an energy that does not score them one by one,
-            values that are not finite, and a bandwidth or β out of range.
 
     >>> y = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     >>> right, wide = (lambda y: y.square().sum(-1) / 2), (lambda y: y.square().sum(-1) / 4)
@@ -60,24 +51,19 @@ def stein_test(
     bandwidth: float | None = None,
     beta: float = -0.5,
     resamples: int = 1000,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> SteinTest:
-    """Tests whether independent samples come from p ∝ exp(−E), by a wild bootstrap of
-    `kernel_stein_discrepancy`.
+    """Tests whether independent samples come from p ∝ exp(−E), by a wild bootstrap.
 
-    With random signs wᵢ, p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= observed}) / (1 + resamples).
-    Samples must be independent, as the ends of independent chains are; successive draws of one
-    chain are not.
+        p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= KSD²}) / (1 + resamples),    wᵢ = ±1 at random.
 
-    Source: Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
+    Successive draws of one chain are not independent; the ends of independent chains are. Source:
+    Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
 
     Arguments:
         samples, energy, bandwidth, beta: as `kernel_stein_discrepancy`'s.
         resamples: how many times signs are drawn; the smallest p is 1 / (1 + resamples).
         generator: where signs come from; torch's global generator if None.
-
-    Raises:
-        ValueError: as `kernel_stein_discrepancy`, or fewer than one resample.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> y, energy = torch.randn(300, 2, generator=g), lambda y: y.square().sum(-1) / 2
@@ -89,10 +75,8 @@ def stein_test(
     kernel = _stein_kernel(samples, energy, bandwidth, beta)
     observed = _mean_of_pairs(kernel)
     signs = torch.randint(2, (resamples, len(kernel)), generator=generator, device=kernel.device).to(kernel) * 2 - 1
-    # Signs square to 1, so that the diagonal is the same in all.
-    pairs = ((signs @ kernel) * signs).sum(-1) - kernel.diagonal().sum()
-    # The slack makes signs that are all equal count as the observed ones, however their sums were
-    # rounded.
+    pairs = ((signs @ kernel) * signs).sum(-1) - kernel.diagonal().sum()  # signs square to 1
+    # The slack counts equal signs as the observed ones, however their sums are rounded.
     least = observed - 1e-12 * kernel.abs().mean()
     count = int((pairs / (len(kernel) * (len(kernel) - 1)) >= least).sum())
     return SteinTest(float(observed), (1 + count) / (1 + resamples))
@@ -118,7 +102,7 @@ def _stein_kernel(samples: Tensor, energy: EnergyFn, bandwidth: float | None, be
         bandwidth = float(apart.median().sqrt()) if len(apart) else 1.0
     base = bandwidth**2 + square
     slope = 2 * beta * base ** (beta - 1)  # ∇_x k = slope (x − y) = −∇_y k
-    # (s(y) − s(x))ᵀ(x − y), multiplied out: all differences at once would take O(n² d) memory.
+    # (s(y) − s(x))ᵀ(x − y), multiplied out: the differences would take O(n² d) memory.
     products = score @ x.mT
     own = products.diagonal()
     across = products + products.mT - own[:, None] - own

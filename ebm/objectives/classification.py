@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, check_configuration
@@ -26,9 +25,7 @@ class CrossEntropy(Objective):
     4.0
     """
 
-    def forward(
-        self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if not hasattr(energy, "logits"):
             raise ValueError(f"{type(energy).__name__} has no logits(y): classification trains a JointClassifier")
         if not isinstance(batch.context, Tensor) or batch.context.shape != batch.target.shape[:1]:
@@ -48,9 +45,8 @@ class JointLikelihood(Objective):
         L = −log p(x) + w (−log p(c | x)),
 
     the first term by contrastive divergence on E(x), the second by cross-entropy. w = 1 gives log
-    p(x, c); a larger w weighs labels more.
-
-    Source: Grathwohl et al., 2020 (arXiv 1912.03263), equation 7 (w = 1).
+    p(x, c); a larger w weighs labels more. Source: Grathwohl et al., 2020 (arXiv 1912.03263),
+    equation 7 (w = 1). Terms: those of `ContrastiveDivergence` and of `CrossEntropy`.
 
     Arguments:
         sampler: moves the chains of E(x); a `ReplayAugmented` sampler makes them persistent.
@@ -59,8 +55,6 @@ class JointLikelihood(Objective):
         energy_l2: weight of the squared energies E(x).
         data_noise: standard deviation of normal noise added to the inputs of E(x).
         task: draws the noise.
-
-    Terms: those of `ContrastiveDivergence` and of `CrossEntropy`.
 
     >>> from ebm.energies import JointClassifier
     >>> from ebm.samplers import LangevinDynamics
@@ -87,14 +81,9 @@ class JointLikelihood(Objective):
         self.inputs = ContrastiveDivergence(sampler, start, energy_l2, data_noise, task)
         self.labels = CrossEntropy()
 
-    @property
-    def sampler(self) -> Sampler:
-        """The sampler of the chains."""
-        return self.inputs.sampler
+    sampler = property(lambda self: self.inputs.sampler)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         labels = self.labels(energy, batch, generator=generator)
         inputs = self.inputs(energy, Batch(batch.target, None, batch.weight), start=start, generator=generator)
         return Loss(inputs.value + self.weight * labels.value, {**inputs.terms, **labels.terms})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler
 
@@ -38,9 +38,7 @@ class WeightedSum(Objective):
         found = (getattr(objective, "sampler", None) for objective in self.objectives)
         return next((sampler for sampler in found if isinstance(sampler, Sampler)), None)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         losses = [objective(energy, batch, start=start, generator=generator) for objective in self.objectives]
         terms = {f"{i}.loss": loss.value.detach() for i, loss in enumerate(losses)}
         for i, loss in enumerate(losses):

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, bind, landscapes
 from ebm.randomness import randn_like
 
-# A chain that moves by less, in units of data scaled to about 1, is frozen: one Langevin step of
-# size 1e-6 moves further.
-STILL = 1e-3
+STILL = 1e-3  # the least move of a chain that is not frozen, for data of scale 1
 
 
 class ContrastiveDivergence(Objective):
@@ -24,9 +22,12 @@ class ContrastiveDivergence(Objective):
     with data x and the chains' ends x⁻ as constants: without L2, ∇L is the gradient of the negative
     log-likelihood up to the chains' bias. Chains from data make CD-k, chains from noise short-run
     learning, and a `ReplayAugmented` sampler persistent CD, whose fresh rows start as `start` says.
-
     Source: Hinton, 2002; Tieleman, 2008; Nijkamp et al., 2019 (arXiv 1904.09770); L2: Du and
-    Mordatch, 2019, eq. (4).
+    Mordatch, 2019, eq. (4). Terms: energy_data, energy_samples, energy_gap (data minus samples,
+    near zero when healthy), displacement (mean distance from start to end), frozen (share of chains
+    that moved by less than 1e-3), grad_norm (last step), acceptance (mean over steps), clamped
+    (share of entries that the retraction changes at the end), buffer_age (mean number of
+    trajectories behind stored rows).
 
     Arguments:
         sampler: moves the chains.
@@ -34,11 +35,6 @@ class ContrastiveDivergence(Objective):
         energy_l2: weight of the squared energies, which keeps energies near zero.
         data_noise: standard deviation of noise on the data, which smooths discrete data.
         task: draws the noise.
-
-    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
-    displacement (mean distance from start to end), frozen (share of chains that moved by less than
-    1e-3), grad_norm (last step), acceptance (mean over steps), clamped (share of entries that the
-    retraction changes at the end), buffer_age (mean number of trajectories behind stored rows).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> objective = ContrastiveDivergence(LangevinDynamics(step_size=0.1, steps=5))
@@ -62,9 +58,7 @@ class ContrastiveDivergence(Objective):
         self.sampler, self.task = sampler, task
         self.start, self.energy_l2, self.data_noise = start, energy_l2, data_noise
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         data = batch.target
         if self.data_noise:
             data = data + self.data_noise * randn_like(data, generator)
@@ -79,7 +73,7 @@ class ContrastiveDivergence(Objective):
         return Loss(value, {**terms, "energy_gap": gap.detach(), **fared})
 
     def _chains(
-        self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: torch.Generator | None
+        self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: Generator | None
     ) -> tuple[Batch, Tensor, dict[str, Tensor]]:
         """Runs the negative chains: (their batch, their ends, how they fared)."""
         with torch.no_grad():
@@ -103,7 +97,7 @@ class ContrastiveDivergence(Objective):
 
 
 def run_chains(
-    sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: torch.Generator | None
+    sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Info | None, dict[str, Tensor]]:
     """Runs chains without a graph: (their ends, the last step's info, grad_norm and acceptance)."""
     info, accepted = None, []

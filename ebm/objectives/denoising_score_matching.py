@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
 from ebm.objectives.ladder import at_rows, spread
@@ -20,16 +20,12 @@ class DenoisingScoreMatching(Objective):
 
     summed over event axes: σ² times the score matching loss. A ladder σ_0 … σ_{L−1} spreads rows
     evenly over levels; an energy with L landscapes learns one level in each, one with a single
-    landscape all of them.
-
-    Source: Vincent, 2011, eq. (9); σ² over a ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq.
-    (5), (6).
+    landscape all of them. Source: Vincent, 2011, eq. (9); σ² over a ladder: Song and Ermon, 2019
+    (arXiv 1907.05600), eq. (5), (6). Terms: energy_data, grad_norm (both at noised points), and
+    loss_i for every landscape of a ladder.
 
     Arguments:
         sigma: σ, or a ladder in the order of the energy's landscapes.
-
-    Terms: energy_data, grad_norm (both at noised points), and loss_i for every landscape of a
-    ladder.
 
     >>> g, energy = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)
     >>> batch = Batch(torch.randn(100_000, 1, generator=g))    # the energy is that of data noised by 0.5
@@ -41,9 +37,7 @@ class DenoisingScoreMatching(Objective):
         super().__init__()
         self.sigma = noise_levels(sigma)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces the noised points."""
         levels = energy.levels if isinstance(energy, Energy) else 1
         if levels not in (1, len(self.sigma)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.baselines.diffusion_steps import bound
 from ebm.interfaces import Batch, Loss, Objective, Task, check_configuration
@@ -19,16 +19,14 @@ class Diffusion(Objective):
         L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = √ā_t x + √(1 − ā_t) ε,
 
     where L_vlb trains the variance alone: its mean is detached. Targets are clean pictures in [−1,
-    1]; a batch's noisy ones are not used. The schedule is the energy's.
-
-    Source: Improved DDPM (arXiv 2102.09672), equation 16; the bound has weight 1, as in DiT.
+    1]; a batch's noisy ones are not used. The schedule is the energy's. Source: Improved DDPM
+    (arXiv 2102.09672), equation 16; the bound has weight 1, as in DiT. Terms: noise_error (mean
+    squared), vlb (bits a number).
 
     Arguments:
         task: gives `steps` by default: from 0 to its strongest noise.
         steps: the lowest and the highest step drawn; the whole schedule without a task.
         vlb: whether the variance is learned.
-
-    Terms: noise_error (mean squared), vlb (bits a number).
 
     >>> from ebm.baselines import DiT
     >>> model = DiT(8, 4, dim=8, depth=1, heads=2)    # predicts no noise at first
@@ -45,9 +43,7 @@ class Diffusion(Objective):
             raise ValueError(f"steps={steps}: pass a pair (low, high) of steps, from 0 on")
         self.steps, self.vlb = steps, vlb
 
-    def forward(
-        self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if not hasattr(energy, "noise_and_variance"):
             raise ValueError(f"{type(energy).__name__} has no noise_and_variance(y, step): diffusion trains a DiT")
         if start is not None:
@@ -57,8 +53,7 @@ class Diffusion(Objective):
         if high >= schedule.steps:
             raise ValueError(f"steps={self.steps}: the energy's schedule has steps 0 to {schedule.steps - 1}")
         check_configuration(batch.target, generator)
-        # Mixed precision rounds what a module is given: weak noise, and the bound, need more digits
-        # than that.
+        # Weak noise and the bound need more digits than mixed precision leaves of a module's input.
         clean = batch.target.to(torch.promote_types(batch.target.dtype, torch.float32))
         step = torch.randint(low, high + 1, clean.shape[:1], generator=generator, device=clean.device)
         noise = randn_like(clean, generator)

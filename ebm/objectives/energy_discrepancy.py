@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
 from ebm.randomness import randn_like
@@ -19,16 +19,14 @@ class EnergyDiscrepancy(Objective):
     One ξ serves all M candidates, so x is to them what each is to the others. With w = 1 the loss
     is, up to log M, that of finding x among itself and the candidates; the data's density minimises
     it at every t and M. Small t come close to score matching, large t to maximum likelihood, with
-    candidates far from data. Only the last of several landscapes is trained.
-
-    Source: Energy discrepancies (Schröder et al., 2023, arXiv 2307.06431).
+    candidates far from data. Only the last of several landscapes is trained. Source: Energy
+    discrepancies (Schröder et al., 2023, arXiv 2307.06431). Terms: energy_data, energy_noised
+    (mean), accuracy (share of rows lower than all candidates).
 
     Arguments:
         noise_std: √t, in units of the data.
         samples: M, candidates per row, all evaluated at once along a leading axis.
         stability: w, which keeps the logarithm finite; w ≠ 1 biases the loss for small M.
-
-    Terms: energy_data, energy_noised (mean), accuracy (share of rows lower than all candidates).
 
     >>> flat = lambda y: 0 * y.sum(-1)
     >>> loss = EnergyDiscrepancy(samples=4)(flat, Batch(torch.randn(5, 2)))    # log(1/4 + 1)
@@ -44,9 +42,7 @@ class EnergyDiscrepancy(Objective):
             raise ValueError(f"samples={samples}: pass a whole number of at least 1")
         self.noise_std, self.samples, self.stability = noise_std, samples, stability
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if start is not None:
             raise ValueError("start is given, but energy discrepancy moves no chains: leave it out")
         check_configuration(batch.target, generator)

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, energy_and_grad, left
 from ebm.objectives.contrastive import ContrastiveDivergence
@@ -27,9 +27,9 @@ class EnergyMatching(Objective):
     The paper trains the flow first, without a sampler, and then both terms with Langevin chains
     whose temperature rises from 0 to a small ε near data: LangevinDynamics(0.01, steps=200,
     temperature=lambda t: 0.01 * min(1.0, t / 100)). The same chains from noise then draw samples of
-    exp(−E/ε).
-
-    Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2.
+    exp(−E/ε). Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2. Terms: flow
+    (its loss), energy_path, path_norm (mean ‖∇E‖ on paths), and with a sampler those of
+    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
 
     Arguments:
         sampler: moves the chains of the contrastive term; None leaves the flow alone.
@@ -37,9 +37,6 @@ class EnergyMatching(Objective):
         cutoff: where on the path, in [0, 1], the flow's weight begins to fall; 1 means nowhere.
         pairing: "optimal" (needs SciPy; ignores contexts, so it ties noise to them) or
             "independent".
-
-    Terms: flow (its loss), energy_path, path_norm (mean ‖∇E‖ on paths), and with a sampler those of
-    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
 
     >>> g, energy = torch.Generator().manual_seed(0), lambda y: -3 * y.sum(-1)    # moves y by 3
     >>> noise = torch.randn(64, 2, generator=g)
@@ -63,13 +60,9 @@ class EnergyMatching(Objective):
         self.contrastive = None if sampler is None else ContrastiveDivergence(sampler)
         self.cd_weight, self.cutoff, self.pairing = float(cd_weight), float(cutoff), pairing
 
-    @property
-    def sampler(self) -> Sampler | None:
-        return None if self.contrastive is None else self.contrastive.sampler
+    sampler = property(lambda self: None if self.contrastive is None else self.contrastive.sampler)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces the noise x₀ before pairing."""
         x1 = batch.target
         check_configuration(x1, generator)
@@ -106,10 +99,8 @@ def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
     rows = counts.any(1).nonzero().flatten()  # those without weight keep their noise
     x0, x1 = (x.detach().cpu().double().reshape(len(data), -1)[rows] for x in (noise, data))
     counts = counts[rows]
-    x1 = torch.where(counts, x1, 0)
-    cost = -2 * x1 @ x0.mT + counts.double() @ (x0**2).mT  # |x₁|² is every column's
-    # Values that are not finite have no best pairing, and no finite loss either, which is where
-    # they are to be found.
+    cost = -2 * torch.where(counts, x1, 0) @ x0.mT + counts.double() @ (x0**2).mT  # |x₁|² is constant
+    # NaN and infinity have no best pairing; the loss reports them.
     _, column = linear_sum_assignment(cost.nan_to_num().numpy())
     order = torch.arange(len(noise))
     order[rows] = rows[torch.from_numpy(column)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
 from ebm.randomness import randn_like
@@ -19,16 +19,13 @@ class EquilibriumMatching(Objective):
 
     summed over event axes. The energy does not see γ: its slope averages all paths through a point.
     Descents from noise make samples (the paper's: `GradientDescent` with Nesterov's momentum); they
-    are not draws of exp(−E). Only the last of several landscapes is trained.
-
-    Source: Wang and Du, 2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated
-    decay.
+    are not draws of exp(−E). Only the last of several landscapes is trained. Source: Wang and Du,
+    2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated decay. Terms:
+    energy_data, grad_norm (both on the paths).
 
     Arguments:
         cutoff: a in [0, 1): where on the path the target begins to fall.
         multiplier: λ > 0, the size of the target.
-
-    Terms: energy_data, grad_norm (both on the paths).
 
     >>> g, toward = torch.Generator().manual_seed(0), lambda y: (y - 1).square().sum(-1)
     >>> aim, batch = EquilibriumMatching(), Batch(torch.ones(1000, 2))
@@ -40,14 +37,10 @@ class EquilibriumMatching(Objective):
     def __init__(self, cutoff: float = 0.8, multiplier: float = 4.0) -> None:
         super().__init__()
         if not 0 <= cutoff < 1 or not 0 < multiplier < math.inf:
-            raise ValueError(
-                f"cutoff={cutoff}, multiplier={multiplier}: pass a cutoff from 0 to below 1, and a positive multiplier"
-            )
+            raise ValueError(f"cutoff={cutoff}, multiplier={multiplier}: pass a cutoff in [0, 1), and a positive multiplier")
         self.cutoff, self.multiplier = float(cutoff), float(multiplier)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces the noise ε."""
         x = batch.target
         check_configuration(x, generator)

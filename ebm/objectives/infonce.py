@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
 from ebm.objectives.nce import Noise
@@ -22,17 +22,14 @@ class InfoNCE(Objective):
     batch's other rows with this row's context. For rows, q is the unknown density p(y) of data and
     is left out: the energy learns −log p(y | c)/p(y), and −L bounds the information between y and c
     (nats) from below. All proposals are evaluated at once, along a leading axis; n rows make n²
-    energies. Only the last of several landscapes is trained.
-
-    Source: other rows: van den Oord et al., 2018 (arXiv 1807.03748); noise: Ma and Collins, 2018
-    (arXiv 1809.01812), the ranking objective.
+    energies. Only the last of several landscapes is trained. Source: other rows: van den Oord et
+    al., 2018 (arXiv 1807.03748); noise: Ma and Collins, 2018 (arXiv 1809.01812), the ranking
+    objective. Terms: energy_data, accuracy (how often the truth comes first).
 
     Arguments:
         source: proposals: the standard deviation of normal noise about zero, an energy with
             `sample` and `log_z`, held constant, or "batch" for other rows, which needs a context.
         proposals: K for noise; "batch" takes all other rows that have weight.
-
-    Terms: energy_data, accuracy (how often the truth comes first).
 
     >>> batch = Batch(torch.randn(5, 2))
     >>> loss = InfoNCE()(lambda y: (y**2).sum(-1) / 2, batch)    # the noise itself: a guess
@@ -49,9 +46,7 @@ class InfoNCE(Objective):
         self.noise = None if isinstance(source, str) else Noise(source)
         self.proposals = proposals
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if start is not None:
             raise ValueError("start is given, but InfoNCE moves no chains: leave it out")
         check_configuration(batch.target, generator)
@@ -78,7 +73,7 @@ class InfoNCE(Objective):
         proposed = own | (batch.weight > 0)[:, None]  # padding is no proposal
         return torch.where(proposed, logits, -math.inf), truth, -truth, proposed.sum(0).to(truth.dtype)
 
-    def _of_noise(self, noise: Noise, function: EnergyFn, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    def _of_noise(self, noise: Noise, function: EnergyFn, batch: Batch, generator: Generator | None) -> tuple[Tensor, ...]:
         """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, how many)."""
         at_data = evaluate(function, batch.target)
         y = noise.draw(self.proposals, batch.target, at_data.shape, generator)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, evaluate
 
 
-def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) -> dict[int, Tensor]:
+def spread(data: Tensor, levels: int, generator: Generator | None = None) -> dict[int, Tensor]:
     """Gives every row a level, as evenly as possible: {level: its rows}, without empty levels.
 
     >>> groups = spread(torch.zeros(5, 2), 3, torch.Generator().manual_seed(0))
@@ -21,8 +21,7 @@ def spread(data: Tensor, levels: int, generator: torch.Generator | None = None) 
     if levels == 1:
         return {0: torch.arange(len(data), device=data.device)}
     order = torch.randperm(len(data), generator=generator, device=data.device)
-    # Which level the first row gets is drawn too: else the last levels would get fewer rows, or
-    # none of a small batch.
+    # The first row's level is random, or the last levels would get fewer rows of small batches.
     first = int(torch.randint(levels, (), generator=generator, device=data.device))
     return {(first + place) % levels: order[place::levels] for place in range(min(levels, len(data)))}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, bind, check_configuration, evaluate
@@ -22,18 +22,15 @@ class NoiseContrastiveEstimation(Objective):
     the logistic loss of a classifier with logit G, least where exp(−E)/Z is the data's density. log
     Z is the objective's parameter `log_z`, trained with the energy's. More noise, and noise closer
     to the data, make estimates vary less. All contexts share one log Z: the energy learns the
-    differences. Only the last of several landscapes is trained.
-
-    Source: Noise-contrastive estimation of unnormalized statistical models (Gutmann and Hyvärinen,
-    2012).
+    differences. Only the last of several landscapes is trained. Source: Noise-contrastive
+    estimation of unnormalized statistical models (Gutmann and Hyvärinen, 2012). Terms: energy_data,
+    energy_noise, accuracy (data and noise counting alike), log_z.
 
     Arguments:
         noise: q: the standard deviation of normal noise about zero, or an energy with `sample` and
             `log_z`, held constant.
         ratio: ν, rows of noise for every row of data.
         log_z: where log Z starts.
-
-    Terms: energy_data, energy_noise, accuracy (data and noise counting alike), log_z.
 
     >>> objective = NoiseContrastiveEstimation(log_z=math.log(2 * math.pi))
     >>> batch = Batch(torch.randn(5, 2))
@@ -51,9 +48,7 @@ class NoiseContrastiveEstimation(Objective):
         self.noise, self.ratio = Noise(noise), ratio
         self.log_z = nn.Parameter(torch.tensor(float(log_z)))
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if start is not None:
             raise ValueError("start is given, but noise-contrastive estimation moves no chains: leave it out")
         check_configuration(batch.target, generator)
@@ -65,7 +60,7 @@ class NoiseContrastiveEstimation(Objective):
         of_data = -at_data - odds - self.noise.log_density(batch.target, at_data.shape)
         of_noise = -at_noise - odds - self.noise.log_density(noise, at_noise.shape)
         loss = functional.softplus(-of_data) + functional.softplus(of_noise).sum(0)
-        # Both classes count alike: else, at odds of 1 : ν, always saying noise would look good.
+        # Both classes count alike: at odds of 1 : ν, always saying noise would look good.
         right = ((of_data > 0).to(loss.dtype) + (of_noise < 0).to(loss.dtype).mean(0)) / 2
         terms = {"energy_data": at_data.detach(), "energy_noise": at_noise.detach().mean(0), "accuracy": right}
         means = {name: batch.mean(term) for name, term in terms.items()}
@@ -88,21 +83,16 @@ class Noise(nn.Module):
         self.energy = source if self.std is None else None
         known = hasattr(source, "sample") and hasattr(source, "log_z") if self.std is None else 0 < self.std < math.inf
         if not known:
-            raise ValueError(
-                f"noise {source!r}: pass a positive standard deviation, or an energy with sample(n, generator=) and log_z, as in "
-                f"ebm.energies.Gaussian(mean, covariance)"
-            )
+            raise ValueError(f"noise {source!r}: pass a positive deviation, or an energy with sample(n, generator=) and log_z")
 
-    def draw(self, count: int, data: Tensor, chains: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, count: int, data: Tensor, chains: Sequence[int], generator: Generator | None = None) -> Tensor:
         """Draws noise (count, *chains, *event) for data (*chains, *event), in their dtype."""
         if self.std is not None:
             return self.std * randn_like(data.expand(count, *data.shape), generator)
         noise, event = self.energy.sample(count * math.prod(chains), generator=generator), data.shape[len(chains) :]
         if noise.shape[1:] != event:
-            raise ValueError(
-                f"{type(self.energy).__name__} draws noise of shape {tuple(noise.shape[1:])}, but the data's events have shape "
-                f"{tuple(event)}: pass noise over the same space"
-            )
+            what = f"{type(self.energy).__name__} draws noise of shape {tuple(noise.shape[1:])}"
+            raise ValueError(f"{what}, but the data's events have shape {tuple(event)}: pass noise over the same space")
         return noise.reshape(count, *data.shape).to(data)
 
     @torch.no_grad()

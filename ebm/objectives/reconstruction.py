@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unroll, check_unroll, landscapes
 
@@ -17,9 +17,8 @@ class Reconstruction(Objective):
         L = mean_k d(y_k)  (reduce="mean", a graph within each step),   or   L = d(y_K)  (reduce="last"),
 
     with states y_1 … y_K and the distance d to the target. Second order: the gradient passes
-    through the sampler's gradients.
-
-    Source: arXiv 2507.02092, section 3.
+    through the sampler's gradients. Source: arXiv 2507.02092, section 3. Terms: first_step,
+    last_step (mean distances), energy_gap (first step's mean energy minus last's).
 
     Arguments:
         sampler: moves y from the start; its learnable step sizes train with the energy.
@@ -29,9 +28,6 @@ class Reconstruction(Objective):
         reduce: "mean" over the steps, or the "last" step only.
         unroll: which graph is kept, "each" for mean and "last" for last by default; "full" keeps
             all.
-
-    Terms: first_step, last_step (mean distances), energy_gap (first step's mean energy minus
-    last's).
 
     >>> from ebm.samplers import GradientDescent
     >>> objective = Reconstruction(
@@ -64,9 +60,7 @@ class Reconstruction(Objective):
         self.unroll: Unroll = unroll or ("each" if reduce == "mean" else "last")
         check_unroll(sampler, self.unroll)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         y = self.start(batch, generator=generator) if start is None else start
         batch, y = self.sampler.begin(batch, y, generator=generator)
         functions = landscapes(energy, batch.context)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left
 from ebm.objectives.contrastive import run_chains
@@ -27,17 +27,14 @@ class DiffusionRecoveryLikelihood(Objective):
     data at every level. For small s_l the conditional is nearly normal around ỹ and short chains
     reach it; large s_l need smaller steps, and chains that do not arrive make landscapes ever
     steeper. Chains move u = (y − ỹ)/s_l, so step sizes are in units of s_l². `Recovery` draws
-    samples.
-
-    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 1, without scaling data down.
+    samples. Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 1, without scaling data down.
+    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
+    displacement (mean distance from start to end), grad_norm (recovery energy, last step),
+    acceptance (of accepting samplers).
 
     Arguments:
         sampler: moves the chains, without a retraction.
         sigma: s_l > 0 in the order of the landscapes (the noisiest first), or one for all of them.
-
-    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
-    displacement (mean distance from start to end), grad_norm (recovery energy, last step),
-    acceptance (of accepting samplers).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> sampler = LangevinDynamics(step_size=0.1, steps=5)
@@ -50,9 +47,7 @@ class DiffusionRecoveryLikelihood(Objective):
         super().__init__()
         self.sampler, self.sigma = unretracted(sampler), noise_levels(sigma)
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces ỹ as the start of the chains."""
         levels = energy.levels if isinstance(energy, Energy) else 1
         if levels > 1 and len(self.sigma) not in (1, levels):
@@ -76,7 +71,7 @@ class DiffusionRecoveryLikelihood(Objective):
         terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": batch.mean(negative.detach())}
         return Loss(gap, {**terms, "energy_gap": gap.detach(), **fared})
 
-    def _chains(self, recovered: Recovered, start: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _chains(self, recovered: Recovered, start: Tensor, generator: Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the chains of u = (y − ỹ)/s: (their ends y⁻, how they fared)."""
         assert isinstance(recovered.sigma, Tensor)
         scale = left(recovered.sigma, start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Given, Loss, Objective, bind, check_configuration, energy_and_grad
 
@@ -19,21 +19,15 @@ class ScoreMatching(Objective):
     samples are needed. The Laplacian takes one Hessian-vector product per entry of an event, all
     chains at once; for images use `SlicedScoreMatching`. The loss is third order, so E must be
     smooth: the Laplacian of a piecewise linear E (ReLUs) is zero. Only the last of several
-    landscapes is trained.
-
-    Source: Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005),
-    theorem 1.
-
-    Terms: energy_data, grad_norm, laplacian.
+    landscapes is trained. Source: Estimation of non-normalized statistical models by score matching
+    (Hyvärinen, 2005), theorem 1. Terms: energy_data, grad_norm, laplacian.
 
     >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     >>> ScoreMatching()(energy, batch).value.item()    # ½ (2 + 4) / 2 − 2
     -0.5
     """
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         y, value, grad = _slope(energy, batch, start, generator)
         slope, laplacian = grad.reshape(*value.shape, -1), torch.zeros_like(value)
         for entry in range(slope.shape[-1]):
@@ -50,15 +44,12 @@ class SlicedScoreMatching(Objective):
 
     with E[v vᵀ] = I: in the mean both are `ScoreMatching`, at a cost independent of the dimension.
     Entries of v are ±1, which estimates a trace with the least variance, and exactly for a diagonal
-    Hessian. Only the last of several landscapes is trained.
-
-    Source: Sliced score matching (Song et al., 2019, arXiv 1905.07088).
+    Hessian. Only the last of several landscapes is trained. Source: Sliced score matching (Song et
+    al., 2019, arXiv 1905.07088). Terms: energy_data, grad_norm, laplacian (estimated).
 
     Arguments:
         projections: directions v for every row.
         variance_reduced: takes ½ ‖s‖² itself, not its estimate along v.
-
-    Terms: energy_data, grad_norm, laplacian (estimated).
 
     >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     >>> SlicedScoreMatching()(energy, batch).value.item()    # vᵀv = 2
@@ -71,9 +62,7 @@ class SlicedScoreMatching(Objective):
             raise ValueError(f"projections={projections}: pass a whole number of at least 1")
         self.projections, self.variance_reduced = projections, variance_reduced
 
-    def forward(
-        self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Loss:
+    def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         y, value, grad = _slope(energy, batch, start, generator)
         slope, curvatures, squares = grad.reshape(*value.shape, -1), [], []
         for _ in range(self.projections):
@@ -85,16 +74,14 @@ class SlicedScoreMatching(Objective):
         return _loss(batch, value, slope, square / 2 - laplacian, laplacian)
 
 
-def _slope(
-    energy: EnergyFn, batch: Batch, start: Tensor | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _slope(energy: EnergyFn, batch: Batch, start: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
     """Computes (y, E(y), dE/dy with its graph), also while gradients are disabled."""
     if start is not None:
         raise ValueError("start is given, but score matching moves no chains: leave it out")
     check_configuration(batch.target, generator)
     function = bind(energy, batch.context)
     if isinstance(function, Given):
-        function = replace(function, compiled=None)  # what is compiled can be differentiated once more, not twice
+        function = replace(function, compiled=None)  # has no third derivatives
     y = batch.target.detach().clone().requires_grad_()
     with torch.enable_grad():
         return y, *energy_and_grad(function, y, create_graph=True)

@@ -27,10 +27,7 @@ WAYS, SNAPSHOTS = 5, 10  # chains whose way is shown, and how often
 
 
 def picture_of_samples(run: Run, samples: Tensor) -> bytes | None:
-    """Draws samples as a PNG: as the task draws them, as points, or as a grid of images.
-
-    Returns None for other data, and with a warning where matplotlib is not installed.
-    """
+    """Draws samples as a PNG: as the task does, as points or images. None where it cannot."""
     try:
         installed("matplotlib")
     except ImportError as error:
@@ -157,7 +154,7 @@ def _landscape(figure: Figure, axes: Axes, run: Run, data: Tensor) -> None:
     finite = energy[energy.isfinite()]  # a prior may put walls up
     lowest = finite.min().item()
     usual = run.thinker.score(Batch(data.to(y)), data.to(y)).cpu().double().quantile(0.99).item()
-    # Energies may rise without end far from the data: colours are for where the data are.
+    # Far from the data energies may rise without end: colours cover where the data are.
     ceiling = max(min(finite.quantile(0.8).item() - lowest, 2 * (usual - lowest)), 1e-6)
     colors = LinearSegmentedColormap.from_list("blue to white", ["#2f73a3", "#7fb0d0", "#c9dfec", "#ffffff"])
     levels = MaxNLocator(14).tick_values(0, ceiling)

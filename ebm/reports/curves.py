@@ -62,7 +62,6 @@ def ebm_sections(run: Run) -> Iterator[Section]:
 
 
 def _panels(curves: Mapping[str, Curve], final: Mapping[str, Curve] | None = None) -> bytes:
-    """Draws small multiples, three a row."""
     rows = math.ceil(len(curves) / 3)
     with figure_of(9, 0.3 + 1.75 * rows) as (figure, png):
         for number, (name, curve) in enumerate(curves.items(), 1):

@@ -61,7 +61,6 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
 
 
 def _other_split(run: Run, task: Any) -> str:
-    """Names the first split of another noise that the recipe studies."""
     studied = run.recipe.get("thinking", {}).get("splits", ())
     return next((split for split in studied if split.startswith("step-")), f"step-{min(OTHER_STEP, task.schedule.steps - 1)}")
 
@@ -113,9 +112,6 @@ def _show(axes: Axes, image: Tensor) -> None:
     axes.spines[:].set_visible(False)
 
 
-# ----------------------------------------------------------------------------------------------------------- photographs
-
-
 def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, seed: int) -> Section:
     """Draws photographs from noisy to clean, and one again at another noise."""
     baseline = run.baseline
@@ -164,11 +160,7 @@ def _restored(
 
 
 def _affordable(predictor: Any) -> Any:
-    """Limits the passes of a predictor that takes many."""
     return predictor.at(min(PASSES, getattr(predictor, "passes", PASSES))) if isinstance(predictor, Paced) else predictor
-
-
-# -------------------------------------------------------------------------------------------------------------- findings
 
 
 def _findings_pictures(run: Run, task: Any, found: Found, splits: Sequence[str]) -> list[Section]:
@@ -183,7 +175,6 @@ def _findings_pictures(run: Run, task: Any, found: Found, splits: Sequence[str])
 
 
 def _curve(found: Found, who: str, split: str, name: str = "psnr") -> dict[int, float]:
-    """Finds a number by steps, in their order."""
     return dict(sorted((steps, value) for (w, s, steps, n), value in found.items() if (w, s, n) == (who, split, name)))
 
 
@@ -304,9 +295,6 @@ def _name(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
             places[i], places[i + 1] = places[i] - overlap, places[i + 1] + overlap
     for place, (_, name, color) in zip(places, sorted(names), strict=True):
         axes.text(1.02, place, name, transform=axes.transAxes, color=color, va="center", fontsize=8)
-
-
-# -------------------------------------------------------------------------------------------------------------- energies
 
 
 def _scores(run: Run, batch: Batch, y: Tensor) -> Tensor:

@@ -27,17 +27,13 @@ PNG = b"\x89PNG\r\n"  # what a picture begins with
 def write_report(run: Run, seed: int, stopped: str = "", notes: Sequence[str] = ()) -> None:
     """Writes `report.html` into a run's folder.
 
-    Its bytes depend on the run's parts, its files and the seed alone. A section that fails becomes
-    a note that names its distribution.
+    Run and seed determine its bytes. A section that fails becomes a note naming its distribution.
 
     Arguments:
-        run: the run.
+        run: the run, whose folder holds metrics.csv (or FileNotFoundError is raised).
         seed: what every draw is derived from.
         stopped: why training could not go on, where it could not.
         notes: sentences to show above everything else.
-
-    Raises:
-        FileNotFoundError: the folder holds no metrics.csv.
     """
     history = read_history(run.path)
     judged = diagnose(history, stopped)
@@ -79,11 +75,7 @@ def write_report(run: Run, seed: int, stopped: str = "", notes: Sequence[str] = 
 
 
 def _drawn(draw: Callable[..., Iterable[Section] | None], run: Run, seed: int) -> Iterator[Section]:
-    """Draws one hook's sections with draws of its own, and checks them.
-
-    Raises:
-        ValueError: something is no section.
-    """
+    """Draws one hook's sections with draws of its own; ValueError where something is no section."""
     given = {"run": run, "seed": seed}
     with own_randomness(subseed(seed, "report", getattr(draw, "__module__", ""))):
         for section in draw(**{name: given[name] for name in inspect.signature(draw).parameters}) or ():
@@ -97,7 +89,6 @@ def _drawn(draw: Callable[..., Iterable[Section] | None], run: Run, seed: int) -
 
 
 def _ready(section: Section) -> dict[str, str]:
-    """Reads a section as what the template shows."""
     html = section.body if isinstance(section.body, str) else ""
     png = "" if isinstance(section.body, str) else base64.b64encode(section.body).decode()
     return {"title": section.title, "caption": section.caption, "html": html, "png": png}

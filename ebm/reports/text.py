@@ -108,12 +108,10 @@ def continuations(run: Run, seed: int) -> list[tuple[str, str, str]]:
 
 
 def _first(task: Any, count: int, device: torch.device) -> Batch:
-    """Takes the first windows of the test split."""
     return next(iter(task.loader("test", count))).to(device)
 
 
 def _readable(task: Any, token: int) -> str:
-    """Writes a token so that it can be seen."""
     if token == task.tokenizer.end:
         return "⏹"
     text = task.tokenizer.decode([token])

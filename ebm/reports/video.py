@@ -74,14 +74,12 @@ def _clips(task: Any) -> list[Track]:
 
 
 def _windows(run: Run, task: Any) -> Batch:
-    """Takes windows of the test split, spread over it."""
     loader = task.loader("test", 1)
     chosen = Subset(loader.dataset, _spread(len(loader.dataset), WINDOWS))
     return loader.collate_fn(chosen.__getitems__([*range(len(chosen))])).to(run.device)
 
 
 def _settings(run: Run, task: Any, seed: int, what: str) -> dict[str, Any]:
-    """Says how rollouts are made."""
     generator = stream(seed, what, device=run.device)
     return {"window": task.context_length, "start": getattr(task, "starts_at", "last-frame"), "generator": generator}
 
@@ -93,9 +91,6 @@ def _logarithmic(values: np.ndarray | Tensor) -> bool:
 def _lifted(values: np.ndarray) -> np.ndarray:
     """Lifts what is nearly zero, as in still scenes, which no logarithmic axis has a place for."""
     return values.clip(NEARLY_ZERO * np.median(values)) if values.min() >= 0 else values
-
-
-# ------------------------------------------------------------------------------------------------------------- rollouts
 
 
 def _liveliest(task: Any, track: Track, count: int) -> Tensor:
@@ -120,7 +115,6 @@ def _predicted_picture(run: Run, task: Any, predictors: dict[str, Any], lengths:
             rows.append((name, _shown(task, y), task.distance(y, true).tolist()))
     frames = _shown(task, windows)
     frames[:, :observed] = 1 - (1 - frames[:, :observed]) * 0.45  # pale: they are no prediction
-    # One unit is a frame's side and the gap to the next one.
     left, pitch, top = 1.15, 1.24, 0.38
     each = 1.04 + pitch * len(rows) + 0.16
     cell = min(1.0, 9.6 / (left + count + 0.1))
@@ -180,8 +174,7 @@ def _horizon_picture(run: Run, task: Any, predictors: dict[str, Any], lengths: L
             _band(left, means[name], errors, name)
             if name != "copy":
                 ratio = means[name] / means["copy"].clamp(1e-12)
-                # By linearisation: windows are harder or easier for both, which the ratio does not
-                # feel.
+                # By linearisation: whether windows are hard or easy cancels in the ratio.
                 _band(right, ratio, (errors - ratio * copied) / means["copy"].clamp(1e-12), name)
         right.axhline(1, color=NOISE, linewidth=0.8, linestyle=(0, (4, 3)))
         for axes, title in ((left, f"error ({len(windows)} held-out windows)"), (right, "error, relative to copying")):
@@ -208,9 +201,6 @@ def _band(axes: Axes, mean: Tensor, values: Tensor, name: str) -> None:
     ahead, error = range(1, len(mean) + 1), values.std(0, correction=0) / len(values) ** 0.5
     axes.fill_between(ahead, (mean - error).numpy(), (mean + error).numpy(), color=NAMED[name], alpha=0.12, linewidth=0)
     axes.plot(ahead, mean.numpy(), "o-", color=NAMED[name], markersize=4, label=name)
-
-
-# ------------------------------------------------------------------------------------------------------------- energies
 
 
 def _surprise_picture(run: Run, task: Any) -> Section:
@@ -256,7 +246,6 @@ def _surprise_picture(run: Run, task: Any) -> Section:
 
 
 def _thumbnails(axes: Axes, task: Any, features: Tensor) -> None:
-    """Shows frames above where they are in time."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     width = len(features) / THUMBNAILS

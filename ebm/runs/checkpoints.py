@@ -1,5 +1,4 @@
-"""Checkpoints: tensors in safetensors, everything else in JSON, written atomically. Reading one
-never runs code."""
+"""Checkpoints: tensors in safetensors, all else in JSON. Reading one never runs code."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turns what goes wrong while a checkpoint's contents are loaded into an error that names the
-    checkpoint."""
+    """Turns errors while loading a checkpoint's contents into one that names the checkpoint."""
     try:
         yield
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -35,8 +33,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
-    """Splits nested dictionaries and lists into tensors by path, and a JSON value that holds the
-    paths in their places.
+    """Splits nested dictionaries and lists into tensors by path, and JSON that holds the paths.
 
     >>> flatten({"a": [torch.ones(1), 2]})
     ({'a/0': tensor([1.])}, {'dict': [['a', [{'tensor': 'a/0'}, 2]]]})
@@ -45,7 +42,7 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
     def split(part: Any, path: str) -> Any:
         if isinstance(part, Tensor):
-            name = path if path not in tensors else f"{path}#{len(tensors)}"  # {0: x, "0": y} reads alike
+            name = path if path not in tensors else f"{path}#{len(tensors)}"  # as of {0: x, "0": y}
             tensors[name] = part.detach()
             return {"tensor": name}
         if isinstance(part, Mapping):
@@ -60,7 +57,7 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Puts a flattened tree together again."""
+    """Restores what `flatten` split."""
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
@@ -69,14 +66,9 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write(folder: Path, name: str, tree: Any) -> None:
-    """Writes `folder/name.safetensors` and `folder/name.json`.
-
-    Raises:
-        OSError: where the disk is full or cannot be written to.
-    """
+    """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError, as for a full disk."""
     tensors, value = flatten(tree)
-    # Tensors may share memory (an average that starts as the weights themselves): each is saved on
-    # its own.
+    # Tensors may share memory, as an average that starts as the weights: each is copied.
     own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}
     try:
         save_file(own, folder / f"{name}.safetensors")
@@ -86,11 +78,7 @@ def write(folder: Path, name: str, tree: Any) -> None:
 
 
 def read(folder: Path, name: str, device: torch.device | str = "cpu") -> Any:
-    """Reads what `write` wrote.
-
-    Raises:
-        CheckpointError: naming the file that is missing, truncated, or not of this kind.
-    """
+    """Reads what `write` wrote; raises CheckpointError that names a missing or broken file."""
     path = folder / f"{name}.safetensors"
     try:
         tensors = load_file(path, device=str(device))
@@ -120,7 +108,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes drafts that a killed run left, and all but the newest checkpoints."""
+    """Removes drafts of killed runs, and all but the newest checkpoints."""
     for draft in folder.glob(".*.draft"):
         shutil.rmtree(draft, ignore_errors=True)
     for step in steps(folder)[:-keep]:
@@ -128,7 +116,6 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint. A rename is atomic, a removal is not: what is being removed is no
-    checkpoint any more."""
+    """Removes a checkpoint: first renames it atomically, so that no half-removed one remains."""
     discard(draft_of(path))
     discard(path.rename(draft_of(path)))

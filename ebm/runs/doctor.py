@@ -1,5 +1,4 @@
-"""The doctor: reads a run's history while it trains and after it, and gives one verdict with its
-reason and the usual remedy."""
+"""The doctor reads a run's history and gives one verdict, with its reason and a remedy."""
 
 from __future__ import annotations
 
@@ -11,42 +10,35 @@ Curve: TypeAlias = tuple[list[int], list[float]]  # steps, values
 History: TypeAlias = Mapping[tuple[str, str], Curve]  # by (split, name)
 Cause: TypeAlias = Literal["learning rate", "stuck chains", "exploding energies", "exploding loss", "vanishing gradients"]
 
-# Thresholds lie far from what healthy runs show: a verdict that cries wolf is not read.
-STILL = 1e-3
-GAP_LIMIT = 1e3  # nats, at temperature 1: no chain mixes over that; healthy gaps hover within a few, images' within tens
-GAP_GROWTH, GAP_FLOOR = 30.0, 100.0  # or 30 times the largest gap of the first tenth, where that is over 100 nats
-LOSS_GROWTH = 100.0  # times the largest loss of the first tenth: a loss that measures a distance has run away
-STUCK = 0.99  # of the chains that start stay, or of their entries lie on the bounds: what is left samples nothing
-REJECTED = 0.01  # acceptance: of a hundred proposals one is taken
+# Thresholds lie far from the values of healthy runs, so that healthy runs raise no alarm.
+STILL = 1e-3  # displacement of frozen chains
+GAP_LIMIT = 1e3  # nats, at temperature 1; healthy gaps stay within a few, images' within tens
+GAP_GROWTH, GAP_FLOOR = 30.0, 100.0  # or times the first tenth's largest gap, if over 100 nats
+LOSS_GROWTH = 100.0  # times the largest loss of the first tenth
+STUCK = 0.99  # share of chains that stay at their start, or of entries on their bounds
+REJECTED = 0.01  # acceptance
 FLAT = 1e-5  # |∇E|: a thousand steps of size 0.1 along such a slope move a chain by 1e-3
-STOPPED = 1e-7  # norm of the parameters' gradient: AdamW divides by √v + 1e-8, so below this its steps shrink to nothing
-LEAP = 0.3  # |Δθ| / |θ| of one step: what was learned before it is gone; the bundled recipes have 0.003 to 0.12 at their peak
+STOPPED = 1e-7  # gradient norm: below it AdamW, dividing by √v + 1e-8, hardly moves
+LEAP = 0.3  # |Δθ| / |θ| of one step; the bundled recipes have 0.003 to 0.12 at their peak
 
 REMEDIES: dict[Cause, str] = {
     "learning rate": "A tenth of lr or less usually holds; warmup and clip_norm soften the beginning.",
-    "stuck chains": (
-        "A larger step_size or temperature, more steps, or fresh rows in the buffer usually free them; where steps are accepted "
-        "or rejected, a smaller step_size does."
-    ),
-    "exploding energies": (
-        "A lower lr or step_size, clip_norm, more sampling steps, smooth activations, or an energy_l2 of about 0.1 to 1 usually "
-        "holds them; --on-divergence rollback goes on from the last good checkpoint with new draws."
-    ),
+    "stuck chains": "A larger step_size or temperature, more steps, or fresh rows in the buffer usually free them; "
+    "where steps are accepted or rejected, a smaller step_size does.",
+    "exploding energies": "A lower lr or step_size, clip_norm, more sampling steps, smooth activations, or an energy_l2 of about "
+    "0.1 to 1 usually holds them; --on-divergence rollback resumes from the last good checkpoint with new draws.",
     "exploding loss": "A lower lr, warmup, clip_norm, or a smaller step_size usually holds it.",
-    "vanishing gradients": (
-        "Less energy_l2 or weight_decay, a higher lr, or smooth activations that do not saturate usually bring them back."
-    ),
+    "vanishing gradients": "Less energy_l2 or weight_decay, a higher lr, or smooth activations usually bring them back.",
 }
 assert set(REMEDIES) == set(get_args(Cause))
 
 
 class Diverged(FloatingPointError):
-    """Raised by training that the doctor stops; the message is the verdict."""
+    """Raised when the doctor stops training; the message is the verdict."""
 
 
 class Verdict(NamedTuple):
-    """Whether training went well, a line that says so with reason and remedy, and the cause where
-    it did not."""
+    """Whether training went well, a line with the reason and a remedy, and the cause of a failure."""
 
     healthy: bool
     line: str
@@ -54,8 +46,7 @@ class Verdict(NamedTuple):
 
 
 class Symptom(NamedTuple):
-    """One thing that is wrong: what it comes from, since which row of the history, and a clause
-    that says so."""
+    """One finding: its cause, the row of the history where it began, and a clause that states it."""
 
     cause: Cause
     since: int
@@ -63,18 +54,16 @@ class Symptom(NamedTuple):
 
 
 def diagnose(history: History, stopped: str = "") -> Verdict:
-    """Judges training by its logged terms: did steps leap, energies or the loss explode, chains get
-    stuck, gradients vanish?
+    """Judges training by its logged terms: leaps, explosions, stuck chains, vanishing gradients.
 
-    What began first is the cause of what followed it, and the verdict; what came after is told as
-    well. Terms are found by their names, a weighted sum's ("0.energy_gap") included; what is absent
-    is not judged. It works on the history so far as on the whole.
+    What began first is the cause and the verdict; the line also tells what followed. It reads loss,
+    gradient_norm, relative_update (from `fit`), energy_gap, energy_samples, displacement,
+    grad_norm, acceptance, frozen and clamped (from contrastive objectives), also with a weighted
+    sum's prefixes ("0.energy_gap"), and skips absent terms. `stopped` says why training had to
+    stop.
 
-    Terms that are read: loss, gradient_norm, relative_update (written by `fit`), energy_gap,
-    energy_samples, displacement, grad_norm, acceptance, frozen and clamped (written by contrastive
-    objectives). `stopped` says why training could not go on.
-
-    >>> calm = {("train", name): ([1, 2, 3], [0.1, -0.2, 0.1]) for name in ("energy_gap", "energy_samples")}
+    >>> names = ("energy_gap", "energy_samples")
+    >>> calm = {("train", name): ([1, 2, 3], [0.1, -0.2, 0.1]) for name in names}
     >>> diagnose(calm).line
     'Healthy: nothing exploded, got stuck or vanished.'
     >>> diagnose({**calm, ("train", "energy_gap"): ([1, 2, 3], [-0.1, -1e4, -1e9])}).cause
@@ -87,14 +76,14 @@ def diagnose(history: History, stopped: str = "") -> Verdict:
     if not found:
         line = f"Training stopped: {stopped}" if stopped else "Healthy: nothing exploded, got stuck or vanished."
         return Verdict(not stopped, line)
-    found.sort(key=lambda symptom: symptom.since)  # stable: of what began together, the one listed first explains the rest
+    found.sort(key=lambda symptom: symptom.since)  # stable: causes are listed before effects
     story = "; then ".join(dict.fromkeys([symptom.said for symptom in found] + [stopped] * bool(stopped)))
     cause = found[0].cause
     return Verdict(False, f"Training diverged: {cause}, for {story}. {REMEDIES[cause]}", cause)
 
 
 def _leaps(terms: Mapping[str, list[float]]) -> Iterator[Symptom]:
-    """Says whether a step of the parameters went further than they measure."""
+    """Finds the first step that changed the parameters too much."""
     leaps = terms.get("relative_update", [])
     far = [row for row, leap in enumerate(leaps) if not leap <= LEAP]
     if far:
@@ -104,8 +93,7 @@ def _leaps(terms: Mapping[str, list[float]]) -> Iterator[Symptom]:
 
 def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom]:
     """Lists what is wrong with the terms of one objective."""
-    # Where no samples are scored, "gap" means something else. And a contrastive loss measures no
-    # distance, but is a gap.
+    # Without samples "gap" means something else. With them the loss is a gap, not a distance.
     contrastive = any(name.endswith("energy_samples") for name in terms)
     gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
     exploded: list[Symptom] = []
@@ -126,8 +114,7 @@ def _symptoms(terms: Mapping[str, list[float]], prefix: str) -> Iterator[Symptom
 
 
 def _stuck(terms: Mapping[str, list[float]], prefix: str, exploded: int | None) -> Iterator[Symptom]:
-    """Lists the signs of negative chains that do not move, or did not until an explosion threw them
-    about."""
+    """Finds one sign of chains that do not move, or did not before an explosion moved them."""
     signs = (
         ("displacement", lambda value: value < STILL, "the chains are frozen: a trajectory moves them by {:.1g}"),
         ("frozen", lambda value: value > STUCK, "the chains are frozen: {:.0%} of them end where they started"),
@@ -143,15 +130,14 @@ def _stuck(terms: Mapping[str, list[float]], prefix: str, exploded: int | None) 
 
 
 def _vanishing(terms: Mapping[str, list[float]], prefix: str, contrastive: bool) -> Iterator[Symptom]:
-    """Lists the signs of a landscape, or a loss, that has become flat."""
+    """Lists the signs of a flat landscape, or a flat loss."""
     gap, loss = terms.get(f"{prefix}energy_gap"), terms.get(f"{prefix}loss")
     slope, gradient = terms.get(f"{prefix}grad_norm"), terms.get(f"{prefix}gradient_norm")
-    # Chains that rest on the floor of a real valley lie below the data: the landscape is flat only
-    # where there is no gap.
+    # Chains may rest at the bottom of a real valley, below the data: flat landscapes have no gap.
     if slope and _end(slope) < FLAT and not (gap and abs(_end(gap)) > 100 * FLAT):
         said = f"the gradients vanish: the landscape's slope where chains end is {_end(slope):.1g}"
         yield Symptom("vanishing gradients", _onset(slope, lambda value: value < FLAT), said)
-    # A loss that fell, or is next to nothing, has a small gradient because it is learned.
+    # A loss that fell, or is nearly zero, has a small gradient because it is learned.
     fell = loss and not contrastive and (_end(loss) < 0.9 * statistics.median(_beginning(loss)) or abs(_end(loss)) < 1e-6)
     if gradient and _end(gradient) < STOPPED and not fell:
         said = f"the gradients vanish: that of the parameters has norm {_end(gradient):.1g}"
@@ -163,13 +149,12 @@ def _beginning(values: Sequence[float]) -> Sequence[float]:
 
 
 def _end(values: Sequence[float]) -> float:
-    """Says where values end: the median of the last twentieth, or of the last five, which forgives
-    a spike."""
+    """Takes the median of the last twentieth, or of the last five values, which ignores a spike."""
     return statistics.median(values[-max(min(5, len(values) // 2), len(values) // 20, 1) :])
 
 
 def _onset(values: Sequence[float], wrong: Callable[[float], bool]) -> int:
-    """Finds the row at which a trouble began: the first wrong one after which most are."""
+    """Finds the row where a problem began: the first wrong one after which most are wrong."""
     bad, onset = 0, len(values) - 1
     for behind, value in enumerate(reversed(values), start=1):
         bad += wrong(value)

@@ -1,5 +1,4 @@
-"""The history of a run: every logged number, as rows of a CSV file that a resumed run continues to
-the byte."""
+"""The history of a run: logged numbers in a CSV file, which a resumed run continues to the byte."""
 
 from __future__ import annotations
 
@@ -14,15 +13,14 @@ COLUMNS = ("step", "split", "name", "value")
 
 
 class History:
-    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard where it is
-    installed."""
+    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard if installed."""
 
     def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
         path = folder / "metrics.csv"
         if size and (not path.exists() or path.stat().st_size < size):
             raise ValueError(f"{path} is missing or has fewer than the last checkpoint's {size} bytes: restore it, or start anew")
         self.file = path.open("r+" if path.exists() else "w+", newline="", encoding="utf-8")
-        self.file.truncate(size)  # rows written after the checkpoint we go on from will be written again
+        self.file.truncate(size)  # rows after the checkpoint will be written again
         self.file.seek(0, os.SEEK_END)
         self.writer = csv.writer(self.file)
         if not size:
@@ -30,7 +28,7 @@ class History:
         self.board = _tensorboard(folder / "tensorboard", step)
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Logs the numbers of one step; they reach the file at once."""
+        """Logs the numbers of one step, and flushes them to the file."""
         for name, value in values.items():
             self.writer.writerow((step, split, name, repr(float(value))))
             if self.board is not None:
@@ -38,7 +36,7 @@ class History:
         self.file.flush()
 
     def size(self) -> int:
-        """Makes sure that all rows are on disk, and returns how many bytes they take."""
+        """Syncs all rows to disk and returns the file's size in bytes."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return self.file.tell()

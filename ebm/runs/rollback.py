@@ -1,5 +1,4 @@
-"""Going back: where training diverged, the last good checkpoint and new draws, as practitioners do
-by hand."""
+"""Rollback: after divergence, training resumes from the last good checkpoint with new draws."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from ebm.runs import checkpoints
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MOST = 5  # times that a run goes back: what diverges again and again is no bad luck
+MOST = 5  # rollbacks of a run: a sixth divergence is not bad luck
 FILE = "rollbacks.json"
 
 
 class RolledBack(Exception):
-    """Raised out of a training that goes on from an earlier checkpoint."""
+    """Raised by a training that then resumes from an earlier checkpoint."""
 
     def __init__(self, folder: Path, line: str) -> None:
         super().__init__(line)
@@ -30,18 +29,16 @@ class RolledBack(Exception):
 
 
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
-    """Lists how often a run went back: to which step (`to`) and why (`because`)."""
+    """Lists a run's rollbacks: to which step (`to`) and why (`because`)."""
     path = folder / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def roll_back(folder: Path, because: str) -> RolledBack | None:
-    """Makes a run's folder ready to go on from its last good checkpoint; None where there is none,
-    or it went back too often.
+    """Prepares a run's folder to resume from its last good checkpoint; None if that is impossible.
 
-    A checkpoint from which training has diverged again is given up for the one before it, where
-    there is one. The draws after the n-th time follow from the run's seed and n: all that is to be
-    known stands in the folder.
+    If training diverged from the same checkpoint before, that checkpoint is removed and the one
+    before it is used. The draws after the n-th rollback follow from the run's seed and n.
     """
     before, saved = rollbacks(folder), checkpoints.steps(folder / "checkpoints")
     if not saved or len(before) == MOST:
@@ -53,8 +50,7 @@ def roll_back(folder: Path, because: str) -> RolledBack | None:
 
 
 def retried(fit: Callable[P, R]) -> Callable[P, R]:
-    """Calls a training function again for as long as it rolls back; it finds in its folder where to
-    go on."""
+    """Calls a training function again after each rollback; the folder tells it where to resume."""
 
     @wraps(fit)
     def trained(*args: P.args, **keywords: P.kwargs) -> R:

@@ -26,9 +26,7 @@ class AcceptingSampler(SteppingSampler):
     """A sampler whose steps are proposals. Write `step`, which begins with `here`."""
 
     differentiable = False
-
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
-        return AcceptingState(y)
+    begins = AcceptingState
 
     def enter(self, energy: EnergyFn, state: Any) -> Any:
         return state._replace(energy=None, grad=None)

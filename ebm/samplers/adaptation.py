@@ -1,5 +1,4 @@
-"""Warm-up: finds the step size of a sampler that accepts or rejects, and the mass of a Hamiltonian
-one; then it is fixed."""
+"""Warm-up: finds step size and mass of HMC, NUTS and MALA, which then stay fixed."""
 
 from __future__ import annotations
 
@@ -9,22 +8,20 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.hmc import HMC
 from ebm.samplers.mala import MALA
 from ebm.samplers.nuts import NUTS
-from ebm.samplers.stepping import SteppingSampler
+from ebm.samplers.stepping import SteppingSampler, at
 
-# Gamma, t0 and kappa of Hoffman and Gelman, section 3.2.1.
-GAIN, DELAY, POWER = 0.05, 10.0, 0.75
+GAIN, DELAY, POWER = 0.05, 10.0, 0.75  # γ, t₀ and κ of Hoffman and Gelman, section 3.2.1
 # Shares of the first steps, which find the typical set, and of the last, which settle the step size
-# (after Stan's tenth of 500 steps the average still lags: 0.74 are accepted where 0.65 were asked
-# for). In between, windows that double gather the covariance.
+# (with Stan's tenth 0.74 are accepted for a target of 0.65); windows gather the covariance between.
 FIRST, LAST, WINDOW = 0.15, 0.2, 25
-PRIOR, PRIOR_VARIANCE = 5.0, 1e-3  # counts as so many draws of so small a variance (Stan's)
+PRIOR, PRIOR_VARIANCE = 5.0, 1e-3  # the prior counts as 5 draws of this variance (Stan's)
 
 
 class Warmed(NamedTuple):
@@ -38,11 +35,9 @@ class DualAveraging:
     """Nesterov's dual averaging of log ε towards a mean acceptance δ:
 
         x_{t+1} = μ − √t/γ · 1/(t + t₀) Σ (δ − a_s),    x̄_{t+1} = t^−κ x_{t+1} + (1 − t^−κ) x̄_t,
-        ε = e^x,
 
-    with μ = log 10 ε₁. While it searches `step_size` is ε, `found` is the average e^x̄.
-
-    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2.
+    with ε = e^x, the present `step_size`, μ = log 10 ε₁, and the average e^x̄ as `found`. Source:
+    Hoffman and Gelman, 2014 (JMLR 15), section 3.2.
 
     >>> search = DualAveraging(1.0, target=0.8)
     >>> for _ in range(2000):
@@ -66,8 +61,7 @@ class DualAveraging:
 
 
 class Moments:
-    """Gathers mean and covariance of draws, chains and steps together, by Welford's update for
-    batches."""
+    """Gathers mean and covariance over chains and steps by Welford's update for batches."""
 
     def __init__(self, dense: bool) -> None:
         self.dense, self.count = dense, 0
@@ -89,8 +83,7 @@ class Moments:
         self.count += len(draws)
 
     def mass(self, event: torch.Size) -> Tensor:
-        """Computes the inverse of the covariance, drawn a little towards a small multiple of the
-        identity."""
+        """Inverts the covariance, shrunk a little towards a small multiple of the identity."""
         assert self.scatter is not None
         covariance = self.scatter / max(1, self.count - 1) * (self.count / (self.count + PRIOR))
         little = PRIOR_VARIANCE * PRIOR / (self.count + PRIOR)
@@ -108,36 +101,32 @@ def warm_up(
     steps: int = 500,
     target: float | None = None,
     mass: Literal["diagonal", "dense"] | None = "diagonal",
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> Warmed:
-    """Tunes an HMC, NUTS or MALA to an energy: a new sampler with the step size, and the mass, that
-    suit it.
+    """Tunes an HMC, NUTS or MALA to an energy: returns a new sampler that does not adapt.
 
-    The step size is found by dual averaging of the acceptance, pooled over chains; the mass is the
-    inverse of the variance (or covariance) of the chains' draws in windows that double, as in Stan.
-    The sampler that is passed stays as it is, and the one that is returned does not adapt: it
-    leaves p ∝ exp(−E) alone.
-
-    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
-    manual, "HMC algorithm parameters".
+    Dual averaging of the acceptance over all chains finds the step size. The mass is the inverse of
+    the draws' (co)variance in windows that double, as in Stan. Source: Hoffman and Gelman, 2014
+    (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference manual, "HMC algorithm
+    parameters".
 
     Arguments:
-        sampler: what to tune; its step size is where the search begins.
+        sampler: what to tune, from its step size on; it stays as it is.
         energy: the landscape.
         y: starts (*chains, *event); few chains need more steps.
-        steps: how many steps tuning takes in all, at least 20.
-        target: the mean acceptance to aim at: by default 0.8, and 0.574 for MALA.
+        steps: steps of tuning in all, at least 20.
+        target: the mean acceptance to reach, in (0, 1): by default 0.8, and 0.574 for MALA.
         mass: "diagonal" or "dense"; None leaves the mass as it is. MALA has none.
         generator: where draws come from.
 
     Raises:
-        ValueError: for another sampler, too few steps, a target outside (0, 1), or where no step
-            size can be found.
+        ValueError: for other arguments, or if no step size can be found.
 
     >>> from ebm.samplers import HMC
     >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
-    >>> warmed = warm_up(HMC(leapfrog_steps=5), lambda y: (y / scales).square().sum(-1) / 2, torch.randn(64, 2), generator=g)
-    >>> bool((warmed.sampler.mass.values.rsqrt() / scales - 1).abs().max() < 0.2)    # the square root of 1 / mass is the scale
+    >>> energy, start = lambda y: (y / scales).square().sum(-1) / 2, torch.randn(64, 2, generator=g)
+    >>> mass = warm_up(HMC(leapfrog_steps=5), energy, start, generator=g).sampler.mass.values
+    >>> bool((mass.rsqrt() / scales - 1).abs().max() < 0.2)    # the square root of 1 / mass is the scale
     True
     """
     if not isinstance(sampler, HMC | NUTS | MALA):
@@ -149,9 +138,9 @@ def warm_up(
         raise ValueError(f"target={target}: an acceptance to aim at lies in (0, 1)")
     tuned, training = copy.deepcopy(sampler), sampler.training
     tuned.eval()  # no random scale of the step while its size is looked for
-    first = _first(sampler)
     del tuned.step_size  # it may be a buffer or a parameter, and becomes a number
-    tuned.step_size = first
+    size = at(sampler.step_size, 0)
+    tuned.step_size = float(size.detach().mean() if isinstance(size, Tensor) else size)
     state = tuned.init(energy, y, generator=generator)
     adapts = mass is not None and not isinstance(tuned, MALA)
     tuned.step_size = _doubled(tuned, energy, state, generator)
@@ -172,25 +161,17 @@ def warm_up(
 
 
 def acceptance_of(info: Any) -> Tensor:
-    """Reads the acceptance probability of a step (*chains,), or where a sampler does not say it,
-    whether it was accepted."""
+    """Reads a step's acceptance probability (*chains,), or else whether it was accepted."""
     acceptance = getattr(info, "acceptance", None)
     return info.accepted.to(info.energy.dtype) if acceptance is None else acceptance
 
 
-def _first(sampler: SteppingSampler) -> float:
-    size = sampler.step_size
-    if callable(size):
-        return float(size(0))
-    return float(size.detach().mean()) if isinstance(size, Tensor) else float(size)
-
-
 def _plan(adapting: int, steps: int) -> Iterator[tuple[bool, bool]]:
-    """Says for every step whether its draw is gathered, and whether a window ends with it."""
+    """Tells for every step whether its draw is gathered, and whether a window ends there."""
     first, last = int(FIRST * adapting), int(LAST * adapting)
     ends, window, at = set(), WINDOW, first
     while adapting and at < adapting - last:
-        # A window that the next one, twice as long, would not fit behind takes all that is left.
+        # A window takes all that is left if the next one, twice as long, would not fit.
         at = adapting - last if at + 3 * window > adapting - last else at + window
         window *= 2
         ends.add(at - 1)
@@ -198,9 +179,8 @@ def _plan(adapting: int, steps: int) -> Iterator[tuple[bool, bool]]:
         yield first <= step < adapting - last, step in ends
 
 
-def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: torch.Generator | None) -> float:
-    """Finds a step size at which about half of single leapfrogs are accepted, by doubling or
-    halving."""
+def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: Generator | None) -> float:
+    """Finds, by doubling or halving, a step size with about half of single leapfrogs accepted."""
     probe = sampler
     if not isinstance(sampler, MALA):  # whose steps are single leapfrogs
         probe = HMC(sampler.step_size, leapfrog_steps=1, temperature=getattr(sampler, "temperature", 1.0)).eval()
@@ -214,7 +194,5 @@ def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: torch.Genera
         if grows != high:
             return size
         size *= 2.0 if grows else 0.5
-    raise ValueError(
-        f"no step size between {sampler.step_size:.1g} and {size:.1g} changes whether steps are accepted: "
-        f"the energy is all but flat where the chains start, or a wall is all around them"
-    )
+    what = f"no step size between {sampler.step_size:.1g} and {size:.1g} changes whether steps are accepted"
+    raise ValueError(f"{what}: the energy is nearly flat where the chains start, or infinite around them")

@@ -1,13 +1,11 @@
-"""Annealing: one sampler over a sequence of landscapes, with a step size and a temperature for
-each."""
+"""Annealing: one sampler over a sequence of landscapes, each with its step size and temperature."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy
 from ebm.samplers.wrapper import Wrapper
@@ -27,20 +25,17 @@ class AnnealedState(NamedTuple):
 class Annealed(Wrapper):
     """Anneals a sampler over a sequence of landscapes, or over temperatures of a single one.
 
-    A single energy E with temperatures T_1 … T_L becomes the landscapes E/T_1 … E/T_L. On landscape
-    l the inner sampler's step size is multiplied by step_scales[l]; for noise levels σ_1 > … > σ_L,
-    annealed Langevin dynamics uses (σ_l/σ_L)².
-
-    Source: Song and Ermon, 2019 (arXiv 1907.05600), algorithm 1; temperatures: Kirkpatrick et al.,
-    1983.
+    An energy E and temperatures T_1 … T_L make the landscapes E/T_1 … E/T_L. For noise levels σ_1 >
+    … > σ_L, annealed Langevin dynamics has step_scales (σ_l/σ_L)². Source: Song and Ermon, 2019
+    (arXiv 1907.05600), algorithm 1; temperatures: Kirkpatrick et al., 1983.
 
     Arguments:
-        sampler: the sampler that moves on each landscape; its `steps` are steps per landscape.
+        sampler: moves on each landscape; its `steps` are steps per landscape.
         temperatures: T_1 … T_L, for a single energy; the last is usually 1.
-        step_scales: a multiplier of the step size for each landscape; none means 1 throughout.
+        step_scales: each landscape's multiplier of the step size; none means 1.
 
     >>> from ebm.samplers import LangevinDynamics
-    >>> annealed = Annealed(LangevinDynamics(step_size=0.01, steps=5), temperatures=[8.0, 4.0, 2.0, 1.0])
+    >>> annealed = Annealed(LangevinDynamics(0.01, steps=5), temperatures=[8.0, 4.0, 2.0, 1.0])
     >>> sum(1 for _ in annealed.trajectory(lambda y: (y**2).sum(-1), torch.zeros(1, 2)))
     20
     """
@@ -63,14 +58,14 @@ class Annealed(Wrapper):
             raise ValueError(f"{len(self.step_scales)} step_scales for {len(energies)} landscapes: pass one for each")
         return energies
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> AnnealedState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> AnnealedState:
         return self._gained(AnnealedState(self.sampler.init(energy, y, generator=generator)))
 
     def enter(self, energy: EnergyFn, state: AnnealedState) -> AnnealedState:
         return self._gained(AnnealedState(self.sampler.enter(energy, state.inner), state.level + 1))
 
     def step(
-        self, energy: EnergyFn, state: AnnealedState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: AnnealedState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AnnealedState, Info]:
         inner, info = self.sampler.step(energy, state.inner, create_graph=create_graph, generator=generator)
         return AnnealedState(inner, state.level), info

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
@@ -68,11 +68,11 @@ class GradientDescent(SteppingSampler):
             raise ValueError("nesterov=True needs momentum > 0")
         self.momentum, self.nesterov, self.noise_std = momentum, nesterov, as_scheduled("noise_std", noise_std)
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> DescentState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> DescentState:
         return DescentState(y, velocity=torch.zeros_like(y) if self.momentum else None)
 
     def step(
-        self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[DescentState, Info]:
         z, noise_std = state.y, at(self.noise_std, state.t)
         if isinstance(noise_std, Tensor) or noise_std:

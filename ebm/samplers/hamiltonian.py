@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.randomness import randn_like
@@ -70,11 +70,9 @@ class Mass(nn.Module):
             if not failed:
                 self.factor, self.inverse = factor, torch.cholesky_inverse(factor)
         if self.factor is None and not bool((mass > 0).all()):
-            raise ValueError(
-                f"{name} of shape {tuple(mass.shape)}: pass a positive diagonal, or a symmetric positive definite matrix"
-            )
+            raise ValueError(f"{name} of shape {tuple(mass.shape)}: pass a positive diagonal, or a positive definite matrix")
 
-    def draw(self, y: Tensor, chains: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, y: Tensor, chains: int, generator: Generator | None) -> Tensor:
         """Draws momenta of y's shape; y has `chains` leading axes of chains."""
         noise = randn_like(y, generator)
         if self.values is None:
@@ -111,10 +109,8 @@ class Mass(nn.Module):
             return True
         size = math.prod(event)
         if self.factor is None or values.shape != (size, size):
-            raise ValueError(
-                f"{self.name} of shape {tuple(values.shape)} for events {event}: "
-                f"pass a diagonal {event}, or a matrix {(size, size)}"
-            )
+            what = f"{self.name} of shape {tuple(values.shape)} for events {event}"
+            raise ValueError(f"{what}: pass a diagonal {event}, or a matrix {(size, size)}")
         return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
@@ -23,9 +23,8 @@ class HMC(AcceptingSampler):
 
     A step costs L gradients, the first one L + 1. It rejects ends that are not finite. Aim at an
     acceptance of 0.65 to 0.8; `warm_up` finds step size and mass. Where paths of length ε L are
-    whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule.
-
-    Source: Duane et al., 1987; Neal, 2011 (arXiv 1206.1901).
+    whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule. Source: Duane
+    et al., 1987; Neal, 2011 (arXiv 1206.1901).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.
@@ -60,7 +59,7 @@ class HMC(AcceptingSampler):
         self.temperature = as_scheduled("temperature", temperature, positive=True)
 
     def step(
-        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         chains, temperature = value.ndim, at(self.temperature, state.t)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, plus, std_of
@@ -15,10 +14,8 @@ class LangevinDynamics(SteppingSampler):
         y⁺ = p − ε ∇E(p) + σ ξ,    p = retraction(y),    σ = √(2εT) unless noise_std gives σ.
 
     The stationary distribution has a bias of O(ε), which `MALA` removes. With noise_std (image EBMs
-    use a large ε and a small σ) the effective temperature is σ²/(2ε).
-
-    Source: Roberts and Tweedie, 1996, eq. (8); decoupled noise: Nijkamp et al., 2019 (arXiv
-    1904.09770), eq. (6).
+    use a large ε and a small σ) the effective temperature is σ²/(2ε). Source: Roberts and Tweedie,
+    1996, eq. (8); decoupled noise: Nijkamp et al., 2019 (arXiv 1904.09770), eq. (6).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
@@ -58,7 +55,7 @@ class LangevinDynamics(SteppingSampler):
         return plain and self.temperature == 1
 
     def step(
-        self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[State, Info]:
         point = self.point(state.y)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Generator
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
@@ -15,9 +16,8 @@ class MALA(AcceptingSampler):
         y' = y − ε ∇E(y) + √(2εT) ξ,    P(accept) = min(1, p(y') q(y | y') / (p(y) q(y' | y))).
 
     It rejects proposals whose energy or gradient is not finite. A step costs one gradient, the
-    first one two. Aim at an acceptance of about 0.57.
-
-    Source: Roberts and Tweedie, 1996, section 1.4.
+    first one two. Aim at an acceptance of about 0.57. Source: Roberts and Tweedie, 1996, section
+    1.4.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.
@@ -40,7 +40,7 @@ class MALA(AcceptingSampler):
         self.temperature = as_scheduled("temperature", temperature, positive=True)
 
     def step(
-        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AcceptingState, Info]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
@@ -49,7 +49,7 @@ class MALA(AcceptingSampler):
         noise = std_of(step_size, temperature) * self.normals(y, generator)
         proposal = y - step_size * grad + noise
         value_new, grad_new = energy_and_grad(energy, proposal)
-        # log q(y | y') − log q(y' | y): both are Gaussians of variance 2εT around one drift step.
+        # log q(y | y') − log q(y' | y): Gaussians of variance 2εT around one drift step.
         back = y - proposal + step_size * grad_new
         log_ratio = ((noise**2 - back**2) / (4 * temperature * step_size)).reshape(*value.shape, -1).sum(-1)
         log_ratio = log_ratio + (value - value_new) / temperature

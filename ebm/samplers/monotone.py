@@ -1,19 +1,18 @@
-"""Accept only if the energy falls: a step that does not lower a chain's energy leaves that chain as
-it was."""
+"""Monotone: a step that does not lower a chain's energy leaves that chain as it was."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, evaluate, left
 from ebm.samplers.wrapper import Wrapper
 
 
 class MonotoneState(NamedTuple):
-    """The inner sampler's state, and the energy (*chains,) at its point, None until the first step."""
+    """The inner sampler's state, and the energy (*chains,) there, None until the first step."""
 
     inner: Any
     energy: Tensor | None = None
@@ -28,32 +27,30 @@ class Monotone(Wrapper):
 
         y⁺ = y' if E(point(y')) < E(point(y)), else y, raw and unretracted.
 
-    A rejected chain keeps its state, and where the inner sampler draws noise tries elsewhere at the
-    next step. Costs one more evaluation of the energy, without gradient, per step. A proposal that
-    is not finite is rejected.
-
-    Source: the rule "accept lower energies" of Energy-Based Transformers' inference (arXiv
-    2507.02092).
+    It rejects proposals that are not finite. A rejected chain tries elsewhere at the next step if
+    the inner sampler draws noise. A step costs one more evaluation, without gradient. Source:
+    "accept lower energies" in Energy-Based Transformers' inference (arXiv 2507.02092).
 
     Arguments:
-        sampler: the sampler whose steps are accepted or not.
+        sampler: proposes the steps.
 
     >>> from ebm.samplers import GradientDescent
-    >>> Monotone(GradientDescent(step_size=3.0, steps=5)).sample(lambda y: (y**2).sum(-1) / 2, torch.ones(1, 1))
+    >>> sampler, bowl = Monotone(GradientDescent(3.0, steps=5)), lambda y: (y**2).sum(-1) / 2
+    >>> sampler.sample(bowl, torch.ones(1, 1))
     tensor([[1.]])
     """
 
     differentiable = False
     stationary = False
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> MonotoneState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> MonotoneState:
         return MonotoneState(self.sampler.init(energy, y, generator=generator))
 
     def enter(self, energy: EnergyFn, state: MonotoneState) -> MonotoneState:
         return MonotoneState(self.sampler.enter(energy, state.inner))
 
     def step(
-        self, energy: EnergyFn, state: MonotoneState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: MonotoneState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[MonotoneState, Info]:
         if create_graph:
             raise ValueError("Monotone accepts or rejects, and no gradient passes through that: leave create_graph=False")
@@ -68,8 +65,7 @@ class Monotone(Wrapper):
 
 
 def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
-    """Takes each chain's fields from the new state or the old; what is no tensor per chain (a step
-    count) is the new one's."""
+    """Takes each chain's fields from the new state or the old; others are the new state's."""
     if isinstance(new, tuple):
         return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
     per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, left
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState
@@ -13,7 +13,7 @@ from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, inner, leapfr
 from ebm.samplers.stepping import Steps, StepSize
 
 LOST = 1000.0  # an energy error, in nats, at which a path has left the level set (Stan's value)
-LOOK = 16  # leapfrogs between looks whether all chains have finished, where looking means waiting for a device
+LOOK = 16  # on a device, leapfrogs between checks (which wait for it) that chains go on
 
 
 class NUTS(AcceptingSampler):
@@ -31,11 +31,9 @@ class NUTS(AcceptingSampler):
     Each leapfrog step costs one gradient: 1 to 2^max_depth − 1 per step (one more at the first),
     and all chains wait for the longest path. `info.gradients` counts each chain's own, `info.depth`
     the doublings kept; `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path;
-    `info.diverged` says that an energy error above 1000 ended it.
-
-    Source: Hoffman and Gelman, 2014 (JMLR 15); weights and criterion: Betancourt, 2017 (arXiv
-    1701.02434), appendix A; check across halves: Stan; without recursion: Phan et al., 2019 (arXiv
-    1912.11554).
+    `info.diverged` says that an energy error above 1000 ended it. Source: Hoffman and Gelman, 2014
+    (JMLR 15); weights and criterion: Betancourt, 2017 (arXiv 1701.02434), appendix A; check across
+    halves: Stan; without recursion: Phan et al., 2019 (arXiv 1912.11554).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule; `warm_up` finds it, and the
@@ -68,13 +66,11 @@ class NUTS(AcceptingSampler):
         self.max_depth, self.mass = max_depth, Mass(mass)
 
     def step(
-        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
-        # How long this step goes on depends on all chains, what later steps draw must not: it has a
-        # stream of its own. Reading its seed, and at each doubling whether any path goes on, are
-        # all that waits for a device (but see LOOK).
+        # All chains decide this step's length. Its own stream keeps later draws independent of that.
         device = y.device if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         path = _Path(self, energy, Phase(y, y, value, grad), self.stride(state, scale, value, y), y.device, seed)
@@ -118,14 +114,13 @@ class _Path:
         near, far = end.momentum, torch.where(left(ahead, self.total), self.backward.momentum, self.forward.momentum)
         first = last = near
         whole = self.going  # whose new half is still growing, and has not turned
-        # Per level of the tree the subtree that grows there: its first momentum, the sum up to it,
-        # and the momentum before it.
+        # By tree level, of its growing subtree: first momentum, sum up to it, momentum before it.
         marks: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for leaf in range(2**depth):
             moved = leapfrog(self.energy, end, self.mass, sign * self.step_size, 1.0)
             end = _where(whole, moved, end)
             gained = self.level - self._hamiltonian(moved)
-            gained = torch.where(gained.isfinite(), gained, -torch.inf)  # what is not finite is a wall
+            gained = torch.where(gained.isfinite(), gained, -torch.inf)  # rejects the rest
             self.diverged = self.diverged | (whole & (gained < -LOST))
             self.acceptance = self.acceptance + torch.where(whole, gained.clamp(max=0).exp(), 0.0)
             self.gradients = self.gradients + whole
@@ -137,7 +132,7 @@ class _Path:
             if leaf % 2 == 0:
                 marks[level] = moved.momentum, total, last
             last = moved.momentum
-            for older in range(level, level - _trailing_ones(leaf), -1):  # every subtree that ends here, the smallest first
+            for older in range(level, level - _trailing_ones(leaf), -1):  # subtrees that end here
                 start, until, _ = marks[older]
                 whole = whole & ~self._turns(start, last, total - until + start)
                 if half is not None:

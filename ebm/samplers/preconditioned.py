@@ -1,4 +1,4 @@
-"""Preconditioned Langevin dynamics: long steps along flat directions, short ones along steep ones."""
+"""Preconditioned Langevin dynamics: long steps along flat directions, short along steep ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
 from ebm.samplers.hamiltonian import Mass
@@ -19,26 +19,23 @@ class PreconditionedLangevin(SteppingSampler):
 
         y⁺ = y − ε P ∇E(y) + √(2εT) P^(1/2) ξ.
 
-    Any positive definite P leaves the distribution the same, up to the bias of O(ε) that
-    `LangevinDynamics` has, too. The nearer P comes to the covariance, the fewer steps: all
-    directions then take as long as each other. ε must stay below 2 / (largest eigenvalue of P ∇²E).
-
-    Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings algorithms), with
-    a constant metric.
+    Any positive definite P keeps the distribution, up to a bias of O(ε) as in `LangevinDynamics`.
+    The closer P is to the covariance, the fewer steps. ε must stay below 2 / (largest eigenvalue of
+    P ∇²E). Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings
+    algorithms), with a constant metric.
 
     Arguments:
-        preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d) over the
-            flattened event.
+        preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d).
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
-            mode.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         temperature: T; a number or a schedule.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         learnable: makes the step size a parameter.
 
     >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
+    >>> energy = lambda y: (y / scales).square().sum(-1) / 2
     >>> sampler = PreconditionedLangevin(scales**2, step_size=0.1, steps=50)
-    >>> y = sampler.sample(lambda y: (y / scales).square().sum(-1) / 2, torch.zeros(4000, 2), generator=g)
+    >>> y = sampler.sample(energy, torch.zeros(4000, 2), generator=g)
     >>> bool((y.std(0) / scales - 1).abs().max() < 0.1)
     True
     """
@@ -62,7 +59,7 @@ class PreconditionedLangevin(SteppingSampler):
         self.temperature = as_scheduled("temperature", temperature)
 
     def step(
-        self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: State, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[State, Info]:
         value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
         scale, chains = self.scale(state, value, generator), value.ndim
@@ -84,38 +81,33 @@ class RMSpropState(NamedTuple):
 
 
 class RMSpropLangevin(SteppingSampler):
-    """Samples roughly from p ∝ exp(−E/T) with a diagonal metric that each chain finds on its way
-    (pSGLD):
+    """Samples roughly from p ∝ exp(−E/T) with a diagonal metric that each chain adapts (pSGLD):
 
-        v ← α v + (1 − α) ∇E(y)²,    P = 1 / (√v + λ),    y⁺ = y − ε P ∇E(y) + √(2εT P) ξ,    v₀ =
-        ∇E(y₀)².
+        v ← α v + (1 − α) ∇E(y)²,    P = 1 / (√v + λ),    y⁺ = y − ε P ∇E(y) + √(2εT P) ξ,
 
-    For rough landscapes whose scales differ and are not known: a network's weights, raw features.
-    The term Γ, the divergence of P, is left out as in the paper's own practice, so the distribution
-    is biased where P changes within a landscape, whatever ε is: to know moments use
-    `PreconditionedLangevin` or an exact sampler.
-
-    Source: Li et al., 2016 (arXiv 1512.07666), algorithm 1; there v₀ = 0, which makes the first
-    steps longer by 1/√(1 − α).
+    with v₀ = ∇E(y₀)². For rough landscapes of unknown scales: network weights, raw features. As in
+    the paper's practice it leaves out Γ, the divergence of P, which biases it at any ε where P
+    varies: for moments use `PreconditionedLangevin` or an exact sampler. Source: Li et al., 2016
+    (arXiv 1512.07666), algorithm 1, where v₀ = 0 makes first steps longer.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
-            mode.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         decay: α, from 0 to below 1.
-        eps: λ > 0, the least that is divided by, in units of gradients.
+        eps: λ > 0, the smallest divisor, in units of gradients.
         temperature: T; a number or a schedule.
-        step_scale: s >= 1: in train mode each chain's step is drawn per trajectory from [ε/s, εs].
+        step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         learnable: makes the step size a parameter.
 
     >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
-    >>> sampler = RMSpropLangevin(step_size=0.1, steps=400, decay=0.99)
-    >>> y = sampler.sample(lambda y: (y / scales).square().sum(-1) / 2, scales * torch.ones(1000, 2), generator=g)
-    >>> bool((y.std(0) / scales).log2().abs().max() < 1)    # within a factor of two on both scales
+    >>> energy, start = lambda y: (y / scales).square().sum(-1) / 2, scales * torch.ones(1000, 2)
+    >>> y = RMSpropLangevin(step_size=0.1, steps=400).sample(energy, start, generator=g)
+    >>> bool((y.std(0) / scales).log2().abs().max() < 1)    # right within a factor of two
     True
     """
 
     stationary = False
+    begins = RMSpropState
 
     def __init__(
         self,
@@ -133,15 +125,12 @@ class RMSpropLangevin(SteppingSampler):
             raise ValueError(f"decay={decay}, eps={eps}: pass a decay from 0 to below 1, and a positive eps")
         self.decay, self.eps, self.temperature = decay, eps, as_scheduled("temperature", temperature)
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RMSpropState:
-        return RMSpropState(y)
-
     def step(
-        self, energy: EnergyFn, state: RMSpropState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: RMSpropState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[RMSpropState, Info]:
         value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
         square = grad.square() if state.square is None else torch.lerp(grad.square(), state.square, self.decay)
-        # The root's derivative at 0 is infinite: a hair above it, a gradient of zero has one.
+        # The root's derivative is infinite at 0, and finite at the smallest number above.
         metric = 1 / ((square + torch.finfo(square.dtype).tiny).sqrt() + self.eps)
         scale = self.scale(state, value, generator)
         step_size = self.stride(state, scale, value, state.y)

@@ -1,13 +1,11 @@
-"""Predictor-corrector: from one noise level to the next by a step of the reverse diffusion, and
-then sampling on that level."""
+"""Predictor-corrector: a reverse-diffusion step to each noise level, then sampling on that level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, eval_mode
 from ebm.randomness import randn_like
@@ -16,8 +14,7 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 
 class PredictorCorrectorState(NamedTuple):
-    """The inner sampler's state, the landscape it is on and its number, and whether it stands
-    before the predictor's step."""
+    """The inner state, the landscape `here` with its number, and whether the predictor is due."""
 
     inner: Any
     here: EnergyFn
@@ -30,30 +27,24 @@ class PredictorCorrectorState(NamedTuple):
 
 
 class PredictorCorrector(Wrapper):
-    """Draws through landscapes of falling noise σ_0 > … > σ_{L−1}. The first step on landscape l ≥
-    1 is the predictor's:
+    """Draws through landscapes of falling noise σ_0 > … > σ_{L−1}, from noise of deviation σ_0.
 
-        y ← y − (σ_{l−1}² − σ_l²) ∇E_{l−1}(y) + √(σ_{l−1}² − σ_l²) ξ,
+        y ← y − (σ_{l−1}² − σ_l²) ∇E_{l−1}(y) + √(σ_{l−1}² − σ_l²) ξ
 
-    a step of the reverse-time diffusion (variance exploding) that takes the noise of one level to
-    the next; the others are the inner sampler's, the correctors, of which the first landscape has
-    all. So `steps=1` are predictors alone, and where neighbouring levels are far apart more
-    correctors make good for it. The start is noise of standard deviation σ_0.
-
-    Source: Song et al., 2021 (arXiv 2011.13456), appendix G, algorithm 2.
+    is the first step on landscape l ≥ 1, the predictor: a step of the reverse-time diffusion
+    (variance exploding). All others are correctors, the inner sampler's steps, so `steps=1` leaves
+    predictors alone. Levels that lie far apart need more correctors. Source: Song et al., 2021
+    (arXiv 2011.13456), appendix G, algorithm 2.
 
     Arguments:
-        sampler: the corrector; its `steps` are steps per landscape, the predictor's among them. An
-            `Annealed` one scales its step size from level to level.
-        sigma: σ_0 … σ_{L−1}, in units of y, falling, in the order of the landscapes (an energy's
-            `landscapes()` from `NoiseConditional`, or trained by `DenoisingScoreMatching(sigma)`).
-
-    Raises:
-        ValueError: for levels that do not fall, and (at the call) another number of landscapes.
+        sampler: the corrector; its `steps` per landscape include the predictor's. `Annealed` scales
+            its step size by level.
+        sigma: σ_0 … σ_{L−1}, falling, in the order of the landscapes (of `NoiseConditional`, or
+            trained by `DenoisingScoreMatching(sigma)`).
 
     >>> from ebm.samplers import LangevinDynamics
     >>> sigma, g = [8.0, 4.0, 2.0, 1.0, 0.5], torch.Generator().manual_seed(0)
-    >>> ladder = [lambda y, s=s: y.square().sum(-1) / (2 * (1 + s**2)) for s in sigma]    # data are N(0, 1), noised by each
+    >>> ladder = [lambda y, s=s: y.square().sum(-1) / (2 * (1 + s**2)) for s in sigma]    # data: N(0, 1)
     >>> sampler = PredictorCorrector(LangevinDynamics(step_size=0.1, steps=10), sigma)
     >>> y = sampler.sample(ladder, 8 * torch.randn(4000, 1, generator=g), generator=g)
     >>> abs(y.var().item() / 1.25 - 1) < 0.2
@@ -74,22 +65,16 @@ class PredictorCorrector(Wrapper):
             raise ValueError(f"{len(self.sigma)} noise levels for {len(routed)} landscapes: pass one sigma for each")
         return routed
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> PredictorCorrectorState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> PredictorCorrectorState:
         return PredictorCorrectorState(self.sampler.init(energy, y, generator=generator), energy)
 
     def enter(self, energy: EnergyFn, state: PredictorCorrectorState) -> PredictorCorrectorState:
         inner = self.sampler.enter(energy, state.inner)
-        # The predictor draws, and here is no generator: it is due as the next step, on the slope of
-        # the landscape that was left.
+        # The predictor needs a generator, so it is the next step, by the old landscape's slope.
         return PredictorCorrectorState(inner, state.here, state.level + 1, due=True)
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: PredictorCorrectorState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: PredictorCorrectorState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[PredictorCorrectorState, Info]:
         if not state.due:
             inner, info = self.sampler.step(energy, state.inner, create_graph=create_graph, generator=generator)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
 from ebm.samplers.schedules import noise_levels
@@ -15,8 +15,7 @@ from ebm.samplers.wrapper import Wrapper, moved
 
 
 class RecoveryState(NamedTuple):
-    """The inner sampler's state u, the noised point ỹ that it recovers from, and the landscape with
-    its noise."""
+    """The inner state u, the noised point ỹ, and the landscape's noise and number."""
 
     inner: Any
     noised: Tensor
@@ -30,8 +29,7 @@ class RecoveryState(NamedTuple):
 
 @dataclass(frozen=True)
 class Recovered:
-    """The energy of u = (y − ỹ)/s, where ỹ = y + s ξ is given: E(ỹ + s u) + |u|²/2, one s for all
-    rows or one for each."""
+    """The energy of u = (y − ỹ)/s given ỹ = y + s ξ: E(ỹ + s u) + |u|²/2, with one s or one a row."""
 
     energy: EnergyFn
     noised: Tensor
@@ -44,34 +42,25 @@ class Recovered:
 
 
 class Recovery(Wrapper):
-    """Recovers y from a noised ỹ = y + s ξ on each landscape, and takes what it finds for the next
-    one's ỹ:
+    """Recovers y from ỹ = y + s_l ξ on each landscape, and takes the result as the next one's ỹ.
 
         p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²),    from y = ỹ.
 
-    With a ladder s_0 … s_{L−1} that a `DiffusionRecoveryLikelihood` trained, and a start that is
-    data with noise of variance Σ s_l² (in practice noise alone, where that is wide), the last
-    landscape's ends are samples. The inner sampler moves u = (y − ỹ)/s_l, in which the prior is a
-    standard normal: its step size is in units of s_l², and energies and gradients of its steps are
-    those of u. Each conditional is easier to sample than a marginal: the quadratic holds it
-    together.
-
-    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 2, without the scaling down of data.
+    On landscapes trained by `DiffusionRecoveryLikelihood`, from data with noise of variance Σ s_l²
+    (in practice from wide noise alone), the last ends are samples. The inner sampler moves u = (y −
+    ỹ)/s_l, whose prior is a standard normal: step sizes are in units of s_l², and infos are those
+    of u. The quadratic makes a conditional easier to sample than a marginal. Source: Gao et al.,
+    2021 (arXiv 2012.08125), algorithm 2, without scaling data down.
 
     Arguments:
-        sampler: the sampler that moves on each landscape, without a retraction; its `steps` are
-            steps per landscape.
-        sigma: s_l of each landscape, in units of y, or one for all of them.
-
-    Raises:
-        ValueError: for noise that is not positive, a retraction, and (at the call) as many
-            landscapes as sigma has no numbers.
+        sampler: moves on each landscape, without a retraction; its `steps` are per landscape.
+        sigma: s_l > 0 of each landscape, in units of y, or one for all of them.
 
     >>> from ebm.samplers import LangevinDynamics
-    >>> g = torch.Generator().manual_seed(0)
-    >>> energy = lambda y: (y - 3).square().sum(-1) / 2                  # data are N(3, 1)
-    >>> noised = 3 + 2**0.5 * torch.randn(4000, 1, generator=g)
-    >>> y = Recovery(LangevinDynamics(step_size=0.05, steps=100), sigma=1.0).sample(energy, noised, generator=g)
+    >>> g, energy = torch.Generator().manual_seed(0), lambda y: (y - 3).square().sum(-1) / 2
+    >>> noised = 3 + 2**0.5 * torch.randn(4000, 1, generator=g)    # data are N(3, 1)
+    >>> sampler = Recovery(LangevinDynamics(step_size=0.05, steps=100), sigma=1.0)
+    >>> y = sampler.sample(energy, noised, generator=g)
     >>> abs(y.mean().item() - 3) < 0.1, abs(y.var().item() - 1) < 0.1
     (True, True)
     """
@@ -87,7 +76,7 @@ class Recovery(Wrapper):
             raise ValueError(f"{len(self.sigma)} noise levels for {len(energies)} landscapes: pass one sigma for each")
         return energies
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> RecoveryState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> RecoveryState:
         inner = self.sampler.init(Recovered(energy, y, self.sigma[0]), torch.zeros_like(y), generator=generator)
         return RecoveryState(inner, y, self.sigma[0])
 
@@ -98,7 +87,7 @@ class Recovery(Wrapper):
         return RecoveryState(inner, noised, sigma, level)
 
     def step(
-        self, energy: EnergyFn, state: RecoveryState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: RecoveryState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[RecoveryState, Info]:
         recovered = Recovered(energy, state.noised, state.sigma)
         inner, info = self.sampler.step(recovered, state.inner, create_graph=create_graph, generator=generator)
@@ -109,12 +98,7 @@ class Recovery(Wrapper):
 
 
 def unretracted(sampler: Sampler) -> Sampler:
-    """Takes a sampler that moves y itself as it is.
-
-    Raises:
-        ValueError: it retracts its states, which here are differences in units of the noise, and no
-            configurations.
-    """
+    """Returns the sampler; raises ValueError if it retracts, since recovery moves differences."""
     probe = torch.zeros(1)
     if isinstance(sampler, Sampler) and sampler.point(probe) is not probe:
         raise ValueError(f"{type(sampler).__name__} retracts y, but recovery moves differences (y − ỹ)/s: leave retraction out")

@@ -1,13 +1,13 @@
-"""Replay: a buffer of past ends that later trajectories start from, rows together with their
-contexts."""
+"""Replay: a buffer of past ends from which later trajectories start, rows with their contexts."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils import _pytree as pytree
 
 from ebm.interfaces import Batch, Sampler, left
@@ -18,22 +18,21 @@ from ebm.samplers.wrapper import Wrapper
 class ReplayAugmented(Wrapper):
     """Steps as its inner sampler does, and starts trajectories from a buffer of past ends.
 
-    A stored row is an end with the target, context and weight it belongs to. With `join` = 0 each
-    row of the batch and its start are swapped for a stored one with probability 1 − fresh:
-    persistent contrastive divergence. With `join` > 0 the batch keeps its rows, and join × batch
-    size stored ones are appended to it: an EBT's second training stage. Only in train mode; rows
-    are the first axis. The buffer is saved with the module's state, and belongs to one process.
-
-    Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section
-    3.2 (5% fresh rows); joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
+    A stored row is an end with its target, context and weight. With `join` = 0 each row of a batch
+    and its start are swapped for a stored row with probability 1 − fresh: persistent contrastive
+    divergence. With `join` > 0 the batch keeps its rows, and stored ones are appended: an EBT's
+    second training stage. Only in train mode; rows are the first axis. The buffer is saved with the
+    module's state, and belongs to one process. Source: Tieleman, 2008 (persistent chains); Du and
+    Mordatch, 2019 (arXiv 1903.08689), section 3.2 (5% fresh rows); joined rows: arXiv 2507.02092.
+    Reservoir: Vitter, 1985, algorithm R.
 
     Arguments:
-        sampler: the sampler that moves the chains.
+        sampler: moves the chains.
         capacity: how many rows the buffer holds.
-        fresh: the fraction of rows that start anew, where rows are swapped.
-        policy: which row a full buffer gives up: "fifo" the oldest, "reservoir" such that it stays
-            a uniform sample of all.
-        join: the fraction of the batch size that is appended in stored rows; 0 swaps rows instead.
+        fresh: the fraction of rows that start anew when rows are swapped.
+        policy: which row a full buffer replaces: "fifo" the oldest, "reservoir" a random one, so
+            that it stays a uniform sample of all rows.
+        join: stored rows to append, as a fraction of the batch size; 0 swaps rows instead.
 
     >>> from ebm.samplers import LangevinDynamics
     >>> replay = ReplayAugmented(LangevinDynamics(step_size=0.1), capacity=100, fresh=0.0)
@@ -53,16 +52,14 @@ class ReplayAugmented(Wrapper):
     ) -> None:
         super().__init__(sampler)
         if capacity < 1 or not 0 <= fresh <= 1 or not 0 <= join < math.inf or policy not in ("fifo", "reservoir"):
-            raise ValueError(
-                f"ReplayAugmented(capacity={capacity}, fresh={fresh}, policy={policy!r}, join={join}): capacity is at least 1, "
-                f"fresh in [0, 1], policy fifo or reservoir, join at least 0"
-            )
+            what = f"ReplayAugmented(capacity={capacity}, fresh={fresh}, policy={policy!r}, join={join})"
+            raise ValueError(f"{what}: capacity is at least 1, fresh in [0, 1], policy fifo or reservoir, join at least 0")
         self.capacity, self.fresh, self.policy, self.join = capacity, fresh, policy, join
         self.rows: list[Tensor] = []  # one tensor (capacity, ...) per stored leaf
-        self.ages = torch.zeros(capacity, dtype=torch.float32)  # how many trajectories are behind each
+        self.ages = torch.zeros(capacity, dtype=torch.float32)  # trajectories behind each row
         self.seen = 0  # rows ever offered
-        self._begun: Tensor | None = None  # (rows,): how many trajectories were behind the present batch's starts
-        self._joined = (0, 0)  # of how many rows of the present batch, how many at its end came from here: not stored again
+        self._begun: Tensor | None = None  # (rows,): trajectories behind the batch's starts
+        self._joined = (0, 0)  # the batch's rows, and how many at its end are stored already
         self._draw = 0  # this batch's seed for the reservoir
 
     def __len__(self) -> int:
@@ -70,14 +67,13 @@ class ReplayAugmented(Wrapper):
 
     @property
     def age(self) -> Tensor | None:
-        """The mean number of trajectories that are behind the stored rows, as a scalar; None while
-        nothing is stored."""
+        """Averages how many trajectories are behind the stored rows; None while nothing is stored."""
         return self.ages[: len(self)].mean() if self.rows else None
 
     def __bool__(self) -> bool:
         return True  # an empty buffer is a sampler all the same
 
-    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+    def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
         batch, y = self.sampler.begin(batch, y, generator=generator)
         if not self.training:
             return batch, y
@@ -93,14 +89,13 @@ class ReplayAugmented(Wrapper):
             count = min(int(self.join * len(y)), len(self))
             self._joined = (len(y) + count, count)
             rows = torch.randperm(len(self), generator=generator, device=device)[:count]
-            new = [_join(leaf, stored, rows) for leaf, stored in self._pairs(leaves)]
-            self._begun = _join(self._begun, self.ages, rows)
+            mix = partial(_join, rows=rows)
         else:
             rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
             fresh = torch.rand(len(y), generator=generator, device=device) < self.fresh
-            new = [_swap(leaf, stored, rows, fresh) for leaf, stored in self._pairs(leaves)]
-            self._begun = _swap(self._begun, self.ages, rows, fresh)
-        return pytree.tree_unflatten(new, spec)
+            mix = partial(_swap, rows=rows, fresh=fresh)
+        self._begun, stored = mix(self._begun, self.ages), iter(self.rows)
+        return pytree.tree_unflatten([leaf if leaf is None else mix(leaf, next(stored)) for leaf in leaves], spec)
 
     def finish(self, batch: Batch, y: Tensor) -> None:
         self.sampler.finish(batch, y)
@@ -108,9 +103,8 @@ class ReplayAugmented(Wrapper):
             return
         finite = torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
         if not bool(finite.all()):
-            raise FloatingPointError(
-                f"rows {torch.nonzero(~finite).flatten().tolist()[:8]} are not finite: the replay buffer takes none of this batch"
-            )
+            rows = torch.nonzero(~finite).flatten().tolist()[:8]
+            raise FloatingPointError(f"rows {rows} are not finite: the replay buffer takes none of this batch")
         leaves, _ = pytree.tree_flatten((batch, y))
         self._check(leaves)
         whole, joined = self._joined
@@ -135,17 +129,12 @@ class ReplayAugmented(Wrapper):
         if stored and shapes != stored:
             raise ValueError(f"the batch's rows have shapes {shapes}, the replay buffer's {stored}: one buffer holds one kind")
 
-    def _pairs(self, leaves: list[Any]) -> list[tuple[Any, Tensor | None]]:
-        stored = iter(self.rows)
-        return [(leaf, None if leaf is None else next(stored)) for leaf in leaves]
-
     def _slots(self, count: int) -> tuple[Tensor, Tensor]:
         """Chooses where `count` new rows go: (slots, the rows that go there), no slot twice."""
         order = torch.arange(self.seen, self.seen + count)
         slots = order % self.capacity
         if self.policy == "reservoir":
-            # Row number n (from 0) of all ever offered takes a slot drawn from 0 … n, and is
-            # dropped outside the buffer.
+            # The n-th row offered (from 0) draws a slot from 0 … n; it is dropped if none such exists.
             draw = torch.rand(count, generator=stream(self._draw, self.seen), dtype=torch.float64)
             slots = torch.where(order < self.capacity, order, (draw * (order + 1)).long())
         winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}  # the last one wins
@@ -169,12 +158,9 @@ class ReplayAugmented(Wrapper):
         return f"capacity={self.capacity}, fresh={self.fresh}, policy={self.policy!r}, join={self.join}"
 
 
-def _join(leaf: Any, stored: Tensor | None, rows: Tensor) -> Any:
-    return leaf if stored is None else torch.cat([leaf, stored[rows.to(stored.device)].to(leaf)])
+def _join(leaf: Tensor, stored: Tensor, rows: Tensor) -> Tensor:
+    return torch.cat([leaf, stored[rows.to(stored.device)].to(leaf)])
 
 
-def _swap(leaf: Any, stored: Tensor | None, rows: Tensor, fresh: Tensor) -> Any:
-    if stored is None:
-        return leaf
-    keep = left(fresh.to(leaf.device), leaf)
-    return torch.where(keep, leaf, stored[rows.to(stored.device)].to(leaf))
+def _swap(leaf: Tensor, stored: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
+    return torch.where(left(fresh.to(leaf.device), leaf), leaf, stored[rows.to(stored.device)].to(leaf))

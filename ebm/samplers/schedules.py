@@ -1,5 +1,4 @@
-"""Schedules: a number as a function of the step t of a trajectory, for step sizes, noise and
-temperatures."""
+"""Schedules: numbers as functions of a trajectory's step t; and ladders of noise levels."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ class Between:
             raise ValueError(f"{self}: both ends must be positive")
 
     def done(self, t: int) -> float:
-        """Says which fraction of the way is behind at step t."""
+        """Computes the fraction of the way that is done at step t."""
         return min(t / self.steps, 1.0)
 
 
@@ -63,9 +62,9 @@ class Cosine(Between):
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Decays as start * (1 + t / delay)^-power, which makes ULA's bias vanish for 1/2 < power <= 1.
+    """Decays as start (1 + t / delay)^−power; ULA's bias vanishes for 1/2 < power <= 1.
 
-    Source: Welling and Teh, 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics",
+    Source: Welling and Teh, 2011 (Bayesian Learning via Stochastic Gradient Langevin Dynamics),
     section 3.
     """
 
@@ -85,8 +84,7 @@ SCHEDULES: dict[str, type] = {"linear": Linear, "geometric": Geometric, "cosine"
 
 
 def as_schedule(value: Any) -> Any:
-    """Reads a schedule written as data, {"schedule": "cosine", "start": 0.1, "end": 0.01, "steps":
-    60}; else value itself."""
+    """Reads a schedule written as data ({"schedule": "cosine", …}); other values stay as they are."""
     if not isinstance(value, Mapping):
         return value
     arguments = dict(value)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
 from ebm.samplers.schedules import Schedule, as_schedule
@@ -37,6 +37,8 @@ class SteppingSampler(Sampler):
             function.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
     """
+
+    begins: Callable[[Tensor], Any] = State  # makes the first State
 
     def __init__(
         self,
@@ -80,13 +82,13 @@ class SteppingSampler(Sampler):
         else:
             self.step_size = float(step_size)  # a Python number keeps a float64 trajectory exact
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
-        return State(y)
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
+        return self.begins(y)
 
     def point(self, y: Tensor) -> Tensor:
         return y if self.retraction is None else self.retraction(y)
 
-    def normals(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    def normals(self, y: Tensor, generator: Generator | None) -> Tensor:
         """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters one file less."""
         return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
@@ -94,7 +96,7 @@ class SteppingSampler(Sampler):
         """Clips a gradient, if a clip is set."""
         return grad if self.grad_clip is None else grad.clamp(-self.grad_clip, self.grad_clip)
 
-    def scale(self, state: Any, energy: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    def scale(self, state: Any, energy: Tensor, generator: Generator | None) -> Tensor | None:
         """Draws the trajectory's step-size scale (*chains,) at its first step, and keeps it."""
         if state.scale is not None or self.step_scale == 1.0 or not self.training:
             return state.scale
@@ -109,10 +111,8 @@ class SteppingSampler(Sampler):
         step_size = at(self.step_size, state.t)
         if isinstance(step_size, Tensor):
             if step_size.ndim and step_size.shape != energy.shape:
-                raise ValueError(
-                    f"step_size shape {tuple(step_size.shape)} differs from the chains' {tuple(energy.shape)}: "
-                    f"pass one number, or one per chain"
-                )
+                what = f"step_size shape {tuple(step_size.shape)} differs from the chains' {tuple(energy.shape)}"
+                raise ValueError(f"{what}: pass one number, or one per chain")
             step_size = step_size.to(y)
             if step_size.requires_grad or isinstance(self.step_size, nn.Parameter):
                 step_size = step_size.clamp(min=SMALLEST_LEARNED)
@@ -138,7 +138,7 @@ def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
     return as_schedule(value)
 
 
-at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # `stationary` of samplers of exp(−E/T)
+at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # a `stationary`
 
 
 def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
 from ebm.samplers.wrapper import Wrapper
 
 
 class ParallelTemperingState(NamedTuple):
-    """The inner sampler's state over all replicas, the coldest first along a leading axis; y is the
-    coldest's."""
+    """The inner state over all replicas, along a leading axis; y is that of the first, the coldest."""
 
     inner: Any
     t: int = 0
@@ -28,7 +28,7 @@ class Tempered:
     """E / T, with a temperature for each entry of y's leading axis."""
 
     def __init__(self, energy: EnergyFn, temperatures: Sequence[float]) -> None:
-        self.energy, self.temperatures = energy, temperatures  # modules behind an energy are found by this name
+        self.energy, self.temperatures = energy, temperatures  # `modules_of` looks for `.energy`
 
     def __call__(self, y: Tensor) -> Tensor:
         value = evaluate(self.energy, y)
@@ -36,36 +36,26 @@ class Tempered:
 
 
 class ParallelTempering(Wrapper):
-    """Samples p ∝ exp(−E) with replicas at temperatures 1 = T₁ < … < T_R, of which the hot ones
-    cross barriers.
+    """Samples p ∝ exp(−E) with replicas at temperatures 1 = T₁ < … < T_R; hot ones cross barriers.
 
-    After a step of the inner sampler on E / Tᵣ, for all replicas at once, neighbours r and r + 1
-    exchange their configurations with probability
+    The inner sampler moves all replicas at once on E / Tᵣ, along a leading axis; all start at y.
+    Then neighbours r and r + 1 exchange configurations, chain by chain, with probability
 
         min(1, exp((1/Tᵣ − 1/Tᵣ₊₁) (Eᵣ − Eᵣ₊₁))),
 
-    chain by chain, pairs with even and odd r by turns. The trajectory's y is the coldest replica's.
-    For the inner sampler and the energy replicas are y's leading axis; all of them start at y. What
-    the inner state holds for each chain is exchanged with it, and what it cached of the landscape
-    is dropped. One more evaluation per step, without gradient.
-
-    `info.accepted` is the coldest replica's exchange; when it is not its turn, that of the pair
-    above it.
-
+    alternately for even and odd r. The trajectory's y is the coldest replica's. The inner state's
+    fields per chain are exchanged too, and what it caches is dropped. A step costs one more
+    evaluation, without gradient. `info.accepted` is the exchange of the coldest pair of that step.
     Source: Geyer, 1991; Hukushima and Nemoto, 1996.
 
     Arguments:
-        sampler: moves each replica: any that leaves exp(−E) alone, of which hot replicas need no
-            other step size. Not one that anneals.
-        temperatures: 1 = T₁ < … < T_R.
-
-    Raises:
-        ValueError: for fewer than two temperatures, or others than these.
+        sampler: moves each replica; any that preserves exp(−E) and does not anneal.
+        temperatures: at least two, rising from 1.
 
     >>> from ebm.samplers import MALA
     >>> sampler = ParallelTempering(MALA(step_size=0.2), temperatures=(1.0, 3.0, 9.0))
-    >>> wells = lambda y: 8 * (y.square().sum(-1) - 1) ** 2                              # a barrier of height 8 between two
-    >>> y = sampler.sample(wells, torch.ones(500, 1), steps=300, generator=torch.Generator().manual_seed(0))
+    >>> g, wells = torch.Generator().manual_seed(0), lambda y: 8 * (y.square().sum(-1) - 1) ** 2
+    >>> y = sampler.sample(wells, torch.ones(500, 1), steps=300, generator=g)    # barrier: 8
     >>> 0.4 < (y > 0).float().mean().item() < 0.6
     True
     """
@@ -84,24 +74,20 @@ class ParallelTempering(Wrapper):
             raise ValueError("an annealed sampler cannot be tempered: wrap the other way round, Annealed(ParallelTempering(…))")
         return energies
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> ParallelTemperingState:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> ParallelTemperingState:
         replicas = y.expand(len(self.temperatures), *y.shape).clone()
-        return ParallelTemperingState(self.sampler.init(self._tempered(energy), replicas, generator=generator))
+        tempered = Tempered(energy, self.temperatures)
+        return ParallelTemperingState(self.sampler.init(tempered, replicas, generator=generator))
 
     def enter(self, energy: EnergyFn, state: ParallelTemperingState) -> ParallelTemperingState:
-        return state._replace(inner=self.sampler.enter(self._tempered(energy), state.inner))
+        return state._replace(inner=self.sampler.enter(Tempered(energy, self.temperatures), state.inner))
 
     def step(
-        self,
-        energy: EnergyFn,
-        state: ParallelTemperingState,
-        *,
-        create_graph: bool = False,
-        generator: torch.Generator | None = None,
+        self, energy: EnergyFn, state: ParallelTemperingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[ParallelTemperingState, Info]:
         if create_graph:
             raise ValueError("ParallelTempering accepts or rejects exchanges, which no gradient passes: leave create_graph=False")
-        tempered = self._tempered(energy)
+        tempered = Tempered(energy, self.temperatures)
         inner, info = self.sampler.step(tempered, state.inner, generator=generator)
         with torch.no_grad():
             value = evaluate(energy, self.sampler.point(inner.y))
@@ -116,25 +102,19 @@ class ParallelTempering(Wrapper):
         source[colder] += accepted.long()
         source[colder + 1] -= accepted.long()
         inner = self.sampler.enter(tempered, _exchange(inner, source))
-        told = info.energy[0] + 0 * info.energy.sum(0)  # so that a hot replica that is not finite stops the run, too
+        told = info.energy[0] + 0 * info.energy.sum(0)  # not finite if any replica is not
         grad = None if info.grad is None else info.grad[0]
         return ParallelTemperingState(inner, state.t + 1), Info(told, grad, accepted[0])
-
-    def _tempered(self, energy: EnergyFn) -> EnergyFn:
-        return Tempered(energy, self.temperatures)
 
     def extra_repr(self) -> str:
         return f"temperatures={self.temperatures}"
 
 
 def _exchange(state: Any, source: Tensor) -> Any:
-    """Takes each replica's fields from another, chain by chain; what is no tensor (*replicas,
-    *chains, …) stays."""
-    if isinstance(state, Tensor):
-        if state.shape[: source.ndim] != source.shape:
-            return state
-        return state.gather(0, left(source, state).expand(state.shape))
-    if isinstance(state, tuple):
-        fields = [_exchange(field, source) for field in state]
-        return type(state)(*fields) if hasattr(state, "_fields") else type(state)(fields)
-    return state
+    """Takes each replica's fields from another, chain by chain; other fields stay."""
+
+    def exchange(field: Any) -> Any:
+        per_replica = isinstance(field, Tensor) and field.shape[: source.ndim] == source.shape
+        return field.gather(0, left(source, field).expand(field.shape)) if per_replica else field
+
+    return tree_map(exchange, state)

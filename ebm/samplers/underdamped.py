@@ -1,5 +1,4 @@
-"""Underdamped Langevin dynamics: momenta that friction slows and heat stirs, in the splitting
-BAOAB."""
+"""Underdamped Langevin dynamics: momenta with friction and noise, in the splitting BAOAB."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
 from ebm.samplers.hamiltonian import Mass
@@ -15,8 +14,7 @@ from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, a
 
 
 class UnderdampedState(NamedTuple):
-    """A configuration and its momentum, between the two B's of neighbouring steps; None until the
-    first step."""
+    """A configuration and its momentum, which is None until the first step."""
 
     y: Tensor
     t: int = 0
@@ -28,38 +26,32 @@ class UnderdampedState(NamedTuple):
 class UnderdampedLangevin(SteppingSampler):
     """Samples p ∝ exp(−E/T) by Langevin dynamics with momenta p of mass M, in the splitting BAOAB:
 
-        B: p ← p − h/2 ∇E(y),    A: y ← y + h/2 M⁻¹ p,    O: p ← e^(−γh) p + √((1 − e^(−2γh)) T)
-        M^(1/2) ξ,    A,    B.
+        B: p ← p − h/2 ∇E(y),    A: y ← y + h/2 M⁻¹ p,
+        O: p ← e^(−γh) p + √((1 − e^(−2γh)) T) M^(1/2) ξ,    A,    B.
 
-    One gradient per step: the B that ends one step and the B that begins the next are at the same
-    y, and done at once. Momenta are first drawn from N(0, T M). The bias is O(h²), and on a
-    Gaussian the positions have none. Chains go through long valleys faster than by
-    `LangevinDynamics`, whose limit this is for γ → ∞. h must stay below 2/ω, ω² the largest
-    curvature in units of M. At T = 0 it is descent with heavy-ball momentum.
-
-    Source: Leimkuhler and Matthews, 2013 (Rational construction of stochastic numerical methods for
-    molecular sampling, arXiv 1203.5428).
+    A step costs one gradient, since neighbouring B's share it. Momenta start from N(0, T M). The
+    bias is O(h²), and zero for positions on a Gaussian. Chains cross long valleys faster than with
+    `LangevinDynamics`, the limit γ → ∞. h must stay below 2/ω, with ω² the largest curvature in
+    units of M. T = 0 is descent with heavy-ball momentum. Source: Leimkuhler and Matthews, 2013
+    (Rational construction of stochastic numerical methods for molecular sampling, arXiv 1203.5428).
 
     Arguments:
-        step_size: the time step h: a number, a tensor (*chains,), an nn.Parameter, or a schedule t
-            -> number.
-        steps: steps per landscape, or a pair (low, high) drawn in train mode, its upper end in eval
-            mode.
-        friction: γ > 0, in units of 1/time: momenta are forgotten after a time of 1/γ.
-        mass: M: None for the identity, a diagonal of the event's shape, or a matrix (d, d) over the
-            flattened event.
+        step_size: h: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.
+        steps: steps per landscape, or a pair (low, high) drawn from in train mode.
+        friction: γ > 0: momenta are forgotten after a time of 1/γ.
+        mass: M: None (identity), a diagonal of the event's shape, or a matrix (d, d).
         temperature: T; a number or a schedule.
-        step_scale: s >= 1: in train mode each chain's h is drawn per trajectory from [h/s, hs].
+        step_scale: s >= 1; train mode draws each chain's h from [h/s, hs] per trajectory.
         learnable: makes h a parameter.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> sampler = UnderdampedLangevin(step_size=0.5, steps=50)
-    >>> y = sampler.sample(lambda y: (y**2).sum(-1) / 2, torch.zeros(4000, 1), generator=g)
+    >>> g, normal = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2
+    >>> y = UnderdampedLangevin(0.5, steps=50).sample(normal, torch.zeros(4000, 1), generator=g)
     >>> abs(y.var().item() - 1) < 0.1
     True
     """
 
     stationary = at_temperature_one
+    begins = UnderdampedState
 
     def __init__(
         self,
@@ -78,11 +70,8 @@ class UnderdampedLangevin(SteppingSampler):
         self.friction, self.mass = float(friction), Mass(mass)
         self.temperature = as_scheduled("temperature", temperature)
 
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> UnderdampedState:
-        return UnderdampedState(y)
-
     def step(
-        self, energy: EnergyFn, state: UnderdampedState, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: UnderdampedState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[UnderdampedState, Info]:
         y, momentum = state.y, state.momentum
         value, grad = energy_and_grad(energy, y, create_graph=create_graph)
@@ -91,7 +80,7 @@ class UnderdampedLangevin(SteppingSampler):
         h = self.stride(state, scale, value, y)
         if momentum is None:
             momentum = math.sqrt(temperature) * self.mass.draw(y, chains, generator) if temperature else torch.zeros_like(y)
-            momentum = plus(momentum, h / 2, grad)  # takes back half of the kick: no step has ended here
+            momentum = plus(momentum, h / 2, grad)  # no step ended here: undoes half of the kick
         kept = (-self.friction * h).exp() if isinstance(h, Tensor) else math.exp(-self.friction * h)
         momentum = plus(momentum, -h, grad)
         y = plus(y, h / 2, self.mass.velocity(momentum, chains))

@@ -1,12 +1,10 @@
-"""What samplers around another sampler have in common: whatever they do not change is the inner
-sampler's."""
+"""What samplers around another sampler share: all that they do not change is the inner sampler's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Info, Sampler
 
@@ -20,31 +18,16 @@ class Wrapper(Sampler):
             raise ValueError(f"sampler is {type(sampler).__name__}: pass a Sampler to wrap")
         self.sampler = sampler
 
-    @property
-    def steps(self) -> int | tuple[int, int]:  # read through: there is one number
-        return self.sampler.steps
+    steps = property(lambda self: self.sampler.steps, lambda self, steps: setattr(self.sampler, "steps", steps))
+    differentiable = property(lambda self: self.sampler.differentiable)
+    stationary = property(lambda self: self.sampler.stationary)
+    interacting = property(lambda self: self.sampler.interacting)
 
-    @steps.setter
-    def steps(self, steps: int | tuple[int, int]) -> None:
-        self.sampler.steps = steps
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return self.sampler.differentiable
-
-    @property
-    def stationary(self) -> bool | None:  # type: ignore[override]
-        return self.sampler.stationary
-
-    @property
-    def interacting(self) -> bool:  # type: ignore[override]
-        return self.sampler.interacting
-
-    def init(self, energy: EnergyFn, y: Tensor, *, generator: torch.Generator | None = None) -> Any:
+    def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
         return self.sampler.init(energy, y, generator=generator)
 
     def step(
-        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: torch.Generator | None = None
+        self, energy: EnergyFn, state: Any, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[Any, Info]:
         return self.sampler.step(energy, state, create_graph=create_graph, generator=generator)
 
@@ -57,7 +40,7 @@ class Wrapper(Sampler):
     def point(self, y: Tensor) -> Tensor:
         return self.sampler.point(y)
 
-    def begin(self, batch: Batch, y: Tensor, *, generator: torch.Generator | None = None) -> tuple[Batch, Tensor]:
+    def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
         return self.sampler.begin(batch, y, generator=generator)
 
     def finish(self, batch: Batch, y: Tensor) -> None:
@@ -65,11 +48,7 @@ class Wrapper(Sampler):
 
 
 def moved(state: Any, y: Tensor) -> Any:
-    """Puts y into a sampler's state, or into that of the sampler within.
-
-    Raises:
-        ValueError: where the state within holds another shape, as that of replicas does.
-    """
+    """Puts y into a sampler's state, or its inner state; raises ValueError for another shape."""
     if "y" not in state._fields:
         return state._replace(inner=moved(state.inner, y))
     if state.y.shape != y.shape:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import ebm
-from ebm import cli, recipes
+from ebm import cli, figures, recipes
 from ebm.commands.rollout import rollout
 from ebm.decoding.rollout import horizons
 from ebm.decoding.rollout import rollout as rolled_out
@@ -118,7 +118,7 @@ def test_a_picture_and_a_movie_are_written(run, clip):
     assert sorted(os.listdir()) == ["clip-rollout.mp4", "clip-rollout.png"]
     with Image.open(done["picture"]) as picture:
         assert picture.format == "PNG"
-        assert picture.width > 13 * 180
+        assert picture.width > 13 * 0.9 * figures.DPI  # thirteen frames side by side, nearly an inch each
     with av.open(str(done["movie"])) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
