@@ -1,4 +1,7 @@
-"""pytest's door to the laws: `pytest --ebm DISTRIBUTION`. A module of its own, so that no other pytest run imports torch."""
+"""pytest's door to the laws: `pytest --ebm DISTRIBUTION`.
+
+It is a module of its own, so that no other pytest run imports torch.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="DISTRIBUTION",
-        help="hold every component that an installed distribution registers with ebm to the laws of its kind (ebm.testing); "
-        "without paths, nothing else is collected",
+        help="hold every component that an installed distribution registers with ebm to the laws of its "
+        "kind (ebm.testing); without paths, nothing else is collected",
     )
 
 
@@ -56,7 +59,7 @@ class Laws(pytest.Item):
             pytest.skip(str(reason))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Shows what broke the law, and where the component raised, if it did; the kit's own frames say nothing."""
+        """Shows what broke the law, and where the component raised, if it did, without the kit's own frames."""
         from ebm.testing import LawBroken
 
         error = excinfo.value

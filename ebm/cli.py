@@ -186,11 +186,15 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[str, str, str, str]]:
-    """Lists a factory's parameters: (name, type, value or default, meaning from the docstring)."""
-    text = inspect.getdoc(factory) or ""
+    """Lists a factory's parameters: (name, type, value or default, meaning from the docstring).
+
+    A class explains its own keywords and leaves the others to its bases.
+    """
+    texts = [inspect.getdoc(factory)]
     if inspect.isclass(factory):
-        text += "\n\n" + (inspect.getdoc(factory.__init__) or "")
-    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in parse_docstring(text).params}
+        texts = [text for each in reversed(factory.__mro__) for text in (each.__init__.__doc__, each.__doc__)]
+    explained = [p for text in texts for p in parse_docstring(text or "").params]
+    meanings = {p.arg_name: " ".join((p.description or "").split()) for p in explained}
     rows = []
     for name, p in parameters(factory).items():
         kind = "" if p.annotation is p.empty else str(getattr(p.annotation, "__name__", p.annotation))

@@ -49,13 +49,14 @@ def think(
     """Thinks: descends the energy from several starts and keeps each chain's best candidate.
 
     The context is encoded once for all candidates; step scales and numbers of steps are not random.
+    Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
 
     Arguments:
         energy: an Energy, a plain function, or a list of such, one for each landscape.
         sampler: moves y; energies are taken at its `point`.
         context: what the energy is conditioned on.
-        start: (candidates, *chains, *event), or a callable start(generator=) -> (*chains, *event),
-            called per candidate.
+        start: (candidates, *chains, *event), or start(generator=) -> (*chains, *event) per
+            candidate.
         candidates: how many starts are tried (self-verification).
         steps: steps per landscape; by default the sampler's own (upper end).
         select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first
@@ -65,8 +66,6 @@ def think(
         tolerance: with patience, the least fall that counts, as a share of the energy's size (0.1:
             a tenth); the state of the last fall that counted is kept.
         generator: where starts and noise come from.
-
-    Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
 
     >>> from ebm.samplers import GradientDescent
     >>> sampler = GradientDescent(step_size=0.25, steps=8)
@@ -134,8 +133,7 @@ class _Stopping:
 class Thinker:
     """Predicts by thinking: an energy and a sampler make the predictor that tasks judge.
 
-    Arguments are `think`'s. With several candidates, `start` has them as its leading axis, or is a
-    callable.
+    Arguments are `think`'s; several starts are a tensor's leading axis, or come from a callable.
 
     >>> from ebm.samplers import GradientDescent
     >>> thinker = Thinker(lambda y: (y**2).sum(-1), GradientDescent(step_size=0.25, steps=8))

@@ -52,7 +52,7 @@ class KLAutoencoder(Encoder):
         else:
             try:
                 network = read(model, True)  # from the hub's cache
-            except Exception:  # likewise
+            except Exception:  # of a dozen types
                 with hub(model, "`model` may be a local folder that has them"):
                     network = read(model, False)
         factor = 2 ** (len(network.config.block_out_channels) - 1)

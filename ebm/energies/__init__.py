@@ -60,39 +60,28 @@ __all__ = [
 
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
-    """Says how the conformance kit builds what no recipe uses and has no default size; block Gibbs
-    sampling needs an RBM."""
+    """Builds what no recipe uses and has no default size; block Gibbs sampling needs an RBM."""
 
-    def image_ebt() -> ImageEBT:
-        return ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2)
-
-    def embedded() -> NoiseEmbedded:
-        return NoiseEmbedded(ConditionalMLP(2, 1, hidden=(8,)), sigma=[1.0, 0.5, 0.1])
+    def example(factory: Callable[..., Any], *event: int, **more: Any) -> Callable[[], dict[str, Any]]:
+        return lambda: {"factory": factory, "y": torch.randn(6, *event), **more}
 
     def experts() -> list[Unconditional]:
         return [Gaussian(), Ring(), MLPEnergy(2, hidden=(4,))]
 
-    y = torch.randn(6, 2)
-    return {
-        ("energy", "image-ebt"): lambda: {"factory": image_ebt, "y": torch.randn(6, 2, 4, 6)},
-        ("energy", "conditional-mlp"): lambda: {
-            "factory": lambda: ConditionalMLP(2, 3, hidden=(8,)),
-            "y": y,
-            "context": torch.randn(6, 3),
-        },
-        ("energy", "noise-conditional"): lambda: {
-            "factory": lambda: NoiseConditional(MLPEnergy(2, hidden=(8,)), sigma=[1.0, 0.1]),
-            "y": y,
-        },
-        ("energy", "noise-embedded"): lambda: {"factory": embedded, "y": y},
-        ("energy", "product"): lambda: {"factory": lambda: ProductOfExperts(experts()), "y": torch.randn(6, 2)},
-        ("energy", "mixture-of-experts"): lambda: {"factory": lambda: MixtureOfExperts(experts()), "y": torch.randn(6, 2)},
-        ("energy", "modern-hopfield"): lambda: {"factory": lambda: ModernHopfield(dim=3, count=5), "y": torch.randn(6, 3)},
-        ("energy", "hopfield"): lambda: {"factory": lambda: Hopfield(((1, 1, -1), (1, -1, 1))), "y": torch.randn(6, 3)},
-        ("energy", "latent"): lambda: {"factory": lambda: LatentEnergy(MLPEnergy(3), 1), "y": torch.randn(6, 2)},
-        ("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)},
-        ("energy", "free-energy"): lambda: {"factory": lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), "y": torch.randn(6, 2)},
+    energies = {
+        "image-ebt": example(lambda: ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2), 2, 4, 6),
+        "conditional-mlp": example(lambda: ConditionalMLP(2, 3, hidden=(8,)), 2, context=torch.randn(6, 3)),
+        "noise-conditional": example(lambda: NoiseConditional(MLPEnergy(2, hidden=(8,)), sigma=[1.0, 0.1]), 2),
+        "noise-embedded": example(lambda: NoiseEmbedded(ConditionalMLP(2, 1, hidden=(8,)), sigma=[1.0, 0.5, 0.1]), 2),
+        "product": example(lambda: ProductOfExperts(experts()), 2),
+        "mixture-of-experts": example(lambda: MixtureOfExperts(experts()), 2),
+        "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
+        "hopfield": example(lambda: Hopfield(((1, 1, -1), (1, -1, 1))), 3),
+        "latent": example(lambda: LatentEnergy(MLPEnergy(3), 1), 2),
+        "free-energy": example(lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), 2),
     }
+    gibbs = {("sampler", "block-gibbs"): lambda: {"factory": lambda: BlockGibbs(steps=5), "energy": RBM(4, 2)}}
+    return gibbs | {("energy", name): made for name, made in energies.items()}
 
 
 @hookimpl

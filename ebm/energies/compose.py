@@ -11,17 +11,14 @@ from ebm.interfaces import EnergyFn, Modified
 
 
 class WithPrior(Modified):
-    """Adds a quadratic prior to an energy: E(y) + |y|² / (2σ²), the density times N(0, σ²); no
-    chain escapes it.
+    """Adds a quadratic prior to an energy, so that no chain escapes: E(y) + |y|² / (2σ²).
 
-    The norm runs over each chain's event: the axes of y that the energy's output does not have.
+    The density is multiplied by N(0, σ²). The norm runs over each chain's event: the axes of y that
+    the energy's output does not have.
 
     Arguments:
         energy: an energy, or a function of y.
-        std: σ, in units of y.
-
-    Raises:
-        ValueError: for a standard deviation that is no positive number.
+        std: σ, in units of y; a positive number.
 
     >>> WithPrior(lambda y: y.sum((-3, -2, -1)), std=2.0)(torch.ones(3, 1, 2, 2))
     tensor([4.5000, 4.5000, 4.5000])
@@ -34,9 +31,9 @@ class WithPrior(Modified):
         self.std = std
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         energy = self.energy(y, code)
-        event = y[..., None].flatten(energy.ndim)  # with an axis added, so that something is left where a chain is a number
+        # With an axis added, so that one is left where a chain is a number.
+        event = y[..., None].flatten(energy.ndim)
         return energy + event.square().sum(-1) / (2 * self.std**2)
 
     def extra_repr(self) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from ebm.energies.mlp import ACTIVATIONS, Activation
+from ebm.energies.mlp import ACTIVATIONS, Activation, perceptron
 from ebm.interfaces import Energy
 
 
 class ConditionalMLP(Energy):
-    """Scores vectors beside a context with a multilayer perceptron: E(y | c) = wᵀ h([y, c]), h with
-    smooth activations.
+    """Scores vectors beside a context c: E(y | c) = wᵀ h([y, c]), h a multilayer perceptron.
 
-    What the first layer makes of c is the code: it is computed once, however long chains run and
-    however many candidates share it. The last layer has no bias, as in `MLPEnergy`.
+    The first layer's part for c is the code: it is computed once for all steps and candidates.
 
     Arguments:
         dim: the length of y's last axis.
@@ -27,9 +24,8 @@ class ConditionalMLP(Energy):
 
     Raises:
         ValueError: for sizes below 1, an unknown activation, and (at the call) no context, or a y
-            or a context of other shapes.
+            or a context of another shape.
 
-    >>> import torch
     >>> energy = ConditionalMLP(dim=2, context_dim=3, hidden=(16,))
     >>> energy.given(torch.zeros(5, 3))(torch.zeros(7, 5, 2)).shape    # 7 candidates
     torch.Size([7, 5])
@@ -40,33 +36,26 @@ class ConditionalMLP(Energy):
         if min(dim, context_dim, *hidden, 1) < 1 or not hidden:
             sizes = f"dim={dim}, context_dim={context_dim}, hidden={tuple(hidden)}"
             raise ValueError(f"ConditionalMLP({sizes}): pass sizes of at least 1, and a hidden layer")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is unknown: choose one of {', '.join(ACTIVATIONS)}")
         self.dim, self.context_dim = dim, context_dim
-        whole = nn.Linear(dim + context_dim, hidden[0])  # drawn as one layer of [y, c], and held in two parts
+        # Drawn as one layer of [y, c], and held in two parts.
+        whole = nn.Linear(dim + context_dim, hidden[0])
         self.of_y, self.of_context = nn.Linear(dim, hidden[0]), nn.Linear(context_dim, hidden[0], bias=False)
-        self.of_y.weight.data, self.of_context.weight.data = (
-            part.clone() for part in whole.weight.data.split((dim, context_dim), 1)
-        )
+        parts = whole.weight.data.split((dim, context_dim), 1)
+        self.of_y.weight.data, self.of_context.weight.data = (part.clone() for part in parts)
         self.of_y.bias.data = whole.bias.data
-        layers: list[nn.Module] = [ACTIVATIONS[activation]()]
-        for before, after in pairwise(hidden):
-            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False))
+        layers = perceptron(hidden, activation)
+        self.layers = nn.Sequential(ACTIVATIONS[activation](), *layers)
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor:
-        """Computes the context's part of the first layer: (*rows, context_dim) to (*rows,
-        hidden[0])."""
+        """Computes the context's part of the first layer: (*rows, hidden[0])."""
         if not isinstance(context, Tensor) or context.shape[-1:] != (self.context_dim,):
             kind = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
-            raise ValueError(
-                f"the context is {kind}: ConditionalMLP(context_dim={self.context_dim}) takes (*rows, {self.context_dim})"
-            )
+            wanted = f"ConditionalMLP(context_dim={self.context_dim}) takes (*rows, {self.context_dim})"
+            raise ValueError(f"the context is {kind}: {wanted}")
         return self.of_context(context)
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, dim) to energies (*chains,); the context may have fewer leading axes
-        than y."""
+        """Maps y (*chains, dim) to energies (*chains,); contexts may lack leading axes of y."""
         if code is None:
             raise ValueError("ConditionalMLP scores y beside a context: bind one with given(context)")
         if y.shape[-1:] != (self.dim,):

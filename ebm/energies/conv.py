@@ -11,8 +11,7 @@ from ebm.interfaces import Unconditional
 def strided(
     channels: int, image_size: int | tuple[int, int], width: int, outputs: int, spectral_norm: bool = False
 ) -> nn.Sequential:
-    """Makes a network of strided convolutions: images (rows, C, H, W) to (rows, outputs);
-    `ConvEnergy` says how, and why so."""
+    """Makes `ConvEnergy`'s network: images (rows, C, H, W) to (rows, outputs)."""
     height, length = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(channels, width, outputs) < 1 or min(height, length) < 4:
         raise ValueError(
@@ -34,29 +33,22 @@ class ConvEnergy(Unconditional):
     """Scores images with strided convolutions: E(y) = wᵀ h(y), h smooth.
 
     Each convolution (4 x 4, stride 2) halves the sides and doubles the channels, to at most four
-    times `width`, until the shorter side is 2 or 3; then one hidden layer, and a head without bias
-    (a constant gets no gradient). A kernel that the stride divides covers every pixel equally
-    often, or ∇E would show a checkerboard, which sampling then draws.
-
-    There is no batch norm, for chains must not see each other, and SiLU is smooth, for training
-    differentiates ∇E.
+    times `width`, until the shorter side is 2 or 3. One hidden layer and a head without bias (a
+    constant gets no gradient) follow. The stride divides the kernel, so that every pixel is covered
+    equally often: else ∇E, and samples, would show a checkerboard. There is no batch norm, because
+    chains must not see each other. SiLU is smooth, because training differentiates ∇E.
 
     Arguments:
         channels: C.
         image_size: the side of a square image, or (height, width).
         width: channels after the first convolution.
-        spectral_norm: divides every kernel but the head's by its largest singular value (as a
-            matrix), which bounds how steep h is and leaves the scale to the head; estimated by
-            power iteration, one step per forward in train mode.
-
-    Source: Spectral normalization for generative adversarial networks (Miyato et al., 2018),
-    equation 8.
+        spectral_norm: divides every kernel but the head's by its largest singular value (Miyato et
+            al., 2018, equation 8), estimated by one step of power iteration per forward in train
+            mode. That bounds how steep h is, and leaves the scale to the head.
 
     Raises:
-        ValueError: for sizes too small, and (at the call) a y whose last three axes are not an
-            image of that size.
+        ValueError: for sizes too small, and (at the call) images of another shape.
 
-    >>> import torch
     >>> ConvEnergy(channels=1, image_size=8, width=8)(torch.zeros(5, 3, 1, 8, 8)).shape
     torch.Size([5, 3])
     """
@@ -70,11 +62,7 @@ class ConvEnergy(Unconditional):
         self.layers = strided(channels, image_size, width, 1, spectral_norm)
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
-        """Maps y (*chains, C, H, W) to energies (*chains,)."""
         if y.shape[-3:] != self.event:
-            channels, height, width = self.event
-            raise ValueError(
-                f"y has shape {tuple(y.shape)}, but this ConvEnergy scores images "
-                f"(*chains, {channels}, {height}, {width}): check channels and image_size"
-            )
+            wanted = f"images (*chains, {', '.join(map(str, self.event))}): check channels and image_size"
+            raise ValueError(f"y has shape {tuple(y.shape)}, but this ConvEnergy scores {wanted}")
         return self.layers(y.reshape(-1, *self.event)).reshape(y.shape[:-3])

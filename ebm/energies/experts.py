@@ -1,5 +1,4 @@
-"""Experts that judge the same y: their product, in which each has a veto, and their mixture, in
-which one is enough."""
+"""Experts that judge the same y: a product, where each has a veto, and a mixture."""
 
 from __future__ import annotations
 
@@ -13,22 +12,15 @@ from ebm.interfaces import EnergyFn, Several
 
 
 class ProductOfExperts(Several):
-    """Adds energies up with learned weights: E(y) = Σᵢ wᵢ Eᵢ(y), wᵢ > 0; the density is ∏ᵢ pᵢ(y)^wᵢ
-    / Z.
+    """Adds energies up with learned weights: E(y) = Σᵢ wᵢ Eᵢ(y), wᵢ = exp(`log_weights`[i]).
 
-    The weights are wᵢ = exp(`log_weights`[i]), and 1 at first: the `SumEnergy`. Contexts and
-    landscapes are as a sum's.
-
-    Source: Training products of experts by minimizing contrastive divergence (Hinton, 2002),
-    equation 1; with weights it is the logarithmic opinion pool (Heskes, Selecting weighting factors
-    in logarithmic opinion pools, 1998).
+    The density is ∏ᵢ pᵢ(y)^wᵢ / Z. All weights are 1 at first, which is the `SumEnergy`; contexts,
+    landscapes and errors are a sum's. Source: Training products of experts by minimizing contrastive
+    divergence (Hinton, 2002), equation 1; the weights: Selecting weighting factors in logarithmic
+    opinion pools (Heskes, 1998).
 
     Arguments:
         energies: energies, or functions of y.
-
-    Raises:
-        ValueError: for no parts, parts that cannot be called, parts with different numbers of
-            landscapes other than one, and (at the call) parts that disagree on what a chain is.
 
     >>> energy = ProductOfExperts([lambda y: y.square().sum(-1), lambda y: y.sum(-1)])
     >>> energy(torch.ones(3, 2))
@@ -40,27 +32,23 @@ class ProductOfExperts(Several):
         self.log_weights = nn.Parameter(torch.zeros(len(self.energies)))
 
     def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         terms = [weight * value for weight, value in zip(self.log_weights.exp(), self.values(y, code), strict=True)]
         return sum(terms[1:], start=terms[0])
 
 
 class MixtureOfExperts(Several):
-    """Mixes the densities of energies: E(y) = −log Σᵢ πᵢ pᵢ(y) = −logsumexpᵢ(log πᵢ − Eᵢ(y) − log
-    Zᵢ), π = softmax(`logits`).
+    """Mixes the densities of energies: E(y) = −log Σᵢ πᵢ exp(−Eᵢ(y)) / Zᵢ, π = softmax(`logits`).
 
-    A part with `log_z` (an analytic energy) is divided by its Zᵢ, and with such parts alone log Z =
-    0. One without counts as normalised: its logit takes up the unknown log Zᵢ, and πᵢ is then no
-    share of the samples. Contexts and landscapes are as a sum's; the logits do not depend on them.
+    A part with `log_z` (an analytic energy) is divided by its Zᵢ; if all parts have one, log Z = 0.
+    A part without counts as normalised: its logit takes up the unknown log Zᵢ, so πᵢ is not its
+    share of the samples. Contexts and landscapes are a sum's; the logits do not depend on them.
 
     Arguments:
         energies: energies, or functions of y.
         logits: where the learned logits start, one for each part; equal by default.
 
     Raises:
-        ValueError: for logits that are not one finite number for each part; no parts, parts that
-            cannot be called, parts with different numbers of landscapes other than one, and (at the
-            call) parts that disagree on what a chain is.
+        ValueError: for logits that are not one finite number for each part, and as a `SumEnergy`.
 
     >>> from ebm.energies import Gaussian
     >>> energy = MixtureOfExperts([Gaussian((-2.0, 0.0)), Gaussian((2.0, 0.0))])
@@ -82,12 +70,9 @@ class MixtureOfExperts(Several):
         return self._log_factors(), super().encode(context, level)
 
     def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
-        """Extends every part's code."""
-        log_factors, codes = code
-        return log_factors, super().extend(codes, context)
+        return code[0], super().extend(code[1], context)
 
     def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,)."""
         log_factors, codes = (self._log_factors(), None) if code is None else code
         values = self.values(y, codes)
         return -torch.stack([factor - value for factor, value in zip(log_factors, values, strict=True)]).logsumexp(0)

@@ -1,5 +1,4 @@
-"""The joint classifier: one network read as logits of a label, as an energy of inputs, and as one
-of inputs with a label."""
+"""The joint classifier: one network as a classifier and as an energy of inputs with labels."""
 
 from __future__ import annotations
 
@@ -19,21 +18,18 @@ class JointClassifier(Energy):
 
         E(y, c) = −f(y)[c],    E(y) = −log Σ_c exp(f(y)[c]),    p(c | y) = softmax(f(y))[c].
 
-    With labels as the context it is the energy of what has that label, without a context that of
-    all inputs: samples of a class are drawn from the first, and the second tells inputs from
-    outliers. The network has no batch statistics, for chains must not see each other.
-
-    Source: Your classifier is secretly an energy based model and you should treat it like one
-    (Grathwohl et al., 2020), §4.
+    With labels as the context it scores inputs of that label, from which samples of a class are
+    drawn. Without a context it scores all inputs, which tells inputs from outliers. The network has
+    no batch statistics, because chains must not see each other. Source: Your classifier is secretly
+    an energy based model and you should treat it like one (Grathwohl et al., 2020), section 4.
 
     Arguments:
-        network: maps (rows, *event) to logits (rows, classes); smooth, since chains follow its
-            gradient.
+        network: maps (rows, *event) to logits (rows, classes); smooth: chains follow its gradient.
         event: an input's shape, or how many axes it has: 3 for images (C, H, W), 1 for vectors.
 
     Raises:
         ValueError: for an event without axes, and (at the call) inputs of another shape, and labels
-            that are no whole numbers, or not one for every row.
+            that are not whole numbers, one for every row.
 
     >>> energy = JointClassifier(nn.Linear(2, 3), event=1)
     >>> y, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
@@ -57,8 +53,7 @@ class JointClassifier(Energy):
         return None if context is None else context.long()
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); labels may have fewer leading axes than
-        y."""
+        """Maps y (*chains, *event) to energies (*chains,); labels may lack leading axes of y."""
         logits = self.logits(y)
         if code is None:
             return -logits.logsumexp(-1)
@@ -68,11 +63,11 @@ class JointClassifier(Energy):
         return -logits.gather(-1, code.expand(chains)[..., None])[..., 0]
 
     def logits(self, y: Tensor) -> Tensor:
-        """Computes f(y) (*chains, classes), of which the softmax is p(c | y)."""
-        if y.ndim < self.event or self.shape not in (None, tuple(y.shape[y.ndim - self.event :])):
-            raise ValueError(f"y has shape {tuple(y.shape)}, but inputs are (*chains, *event), event {self.shape or self.event}")
+        """Computes f(y) (*chains, classes)."""
         chains = y.shape[: y.ndim - self.event]
-        logits = self.network(y.reshape(-1, *y.shape[y.ndim - self.event :]))
+        if y.ndim < self.event or self.shape not in (None, tuple(y.shape[len(chains) :])):
+            raise ValueError(f"y has shape {tuple(y.shape)}, but inputs are (*chains, *event), event {self.shape or self.event}")
+        logits = self.network(y.reshape(-1, *y.shape[len(chains) :]))
         return logits.reshape(*chains, logits.shape[-1])
 
 
@@ -87,9 +82,6 @@ def joint_conv(
         width: channels after the first convolution.
         classes: how many labels there are.
         spectral_norm: divides every kernel but the head's by its largest singular value.
-
-    Raises:
-        ValueError: for sizes too small.
 
     >>> joint_conv(image_size=8, width=4).logits(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])

@@ -12,66 +12,60 @@ from ebm.interfaces import EnergyFn, Modified, as_energy
 from ebm.samplers.schedules import noise_levels
 
 
-class NoiseConditional(Modified):
-    """Divides one energy by each noise level: landscape l is E_l(y) = E(y)/σ_l, with the score
-    s(y)/σ_l.
-
-    A single network serves all levels, which differ in the size of their slopes alone: to a
-    denoiser's −ξ/σ, it is the −ξ.
-
-    Source: Song and Ermon, 2020 (arXiv 2006.09011), technique 3.
+class Levelled(Modified):
+    """Reads an energy that has one landscape at several noise levels.
 
     Arguments:
         energy: an energy with one landscape, or a function of y.
-        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last;
-            usually falling.
+        sigma: the noise levels σ_0 … σ_{L−1}, positive numbers in units of y, from the first
+            landscape to the last; they usually fall.
 
     Raises:
-        ValueError: for an energy with several landscapes, and levels that are no positive numbers.
+        ValueError: for an energy with several landscapes, and levels that are not positive numbers.
+    """
+
+    def __init__(self, energy: EnergyFn, sigma: float | Sequence[float]) -> None:
+        if (levels := as_energy(energy).levels) != 1:
+            raise ValueError(f"an energy with {levels} landscapes has its own already: pass one with a single landscape")
+        super().__init__(energy)
+        self.sigma = noise_levels(sigma)
+        self.levels = len(self.sigma)
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}"
+
+
+class NoiseConditional(Levelled):
+    """Divides one energy by each noise level: E_l(y) = E(y)/σ_l, with the score s(y)/σ_l.
+
+    The levels' landscapes differ in steepness alone, so one network serves all: where a denoiser
+    estimates −ξ/σ, the network estimates −ξ. Source: Song and Ermon, 2020 (arXiv 2006.09011),
+    technique 3.
 
     >>> energy = NoiseConditional(lambda y: y.square().sum(-1), sigma=[2.0, 0.5])
     >>> [landscape(torch.ones(1, 2)).item() for landscape in energy.landscapes()]
     [1.0, 4.0]
     """
 
-    def __init__(self, energy: EnergyFn, sigma: float | Sequence[float]) -> None:
-        super().__init__(single(energy))
-        self.sigma = noise_levels(sigma)
-        self.levels = len(self.sigma)
-
     def encode(self, context: Any = None, level: int = -1) -> tuple[Any, float]:
         """Encodes the context for the energy, and adds the level's noise."""
         return self.energy.encode(context), self.sigma[level]
 
     def extend(self, code: tuple[Any, float], context: Any) -> tuple[Any, float]:
-        """Extends the energy's code."""
         return self.energy.extend(code[0], context), code[1]
 
     def forward(self, y: Tensor, code: tuple[Any, float] | None = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
-        code."""
+        """Maps y (*chains, *event) to energies (*chains,), at the last level without a code."""
         inner, sigma = (None, self.sigma[-1]) if code is None else code
         return self.energy(y, inner) / sigma
 
-    def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
 
+class NoiseEmbedded(Levelled):
+    """Tells a conditional energy its noise level: E_l(y | c) = E(y | c, log σ_l).
 
-class NoiseEmbedded(Modified):
-    """Tells a conditional energy its noise level: landscape l is E_l(y | c) = E(y | c, log σ_l).
-
-    The logarithm is one more entry of the context's last axis, the whole of it where there is no
-    context: the energy's `context_dim` is one more than the context's length.
-
-    Arguments:
-        energy: an energy with one landscape, whose context is a tensor (*rows, context_dim), as
-            `ConditionalMLP`'s.
-        sigma: the noise levels σ_0 … σ_{L−1}, in units of y, from the first landscape to the last;
-            usually falling.
-
-    Raises:
-        ValueError: for an energy with several landscapes, levels that are no positive numbers, and
-            (at the call) a context that is no tensor.
+    The logarithm is appended to the context's last axis, or is the context where there is none. So
+    the energy's context is a tensor (*rows, context_dim), as `ConditionalMLP`'s, and `context_dim`
+    is one more than the length of c. A context that is not a tensor raises ValueError.
 
     >>> from ebm.energies import ConditionalMLP
     >>> energy = NoiseEmbedded(ConditionalMLP(dim=2, context_dim=1), sigma=[1.0, 0.5, 0.1])
@@ -82,15 +76,12 @@ class NoiseEmbedded(Modified):
     log_sigma: Tensor
 
     def __init__(self, energy: EnergyFn, sigma: float | Sequence[float]) -> None:
-        super().__init__(single(energy))
-        self.sigma = noise_levels(sigma)
-        self.levels = len(self.sigma)
-        # A buffer, since a context needs the energy's device and dtype; the levels are
-        # hyper-parameters, and not saved.
+        super().__init__(energy, sigma)
+        # A buffer, so that it has the energy's device and dtype; `sigma` makes it, so it is not saved.
         self.register_buffer("log_sigma", torch.tensor(self.sigma).log()[:, None], persistent=False)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Encodes the level, behind the context where there is one, for the energy."""
+        """Encodes the context, with the level appended, for the energy."""
         told = self.log_sigma[level]
         if context is not None:
             if not isinstance(context, Tensor):
@@ -99,21 +90,5 @@ class NoiseEmbedded(Modified):
         return self.energy.encode(told)
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
-        """Maps y (*chains, *event) to energies (*chains,); those of the last landscape without a
-        code."""
+        """Maps y (*chains, *event) to energies (*chains,), at the last level without a code."""
         return self.energy(y, self.encode() if code is None else code)
-
-    def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
-
-
-def single(energy: EnergyFn) -> EnergyFn:
-    """Takes an energy that has one landscape as it is.
-
-    Raises:
-        ValueError: it has several, which noise levels would have to be told apart from.
-    """
-    levels = as_energy(energy).levels
-    if levels != 1:
-        raise ValueError(f"an energy with {levels} landscapes has its own already: pass one with a single landscape")
-    return energy

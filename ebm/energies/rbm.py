@@ -20,16 +20,13 @@ AT_ONCE = 2**14  # states
 
 
 class RBM(Unconditional):
-    """Scores visible units v by the free energy of a machine with binary hidden units h, E(v) =
-    −log Σ_h exp(−E(v, h)):
+    """Scores visible units v by the free energy of a machine with binary hidden units h:
 
-        binary:    E(v, h) = −b·v − c·h − vᵀWh,           E(v) = −b·v − Σ_j softplus(c_j + vᵀW_j),
-        gaussian:  E(v, h) = |v − b|²/2 − c·h − vᵀWh,     E(v) = |v − b|²/2 − Σ_j softplus(c_j +
-            vᵀW_j).
+        E(v) = −log Σ_h exp(−E(v, h)) = A(v) − Σ_j softplus(c_j + vᵀW_j),   E(v, h) = A(v) − c·h − vᵀWh,
 
-    Given one layer the units of the other are independent, which `BlockGibbs` makes use of. Where a
-    layer is small, log Z and samples are exact by enumeration. Binary units are 0 and 1; the energy
-    itself takes any y.
+    with A(v) = −b·v for binary units, which are 0 and 1, and A(v) = |v − b|²/2 for gaussian ones.
+    The energy itself takes any y. Given one layer the units of the other are independent, which
+    `BlockGibbs` uses. Where a layer is small, log Z and samples are exact by enumeration.
 
     Source: Smolensky, 1986; Hinton, 2002 (Training products of experts by minimizing contrastive
     divergence); gaussian units: Welling et al., 2005 (Exponential family harmoniums).
@@ -40,8 +37,7 @@ class RBM(Unconditional):
         units: what visible units are: "binary", or "gaussian" with unit variance.
 
     Raises:
-        ValueError: for sizes below 1, unknown units, and (at the call) a y whose last axis is not
-            `visible`.
+        ValueError: for sizes below 1, unknown units, and (at the call) a y of another length.
 
     >>> rbm = RBM(visible=6, hidden=3)
     >>> rbm(torch.zeros(5, 6)).shape, round(rbm.tempered(0.0).log_z.exp().item())    # 2^9 states alike
@@ -51,29 +47,27 @@ class RBM(Unconditional):
     def __init__(self, visible: int, hidden: int, units: Literal["binary", "gaussian"] = "binary") -> None:
         super().__init__()
         if min(visible, hidden) < 1 or units not in ("binary", "gaussian"):
-            raise ValueError(
-                f"RBM(visible={visible}, hidden={hidden}, units={units!r}): pass sizes of at least 1, and binary or gaussian"
-            )
+            call = f"RBM(visible={visible}, hidden={hidden}, units={units!r})"
+            raise ValueError(f"{call}: pass sizes of at least 1, and binary or gaussian")
         self.visible, self.hidden, self.units, self.beta = visible, hidden, units, 1.0
         self.weights = nn.Parameter(0.01 * torch.randn(visible, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(visible))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
 
     def tempered(self, beta: float) -> RBM:
-        """Views this machine with W, b and c multiplied by β, its parameters shared; at β = 0 units
-        are independent.
+        """Views this machine with W, b and c multiplied by β, sharing its parameters.
 
-        Gaussian units keep their unit variance. Landscapes `[rbm.tempered(k / K) for k in range(K +
-        1)]` lead from a known log Z to this machine's (Salakhutdinov and Murray, 2008).
+        At β = 0 units are independent. Gaussian units keep their unit variance. Landscapes
+        `[rbm.tempered(k / K) for k in range(K + 1)]` lead from a known log Z to this machine's
+        (Salakhutdinov and Murray, 2008).
         """
         if not isinstance(beta, int | float) or not 0 <= beta < math.inf:
             raise ValueError(f"tempered({beta}): pass a number of at least 0")
-        view = copy.copy(self)  # shares what holds the parameters
+        view = copy.copy(self)
         view.beta = self.beta * beta
         return view
 
     def forward(self, y: Tensor, code: None = None) -> Tensor:
-        """Maps y (*chains, visible) to free energies (*chains,)."""
         if y.shape[-1:] != (self.visible,):
             raise ValueError(f"y has shape {tuple(y.shape)}, but RBM(visible={self.visible}) scores (*chains, {self.visible})")
         hidden = _softplus(self._onto_hidden(y)).sum(-1)
@@ -86,8 +80,7 @@ class RBM(Unconditional):
         return self._onto_hidden(v).sigmoid()
 
     def visible_given(self, h: Tensor) -> Tensor:
-        """Computes E[v | h], (*chains, visible): of binary units their probabilities, of gaussian
-        ones their means."""
+        """Computes E[v | h], (*chains, visible): probabilities of binary units, or gaussian means."""
         field = self._onto_visible(h)
         return field.sigmoid() if self.units == "binary" else field
 
@@ -104,10 +97,10 @@ class RBM(Unconditional):
 
     @property
     def log_z(self) -> Tensor:
-        """Computes log Z (), differentiably, by enumerating the states of the smaller layer
-        (gaussian units': the hidden one).
+        """Computes log Z (), differentiably, by enumerating the states of a layer.
 
-        At β = 0 it is known for any size: units are independent.
+        That is the hidden layer for gaussian units, else the smaller one. At β = 0 units are
+        independent, and log Z is known for any size.
 
         Raises:
             ValueError: for more than 20 units; see `ebm.judging.annealed_importance_sampling`.
@@ -124,8 +117,7 @@ class RBM(Unconditional):
         Raises:
             ValueError: for a smaller layer of more than 20 units; see `BlockGibbs`.
         """
-        parts = [*self._states()]
-        states, log_weights = (torch.cat(column) for column in zip(*parts, strict=True))
+        states, log_weights = (torch.cat(column) for column in zip(*self._states(), strict=True))
         chance = log_weights.double().softmax(0).cumsum(0)
         draws = torch.rand(n, generator=generator, dtype=chance.dtype, device=chance.device)
         found = states[torch.searchsorted(chance, draws).clamp(max=len(chance) - 1)]
@@ -145,14 +137,11 @@ class RBM(Unconditional):
         return self.units == "binary" and self.visible < self.hidden
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Goes through all states of a layer (states, units), with minus their free energies
-        (states,)."""
+        """Goes through all states of a layer (states, units), with log Σ exp(−E) over the other."""
         units = self.visible if self._by_visible else self.hidden
         if units > MOST:
-            raise ValueError(
-                f"RBM({self.extra_repr()}) has 2^{units} states to enumerate, and log Z and exact samples are for layers of "
-                f"at most {MOST} units: use annealed importance sampling, and BlockGibbs"
-            )
+            most = f"log Z and exact samples are for layers of at most {MOST} units: use annealed importance sampling"
+            raise ValueError(f"RBM({self.extra_repr()}) has 2^{units} states to enumerate, and {most}, and BlockGibbs")
         places = torch.arange(units, device=self.weights.device)
         for first in range(0, 2**units, AT_ONCE):
             numbers = torch.arange(first, min(first + AT_ONCE, 2**units), device=self.weights.device)

@@ -73,7 +73,7 @@ class Sampler(nn.Module):
         Arguments:
             energy: an energy function, or a sequence of them (annealing, an EBT's landscapes).
             y: the start (*chains, *event), or a State to continue from.
-            steps: steps per landscape; by default the sampler's, drawn from a pair in train mode.
+            steps: steps per landscape; by default the sampler's, a pair's upper end in eval mode.
             unroll: which graph is kept: "none"; "each" (within a step, states detached in between);
                 "last" (the last step); "full". Values agree, gradients differ. no_grad keeps none.
             generator: where noise comes from; torch's global generator if None.

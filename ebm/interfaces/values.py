@@ -61,9 +61,10 @@ class Loss(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a sampler's next step needs. A sampler that remembers more has a NamedTuple with `y`.
+    """What a sampler's next step needs; samplers that remember more have a NamedTuple of their own.
 
-    Other fields may be None until the first step: the energy's output shows which axes are chains.
+    That has `y`, too. Other fields may be None until the first step: only energies show which axes
+    are chains.
     """
 
     y: Tensor
@@ -82,10 +83,7 @@ class Info(NamedTuple):
     @property
     def grad_norm(self) -> Tensor | None:
         """Computes each chain's gradient norm (*chains,), only when asked."""
-        if self.grad is None:
-            return None
-        chains = self.energy.shape
-        return self.grad.detach().reshape(*chains, -1).norm(dim=-1)
+        return None if self.grad is None else self.grad.detach().reshape(*self.energy.shape, -1).norm(dim=-1)
 
 
 class Prediction(NamedTuple):
@@ -99,7 +97,8 @@ class Prediction(NamedTuple):
 class Predictor(Protocol):
     """What a task judges: a `Thinker(energy, sampler)` or a feed-forward baseline.
 
-    A predictor with several `candidates` gets as many starts, as the leading axis of `start`.
+    A predictor with several `candidates` gets as many starts, as the leading axis of `start`. One
+    that scores given configurations, too, is a `Scorer`.
     """
 
     def predict(self, batch: Batch, start: Tensor, *, generator: Generator | None = None) -> Prediction: ...

@@ -19,8 +19,8 @@ RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5t
 class LogZ(NamedTuple):
     """An estimate of log Z in nats, its confidence interval, and the weights behind it.
 
-    `log_weights` (chains,) are log w + log Z of the base; `effective` is how many chains of equal
-    weight would do as well.
+    `log_weights` (chains,) are log w + log Z of the base; `effective` counts equal weights of the
+    same precision.
     """
 
     estimate: float
@@ -67,24 +67,20 @@ def annealed_importance_sampling(
 
     with y_k reached from y_{k−1} by `steps` steps on landscape k. Z_0 mean(w) is unbiased for Z on
     any path, so its log is a stochastic lower bound of log Z. More landscapes make the weights
-    alike, which gives precision: look at `effective`. The interval is a bootstrap of the
-    studentised mean of w. It misses modes that no chain found;
-    `reverse_annealed_importance_sampling` bounds from the other side. Source: Neal, 2001 (arXiv
+    alike, which gives precision: look at `effective`. The interval, a bootstrap of the studentised
+    mean of w, misses modes that no chain found; `reverse_annealed_importance_sampling` bounds from
+    the other side. Weights that are not finite raise FloatingPointError. Source: Neal, 2001 (arXiv
     physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
 
     Arguments:
         landscapes: E_0 … E_K, from `geometric_path` or `RBM.tempered`.
-        sampler: preserves exp(−E) exactly (MALA, HMC, NUTS, Gibbs) with a step size that suits all
-            landscapes; `Annealed(sampler, step_scales=…)` has one for each of E_1 … E_{K−1}.
+        sampler: preserves exp(−E) exactly (MALA, HMC, NUTS, Gibbs) at a step size for all
+            landscapes, or for each of E_1 … E_{K−1} as `Annealed(sampler, step_scales=…)`.
         start: exact draws of exp(−E_0)/Z_0 (chains, *event).
         log_z: log Z_0; by default the first landscape's attribute `log_z`.
         steps: steps on each landscape, by default the sampler's own number.
         confidence: of the interval.
         generator: where draws come from.
-
-    Raises:
-        ValueError: for arguments that cannot work, such as a sampler of another distribution.
-        FloatingPointError: a chain or a weight is not finite.
 
     >>> from ebm.energies import Gaussian
     >>> from ebm.samplers import MALA
@@ -112,9 +108,9 @@ def reverse_annealed_importance_sampling(
     """Bounds the last landscape's log Z from above, by chains annealed back from its samples.
 
     The same weights along the reversed path estimate Z_0/Z_K without bias, so log Z_0 minus the log
-    of their mean is a stochastic upper bound. Samples that are only nearly the last landscape's
-    (data of a trained model) make it a heuristic. Source: Grosse et al., 2015 (arXiv 1511.02543),
-    bidirectional Monte Carlo; Burda et al., 2015 (arXiv 1412.8566).
+    of their mean is a stochastic upper bound, or a heuristic for approximate samples (a trained
+    model's data). Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda
+    et al., 2015 (arXiv 1412.8566).
 
     Arguments:
         landscapes: E_0 … E_K in the forward order: the base, whose log Z is known, is first.
@@ -128,7 +124,6 @@ def reverse_annealed_importance_sampling(
 
 
 def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> float:
-    """Reads the base's log Z."""
     if len(landscapes) < 2:
         raise ValueError(f"{len(landscapes)} landscapes: pass a path of at least two, as of geometric_path(base, target)")
     found = getattr(landscapes[0], "log_z", None) if log_z is None else log_z

@@ -59,8 +59,8 @@ class JointLikelihood(Objective):
     >>> from ebm.energies import JointClassifier
     >>> from ebm.samplers import LangevinDynamics
     >>> energy = JointClassifier(torch.nn.Linear(2, 4, bias=False), event=1)
-    >>> objective = JointLikelihood(LangevinDynamics(step_size=0.1, steps=5))
-    >>> loss = objective(energy, Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3])))
+    >>> batch = Batch(torch.zeros(3, 2), context=torch.tensor([0, 1, 3]))
+    >>> loss = JointLikelihood(LangevinDynamics(step_size=0.1, steps=5))(energy, batch)
     >>> {"energy_gap", "cross_entropy", "accuracy"} <= loss.terms.keys()
     True
     """

@@ -40,8 +40,7 @@ class WeightedSum(Objective):
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         losses = [objective(energy, batch, start=start, generator=generator) for objective in self.objectives]
-        terms = {f"{i}.loss": loss.value.detach() for i, loss in enumerate(losses)}
-        for i, loss in enumerate(losses):
-            terms |= {f"{i}.{name}": term for name, term in loss.terms.items()}
+        own = [{"loss": loss.value.detach(), **loss.terms} for loss in losses]
+        terms = {f"{i}.{name}": term for i, terms in enumerate(own) for name, term in terms.items()}
         value = torch.stack([weight * loss.value for weight, loss in zip(self.weights, losses, strict=True)]).sum()
         return Loss(value, terms)

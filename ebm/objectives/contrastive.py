@@ -62,20 +62,6 @@ class ContrastiveDivergence(Objective):
         data = batch.target
         if self.data_noise:
             data = data + self.data_noise * randn_like(data, generator)
-        begun, samples, fared = self._chains(energy, batch, data, start, generator)
-        at_data = bind(energy, batch.context)
-        at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
-        positive, negative = at_data(data), at_samples(samples)
-        value = gap = batch.mean(positive) - begun.mean(negative)
-        if self.energy_l2:
-            value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))
-        terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": begun.mean(negative.detach())}
-        return Loss(value, {**terms, "energy_gap": gap.detach(), **fared})
-
-    def _chains(
-        self, energy: EnergyFn, batch: Batch, data: Tensor, start: Tensor | None, generator: Generator | None
-    ) -> tuple[Batch, Tensor, dict[str, Tensor]]:
-        """Runs the negative chains: (their batch, their ends, how they fared)."""
         with torch.no_grad():
             if start is None and self.start == "data":
                 start = data
@@ -85,21 +71,27 @@ class ContrastiveDivergence(Objective):
             y, info, fared = run_chains(self.sampler, landscapes(energy, begun.context), first, generator)
             self.sampler.finish(begun, y)
             samples = self.sampler.point(y)
-            if info is None:
-                return begun, samples, fared
-            moved = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1)
-            fared |= {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
-            if samples is not y:
-                fared["clamped"] = (samples != y).to(y.dtype).mean()
-            if (age := getattr(self.sampler, "age", None)) is not None:
-                fared["buffer_age"] = age.to(y)
-            return begun, samples, fared
+            if info is not None:
+                moved = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1)
+                fared |= {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
+                if samples is not y:
+                    fared["clamped"] = (samples != y).to(y.dtype).mean()
+                if (age := getattr(self.sampler, "age", None)) is not None:
+                    fared["buffer_age"] = age.to(y)
+        at_data = bind(energy, batch.context)
+        at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
+        positive, negative = at_data(data), at_samples(samples)
+        value = gap = batch.mean(positive) - begun.mean(negative)
+        if self.energy_l2:
+            value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))
+        terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": begun.mean(negative.detach())}
+        return Loss(value, {**terms, "energy_gap": gap.detach(), **fared})
 
 
 def run_chains(
     sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Info | None, dict[str, Tensor]]:
-    """Runs chains without a graph: (their ends, the last step's info, grad_norm and acceptance)."""
+    """Runs chains: (their ends, the last step's info, the terms grad_norm and acceptance)."""
     info, accepted = None, []
     for state, info in sampler.trajectory(energies, y, generator=generator):
         y = state.y

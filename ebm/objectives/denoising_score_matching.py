@@ -28,8 +28,8 @@ class DenoisingScoreMatching(Objective):
         sigma: σ, or a ladder in the order of the energy's landscapes.
 
     >>> g, energy = torch.Generator().manual_seed(0), lambda y: (y**2).sum(-1) / 2 / (1 + 0.5**2)
-    >>> batch = Batch(torch.randn(100_000, 1, generator=g))    # the energy is that of data noised by 0.5
-    >>> round(DenoisingScoreMatching(0.5)(energy, batch, generator=g).value.item(), 2)    # ½ / (1 + σ²)
+    >>> batch, objective = Batch(torch.randn(100_000, 1, generator=g)), DenoisingScoreMatching(0.5)
+    >>> round(objective(energy, batch, generator=g).value.item(), 2)    # ½ / (1 + σ²)
     0.4
     """
 

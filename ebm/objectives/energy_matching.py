@@ -22,14 +22,13 @@ class EnergyMatching(Objective):
 
     summed over event axes. Optimal transport pairs noise and data within the batch, so that paths
     hardly cross and a gradient can follow them. Half of the chains, drawn anew for each batch,
-    start at data and half at noise. Only the last of several landscapes is trained.
-
-    The paper trains the flow first, without a sampler, and then both terms with Langevin chains
-    whose temperature rises from 0 to a small ε near data: LangevinDynamics(0.01, steps=200,
-    temperature=lambda t: 0.01 * min(1.0, t / 100)). The same chains from noise then draw samples of
-    exp(−E/ε). Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2. Terms: flow
-    (its loss), energy_path, path_norm (mean ‖∇E‖ on paths), and with a sampler those of
-    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
+    start at data and half at noise. Only the last of several landscapes is trained. The paper
+    trains the flow first, without a sampler, and then both terms with Langevin chains whose
+    temperature rises from 0 to a small ε: LangevinDynamics(0.01, steps=200, temperature=lambda t:
+    0.01 * min(1.0, t / 100)). From noise they draw samples of exp(−E/ε). Source: Balcerak et al.,
+    2025 (arXiv 2504.10612), algorithms 1 and 2. Terms: flow (its loss), energy_path, path_norm
+    (mean ‖∇E‖ on paths), and with a sampler those of `ContrastiveDivergence`; without one,
+    energy_data and grad_norm are the paths'.
 
     Arguments:
         sampler: moves the chains of the contrastive term; None leaves the flow alone.

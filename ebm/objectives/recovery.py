@@ -65,21 +65,15 @@ class DiffusionRecoveryLikelihood(Objective):
             function = bind(energy, batch.context)
         sigma = at_rows(ladder, groups, data)
         noised = data + left(sigma, data) * randn_like(data, generator)
-        samples, fared = self._chains(Recovered(function, noised, sigma), noised if start is None else start, generator)
+        start, scale, recovered = noised if start is None else start, left(sigma, data), Recovered(function, noised, sigma)
+        with torch.no_grad():
+            u, info, fared = run_chains(self.sampler, recovered, (start - noised) / scale, generator)
+            samples = noised + scale * u
+        if info is not None:
+            fared["displacement"] = (samples - start).detach().reshape(*info.energy.shape, -1).norm(dim=-1).mean()
+        if info is not None and (norm := info.grad_norm) is not None:  # in units of y
+            fared["grad_norm"] = (norm / left(sigma, norm)).mean()
         positive, negative = function(data), function(samples)
         gap = batch.mean(positive) - batch.mean(negative)
         terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": batch.mean(negative.detach())}
         return Loss(gap, {**terms, "energy_gap": gap.detach(), **fared})
-
-    def _chains(self, recovered: Recovered, start: Tensor, generator: Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the chains of u = (y − ỹ)/s: (their ends y⁻, how they fared)."""
-        assert isinstance(recovered.sigma, Tensor)
-        scale = left(recovered.sigma, start)
-        with torch.no_grad():
-            u, info, fared = run_chains(self.sampler, recovered, (start - recovered.noised) / scale, generator)
-            samples = recovered.noised + scale * u
-            if info is not None:
-                fared["displacement"] = (samples - start).reshape(*info.energy.shape, -1).norm(dim=-1).mean()
-                if (norm := info.grad_norm) is not None:  # in units of y
-                    fared["grad_norm"] = (norm / left(recovered.sigma, norm)).mean()
-            return samples, fared

@@ -6,6 +6,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ class History:
         self.writer = csv.writer(self.file)
         if not size:
             self.writer.writerow(COLUMNS)
-        self.board = _tensorboard(folder / "tensorboard", step)
+        self.board: Any = None
+        with suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Logs the numbers of one step, and flushes them to the file."""
@@ -45,14 +50,6 @@ class History:
         self.file.close()
         if self.board is not None:
             self.board.close()
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_history(folder: Path) -> dict[tuple[str, str], tuple[list[int], list[float]]]:

@@ -105,10 +105,10 @@ def warm_up(
 ) -> Warmed:
     """Tunes an HMC, NUTS or MALA to an energy: returns a new sampler that does not adapt.
 
-    Dual averaging of the acceptance over all chains finds the step size. The mass is the inverse of
-    the draws' (co)variance in windows that double, as in Stan. Source: Hoffman and Gelman, 2014
-    (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference manual, "HMC algorithm
-    parameters".
+    Dual averaging of the acceptance over all chains finds the step size; ValueError if there is
+    none. The mass is the inverse of the draws' (co)variance in windows that double, as in Stan.
+    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
+    manual.
 
     Arguments:
         sampler: what to tune, from its step size on; it stays as it is.
@@ -119,14 +119,11 @@ def warm_up(
         mass: "diagonal" or "dense"; None leaves the mass as it is. MALA has none.
         generator: where draws come from.
 
-    Raises:
-        ValueError: for other arguments, or if no step size can be found.
-
     >>> from ebm.samplers import HMC
     >>> scales, g = torch.tensor([1.0, 100.0]), torch.Generator().manual_seed(0)
     >>> energy, start = lambda y: (y / scales).square().sum(-1) / 2, torch.randn(64, 2, generator=g)
     >>> mass = warm_up(HMC(leapfrog_steps=5), energy, start, generator=g).sampler.mass.values
-    >>> bool((mass.rsqrt() / scales - 1).abs().max() < 0.2)    # the square root of 1 / mass is the scale
+    >>> bool((mass.rsqrt() / scales - 1).abs().max() < 0.2)    # 1 / √mass is the scale
     True
     """
     if not isinstance(sampler, HMC | NUTS | MALA):

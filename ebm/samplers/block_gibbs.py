@@ -59,7 +59,6 @@ class BlockGibbs(Sampler):
 
 
 def _layers(energy: EnergyFn) -> Any:
-    """Finds the energy with two layers, behind its bound form."""
     layers = energy.energy if isinstance(energy, Given) else energy
     if not (hasattr(layers, "sample_hidden") and hasattr(layers, "sample_visible")):
         what = f"{type(layers).__name__} has no sample_hidden(y, generator=) and sample_visible(h, generator=)"

@@ -24,13 +24,13 @@ class NUTS(AcceptingSampler):
 
         p₋ᵀ M⁻¹ ρ ≤ 0    or    p₊ᵀ M⁻¹ ρ ≤ 0,    ρ = Σ p − (p₋ + p₊)/2,
 
-    (ε M⁻¹ ρ is the way between its ends by the trapezoidal rule), or if one of its halves does
-    together with the nearest point of the other half. The new y is drawn from the path's points in
-    proportion to exp(−H) within a doubling, with a bias to the new half between doublings.
+    (ε M⁻¹ ρ is the way between its ends), or if a half of it with the nearest point of the other
+    half does. The new y is drawn from the path's points in proportion to exp(−H), with a bias to
+    each new half.
 
-    Each leapfrog step costs one gradient: 1 to 2^max_depth − 1 per step (one more at the first),
-    and all chains wait for the longest path. `info.gradients` counts each chain's own, `info.depth`
-    the doublings kept; `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path;
+    A leapfrog step costs one gradient, a step 1 to 2^max_depth − 1 of them (one more at the first);
+    all chains wait for the longest path. `info.gradients` counts each chain's own, `info.depth` the
+    doublings kept, `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path, and
     `info.diverged` says that an energy error above 1000 ended it. Source: Hoffman and Gelman, 2014
     (JMLR 15); weights and criterion: Betancourt, 2017 (arXiv 1701.02434), appendix A; check across
     halves: Stan; without recursion: Phan et al., 2019 (arXiv 1912.11554).

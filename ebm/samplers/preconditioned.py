@@ -22,7 +22,7 @@ class PreconditionedLangevin(SteppingSampler):
     Any positive definite P keeps the distribution, up to a bias of O(ε) as in `LangevinDynamics`.
     The closer P is to the covariance, the fewer steps. ε must stay below 2 / (largest eigenvalue of
     P ∇²E). Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings
-    algorithms), with a constant metric.
+    algorithms).
 
     Arguments:
         preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d).

@@ -199,7 +199,7 @@ def scoring_is_a_function_that_changes_nothing(case: Case) -> None:
     """In eval mode the same y gets the same energy; y, the context, parameters and buffers stay,
     and nothing is drawn."""
     y, context, held = case.y.clone(), cloned(case.context), snapshot(case.energy)
-    torch.rand(1)  # who seeds the generator anew is seen
+    torch.rand(1)  # so that seeding the generator anew shows
     states = random_states()
     first = case.bound(case.energy, context)(y).detach().clone()
     with torch.no_grad():
@@ -584,7 +584,7 @@ def extending_a_code_is_encoding_the_whole(case: Case) -> None:
 
 
 def _positions(case: Case) -> int | None:
-    """Counts the positions of a causal energy: None where there are none."""
+    """Counts the positions of a causal energy: None without any."""
     if case.context is None or case.causal is False or not isinstance(case.energy, Energy):
         return None
     shape = evaluate(case.bound(case.energy), case.y).shape

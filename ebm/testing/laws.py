@@ -54,7 +54,7 @@ def obey(
         component raises.
     """
     with own_randomness(seed), _default_dtype(dtype):
-        torch.rand(7), np.random.rand(), random.random()  # away from the seed, so that who seeds anew is seen
+        torch.rand(7), np.random.rand(), random.random()  # away from the seed, which shows seeding anew
         built: Any = None
         for law in (None, *laws):
             try:
@@ -65,7 +65,7 @@ def obey(
                         law(built)
             except _Broken as found:
                 raise LawBroken(_named(subject, law), _demand(law), *found.args) from found.__context__
-            except Exception as error:  # whatever a component raises is its author's to see, with the law beside it
+            except Exception as error:  # its author sees what a component raises, with the law beside it
                 seen = f"{type(error).__name__}: {error}"
                 cause = "the component raises where the law calls it; the traceback above says where"
                 raise LawBroken(_named(subject, law), _demand(law), seen, cause) from error
@@ -86,7 +86,7 @@ def _named(subject: str, law: Callable[[Any], None] | None) -> str:
 
 
 def _demand(law: Callable[[Any], None] | None) -> str:
-    return "The factory takes no arguments and returns the component." if law is None else (law.__doc__ or "").strip()
+    return "The factory takes no arguments and returns the component." if law is None else " ".join((law.__doc__ or "").split())
 
 
 # ------------------------------------------------------------------------------------------------------------------ trees
@@ -174,7 +174,7 @@ def _same_state(one: Any, other: Any) -> bool:
 @contextmanager
 def draws_nothing_global(what: str) -> Iterator[None]:
     """Breaks the law where the block draws from a global generator."""
-    torch.rand(1)  # who seeds the generator anew is seen
+    torch.rand(1)  # so that seeding the generator anew shows
     before = random_states()
     yield
     if used := touched(before, random_states()):
@@ -192,7 +192,7 @@ def stir(seed: int) -> None:
 
 
 def snapshot(module: Any, buffers: bool = True) -> dict[str, Any]:
-    """Copies what a module holds: parameters, buffers, modes, gradients, who requires them."""
+    """Copies what a module holds: parameters, buffers, modes, gradients, and which parameters require them."""
     if not isinstance(module, nn.Module):
         return {}
     held: dict[str, Any] = {}
@@ -212,7 +212,7 @@ def changed(module: Any, before: dict[str, Any], buffers: bool = True) -> str | 
     for name in (*before, *(name for name in after if name not in before)):
         one, other = before.get(name), after.get(name)
         tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
-        if not (same(one, other) if tensors else one is other):  # what is no tensor is True, False or None
+        if not (same(one, other) if tensors else one is other):  # others are True, False or None
             return name
     return None
 
@@ -234,7 +234,7 @@ def built(factory: Callable[[], Any], kind: type | None, what: str, seed: int = 
 
 
 def copied(module: Any) -> Any:
-    """Copies a module; what is no module stays as it is."""
+    """Copies a module; anything else stays as it is."""
     if not isinstance(module, nn.Module):
         return module
     try:
@@ -248,7 +248,7 @@ def copied(module: Any) -> Any:
 
 
 def in_double(module: Any) -> Any:
-    """Copies a module to float64; what is no module stays as it is."""
+    """Copies a module to float64; anything else stays as it is."""
     module = copied(module)
     return module.double() if isinstance(module, nn.Module) else module
 

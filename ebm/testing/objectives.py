@@ -156,7 +156,7 @@ def alike(one: Tensor, other: Tensor) -> bool:
 
 
 def equal(one: Losses, other: Losses) -> bool:
-    """Tells whether two batches have the same losses, for which noise is the same, too."""
+    """Tells whether two batches have the same losses, generator by generator."""
     count = min(EXACT, one.case.counts[-1])
     return alike(one(count), other(count))
 
@@ -436,7 +436,7 @@ def _two_kinds(case: Case, pair: Batch, cause: str) -> bool:
     if (case.draws or differ((1,), *alone)) and equal(both, first) and equal(both, second):
         broken(f"weight 0 on one half of the rows, or on the other, leaves the loss at {both}", cause)
     if differ(case.counts, both, lambda count: (alone[0](count) + alone[1](count)) / 2):
-        return False  # rows are weighed against each other: what a masked row is good for is the objective's to say
+        return False  # rows are weighed against each other: the objective decides what a masked row does
     for got, kind, what in ((first, 0, "second"), (second, 1, "first")):
         if differ(case.counts, got, alone[kind]):
             seen = f"with weight 0 on the {what} half of the rows the loss is {got}, the other half alone has {alone[kind]}"

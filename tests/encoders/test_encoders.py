@@ -46,7 +46,7 @@ def weights(tmp_path_factory):
 
 
 def maker(name: str, folder):
-    """Makes the factory of a registered encoder, small; one that nobody taught this is built as it is."""
+    """Makes the factory of a registered encoder, small; a name without keywords here is built by its defaults."""
     if name == "autoencoder-kl":
         pytest.importorskip("diffusers")
     keywords = {

@@ -453,7 +453,7 @@ class OwnOrders(Images):
         }
 
 
-@mutant("who is in which split is drawn anew for every task", OVERLAP + r"|factory|twice|again|differ|random|seed|global|repro")
+@mutant("splits are drawn anew for every task", OVERLAP + r"|factory|twice|again|differ|random|seed|global|repro")
 class Redealt(Images):
     """Drawn from the global generator: a run that goes on trains on what another tested on."""
 

@@ -191,18 +191,17 @@ def test_a_file_of_text(tmp_path):
     assert len(task.data("train")) == math.ceil((1152 + 1) / 16)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_corpora_from_outside(folder, streaming):
+@pytest.mark.parametrize(("streaming", "split"), [(False, "source-code"), (True, "documentation")])
+def test_corpora_from_outside(folder, streaming, split):
     task = make(folder, ["one" * 40, "two" * 40, "three" * 40], context=64, streaming=streaming)
-    for split in ("documentation", "source-code"):
-        assert told(task.tokenizer, scored(whole(task, split))) == documents(split)
-        assert task.bytes_per_token(split) == 1.0
+    assert told(task.tokenizer, scored(whole(task, split))) == documents(split)
+    assert task.bytes_per_token(split) == 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------- streaming
 
 
-@laws
+@settings(laws, max_examples=8)
 @given(texts=TEXTS, context=st.integers(1, 5), buffer=st.integers(1, 40), limit=st.none() | st.integers(3, 30))
 def test_streaming_equals_in_memory(folder, texts, context, buffer, limit):
     texts = [*texts, *(f"document number {index}" for index in range(80))]
@@ -244,10 +243,9 @@ def test_order_is_drawn_from_the_seed_alone(folder, streaming):
     assert rows(task, "test", seed=0) == rows(task, "test", seed=1)
 
 
-@pytest.mark.parametrize("limit", [None, 30])
-def test_workers_share_the_shards(folder, limit, caplog, recwarn):
+def test_workers_share_the_shards(folder, caplog, recwarn):
     texts = [f"document number {index}" for index in range(60)]
-    for files in (1, 4):
+    for files, limit in ((1, None), (4, None), (4, 30)):
         task = make(folder, texts, files=files, streaming=True, limit_documents=limit)
         wanted = sorted(text for text in texts[:limit] if split_of(draw(text, 0)) == "train")
         loader = task.loader("train", 1, workers=2)
