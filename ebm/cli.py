@@ -192,7 +192,7 @@ def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[s
     """
     texts = [inspect.getdoc(factory)]
     if inspect.isclass(factory):
-        texts = [text for each in reversed(factory.__mro__) for text in (each.__init__.__doc__, each.__doc__)]
+        texts = [text for each in reversed(factory.__mro__) for text in (each.__init__.__doc__, each.__doc__)]  # type: ignore[misc]
     explained = [p for text in texts for p in parse_docstring(text or "").params]
     meanings = {p.arg_name: " ".join((p.description or "").split()) for p in explained}
     rows = []

@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> Generator:
     """Makes the generator of one named purpose; streams of different names are independent.
 
-    >>> streams = (stream(0, "noise"), stream(0, "noise"), stream(0, "noise", 1))
-    >>> [torch.rand(1, generator=one).item() == torch.rand(1, generator=stream(0, "noise")).item() for one in streams]
-    [True, True, False]
+    >>> draws = [torch.rand(1, generator=stream(0, *names)) for names in (("a",), ("a",), ("a", 1))]
+    >>> draws[0] == draws[1], draws[0] == draws[2]
+    (tensor([True]), tensor([False]))
     """
     return torch.Generator(device).manual_seed(subseed(seed, *names))
 

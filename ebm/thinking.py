@@ -48,23 +48,19 @@ def think(
 ) -> Thought:
     """Thinks: descends the energy from several starts and keeps each chain's best candidate.
 
-    The context is encoded once for all candidates; step scales and numbers of steps are not random.
-    Source: arXiv 2507.02092, section 3 ("thinking longer" and "self-verification").
+    Step scales and numbers of steps are not random. Source: arXiv 2507.02092, section 3.
 
     Arguments:
         energy: an Energy, a plain function, or a list of such, one for each landscape.
         sampler: moves y; energies are taken at its `point`.
         context: what the energy is conditioned on.
-        start: (candidates, *chains, *event), or start(generator=) -> (*chains, *event) per
-            candidate.
+        start: (candidates, *chains, *event), or start(generator=) that draws one candidate's.
         candidates: how many starts are tried (self-verification).
         steps: steps per landscape; by default the sampler's own (upper end).
-        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall from the first
-            energy to the last).
+        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall of energy).
         patience: stops a chain whose energy has not fallen for so many steps of the last landscape,
             and keeps its lowest state there. None takes all steps and keeps the end.
-        tolerance: with patience, the least fall that counts, as a share of the energy's size (0.1:
-            a tenth); the state of the last fall that counted is kept.
+        tolerance: with patience, the least fall that counts, as a share of the energy's size.
         generator: where starts and noise come from.
 
     >>> from ebm.samplers import GradientDescent
@@ -74,7 +70,7 @@ def think(
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
     how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance}
-    thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)  # type: ignore[arg-type]  # or a list
+    thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)  # type: ignore[arg-type]
     return thinker._think(context, start, generator)[0]
 
 
@@ -108,7 +104,7 @@ class Counted:
 
 
 class _Stopping:
-    """Keeps each chain's lowest state; stops chains whose energy did not fall for `patience` steps."""
+    """Keeps each chain's lowest state; stops chains whose energy did not fall for some steps."""
 
     def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
         self.patience, self.tolerance = patience, tolerance
@@ -118,7 +114,7 @@ class _Stopping:
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
     def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
-        """Takes in y and its energy after `taken` steps; returns energies, stopped chains' as kept."""
+        """Takes in y and its energy after `taken` steps; returns energies, frozen where stopped."""
         # Any first energy counts as a fall, whatever the tolerance.
         least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
         lower = (energy < least) & ~self.stopped

@@ -25,7 +25,7 @@ def at_end(energy, context, y):
 
 
 @every
-@settings(laws, max_examples=4)
+@settings(laws, max_examples=2)
 @given(seed=seeds, shape=shapes, candidates=st.integers(1, 3), steps=st.integers(1, 3), levels=st.integers(1, 2))
 def test_shapes_and_energies(label, seed, shape, candidates, steps, levels):
     moving = sampler(label)

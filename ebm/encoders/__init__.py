@@ -17,7 +17,6 @@ __all__ = ["Autoencoder", "Encoder", "KLAutoencoder", "Pixels", "TimmEncoder"]
 
 @hookimpl
 def ebm_encoders() -> dict[str, type[Encoder]]:
-    """Offers the encoders of this package."""
     return {"pixels": Pixels, "autoencoder": Autoencoder, "timm": TimmEncoder, "autoencoder-kl": KLAutoencoder}
 
 

@@ -19,26 +19,20 @@ WARMUP = 50  # steps
 
 
 class Autoencoder(Encoder):
-    """Takes patches' projections as features, learned together with a convolutional network that
-    draws frames of them.
+    """Learns linear features of patches, and a convolutional network that decodes them.
 
-    Projections start as principal components of patches, and what the network draws, at first zero,
-    is added to their reconstruction. Learning lowers the mean squared error by AdamW, with random
-    flips. Features are channels (size / downsample)², channel by channel.
+    Projections start as patches' principal components; the network's output is added to their
+    reconstruction. Features are channels (size / downsample)², channel by channel. Raises
+    FloatingPointError if the loss is not finite, ValueError for encoding before learning.
 
     Arguments:
         size: pixels a side of a frame.
         channels: numbers that a patch becomes.
         downsample: pixels a side of a patch: 4, 8, 16, …
-        width: the network's channels at a quarter of the frame's size; they double wherever it
-            halves.
+        width: the network's channels at a quarter of the frame's size; they double at each halving.
         steps: of learning.
         batch_size: frames a step.
         lr: the learning rate, which is warmed up, then falls to zero as a cosine.
-
-    Raises:
-        FloatingPointError: the loss is not finite while it learns.
-        ValueError: an argument is out of range, or it is to encode before it has learned.
 
     >>> frames = torch.randint(256, (20, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     >>> autoencoder = Autoencoder(size=16, channels=4, downsample=8, width=8, steps=2)
@@ -103,11 +97,7 @@ class Autoencoder(Encoder):
 
     @torch.enable_grad()
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
-        """Learns anew from training frames (n, 3, size, size), uint8, by the seed alone.
-
-        `progress` shows a bar. Returns the last tenth's mean squared error of pixels in [-1, 1],
-        and its PSNR in dB.
-        """
+        """Learns anew; returns the last tenth's mean squared error (pixels in [-1, 1]) and PSNR."""
         self._check(frames)
         if not len(frames):
             raise ValueError("Autoencoder.learn(frames) has 0 frames to learn from: pass at least one")
@@ -148,8 +138,7 @@ class Autoencoder(Encoder):
 
     @torch.no_grad()
     def _initialise(self, frames: Tensor) -> None:
-        """Draws the network's weights, its last ones zero, and sets the projections to patches'
-        principal components."""
+        """Draws the network's weights, and sets projections to patches' principal components."""
         for module in self.draw.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()

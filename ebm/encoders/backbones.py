@@ -17,21 +17,15 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # where timm looks, in its o
 
 
 class TimmEncoder(Encoder):
-    """Takes the pooled features of one of timm's image models, whose weights are pretrained; it
-    cannot decode.
+    """Takes the pooled features of one of timm's pretrained image models; it cannot decode.
 
-    Pixels are normalised by the mean and the standard deviation that the model was trained with.
+    Pixels are normalised as in the model's training. Raises FileNotFoundError without the file,
+    ImportError without timm, ValueError for an unknown model, a wrong size or unreadable weights.
 
     Arguments:
         model: its name in timm, as in "resnet18" or "vit_small_patch14_dinov2.lvd142m".
-        weights: a file (.safetensors, .pth) with its weights; None takes timm's pretrained ones,
-            from the hub's cache or the hub.
-        size: pixels a side of a frame; None takes the model's own. A transformer's positions are
-            interpolated.
-
-    Raises:
-        FileNotFoundError, ImportError: there is no such file; timm is not installed.
-        ValueError: there is no such model, not in this size, or its weights cannot be read.
+        weights: a file (.safetensors, .pth); None takes timm's, from the hub's cache or the hub.
+        size: pixels a side of a frame; None takes the model's own.
     """
 
     mean: Tensor
@@ -52,8 +46,7 @@ class TimmEncoder(Encoder):
             config: Any = timm.get_pretrained_cfg(model)
             side = config.input_size[-1] if size is None else size
             keywords: dict[str, Any] = {"img_size": side} if config.fixed_input_size else {}
-            # Made without weights first: what is wrong with the call shows before anything is
-            # downloaded.
+            # Made without weights first: errors in the call show before anything is downloaded.
             with torch.random.fork_rng(devices=[]):
                 network = timm.create_model(model, num_classes=0, **keywords).eval()
             with torch.no_grad():
@@ -95,7 +88,7 @@ def _load(network: nn.Module, weights: str) -> None:
 
 
 def _cached(config: Any) -> str | None:
-    """Finds a model's weights in the hub's cache, which timm reads only after it has asked the hub."""
+    """Finds a model's weights in the hub's cache; timm itself would ask the hub first."""
     from huggingface_hub import try_to_load_from_cache
 
     names = [config.hf_hub_filename] if config.hf_hub_filename else FILES

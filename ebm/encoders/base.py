@@ -18,11 +18,9 @@ WAY_OUT = "`--task.encoder.use autoencoder` needs no network"
 
 
 class Encoder(nn.Module, ABC):
-    """Turns frames into feature vectors, each by itself; frozen: it is never trained together with
-    an energy.
+    """Turns each frame into a feature vector; it never trains together with an energy.
 
-    A subclass writes `_encode`, and where it has an inverse, `_decode` and `decodes = True`; both
-    see pixels in [-1, 1].
+    A subclass writes `_encode`, and where it has an inverse, `_decode` and `decodes = True`.
 
     Arguments:
         size: pixels a side of the square frames that it takes.
@@ -46,8 +44,7 @@ class Encoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Maps frames (n, 3, size, size), uint8, to features (n, features), float32, without
-        gradient."""
+        """Maps frames (n, 3, size, size), uint8, to constant features (n, features), float32."""
         self._check(frames)
         if not len(frames):  # which not every network takes
             return torch.empty(0, self.features, dtype=torch.float32, device=frames.device)
@@ -56,8 +53,7 @@ class Encoder(nn.Module, ABC):
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
-        """Maps features (*more, features) to pixels (*more, 3, size, size) in [0, 1], without
-        gradient."""
+        """Maps features (*more, features) to constant pixels (*more, 3, size, size) in [0, 1]."""
         if not self.decodes:
             able = [name for name, found in components("encoder").items() if getattr(found.factory, "decodes", False)]
             raise ValueError(f"{type(self).__name__} cannot decode features to frames: choose one of {', '.join(able)}")
@@ -71,11 +67,7 @@ class Encoder(nn.Module, ABC):
         return ((pixels + 1) / 2).clamp(0, 1).reshape(*features.shape[:-1], 3, self.size, self.size)
 
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
-        """Learns from training frames (n, 3, size, size), uint8; does nothing here, where `learns`
-        is False.
-
-        The seed fixes all draws; `progress` shows a bar. Returns what it measured, by name.
-        """
+        """Learns from frames (n, 3, size, size) and returns measurements; the base does nothing."""
         return {}
 
     def _check(self, frames: Tensor) -> None:
@@ -97,8 +89,7 @@ def signed(frames: Tensor) -> Tensor:
 
 @contextmanager
 def hub(what: str, way_out: str) -> Iterator[None]:
-    """Turns whatever keeps weights from being read from the hub into a ValueError with ways out, at
-    once."""
+    """Turns any failure to read weights from the hub into a ValueError with ways out."""
     from huggingface_hub import constants
 
     try:

@@ -10,22 +10,15 @@ from ebm.encoders.base import Encoder, hub
 
 
 class KLAutoencoder(Encoder):
-    """Takes the mean latents of a variational autoencoder of latent diffusion, diffusers'
-    AutoencoderKL, which also decodes.
+    """Takes the mean latents of diffusers' AutoencoderKL (latent diffusion), which also decodes.
 
-    Features are C (size / f)², channel by channel; Stable Diffusion's has C = 4 and f = 8. They are
-    not scaled.
+    Features are C (size / f)², unscaled, channel by channel; Stable Diffusion has C = 4, f = 8.
+    Raises FileNotFoundError without the folder, ImportError without diffusers, ValueError if f does
+    not divide size or the weights cannot be read. Source: Rombach et al., 2022, section 3.1.
 
     Arguments:
         model: its name on the hub, or a local folder that has config.json and safetensors.
         size: pixels a side of a frame.
-
-    Source: High-resolution image synthesis with latent diffusion models (Rombach et al., 2022),
-    section 3.1.
-
-    Raises:
-        FileNotFoundError, ImportError: there is no such folder; diffusers is not installed.
-        ValueError: f does not divide size, or the weights cannot be read.
     """
 
     decodes = True

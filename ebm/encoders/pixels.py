@@ -12,8 +12,7 @@ from ebm.encoders.base import Encoder
 class Pixels(Encoder):
     """Takes pixels in [-1, 1] as features, averaged over squares, patch by patch.
 
-    Features are 3 (size / pool)²: of each patch, from left to right and downwards, its pixels
-    (rows, columns, colours). Decoding repeats what was averaged.
+    Features are 3 (size / pool)²: for each patch in turn, its pixels (rows, columns, colours).
 
     Arguments:
         size: pixels a side of a frame.

@@ -1,5 +1,4 @@
-"""Energies: how compatible is y with the context? Analytic ones, networks, and energies made of
-energies."""
+"""Energies: how compatible is y with the context? Analytic ones, networks, and combinations."""
 
 from __future__ import annotations
 

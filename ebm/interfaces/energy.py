@@ -33,7 +33,7 @@ class Energy(nn.Module):
     _compiled: tuple[Callable[..., Any], ValueAndGrad] | None = None  # encode, and E with dE/dy
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
-        """Computes once all that does not depend on y; by default the code is the context itself."""
+        """Computes once all that does not depend on y; by default the code is the context."""
         return context
 
     def extend(self, code: Any, context: Any) -> Any:
@@ -102,7 +102,7 @@ class Given:
 
 
 def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
-    """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both once more."""
+    """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both again."""
 
     def total(y: Tensor) -> tuple[Tensor, Tensor]:
         value = energy(y, code)
@@ -118,7 +118,7 @@ def bind(energy: EnergyFn, context: Any = None, level: int = -1) -> EnergyFn:
 
 
 def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> list[EnergyFn]:
-    """Lists the landscapes of an energy, of a plain function (itself) or of a sequence of either."""
+    """Lists the landscapes of an energy, of a plain function (itself) or of a list of either."""
     if isinstance(energy, Energy):
         return energy.landscapes(context)
     if isinstance(energy, list | tuple | nn.ModuleList):
@@ -303,7 +303,7 @@ class SumEnergy(Several):
 
 
 class Modified(Energy):
-    """Wraps one energy and changes its values; landscapes, codes and contexts stay that energy's."""
+    """Wraps one energy and changes its values; landscapes, codes and contexts stay the same."""
 
     def __init__(self, energy: EnergyFn) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step reports: the energies (*chains,) it started from, their gradient, and acceptance."""
+    """What a step reports: the energies (*chains,) at its start, their gradient, and acceptance."""
 
     energy: Tensor
     grad: Tensor | None = None

@@ -12,14 +12,11 @@ from torch import Tensor
 def effective_sample_size(draws: Tensor) -> Tensor:
     """Counts the independent draws that correlated ones are worth (bulk-ESS, by ArviZ).
 
-    Returns one number per coordinate (*event,), in float64. For a stationary chain with
-    autocorrelations ρ_t it is N / (1 + 2 Σ ρ_t), N = draws × chains; it falls where chains disagree
-    and exceeds N where draws alternate. Source: Vehtari et al., 2021 (arXiv 1903.08008),
-    rank-normalised and split.
+    Returns (*event,), float64: N / (1 + 2 Σ ρ_t) for N = draws × chains with autocorrelations ρ_t,
+    less where chains disagree. Source: Vehtari et al., 2021 (arXiv 1903.08008), rank-normalised.
 
     Arguments:
-        draws: (draws, chains, *event), stacked states of a trajectory without its beginning;
-            finite, at least 4 draws.
+        draws: (draws, chains, *event), states after the warm-up; finite, at least 4 draws.
 
     >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
     >>> bool(((effective_sample_size(draws) / 2000 - 1).abs() < 0.2).all())
@@ -31,13 +28,11 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 def split_rhat(draws: Tensor) -> Tensor:
     """Compares chains with each other and with their halves: above 1.01 they have not converged.
 
-    Returns one number per coordinate (*event,), in float64, by ArviZ: 1 if all agree, NaN if none
-    moves. Source: Vehtari et al., 2021 (arXiv 1903.08008): the larger of the rank-normalised and
-    the folded one.
+    Returns (*event,), float64, by ArviZ: 1 if all agree, NaN if none moves. Source: Vehtari et al.,
+    2021 (arXiv 1903.08008): the larger of the rank-normalised and the folded one.
 
     Arguments:
-        draws: (draws, chains, *event), finite, at least 4 draws of 2 chains, from starts further
-            apart than the distribution is wide.
+        draws: (draws, chains, *event), finite, at least 4 draws of 2 chains, from distant starts.
 
     >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
     >>> draws[:, 0, 1] += 3    # one chain stays elsewhere, in the second coordinate

@@ -30,16 +30,13 @@ def frechet_distance(
 
         |μ − μ'|² + tr(Σ + Σ' − 2 (Σ Σ')^(1/2)).
 
-    With an Inception network's features this is the FID; a classifier of your own data says more
-    about these. Both sets need many more rows than features, and equally many in all comparisons:
-    few rows bias the estimate upwards. By torchmetrics, in float64. Source: Heusel et al., 2017
-    (arXiv 1706.08500), equation 6.
+    With an Inception network's features this is the FID. Few rows bias the estimate upwards: take
+    many more rows than features, and equally many in all comparisons. By torchmetrics, in float64.
+    Source: Heusel et al., 2017 (arXiv 1706.08500), equation 6.
 
     Arguments:
-        samples: (n, *event).
-        data: (m, *event).
-        features: maps a batch to features (batch, d), in eval mode; None takes the values
-            themselves.
+        samples, data: (n, *event) and (m, *event).
+        features: maps a batch to features (batch, d), in eval mode; None takes the values.
         batch_size: rows that pass through `features` at once.
 
     >>> x, y = torch.randn(2, 5000, 3, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ class Namer:
         images: (rows, channels, height, width), sides of at least 4.
         labels: (rows,), from 0 to classes - 1.
         classes: how many there are.
-        seed: what weights, order and dropout are derived from; the global generator stays as it is.
+        seed: fixes weights, order and dropout; the global generator stays as it is.
 
     >>> images = torch.cat([torch.zeros(64, 1, 4, 4), torch.ones(64, 1, 4, 4)])
     >>> Namer(images, torch.arange(2).repeat_interleave(64), classes=2).name(images[62:66]).argmax(-1)
@@ -51,12 +51,7 @@ class Namer:
         return self.network(images).softmax(-1)
 
     def judge(self, samples: Tensor) -> dict[str, float]:
-        """Measures how samples are named.
-
-        Returns:
-            `confidence`, the mean probability of the likeliest name; `classes`, how many names are
-            given at all; `rarest`, the share of the rarest one.
-        """
+        """Measures mean `confidence`, the number of named `classes`, and the `rarest` share."""
         named = self.name(samples)
         counts, confidence = named.argmax(-1).bincount(minlength=named.shape[-1]), named.amax(-1).mean().item()
         return {"confidence": confidence, "classes": float((counts > 0).sum()), "rarest": counts.min().item() / len(samples)}

@@ -17,11 +17,7 @@ RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5t
 
 
 class LogZ(NamedTuple):
-    """An estimate of log Z in nats, its confidence interval, and the weights behind it.
-
-    `log_weights` (chains,) are log w + log Z of the base; `effective` counts equal weights of the
-    same precision.
-    """
+    """Holds log Z (nats), its interval, log w + log Z_0 (chains,), and effective chains."""
 
     estimate: float
     low: float
@@ -38,9 +34,9 @@ def geometric_path(base: EnergyFn, target: EnergyFn, betas: int | Sequence[float
         target: the end.
         betas: β_0 = 0 < … < β_K = 1, or K, for evenly spaced ones.
 
-    >>> path = geometric_path(lambda y: y.square().sum(-1), lambda y: 3 * y.square().sum(-1), betas=2)
-    >>> [landscape(torch.ones(1, 2)).item() for landscape in path]
-    [2.0, 4.0, 6.0]
+    >>> path = geometric_path(lambda y: y.square().sum(-1), lambda y: y.sum(-1), betas=2)
+    >>> [landscape(torch.full((1, 2), 2.0)).item() for landscape in path]
+    [8.0, 6.0, 4.0]
     """
     if isinstance(betas, int):
         betas = [k / betas for k in range(betas + 1)] if betas > 0 else []
@@ -65,17 +61,14 @@ def annealed_importance_sampling(
 
         log w = Σ_k E_{k−1}(y_{k−1}) − E_k(y_{k−1}),    k = 1 … K,
 
-    with y_k reached from y_{k−1} by `steps` steps on landscape k. Z_0 mean(w) is unbiased for Z on
-    any path, so its log is a stochastic lower bound of log Z. More landscapes make the weights
-    alike, which gives precision: look at `effective`. The interval, a bootstrap of the studentised
-    mean of w, misses modes that no chain found; `reverse_annealed_importance_sampling` bounds from
-    the other side. Weights that are not finite raise FloatingPointError. Source: Neal, 2001 (arXiv
-    physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
+    with y_k reached from y_{k−1} by `steps` steps on landscape k. Z_0 mean(w) is unbiased for Z, so
+    its log is a stochastic lower bound of log Z. More landscapes raise `effective`. The interval, a
+    bootstrap, misses modes that no chain found. Non-finite weights raise FloatingPointError.
+    Source: Neal, 2001 (arXiv physics/9803008); interval: Efron and Tibshirani, 1993, chapter 12.5.
 
     Arguments:
         landscapes: E_0 … E_K, from `geometric_path` or `RBM.tempered`.
-        sampler: preserves exp(−E) exactly (MALA, HMC, NUTS, Gibbs) at a step size for all
-            landscapes, or for each of E_1 … E_{K−1} as `Annealed(sampler, step_scales=…)`.
+        sampler: preserves exp(−E) exactly (MALA, HMC, NUTS, Gibbs); `Annealed` scales its steps.
         start: exact draws of exp(−E_0)/Z_0 (chains, *event).
         log_z: log Z_0; by default the first landscape's attribute `log_z`.
         steps: steps on each landscape, by default the sampler's own number.
@@ -85,10 +78,10 @@ def annealed_importance_sampling(
     >>> from ebm.energies import Gaussian
     >>> from ebm.samplers import MALA
     >>> g, base = torch.Generator().manual_seed(0), Gaussian((0.0, 0.0))
-    >>> path = geometric_path(base, lambda y: 2 * (y - 0.5).square().sum(-1), betas=20)    # Z = 2π/4
+    >>> path = geometric_path(base, lambda y: 2 * (y - 0.5).square().sum(-1), betas=20)    # Z = π/2
     >>> start = base.sample(1000, generator=g)
     >>> found = annealed_importance_sampling(path, MALA(0.2, steps=2), start, generator=g)
-    >>> found.low < math.log(2 * math.pi / 4) < found.high, found.high - found.low < 0.2
+    >>> found.low < math.log(math.pi / 2) < found.high, found.high - found.low < 0.2
     (True, True)
     """
     known = _known(landscapes, log_z)
@@ -107,10 +100,9 @@ def reverse_annealed_importance_sampling(
 ) -> LogZ:
     """Bounds the last landscape's log Z from above, by chains annealed back from its samples.
 
-    The same weights along the reversed path estimate Z_0/Z_K without bias, so log Z_0 minus the log
-    of their mean is a stochastic upper bound, or a heuristic for approximate samples (a trained
-    model's data). Source: Grosse et al., 2015 (arXiv 1511.02543), bidirectional Monte Carlo; Burda
-    et al., 2015 (arXiv 1412.8566).
+    Log Z_0 minus the log of the mean weight along the reversed path is a stochastic upper bound, or
+    a heuristic for approximate samples (a trained model's data).
+    Source: Grosse et al., 2015 (arXiv 1511.02543); Burda et al., 2015 (arXiv 1412.8566).
 
     Arguments:
         landscapes: E_0 … E_K in the forward order: the base, whose log Z is known, is first.
@@ -135,7 +127,7 @@ def _known(landscapes: Sequence[EnergyFn], log_z: float | Tensor | None) -> floa
 def _log_weights(
     landscapes: Sequence[EnergyFn], sampler: Sampler, start: Tensor, steps: int | None, generator: Generator | None
 ) -> Tensor:
-    """Walks along a path, and sums how much lower each chain is on each next landscape (chains,)."""
+    """Walks along a path, and sums how far each chain falls at each next landscape (chains,)."""
     if sampler.stationary is False:
         raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
     if sampler.differentiable:
@@ -164,11 +156,7 @@ def _fall(here: EnergyFn, there: EnergyFn, y: Tensor) -> Tensor:
 
 
 def _interval(log_weights: Tensor, confidence: float, generator: Generator | None) -> LogZ:
-    """Computes log mean w, its interval (bootstrap of (mean* − mean)/se*), and effective weights.
-
-    On lognormal weights it misses least of the intervals compared (normal in w or log w,
-    percentiles): a mean that is too low comes with too small an error.
-    """
+    """Computes log mean w, its interval (bootstrap of (mean* − mean)/se*), effective weights."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: pass a number between 0 and 1")
     top, count = log_weights.max(), len(log_weights)

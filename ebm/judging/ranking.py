@@ -11,11 +11,8 @@ from ebm.optional import installed
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Computes the AUROC of energies as detectors of outliers: P(E(outside) > E(inside)).
 
-    Ties count half; `inside` (n,) are energies of data, `outside` (m,) of outliers.
-
-    Raises:
-        ValueError: one of them is empty.
-        FloatingPointError: an energy is NaN.
+    Ties count half; `inside` (n,) are energies of data, `outside` (m,) of outliers. Raises
+    ValueError if one is empty, FloatingPointError for NaN.
 
     >>> auroc(torch.tensor([1000.0, 2000.0]), torch.tensor([1500.0, 3000.0]))
     0.75
@@ -36,8 +33,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 
-    The 95 % interval is a percentile bootstrap that draws whole rows, whose values may depend on
-    each other, with the whole sample's ranks. Where x or y does not vary: 0, from -1 to 1.
+    The 95 % interval is a percentile bootstrap of whole rows. A constant x or y gives (0, -1, 1).
 
     >>> x = torch.arange(40.0).view(20, 2)
     >>> rank_correlation(x, -(x**3))

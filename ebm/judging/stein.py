@@ -24,10 +24,8 @@ def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: fl
         KSD² = mean_{i≠j} u(xᵢ, xⱼ),    s = −∇E,    k(x, y) = (c² + |x − y|²)^β,
         u(x, y) = s(x)ᵀs(y) k + s(x)ᵀ∇_y k + s(y)ᵀ∇_x k + tr ∇_x∇_yᵀ k.
 
-    It needs neither log Z nor reference samples, and may fall below zero. It hardly sees distant
-    modes without samples. Takes O(n²) memory, in float64. Source: Liu et al., 2016 (arXiv
-    1602.03253); Chwialkowski et al., 2016 (arXiv 1602.02964); kernel: Gorham and Mackey, 2017
-    (arXiv 1703.01717).
+    It may fall below zero, and hardly sees distant modes without samples. O(n²) memory, float64.
+    Source: Liu et al., 2016 (arXiv 1602.03253); kernel: Gorham and Mackey, 2017 (arXiv 1703.01717).
 
     Arguments:
         samples: (n, *event), at least two and finite.
@@ -57,8 +55,7 @@ def stein_test(
 
         p = (1 + #{mean_{i≠j} wᵢ wⱼ u(xᵢ, xⱼ) >= KSD²}) / (1 + resamples),    wᵢ = ±1 at random.
 
-    Successive draws of one chain are not independent; the ends of independent chains are. Source:
-    Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
+    Source: Chwialkowski et al., 2016 (arXiv 1602.02964), without correlation in time.
 
     Arguments:
         samples, energy, bandwidth, beta: as `kernel_stein_discrepancy`'s.

@@ -1,4 +1,4 @@
-"""Classification: a joint classifier's cross-entropy, alone or with its inputs' likelihood (JEM)."""
+"""Classification: a joint classifier's cross-entropy, alone or with inputs' likelihood (JEM)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,8 @@ class JointLikelihood(Objective):
 
         L = −log p(x) + w (−log p(c | x)),
 
-    the first term by contrastive divergence on E(x), the second by cross-entropy. w = 1 gives log
-    p(x, c); a larger w weighs labels more. Source: Grathwohl et al., 2020 (arXiv 1912.03263),
-    equation 7 (w = 1). Terms: those of `ContrastiveDivergence` and of `CrossEntropy`.
+    the first term by `ContrastiveDivergence` on E(x), the second by `CrossEntropy`, with the terms
+    of both. Source: Grathwohl et al., 2020 (arXiv 1912.03263), equation 7 (w = 1).
 
     Arguments:
         sampler: moves the chains of E(x); a `ReplayAugmented` sampler makes them persistent.

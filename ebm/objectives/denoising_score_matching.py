@@ -19,10 +19,9 @@ class DenoisingScoreMatching(Objective):
         L = E ½ ‖σ ∇E(x + σ ξ) − ξ‖²,    ξ ~ N(0, I),
 
     summed over event axes: σ² times the score matching loss. A ladder σ_0 … σ_{L−1} spreads rows
-    evenly over levels; an energy with L landscapes learns one level in each, one with a single
-    landscape all of them. Source: Vincent, 2011, eq. (9); σ² over a ladder: Song and Ermon, 2019
-    (arXiv 1907.05600), eq. (5), (6). Terms: energy_data, grad_norm (both at noised points), and
-    loss_i for every landscape of a ladder.
+    evenly over levels, one per landscape; a single landscape learns all of them.
+    Source: Vincent, 2011, eq. (9); ladder: Song and Ermon, 2019 (arXiv 1907.05600), eq. (5), (6).
+    Terms: energy_data, grad_norm (both at noised points), and loss_i for every landscape.
 
     Arguments:
         sigma: σ, or a ladder in the order of the energy's landscapes.

@@ -13,15 +13,13 @@ from ebm.randomness import randn_like
 
 
 class Diffusion(Objective):
-    """Trains a `DiT` to predict the noise ε at uniform steps t, and its variance by the variational
-    bound.
+    """Trains a `DiT` to predict the noise ε at uniform steps t, and the variance by the bound.
 
         L = E mean |ε − ε̂(x_t, t)|² + L_vlb,    x_t = √ā_t x + √(1 − ā_t) ε,
 
-    where L_vlb trains the variance alone: its mean is detached. Targets are clean pictures in [−1,
-    1]; a batch's noisy ones are not used. The schedule is the energy's. Source: Improved DDPM
-    (arXiv 2102.09672), equation 16; the bound has weight 1, as in DiT. Terms: noise_error (mean
-    squared), vlb (bits a number).
+    where L_vlb, the variational bound, trains the variance alone. Targets are clean pictures in
+    [−1, 1]. Source: Improved DDPM (arXiv 2102.09672), equation 16; the bound has weight 1, as in
+    DiT. Terms: noise_error (mean squared), vlb (bits a number).
 
     Arguments:
         task: gives `steps` by default: from 0 to its strongest noise.

@@ -14,14 +14,12 @@ from ebm.randomness import randn_like
 class EnergyDiscrepancy(Objective):
     """Compares data with noised copies that are noised once more; needs neither scores nor chains.
 
-        L = E log(w/M + 1/M Σ_j exp(E(x) − E(x′_j))),    x′_j = x + √t ξ + √t ξ_j,    ξ, ξ_j ~ N(0, I).
+        L = E log(w/M + 1/M Σ_j exp(E(x) − E(x′_j))),  x′_j = x + √t ξ + √t ξ_j,  ξ, ξ_j ~ N(0, I).
 
-    One ξ serves all M candidates, so x is to them what each is to the others. With w = 1 the loss
-    is, up to log M, that of finding x among itself and the candidates; the data's density minimises
-    it at every t and M. Small t come close to score matching, large t to maximum likelihood, with
-    candidates far from data. Only the last of several landscapes is trained. Source: Energy
-    discrepancies (Schröder et al., 2023, arXiv 2307.06431). Terms: energy_data, energy_noised
-    (mean), accuracy (share of rows lower than all candidates).
+    One ξ serves all M candidates. With w = 1 the data's density minimises L at every t and M. Small
+    t come close to score matching, large t to maximum likelihood. Only the last of several
+    landscapes is trained. Source: Schröder et al., 2023 (arXiv 2307.06431).
+    Terms: energy_data, energy_noised (mean), accuracy (share of rows lower than all candidates).
 
     Arguments:
         noise_std: √t, in units of the data.

@@ -20,22 +20,18 @@ class EnergyMatching(Objective):
         L = E w(t) ‖∇E(x_t) + x₁ − x₀‖² + cd_weight (E[E(x₁)] − E[E(x⁻)]),
         x_t = (1 − t) x₀ + t x₁,    t ~ U(0, 1),    w(t) = min(1, (1 − t) / (1 − cutoff)),
 
-    summed over event axes. Optimal transport pairs noise and data within the batch, so that paths
-    hardly cross and a gradient can follow them. Half of the chains, drawn anew for each batch,
-    start at data and half at noise. Only the last of several landscapes is trained. The paper
-    trains the flow first, without a sampler, and then both terms with Langevin chains whose
-    temperature rises from 0 to a small ε: LangevinDynamics(0.01, steps=200, temperature=lambda t:
-    0.01 * min(1.0, t / 100)). From noise they draw samples of exp(−E/ε). Source: Balcerak et al.,
-    2025 (arXiv 2504.10612), algorithms 1 and 2. Terms: flow (its loss), energy_path, path_norm
-    (mean ‖∇E‖ on paths), and with a sampler those of `ContrastiveDivergence`; without one,
-    energy_data and grad_norm are the paths'.
+    summed over event axes. Half of the chains start at data and half at noise. Only the last of
+    several landscapes is trained. The paper trains the flow first, without a sampler, then both by
+    LangevinDynamics(0.01, steps=200, temperature=lambda t: 0.01 * min(1.0, t / 100)).
+    Source: Balcerak et al., 2025 (arXiv 2504.10612), algorithms 1 and 2.
+    Terms: flow (its loss), energy_path, path_norm (mean ‖∇E‖ on paths), and with a sampler those of
+    `ContrastiveDivergence`; without one, energy_data and grad_norm are the paths'.
 
     Arguments:
         sampler: moves the chains of the contrastive term; None leaves the flow alone.
         cd_weight: weight of the contrastive term.
         cutoff: where on the path, in [0, 1], the flow's weight begins to fall; 1 means nowhere.
-        pairing: "optimal" (needs SciPy; ignores contexts, so it ties noise to them) or
-            "independent".
+        pairing: "optimal" (transport in the batch, by SciPy; ignores contexts) or "independent".
 
     >>> g, energy = torch.Generator().manual_seed(0), lambda y: -3 * y.sum(-1)    # moves y by 3
     >>> noise = torch.randn(64, 2, generator=g)
@@ -86,7 +82,8 @@ class EnergyMatching(Objective):
 def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
     """Permutes rows of noise to minimise Σ |x₁ − x₀|² over the batch, over chains with weight.
 
-    >>> paired(torch.tensor([[1.0], [9.0], [5.0]]), torch.tensor([[8.0], [2.0], [4.0]])).flatten().tolist()
+    >>> noise, data = torch.tensor([[1.0], [9.0], [5.0]]), torch.tensor([[8.0], [2.0], [4.0]])
+    >>> paired(noise, data).flatten().tolist()
     [9.0, 1.0, 5.0]
     """
     try:
@@ -98,7 +95,7 @@ def paired(noise: Tensor, data: Tensor, weight: Tensor | None = None) -> Tensor:
     rows = counts.any(1).nonzero().flatten()  # those without weight keep their noise
     x0, x1 = (x.detach().cpu().double().reshape(len(data), -1)[rows] for x in (noise, data))
     counts = counts[rows]
-    cost = -2 * torch.where(counts, x1, 0) @ x0.mT + counts.double() @ (x0**2).mT  # |x₁|² is constant
+    cost = -2 * torch.where(counts, x1, 0) @ x0.mT + counts.double() @ (x0**2).mT
     # NaN and infinity have no best pairing; the loss reports them.
     _, column = linear_sum_assignment(cost.nan_to_num().numpy())
     order = torch.arange(len(noise))

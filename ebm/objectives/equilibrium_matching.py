@@ -17,11 +17,10 @@ class EquilibriumMatching(Objective):
         L = E ‖∇E(x_γ) − c(γ) (ε − x)‖²,    x_γ = γ x + (1 − γ) ε,    γ ~ U(0, 1),
         c(γ) = λ min(1, (1 − γ) / (1 − a)),
 
-    summed over event axes. The energy does not see γ: its slope averages all paths through a point.
-    Descents from noise make samples (the paper's: `GradientDescent` with Nesterov's momentum); they
-    are not draws of exp(−E). Only the last of several landscapes is trained. Source: Wang and Du,
-    2025 (arXiv 2510.02300), with an explicit energy (EqM-E) and truncated decay. Terms:
-    energy_data, grad_norm (both on the paths).
+    summed over event axes. Descents from noise make samples (the paper's: `GradientDescent` with
+    Nesterov's momentum), not draws of exp(−E). Only the last of several landscapes is trained.
+    Source: Wang and Du, 2025 (arXiv 2510.02300), EqM-E with truncated decay.
+    Terms: energy_data, grad_norm (both on the paths).
 
     Arguments:
         cutoff: a in [0, 1): where on the path the target begins to fall.

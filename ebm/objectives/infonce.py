@@ -15,20 +15,17 @@ from ebm.objectives.nce import Noise
 class InfoNCE(Objective):
     """Trains an energy to find the truth y_0 among itself and K proposals.
 
-        L = −E log r_0 / mean_k r_k,    r_k = exp(−E(y_k | c)) / q(y_k),    k = 0 … K,    y_1 … y_K ~ q,
+        L = −E log r_0 / mean_k r_k,  r_k = exp(−E(y_k | c)) / q(y_k),  k = 0 … K,  y_1 … y_K ~ q,
 
-    which is the cross-entropy of naming the truth, less log(K + 1), that of a guess. It needs no
-    normaliser, even if that depends on the context c. Proposals are noise of density q, or the
-    batch's other rows with this row's context. For rows, q is the unknown density p(y) of data and
-    is left out: the energy learns −log p(y | c)/p(y), and −L bounds the information between y and c
-    (nats) from below. All proposals are evaluated at once, along a leading axis; n rows make n²
-    energies. Only the last of several landscapes is trained. Source: other rows: van den Oord et
-    al., 2018 (arXiv 1807.03748); noise: Ma and Collins, 2018 (arXiv 1809.01812), the ranking
-    objective. Terms: energy_data, accuracy (how often the truth comes first).
+    which is the cross-entropy of naming the truth, less log(K + 1), that of a guess. Proposals are
+    noise of density q, or the batch's other rows with this row's context. For rows, q is left out:
+    the energy learns −log p(y | c)/p(y), −L bounds the information between y and c (nats) from
+    below, and n rows make n² energies. Only the last of several landscapes is trained.
+    Source: other rows: van den Oord et al., 2018 (arXiv 1807.03748); noise: Ma and Collins, 2018
+    (arXiv 1809.01812). Terms: energy_data, accuracy (how often the truth comes first).
 
     Arguments:
-        source: proposals: the standard deviation of normal noise about zero, an energy with
-            `sample` and `log_z`, held constant, or "batch" for other rows, which needs a context.
+        source: the noise's standard deviation, an energy to draw from, or "batch" (other rows).
         proposals: K for noise; "batch" takes all other rows that have weight.
 
     >>> batch = Batch(torch.randn(5, 2))
@@ -61,7 +58,7 @@ class InfoNCE(Objective):
         return Loss(batch.mean(loss), {name: batch.mean(term) for name, term in terms.items()})
 
     def _of_rows(self, function: EnergyFn, batch: Batch) -> tuple[Tensor, ...]:
-        """Scores rows with contexts: (logits (rows, *chains), the truth's, its energies, how many)."""
+        """Scores rows with contexts: (logits (rows, *chains), the truth's, its energies, count)."""
         if batch.context is None:
             raise ValueError("source='batch' tells rows apart by their context, and there is none: pass a standard deviation")
         rows = len(batch.target)
@@ -74,7 +71,7 @@ class InfoNCE(Objective):
         return torch.where(proposed, logits, -math.inf), truth, -truth, proposed.sum(0).to(truth.dtype)
 
     def _of_noise(self, noise: Noise, function: EnergyFn, batch: Batch, generator: Generator | None) -> tuple[Tensor, ...]:
-        """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, how many)."""
+        """Scores targets and noise: (logits (1 + K, *chains), the truth's, its energies, count)."""
         at_data = evaluate(function, batch.target)
         y = noise.draw(self.proposals, batch.target, at_data.shape, generator)
         at_noise = evaluate(function, y)

@@ -15,7 +15,7 @@ def spread(data: Tensor, levels: int, generator: Generator | None = None) -> dic
     """Gives every row a level, as evenly as possible: {level: its rows}, without empty levels.
 
     >>> groups = spread(torch.zeros(5, 2), 3, torch.Generator().manual_seed(0))
-    >>> sorted(len(rows) for rows in groups.values()), sorted(torch.cat([*groups.values()]).tolist())
+    >>> sorted(map(len, groups.values())), sorted(torch.cat([*groups.values()]).tolist())
     ([1, 2, 2], [0, 1, 2, 3, 4])
     """
     if levels == 1:

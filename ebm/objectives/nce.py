@@ -19,16 +19,13 @@ class NoiseContrastiveEstimation(Objective):
 
         L = E[softplus(−G(x))] + ν E[softplus(G(y))],    G(u) = −E(u) − log Z − log q(u) − log ν,
 
-    the logistic loss of a classifier with logit G, least where exp(−E)/Z is the data's density. log
-    Z is the objective's parameter `log_z`, trained with the energy's. More noise, and noise closer
-    to the data, make estimates vary less. All contexts share one log Z: the energy learns the
-    differences. Only the last of several landscapes is trained. Source: Noise-contrastive
-    estimation of unnormalized statistical models (Gutmann and Hyvärinen, 2012). Terms: energy_data,
-    energy_noise, accuracy (data and noise counting alike), log_z.
+    least where exp(−E)/Z is the data's density. log Z, the parameter `log_z`, trains with the
+    energy; all contexts share it. Only the last of several landscapes is trained.
+    Source: Gutmann and Hyvärinen, 2012.
+    Terms: energy_data, energy_noise, accuracy (data and noise counting alike), log_z.
 
     Arguments:
-        noise: q: the standard deviation of normal noise about zero, or an energy with `sample` and
-            `log_z`, held constant.
+        noise: q: normal noise's standard deviation, or an energy with `sample` and `log_z`.
         ratio: ν, rows of noise for every row of data.
         log_z: where log Z starts.
 
@@ -60,7 +57,6 @@ class NoiseContrastiveEstimation(Objective):
         of_data = -at_data - odds - self.noise.log_density(batch.target, at_data.shape)
         of_noise = -at_noise - odds - self.noise.log_density(noise, at_noise.shape)
         loss = functional.softplus(-of_data) + functional.softplus(of_noise).sum(0)
-        # Both classes count alike: at odds of 1 : ν, always saying noise would look good.
         right = ((of_data > 0).to(loss.dtype) + (of_noise < 0).to(loss.dtype).mean(0)) / 2
         terms = {"energy_data": at_data.detach(), "energy_noise": at_noise.detach().mean(0), "accuracy": right}
         means = {name: batch.mean(term) for name, term in terms.items()}

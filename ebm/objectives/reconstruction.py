@@ -1,4 +1,4 @@
-"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from the truth."""
+"""Reconstruction through unrolled optimisation: the loss is how far thinking ends from truth."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, Unro
 class Reconstruction(Objective):
     """Trains an energy so that a descent from a random start ends at the truth.
 
-        L = mean_k d(y_k)  (reduce="mean", a graph within each step),   or   L = d(y_K)  (reduce="last"),
+        L = mean_k d(y_k) (reduce="mean", a graph within each step), or L = d(y_K) (reduce="last"),
 
-    with states y_1 … y_K and the distance d to the target. Second order: the gradient passes
-    through the sampler's gradients. Source: arXiv 2507.02092, section 3. Terms: first_step,
-    last_step (mean distances), energy_gap (first step's mean energy minus last's).
+    with states y_1 … y_K and the distance d to the target. Source: arXiv 2507.02092, section 3.
+    Terms: first_step, last_step (mean distances), energy_gap (first mean energy minus last).
 
     Arguments:
         sampler: moves y from the start; its learnable step sizes train with the energy.
@@ -26,8 +25,7 @@ class Reconstruction(Objective):
         start: start(batch, generator=) -> y_0.
         distance: distance(y, batch) -> (*chains,), differentiable.
         reduce: "mean" over the steps, or the "last" step only.
-        unroll: which graph is kept, "each" for mean and "last" for last by default; "full" keeps
-            all.
+        unroll: which graph is kept; by default "each" for mean and "last" for last.
 
     >>> from ebm.samplers import GradientDescent
     >>> objective = Reconstruction(

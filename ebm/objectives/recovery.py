@@ -20,17 +20,14 @@ from ebm.samplers.schedules import noise_levels
 class DiffusionRecoveryLikelihood(Objective):
     """Trains landscapes by the likelihood of recovering data from noisier copies ỹ = y + s_l ξ.
 
-        L = E[E_l(y)] − E[E_l(y⁻)],    y⁻ ~ p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²) by chains from ỹ,
+        L = E[E_l(y)] − E[E_l(y⁻)],    y⁻ ~ p(y | ỹ) ∝ exp(−E_l(y) − |ỹ − y|² / 2s_l²) by chains
 
-    with the chains' ends as constants. Landscape l fits data with noise of variance s_{l+1}² + … +
+    from ỹ, whose ends are constants. Landscape l fits data with noise of variance s_{l+1}² + … +
     s_{L−1}², the last one data themselves; rows spread evenly over levels. A single landscape fits
-    data at every level. For small s_l the conditional is nearly normal around ỹ and short chains
-    reach it; large s_l need smaller steps, and chains that do not arrive make landscapes ever
-    steeper. Chains move u = (y − ỹ)/s_l, so step sizes are in units of s_l². `Recovery` draws
-    samples. Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 1, without scaling data down.
-    Terms: energy_data, energy_samples, energy_gap (data minus samples, near zero when healthy),
-    displacement (mean distance from start to end), grad_norm (recovery energy, last step),
-    acceptance (of accepting samplers).
+    data at every level. Large s_l need smaller steps (units: s_l²): chains that do not arrive make
+    landscapes ever steeper. `Recovery` draws samples. Source: Gao et al., 2021 (arXiv 2012.08125),
+    algorithm 1, without scaling data down. Terms: `ContrastiveDivergence`'s energy_data,
+    energy_samples, energy_gap, displacement, grad_norm (of the recovery energy) and acceptance.
 
     Arguments:
         sampler: moves the chains, without a retraction.
@@ -57,7 +54,7 @@ class DiffusionRecoveryLikelihood(Objective):
         check_configuration(data, generator)
         groups = spread(data, len(ladder), generator)
         if levels > 1:
-            function: EnergyFn = per_row(energy, batch, groups)  # type: ignore[arg-type]  # levels are an Energy's
+            function: EnergyFn = per_row(energy, batch, groups)  # type: ignore[arg-type]
             above = itertools.accumulate((s**2 for s in reversed(ladder[1:])), initial=0.0)
             own = at_rows([math.sqrt(variance) for variance in reversed([*above])], groups, data)
             data = data + left(own, data) * randn_like(data, generator)

@@ -15,12 +15,11 @@ class ScoreMatching(Objective):
 
         L = E[½ ‖∇E(x)‖² − ΔE(x)],    ΔE = Σ_i ∂²E/∂x_i²,
 
-    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p. Neither normaliser nor
-    samples are needed. The Laplacian takes one Hessian-vector product per entry of an event, all
-    chains at once; for images use `SlicedScoreMatching`. The loss is third order, so E must be
+    which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p. The Laplacian takes one
+    Hessian-vector product per entry of an event; for images use `SlicedScoreMatching`. E must be
     smooth: the Laplacian of a piecewise linear E (ReLUs) is zero. Only the last of several
-    landscapes is trained. Source: Estimation of non-normalized statistical models by score matching
-    (Hyvärinen, 2005), theorem 1. Terms: energy_data, grad_norm, laplacian.
+    landscapes is trained. Source: Hyvärinen, 2005, theorem 1.
+    Terms: energy_data, grad_norm, laplacian.
 
     >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     >>> ScoreMatching()(energy, batch).value.item()    # ½ (2 + 4) / 2 − 2
@@ -42,10 +41,9 @@ class SlicedScoreMatching(Objective):
 
         L = E[vᵀ ∇s v + ½ ‖s‖²]   (variance_reduced),   or   L = E[vᵀ ∇s v + ½ (vᵀ s)²],
 
-    with E[v vᵀ] = I: in the mean both are `ScoreMatching`, at a cost independent of the dimension.
-    Entries of v are ±1, which estimates a trace with the least variance, and exactly for a diagonal
-    Hessian. Only the last of several landscapes is trained. Source: Sliced score matching (Song et
-    al., 2019, arXiv 1905.07088). Terms: energy_data, grad_norm, laplacian (estimated).
+    with entries of v ±1 at random: in the mean both are `ScoreMatching`, and exactly for a diagonal
+    Hessian. Only the last of several landscapes is trained.
+    Source: Song et al., 2019 (arXiv 1905.07088). Terms: energy_data, grad_norm, laplacian.
 
     Arguments:
         projections: directions v for every row.

@@ -66,7 +66,7 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write(folder: Path, name: str, tree: Any) -> None:
-    """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError, as for a full disk."""
+    """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError for a full disk."""
     tensors, value = flatten(tree)
     # Tensors may share memory, as an average that starts as the weights: each is copied.
     own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}

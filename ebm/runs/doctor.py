@@ -40,7 +40,7 @@ class Diverged(FloatingPointError):
 
 
 class Verdict(NamedTuple):
-    """Whether training went well, a line with the reason and a remedy, and the cause of a failure."""
+    """Whether training went well, a line with reason and remedy, and the cause of a failure."""
 
     healthy: bool
     line: str
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
 
 
 class Symptom(NamedTuple):
-    """One finding: its cause, the row of the history where it began, and a clause that states it."""
+    """One finding: its cause, the row of the history where it began, and a clause to state it."""
 
     cause: Cause
     since: int

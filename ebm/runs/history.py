@@ -14,7 +14,7 @@ COLUMNS = ("step", "split", "name", "value")
 
 
 class History:
-    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard if installed."""
+    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard, if there."""
 
     def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
         path = folder / "metrics.csv"

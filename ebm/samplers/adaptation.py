@@ -36,8 +36,8 @@ class DualAveraging:
 
         x_{t+1} = μ − √t/γ · 1/(t + t₀) Σ (δ − a_s),    x̄_{t+1} = t^−κ x_{t+1} + (1 − t^−κ) x̄_t,
 
-    with ε = e^x, the present `step_size`, μ = log 10 ε₁, and the average e^x̄ as `found`. Source:
-    Hoffman and Gelman, 2014 (JMLR 15), section 3.2.
+    with ε = e^x, the present `step_size`, μ = log 10 ε₁, and the average e^x̄ as `found`.
+    Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2.
 
     >>> search = DualAveraging(1.0, target=0.8)
     >>> for _ in range(2000):

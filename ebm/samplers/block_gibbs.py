@@ -1,4 +1,4 @@
-"""Block Gibbs sampling of energies with two layers: all hidden units given the visible, and back."""
+"""Block Gibbs sampling of energies with two layers: all hidden units given visible, and back."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class BlockGibbs(Sampler):
 
     For an `RBM`, or any energy with `sample_hidden(y, generator=)` and `sample_visible(h,
     generator=)`. A step costs two matrix products and no gradient. `ContrastiveDivergence` with
-    steps=k is the classical CD-k. Source: Hinton, 2002 (Training products of experts by minimizing
-    contrastive divergence).
+    steps=k is the classical CD-k.
+    Source: Hinton, 2002 (Training products of experts by minimizing contrastive divergence).
 
     Arguments:
         steps: sweeps through both layers per landscape, or a pair drawn from in train mode.

@@ -23,8 +23,8 @@ class HMC(AcceptingSampler):
 
     A step costs L gradients, the first one L + 1. It rejects ends that are not finite. Aim at an
     acceptance of 0.65 to 0.8; `warm_up` finds step size and mass. Where paths of length ε L are
-    whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule. Source: Duane
-    et al., 1987; Neal, 2011 (arXiv 1206.1901).
+    whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule.
+    Source: Duane et al., 1987; Neal, 2011 (arXiv 1206.1901).
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.

@@ -16,8 +16,8 @@ class MALA(AcceptingSampler):
         y' = y − ε ∇E(y) + √(2εT) ξ,    P(accept) = min(1, p(y') q(y | y') / (p(y) q(y' | y))).
 
     It rejects proposals whose energy or gradient is not finite. A step costs one gradient, the
-    first one two. Aim at an acceptance of about 0.57. Source: Roberts and Tweedie, 1996, section
-    1.4.
+    first one two. Aim at an acceptance of about 0.57.
+    Source: Roberts and Tweedie, 1996, section 1.4.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), or a schedule t -> number.

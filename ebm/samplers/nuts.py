@@ -70,7 +70,7 @@ class NUTS(AcceptingSampler):
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
-        # All chains decide this step's length. Its own stream keeps later draws independent of that.
+        # All chains decide this step's length; its own stream keeps later draws independent of it.
         device = y.device if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         path = _Path(self, energy, Phase(y, y, value, grad), self.stride(state, scale, value, y), y.device, seed)
@@ -170,5 +170,5 @@ def _where(chosen: Tensor, new: Phase, old: Phase) -> Phase:
 
 
 def _trailing_ones(number: int) -> int:
-    """Counts the ones at the end of a binary number: so many halves of the tree end at this leaf."""
+    """Counts the ones at the end of a binary number: so many halves of the tree end there."""
     return (~number & (number + 1)).bit_length() - 1

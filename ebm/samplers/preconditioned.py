@@ -21,8 +21,8 @@ class PreconditionedLangevin(SteppingSampler):
 
     Any positive definite P keeps the distribution, up to a bias of O(ε) as in `LangevinDynamics`.
     The closer P is to the covariance, the fewer steps. ε must stay below 2 / (largest eigenvalue of
-    P ∇²E). Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings
-    algorithms).
+    P ∇²E).
+    Source: Roberts and Stramer, 2002 (Langevin diffusions and Metropolis-Hastings algorithms).
 
     Arguments:
         preconditioner: P: a number, a diagonal of the event's shape, or a matrix (d, d).
@@ -87,8 +87,8 @@ class RMSpropLangevin(SteppingSampler):
 
     with v₀ = ∇E(y₀)². For rough landscapes of unknown scales: network weights, raw features. As in
     the paper's practice it leaves out Γ, the divergence of P, which biases it at any ε where P
-    varies: for moments use `PreconditionedLangevin` or an exact sampler. Source: Li et al., 2016
-    (arXiv 1512.07666), algorithm 1, where v₀ = 0 makes first steps longer.
+    varies: for moments use `PreconditionedLangevin` or an exact sampler.
+    Source: Li et al., 2016 (arXiv 1512.07666), algorithm 1, where v₀ = 0 makes first steps longer.
 
     Arguments:
         step_size: ε: a number, a tensor (*chains,), an nn.Parameter, or a schedule t -> number.

@@ -1,4 +1,4 @@
-"""Predictor-corrector: a reverse-diffusion step to each noise level, then sampling on that level."""
+"""Predictor-corrector: a reverse-diffusion step to each noise level, then sampling on it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PredictorCorrector(Wrapper):
 
     is the first step on landscape l ≥ 1, the predictor: a step of the reverse-time diffusion
     (variance exploding). All others are correctors, the inner sampler's steps, so `steps=1` leaves
-    predictors alone. Levels that lie far apart need more correctors. Source: Song et al., 2021
-    (arXiv 2011.13456), appendix G, algorithm 2.
+    predictors alone. Levels that lie far apart need more correctors.
+    Source: Song et al., 2021 (arXiv 2011.13456), appendix G, algorithm 2.
 
     Arguments:
         sampler: the corrector; its `steps` per landscape include the predictor's. `Annealed` scales
@@ -43,8 +43,8 @@ class PredictorCorrector(Wrapper):
             trained by `DenoisingScoreMatching(sigma)`).
 
     >>> from ebm.samplers import LangevinDynamics
-    >>> sigma, g = [8.0, 4.0, 2.0, 1.0, 0.5], torch.Generator().manual_seed(0)
-    >>> ladder = [lambda y, s=s: y.square().sum(-1) / (2 * (1 + s**2)) for s in sigma]    # data: N(0, 1)
+    >>> sigma, g = [8.0, 4.0, 2.0, 1.0, 0.5], torch.Generator().manual_seed(0)    # data: N(0, 1)
+    >>> ladder = [lambda y, s=s: y.square().sum(-1) / (2 * (1 + s**2)) for s in sigma]
     >>> sampler = PredictorCorrector(LangevinDynamics(step_size=0.1, steps=10), sigma)
     >>> y = sampler.sample(ladder, 8 * torch.randn(4000, 1, generator=g), generator=g)
     >>> abs(y.var().item() / 1.25 - 1) < 0.2

@@ -29,7 +29,7 @@ class RecoveryState(NamedTuple):
 
 @dataclass(frozen=True)
 class Recovered:
-    """The energy of u = (y − ỹ)/s given ỹ = y + s ξ: E(ỹ + s u) + |u|²/2, with one s or one a row."""
+    """The energy of u = (y − ỹ)/s given ỹ = y + s ξ: E(ỹ + s u) + |u|²/2, one s or one a row."""
 
     energy: EnergyFn
     noised: Tensor
@@ -49,8 +49,8 @@ class Recovery(Wrapper):
     On landscapes trained by `DiffusionRecoveryLikelihood`, from data with noise of variance Σ s_l²
     (in practice from wide noise alone), the last ends are samples. The inner sampler moves u = (y −
     ỹ)/s_l, whose prior is a standard normal: step sizes are in units of s_l², and infos are those
-    of u. The quadratic makes a conditional easier to sample than a marginal. Source: Gao et al.,
-    2021 (arXiv 2012.08125), algorithm 2, without scaling data down.
+    of u. The quadratic makes a conditional easier to sample than a marginal.
+    Source: Gao et al., 2021 (arXiv 2012.08125), algorithm 2, without scaling data down.
 
     Arguments:
         sampler: moves on each landscape, without a retraction; its `steps` are per landscape.

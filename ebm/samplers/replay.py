@@ -22,9 +22,9 @@ class ReplayAugmented(Wrapper):
     and its start are swapped for a stored row with probability 1 − fresh: persistent contrastive
     divergence. With `join` > 0 the batch keeps its rows, and stored ones are appended: an EBT's
     second training stage. Only in train mode; rows are the first axis. The buffer is saved with the
-    module's state, and belongs to one process. Source: Tieleman, 2008 (persistent chains); Du and
-    Mordatch, 2019 (arXiv 1903.08689), section 3.2 (5% fresh rows); joined rows: arXiv 2507.02092.
-    Reservoir: Vitter, 1985, algorithm R.
+    module's state, and belongs to one process.
+    Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section
+    3.2 (5% fresh rows); joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
 
     Arguments:
         sampler: moves the chains.
@@ -67,7 +67,7 @@ class ReplayAugmented(Wrapper):
 
     @property
     def age(self) -> Tensor | None:
-        """Averages how many trajectories are behind the stored rows; None while nothing is stored."""
+        """Averages how many trajectories are behind stored rows; None while nothing is stored."""
         return self.ages[: len(self)].mean() if self.rows else None
 
     def __bool__(self) -> bool:
@@ -134,10 +134,10 @@ class ReplayAugmented(Wrapper):
         order = torch.arange(self.seen, self.seen + count)
         slots = order % self.capacity
         if self.policy == "reservoir":
-            # The n-th row offered (from 0) draws a slot from 0 … n; it is dropped if none such exists.
+            # The n-th row offered (from 0) draws a slot from 0 … n; without such a slot it is lost.
             draw = torch.rand(count, generator=stream(self._draw, self.seen), dtype=torch.float64)
             slots = torch.where(order < self.capacity, order, (draw * (order + 1)).long())
-        winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}  # the last one wins
+        winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot < self.capacity}
         return torch.tensor(list(winner), dtype=torch.long), torch.tensor(list(winner.values()), dtype=torch.long)
 
     def get_extra_state(self) -> dict[str, Tensor]:

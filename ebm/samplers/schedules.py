@@ -44,7 +44,7 @@ class Linear(Between):
 
 @dataclass(frozen=True)
 class Geometric(Between):
-    """Goes from start to end in equal ratios over `steps` steps, and stays there (both positive)."""
+    """Goes from start to end in equal ratios over `steps` steps, and stays there; both positive."""
 
     positive: ClassVar[bool] = True
 
@@ -64,8 +64,7 @@ class Cosine(Between):
 class Polynomial:
     """Decays as start (1 + t / delay)^−power; ULA's bias vanishes for 1/2 < power <= 1.
 
-    Source: Welling and Teh, 2011 (Bayesian Learning via Stochastic Gradient Langevin Dynamics),
-    section 3.
+    Source: Welling and Teh, 2011 (stochastic gradient Langevin dynamics), section 3.
     """
 
     start: float
@@ -84,7 +83,7 @@ SCHEDULES: dict[str, type] = {"linear": Linear, "geometric": Geometric, "cosine"
 
 
 def as_schedule(value: Any) -> Any:
-    """Reads a schedule written as data ({"schedule": "cosine", …}); other values stay as they are."""
+    """Reads a schedule written as data ({"schedule": "cosine", …}); other values stay the same."""
     if not isinstance(value, Mapping):
         return value
     arguments = dict(value)

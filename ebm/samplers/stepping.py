@@ -25,16 +25,12 @@ class SteppingSampler(Sampler):
     """Holds the step size of a gradient sampler and computes how far each chain moves.
 
     Arguments:
-        step_size: a number, a tensor (*chains,), an nn.Parameter (then learnable), a schedule t ->
-            number, or a schedule as data ({"schedule": "cosine", "start": 0.1, "end": 0.01,
-            "steps": 60}).
-        steps: steps per landscape, or a pair (low, high) drawn from per landscape in train mode;
-            eval mode takes its upper end.
-        step_scale: s >= 1; train mode draws each chain's step from [step_size/s, step_size*s], once
-            per trajectory.
+        step_size: a number, a tensor (*chains,), an nn.Parameter, a schedule t -> number, or one as
+            data ({"schedule": "cosine", "start": 0.1, "end": 0.01, "steps": 60}).
+        steps: steps per landscape, or a pair: train mode draws from it, eval mode takes the higher.
+        step_scale: s >= 1; train mode draws each chain's step per trajectory from [ε/s, εs].
         learnable: makes step_size a parameter of this module, clamped at 1e-4 from below.
-        retraction: applied to the state before each step: "softmax", "clamp" (to [-1, 1]), or a
-            function.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
     """
 
@@ -89,7 +85,7 @@ class SteppingSampler(Sampler):
         return y if self.retraction is None else self.retraction(y)
 
     def normals(self, y: Tensor, generator: Generator | None) -> Tensor:
-        """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters one file less."""
+        """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters fewer files."""
         return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
     def clipped(self, grad: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ebm.samplers.wrapper import Wrapper
 
 
 class ParallelTemperingState(NamedTuple):
-    """The inner state over all replicas, along a leading axis; y is that of the first, the coldest."""
+    """The inner state over all replicas, along a leading axis; y is the first, coldest one's."""
 
     inner: Any
     t: int = 0

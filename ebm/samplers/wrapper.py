@@ -1,4 +1,4 @@
-"""What samplers around another sampler share: all that they do not change is the inner sampler's."""
+"""What samplers around another sampler share: what they do not change is the inner sampler's."""
 
 from __future__ import annotations
 

@@ -14,19 +14,7 @@ from torch import Tensor
 
 from ebm.encoders import Encoder
 from ebm.tasks.video.tracks import digest
-from ebm.testing.laws import (
-    broken,
-    built,
-    changed,
-    close,
-    copied,
-    draws_nothing_global,
-    generator,
-    obey,
-    shown,
-    snapshot,
-    worst,
-)
+from ebm.testing.laws import broken, built, changed, close, copied, draws_nothing_global, generator, obey, shown, snapshot, worst
 
 __all__ = ["check_encoder"]
 
@@ -146,7 +134,7 @@ def learning_is_a_function_of_frames_and_seed(case: Case) -> None:
         before = identity(encoder)
         encoder.learn(case.taken.clone(), seed=case.seed)
         if identity(encoder) != before:
-            broken("learn changed the encoder, whose `learns` is False", "set learns = True on the class, or learn is never called")
+            broken("learn changed the encoder, whose `learns` is False", "set learns = True on the class, or it never learns")
         return
     _refuses(lambda: case.encode(), "encoding before it has learned", "raise ValueError('…: call learn(frames)')")
     frames = case.taken.clone()

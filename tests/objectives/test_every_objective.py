@@ -55,7 +55,7 @@ def test_every_registered_objective_is_tested():
 
 
 @every
-@settings(laws, max_examples=4)
+@settings(laws, max_examples=2)
 @given(seed=seeds, shape=chains, weighted=st.booleans())
 def test_a_loss_is_a_function_of_its_generator(label, seed, shape, weighted):
     batch = batch_of(shape, seed % 1000, weighted)

@@ -102,6 +102,7 @@ EXACT = {
     "parallel-tempering/hmc": Row(lambda: build("parallel-tempering", sampler=hmc(), temperatures=(1.0, 2.0)), 4),
 }
 models = pytest.mark.parametrize("name", MODELS)
+USUAL = {("mala", "gaussian"), ("hmc", "logistic"), ("nuts", "student"), ("parallel-tempering/hmc", "student")}  # others are slow
 
 
 def p_values(sampler: Sampler, name: str, thin: int, *, seeds: int = SEEDS, rows: int = ROWS, stream: int = 0) -> np.ndarray:
@@ -126,8 +127,10 @@ def p_values(sampler: Sampler, name: str, thin: int, *, seeds: int = SEEDS, rows
     return np.array([[stats.kstest(column, "uniform").pvalue for column in of_seed.T] for of_seed in share])
 
 
-@models
-@pytest.mark.parametrize("label", EXACT)
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [pytest.param(label, name, marks=[] if (label, name) in USUAL else [pytest.mark.slow]) for label in EXACT for name in MODELS],
+)
 def test_ranks_are_uniform(label, name):
     make, thin = EXACT[label]
     found = p_values(make(), name, thin)

@@ -53,24 +53,22 @@ def test_every_registered_sampler_is_tested():
 
 
 @every
-@pytest.mark.parametrize("problem", PROBLEMS)
-@settings(laws, max_examples=3)
-@given(seed=seeds, shape=chains)
-def test_a_run_is_a_function_of_its_generator(label, problem, seed, shape):
-    energy = PROBLEMS[problem].energy
-    y = PROBLEMS[problem].sample(math.prod(shape), seeded(seed)).reshape(*shape, -1)
-    kept, globally = y.clone(), torch.get_rng_state()
-    first, again = (sampler(label).sample(energy, y, generator=seeded(seed)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert torch.equal(torch.get_rng_state(), globally)
-    assert torch.equal(y, kept)
-    assert first.shape == y.shape
-    assert first.dtype == torch.float64
-    assert bool(torch.isfinite(first).all())
-    torch.manual_seed(seed)
-    by_default = sampler(label).sample(energy, y)
-    torch.manual_seed(seed)
-    assert torch.equal(sampler(label).sample(energy, y), by_default)
+def test_a_run_is_a_function_of_its_generator(label):
+    for seed, problem in enumerate(PROBLEMS.values()):
+        shape = ((1,), (3,), (2, 3))[seed % 3]
+        y = problem.sample(math.prod(shape), seeded(seed)).reshape(*shape, -1)
+        kept, globally = y.clone(), torch.get_rng_state()
+        first, again = (sampler(label).sample(problem.energy, y, generator=seeded(seed)) for _ in range(2))
+        assert torch.equal(first, again)
+        assert torch.equal(torch.get_rng_state(), globally)
+        assert torch.equal(y, kept)
+        assert first.shape == y.shape
+        assert first.dtype == torch.float64
+        assert bool(torch.isfinite(first).all())
+        torch.manual_seed(seed)
+        by_default = sampler(label).sample(problem.energy, y)
+        torch.manual_seed(seed)
+        assert torch.equal(sampler(label).sample(problem.energy, y), by_default)
 
 
 @every

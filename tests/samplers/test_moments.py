@@ -71,6 +71,10 @@ EXACT = {
 # Not here: replay steps as its inner sampler does, and its buffer has a test below; Gibbs sampling moves binary units.
 ELSEWHERE = {"replay", "block-gibbs"}
 every = pytest.mark.parametrize("label", EXACT)
+# Where steps are small, one sampler of each kind; the others are slow.
+USUAL = {("mala", "banana"), ("hmc", "funnel"), ("nuts", "banana")} | {
+    (label, name) for label in EXACT for name in ("correlated", "plane-mixture")
+}
 
 
 def start_of(problem: Problem, chains: int) -> Tensor:
@@ -127,8 +131,14 @@ def test_every_sampler_that_accepts_or_rejects_is_here():
     assert not missing, f"nobody looked at the moments of {sorted(missing)}: add a row of each to EXACT"
 
 
-@every
-@pytest.mark.parametrize("name", TIME_STEPS)
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        pytest.param(label, name, marks=[] if (label, name) in USUAL else [pytest.mark.slow])
+        for label in EXACT
+        for name in TIME_STEPS
+    ],
+)
 def test_moments_are_the_closed_forms(label, name):
     found = of_exact(label, name)
     assert bool((found.abs() < BOUND).all()), found
