@@ -1,4 +1,5 @@
-"""Energies: how compatible is y with the context? Analytic ones, networks, and combinations."""
+"""Energies: how compatible is y with the context? Analytic ones, networks, and energies made of
+energies."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ class ProductOfExperts(Several):
     """Adds energies up with learned weights: E(y) = Σᵢ wᵢ Eᵢ(y), wᵢ = exp(`log_weights`[i]).
 
     The density is ∏ᵢ pᵢ(y)^wᵢ / Z. All weights are 1 at first, which is the `SumEnergy`; contexts,
-    landscapes and errors are a sum's. Source: Training products of experts by minimizing
-    contrastive divergence (Hinton, 2002), equation 1; the weights: Selecting weighting factors in
-    logarithmic opinion pools (Heskes, 1998).
+    landscapes and errors are a sum's. Source: Training products of experts by minimizing contrastive
+    divergence (Hinton, 2002), equation 1; the weights: Selecting weighting factors in logarithmic
+    opinion pools (Heskes, 1998).
 
     Arguments:
         energies: energies, or functions of y.

@@ -19,15 +19,20 @@ class ModernHopfield(Held):
     E is not negative. Its gradient is y − Xᵀ softmax(β X y), so one gradient step of size 1 is
     attention to the patterns with y as the query. Such a step never raises the energy:
     `GradientDescent(step_size=1.0)` retrieves. exp(−βE) is the density of a mixture of Gaussians
-    N(xᵢ, 1/β) with weights ∝ exp(β|xᵢ|²/2). Source: Hopfield networks is all you need (Ramsauer et
-    al., arXiv 2008.02217), section 2.
+    N(xᵢ, 1/β) with weights ∝ exp(β|xᵢ|²/2).
+
+    Source: Hopfield networks is all you need (Ramsauer et al., arXiv 2008.02217), section 2.
 
     Arguments:
         patterns: X (count, dim); an nn.Parameter is learned. None makes learned ones, drawn from
             the standard normal distribution.
-        beta: β > 0, the inverse temperature: a high one tells patterns apart, a low one averages.
+        beta: β, the inverse temperature: a high one tells patterns apart, a low one averages many.
         dim: the length of a pattern, where patterns is None.
         count: N, the number of patterns, where patterns is None.
+
+    Raises:
+        ValueError: for patterns of another shape than (count, dim), sizes that are missing or below
+            1, a β that is not a positive number, and (at the call) a y of another length.
 
     >>> from ebm.samplers import GradientDescent
     >>> energy = ModernHopfield(((4.0, 0.0), (0.0, 4.0), (-4.0, 0.0)))
@@ -75,14 +80,21 @@ class Hopfield(Held):
     Hebb's rule stores patterns xᵢ as W = Σᵢ xᵢxᵢᵀ / d without its diagonal. If the patterns are few
     and unlike each other (of random ones about d / (4 log d)), they and their negatives are minima:
     no flip of one unit lowers the energy. Off the corners y = ±1 the energy is the same polynomial,
-    which is not bounded below: `retraction="clamp"` keeps y in the box. Source: Neural networks and physical systems with emergent collective computational abilities
+    which is not bounded below: `retraction="clamp"` keeps y in the box.
+
+    Source: Neural networks and physical systems with emergent collective computational abilities
     (Hopfield, 1982); how many: The capacity of the Hopfield associative memory (McEliece et al.,
     1987).
 
     Arguments:
-        patterns: what to store (count, d), of ±1, which sets the weights.
-        weights: W (d, d), symmetric, without patterns; an nn.Parameter is learned.
+        patterns: what to store (count, d), of ±1; sets the weights.
+        weights: W (d, d), symmetric, instead of patterns; an nn.Parameter is learned.
         bias: b (d,), 0 by default; an nn.Parameter is learned.
+
+    Raises:
+        ValueError: for patterns and weights together or neither, patterns with entries other than
+            ±1, weights that are not symmetric, a bias that is not (d,), and (at the call) a y of
+            another length.
 
     >>> energy = Hopfield(patterns=((1.0, 1.0, -1.0, -1.0),))
     >>> energy(torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]]))

@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softp
 
 
 def perceptron(widths: Sequence[int], activation: str) -> list[nn.Module]:
-    """Makes hidden layers of these widths, and a head without bias, which would get no gradient."""
+    """Makes hidden layers of these widths, and a head without bias: no gradient reaches a constant."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r} is unknown: choose one of {', '.join(ACTIVATIONS)}")
     hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), ACTIVATIONS[activation]())]

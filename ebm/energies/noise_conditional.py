@@ -77,7 +77,7 @@ class NoiseEmbedded(Levelled):
 
     def __init__(self, energy: EnergyFn, sigma: float | Sequence[float]) -> None:
         super().__init__(energy, sigma)
-        # A buffer moves with the energy. `sigma` makes it, so it is not saved.
+        # A buffer, so that it has the energy's device and dtype; `sigma` makes it, so it is not saved.
         self.register_buffer("log_sigma", torch.tensor(self.sigma).log()[:, None], persistent=False)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:

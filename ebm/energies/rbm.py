@@ -22,12 +22,11 @@ AT_ONCE = 2**14  # states
 class RBM(Unconditional):
     """Scores visible units v by the free energy of a machine with binary hidden units h:
 
-        E(v) = −log Σ_h exp(−E(v, h)) = A(v) − Σ_j softplus(c_j + vᵀW_j),
+        E(v) = −log Σ_h exp(−E(v, h)) = A(v) − Σ_j softplus(c_j + vᵀW_j),   E(v, h) = A(v) − c·h − vᵀWh,
 
-    with E(v, h) = A(v) − c·h − vᵀWh, A(v) = −b·v for binary units, which are 0 and 1, and A(v) =
-    |v − b|²/2 for gaussian ones. The energy itself takes any y. Given one layer the units of the
-    other are independent, which `BlockGibbs` uses. Where a layer is small, log Z and samples are
-    exact by enumeration.
+    with A(v) = −b·v for binary units, which are 0 and 1, and A(v) = |v − b|²/2 for gaussian ones.
+    The energy itself takes any y. Given one layer the units of the other are independent, which
+    `BlockGibbs` uses. Where a layer is small, log Z and samples are exact by enumeration.
 
     Source: Smolensky, 1986; Hinton, 2002 (Training products of experts by minimizing contrastive
     divergence); gaussian units: Welling et al., 2005 (Exponential family harmoniums).
@@ -81,7 +80,7 @@ class RBM(Unconditional):
         return self._onto_hidden(v).sigmoid()
 
     def visible_given(self, h: Tensor) -> Tensor:
-        """Computes E[v | h], (*chains, visible): probabilities where units are binary."""
+        """Computes E[v | h], (*chains, visible): probabilities of binary units, or gaussian means."""
         field = self._onto_visible(h)
         return field.sigmoid() if self.units == "binary" else field
 
@@ -159,8 +158,7 @@ class RBM(Unconditional):
 
 
 def _softplus(x: Tensor) -> Tensor:
-    # At the default threshold of 20 float64 sees where it turns linear.
-    return functional.softplus(x, threshold=40.0)
+    return functional.softplus(x, threshold=40.0)  # at the default of 20 float64 sees where it turns linear
 
 
 def _bernoulli(chance: Tensor, generator: torch.Generator | None) -> Tensor:

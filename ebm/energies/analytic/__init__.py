@@ -1,4 +1,4 @@
-"""Energies with known moments, score and log Z, which measure samplers and objectives."""
+"""Energies with known moments, score and log Z: what samplers and objectives are measured against."""
 
 from ebm.energies.analytic.base import Analytic
 from ebm.energies.analytic.gaussian import Gaussian, GaussianMixture

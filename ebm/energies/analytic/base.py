@@ -20,10 +20,7 @@ Matrix: TypeAlias = Sequence[Sequence[float]] | Tensor
 
 
 class Held(Unconditional):
-    """Scores vectors y (*chains, dim) by means of constants, which it holds and checks.
-
-    ValueError is raised for an argument that is not as its class says, and for a y of another length.
-    """
+    """Scores vectors y (*chains, dim) by means of constants, which it holds and checks."""
 
     dim: int
 
@@ -31,7 +28,10 @@ class Held(Unconditional):
         """Holds constants: an nn.Parameter stays a parameter, anything else becomes a buffer.
 
         Numbers and lists take the dtype and device of the tensors among the values, or torch's
-        defaults. A value that is not finite raises ValueError.
+        defaults.
+
+        Raises:
+            ValueError: for a value that is not finite.
         """
         tensors = [value for value in values.values() if isinstance(value, Tensor)]
         dtypes = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]

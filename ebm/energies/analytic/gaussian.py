@@ -17,12 +17,15 @@ Covariances: TypeAlias = Covariance | Sequence[Sequence[Sequence[float]]]
 class Gaussian(Analytic):
     """Scores y by its squared Mahalanobis distance to a mean: E(y) = (y - μ)ᵀ Σ⁻¹ (y - μ) / 2.
 
-    log Z = (d log 2π + log det Σ) / 2.
+    log Z = (d log 2π + log det Σ) / 2. A learned covariance is not kept positive definite.
 
     Arguments:
         mean: μ, (d,).
-        covariance: Σ, symmetric and positive definite: a matrix (d, d), the diagonal of one (d,),
-            or one variance for all. A learned one is not kept so.
+        covariance: Σ, a matrix (d, d), the diagonal of one (d,), or one variance for all.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a covariance that is not symmetric and positive
+            definite.
 
     >>> energy = Gaussian(mean=(0.0, 1.0), covariance=((2.0, 1.0), (1.0, 2.0)))
     >>> energy(torch.tensor([[0.0, 1.0], [1.0, 2.0]]))
@@ -84,13 +87,17 @@ class Gaussian(Analytic):
 class GaussianMixture(Analytic):
     """Scores y by its negative log-density under a mixture: E(y) = -log Σₖ wₖ N(y; μₖ, Σₖ).
 
-    So log Z = 0. Learned covariances and weights are not kept as they have to be.
+    So log Z = 0. Learned covariances are not kept positive definite, nor learned weights positive.
 
     Arguments:
         means: μ, (K, d).
-        covariances: Σ, symmetric and positive definite: matrices (K, d, d), their diagonals (K, d),
-            one variance per component (K,), or one for all.
-        weights: w (K,), not negative nor all zero, divided by their sum. Equal by default.
+        covariances: Σ, matrices (K, d, d), their diagonals (K, d), one variance per component (K,),
+            or one for all.
+        weights: w (K,), not negative; they are divided by their sum. Equal by default.
+
+    Raises:
+        ValueError: for shapes that do not fit, covariances that are not symmetric and positive
+            definite, and weights that are negative or sum to zero.
 
     >>> energy = GaussianMixture(means=((-2.0, 0.0), (2.0, 0.0)), covariances=0.5, weights=(1.0, 3.0))
     >>> energy.mean, energy.variance
@@ -136,6 +143,7 @@ class GaussianMixture(Analytic):
 
     @property
     def mean(self) -> Tensor:
+        """Computes Σₖ wₖ μₖ, (d,)."""
         return self._log_weights().exp() @ self.means
 
     @property
@@ -180,7 +188,7 @@ def _whitening(lower: Tensor) -> Tensor:
 
 
 def _is_definite(covariance: Tensor, matrix_ndim: int) -> bool:
-    """Tells whether matrices are symmetric and positive definite, or variances positive."""
+    """Tells whether matrices are symmetric positive definite, or variances (fewer axes) positive."""
     if covariance.ndim < matrix_ndim:
         return bool((covariance > 0).all())
     return torch.allclose(covariance, covariance.mT) and not torch.linalg.cholesky_ex(covariance).info.any()

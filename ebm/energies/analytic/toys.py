@@ -22,12 +22,17 @@ class Banana(Centred):
     """Bends a Gaussian along a parabola: y₁ ~ N(0, s²), and y₂ | y₁ ~ N(b (y₁² - s²), 1).
 
     E(y) = y₁² / (2s²) + (y₂ - b (y₁² - s²))² / 2. The bend keeps volumes, so log Z = log 2π + log
-    s; E[y] = 0, Var[y₁] = s² and Var[y₂] = 1 + 2b²s⁴. Source: Adaptive proposal distribution for random
-    walk Metropolis algorithm (Haario, Saksman and Tamminen, 1999), with −b for b and s = 10.
+    s; E[y] = 0, Var[y₁] = s² and Var[y₂] = 1 + 2b²s⁴.
 
     Arguments:
         curvature: b; its sign says which way the ends point, and 0 leaves a Gaussian.
-        scale: s, a positive number.
+        scale: s.
+
+    Source: Adaptive proposal distribution for random walk Metropolis algorithm (Haario, Saksman and
+    Tamminen, 1999), with the opposite sign of b; theirs has s = 10.
+
+    Raises:
+        ValueError: for a curvature that is not a number, or a scale that is not a positive number.
 
     >>> Banana(curvature=0.5, scale=2.0)(torch.tensor([[0.0, -2.0], [2.0, 0.0], [4.0, 6.0], [0.0, 0.0]]))
     tensor([0.0000, 0.5000, 2.0000, 2.0000])
@@ -83,9 +88,12 @@ class DoubleWell(Centred):
     the spacing, and is below 1e-12 here. Samples interpolate that function linearly.
 
     Arguments:
-        dim: d, the number of coordinates, at least 1; those after the first are standard normal.
-        barrier: b, a positive number in units of the temperature.
-        location: a, a positive number, the distance of each minimum from the origin.
+        dim: d, the number of coordinates; those after the first are standard normal.
+        barrier: b, in units of the temperature.
+        location: a, the distance of each minimum from the origin.
+
+    Raises:
+        ValueError: for a barrier or a location that is not a positive number, or dim < 1.
 
     >>> DoubleWell(barrier=2.0)(torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 2.0]]))
     tensor([0., 2., 2.])
@@ -115,6 +123,7 @@ class DoubleWell(Centred):
 
     @property
     def log_z(self) -> Tensor:
+        """Computes log ∫ exp(-b (y₁²/a² - 1)²) dy₁ by quadrature, plus (d - 1) log(2π) / 2."""
         u, density = self._table()
         log_first = (density.sum() * (u[1] - u[0]) * self.location).log()
         return (log_first + (self.dim - 1) * LOG_2PI / 2).to(self.location)
@@ -148,12 +157,16 @@ class Funnel(Centred):
     """Narrows exponentially to a neck (Neal's funnel): v = y₁ ~ N(0, s²), others x | v ~ N(0, eᵛ).
 
     E(y) = v² / (2s²) + e⁻ᵛ |x|² / 2 + (d - 1) v / 2, log Z = d log(2π) / 2 + log s, Var[v] = s²,
-    and each other coordinate has the variance E[eᵛ] = exp(s²/2). Source: Slice sampling (Neal, 2003),
-    section 8.
+    and each other coordinate has the variance E[eᵛ] = exp(s²/2).
 
     Arguments:
-        dim: d, the number of coordinates, at least 2, v included (Neal's has 10).
-        scale: s, a positive number.
+        dim: d, the number of coordinates, v included (Neal's has 10).
+        scale: s.
+
+    Source: Slice sampling (Neal, 2003), section 8.
+
+    Raises:
+        ValueError: for a scale that is not a positive number, or dim < 2.
 
     >>> Funnel(dim=2)(torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
     tensor([0., 2., 2.])
@@ -206,8 +219,11 @@ class Ring(Centred):
     E|y|² = r² + 2rw φ(a) / Φ(a).
 
     Arguments:
-        radius: r, a positive number.
-        width: w, a positive number, the standard deviation of |y| where w is much less than r.
+        radius: r.
+        width: w, the standard deviation of |y| where w is much less than r.
+
+    Raises:
+        ValueError: for a radius or a width that is not a positive number.
 
     >>> Ring(radius=2.0, width=0.5)(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     tensor([0., 2.])

@@ -1,9 +1,10 @@
 """The transformer block of both streams of an EBT and of Transformer++, and its attention.
 
-An observed element attends to its past, a candidate to the observed past and to itself. Training
-differentiates the observed stream once, since no candidate is upstream of it, so it uses torch's
-fused kernel. It differentiates a candidate's energy twice, which fused kernels refuse or silently
-ignore, so that attention is written out in products and a softmax.
+What is observed attends to its past, a candidate to the observed past and to itself. Which kernel
+computes it depends on the derivatives that training takes. The observed stream is differentiated
+once (no candidate is upstream of it), so torch's fused kernel serves. A candidate's energy is
+differentiated twice, which fused kernels refuse or, worse, silently do not: that attention is
+written out in products and a softmax, whose second derivatives are exact.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.kernels import gated, last_derivative, rms_norm, turn
 
-EPSILON = 1e-5  # as in Llama; it matters, because candidates start small
-BASE = 10_000.0  # the longest wavelength of rotary positions, over 2π
+EPSILON = 1e-5  # as in Llama; it matters, for candidates start small
+BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -37,7 +38,9 @@ class RMSNorm(nn.Module):
 class Block(nn.Module):
     """Transforms tokens: x + attention(norm x), then x + SwiGLU(norm x), without biases.
 
-    With a modulation (adaLN) each branch is scaled and shifted after its norm, and gated last.
+    With a modulation (adaLN) each branch is scaled and shifted after its norm, and gated at its
+    end.
+
     Source: Llama 2 (Touvron et al., 2023); adaLN: DiT (Peebles and Xie, 2023), section 3.2.
     """
 
@@ -52,7 +55,11 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, modulation: Tensor | None = None) -> Tensor:
-        """Transforms x (B, *, T, D); attend maps q, k, v (B, H, *, T, d); modulation is (6 D,)."""
+        """Transforms x (B, *, T, D).
+
+        `attend` maps queries, keys and values (B, H, *, T, d) to what is seen; modulation is (6
+        D,).
+        """
         shifts = (None,) * 6 if modulation is None else modulation.chunk(6, -1)
         qkv = self.qkv(modulate(self.attention_norm(x), shifts[0], shifts[1]))
         q, k, v = rearrange(qkv, "b ... t (three h d) -> three b h ... t d", three=3, h=self.heads)
@@ -85,21 +92,27 @@ def initialise(module: nn.Module) -> None:
                 nn.init.xavier_normal_(matrix)
 
 
-# ---------------------------------------------------------------------------------------- attention
+# ------------------------------------------------------------------------------------------------------------ attention
 
 
 def turns(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Computes cosines and sines (*positions, head_dim / 2) of RoFormer's angles (equation 15)."""
+    """Computes cosines and sines (*positions, head_dim / 2) of the angles of rotary positions.
+
+    Source: RoFormer (Su et al., 2021), equation 15.
+    """
     frequencies = BASE ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions[..., None].float() * frequencies
     return angles.cos(), angles.sin()
 
 
 def future(queries: int, keys: int, *, device: torch.device, pad: Tensor | None = None, lead: int = 0) -> Tensor:
-    """Marks what the last `queries` of `keys` positions must not see: (queries, keys).
+    """Marks what the last `queries` of `keys` positions must not see: the future, and padding.
 
-    These are the future, and padding: pad (B,) of the keys after the first `lead`, which everybody
-    sees (a step embedding's token). With padding the mask is (B, 1, queries, keys).
+    Arguments:
+        queries, keys: how many there are; the last query stands at the last key.
+        pad: how many keys (B,) after the first `lead` are padding; the mask is then (B, 1, queries,
+            keys).
+        lead: keys in front that everybody sees (a step embedding's token).
     """
     key = torch.arange(keys, device=device)
     hidden = key > torch.arange(keys - queries, keys, device=device)[:, None]
@@ -110,10 +123,13 @@ def future(queries: int, keys: int, *, device: torch.device, pad: Tensor | None 
 
 
 def attend_to_past(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Attends causally, once differentiable: q (B, H, T, d) to k, v (B, H, S, d), or S = T."""
+    """Attends causally, once differentiable: q (B, H, T, d) to k and v (B, H, S, d).
+
+    T = S unless `hidden` (T, S) is given.
+    """
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # A padded query would see nothing, so it sees itself.
+    # A padded row's query may see nothing at all: it looks at itself, and nobody looks at it.
     key = torch.arange(k.shape[-2], device=q.device)
     own = key == key[-q.shape[-2] :, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden | own)
@@ -122,8 +138,10 @@ def attend_to_past(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None
 def attend_to_past_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
     """Attends to observed keys and to oneself, twice differentiable; no other candidate is seen.
 
-    q, k and v (B, H, N, T, d) are those of N candidates at each of T positions. They share the
-    observed keys and values (B, H, S, d). `hidden` (T, S) or (B, 1, T, S) masks positions.
+    Arguments:
+        q, k, v: the candidates' own (B, H, N, T, d), for N candidates at each of T positions.
+        keys, values: the observed stream's (B, H, S, d), shared by the candidates.
+        hidden: (T, S) or (B, 1, T, S), True where a position must not look.
     """
     q = q * q.shape[-1] ** -0.5
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula
@@ -174,7 +192,8 @@ class _Attention(torch.autograd.Function):
         if g is None:
             return (None,) * 6
         keys, values = ctx.saved_tensors[3:5]
-        # A sampler asks for the gradient of y alone, which keys and values are not upstream of.
+        # A sampler asks for the gradient of y alone: what is observed is upstream of other results
+        # only.
         wanted = _is_wanted(keys) or _is_wanted(values)
         return (*_AttentionGradient.apply(g, *ctx.saved_tensors, wanted), None)
 
@@ -206,11 +225,11 @@ class _AttentionGradient(torch.autograd.Function):
         t, t_own = _rows(q1, keys.mT), (q1 * k + q * k1).sum(-1, keepdim=True)
         if keys1 is not None:
             t += _rows(q, keys1.mT)
-        # Three (T, S) tensors are reused: the weights, w(a − ā) = ds for a, w(ṡ − s̄̇) = ẇ for ṡ.
+        # Three (T, S) tensors live here, and are reused: the weights, w(a − ā) = ds in the place of
+        # a, w(ṡ − s̄̇) = ẇ in that of ṡ.
         mean_a, mean_t = _mean(past, own, a, a_own), _mean(past, own, t, t_own)
         a, a_own, t, t_own = a.sub_(mean_a), a_own - mean_a, t.sub_(mean_t), t_own - mean_t
-        # c is what moves w, up to a constant.
-        c, c_own = torch.mul(a, t), a_own * t_own + (g * v1).sum(-1, keepdim=True)
+        c, c_own = torch.mul(a, t), a_own * t_own + (g * v1).sum(-1, keepdim=True)  # what moves w, up to a constant
         if values1 is not None:
             c += _rows(g, values1.mT)
         ds, ds_own, w, w_own = a.mul_(past), a_own * own, t.mul_(past), t_own * own
@@ -232,8 +251,7 @@ def _is_wanted(x: Tensor) -> bool:
     """Tells whether the backward pass under way goes on to x."""
     if not x.requires_grad:
         return False
-    # torch's multi-grad hooks ask this, too.
-    return x.grad_fn is None or torch._C._will_engine_execute_node(x.grad_fn)
+    return x.grad_fn is None or torch._C._will_engine_execute_node(x.grad_fn)  # what torch's multi-grad hooks ask, too
 
 
 def _rows(x: Tensor, matrix: Tensor) -> Tensor:

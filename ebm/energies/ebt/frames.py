@@ -16,12 +16,24 @@ class FrameEBT(CausalEBT):
     """Scores next frames: E_i = E(f_i | x_0 … x_i), for feature vectors of frames.
 
     The context is features (B, S, features), y is (*more, B, T, features), energies are (*more, B,
-    T). One projection embeds observed and candidate frames. Source: arXiv 2507.02092, section 4.2.
-    Other arguments are `CausalStream`'s.
+    T). Observed and candidate frames are embedded by the same projection.
 
     Arguments:
-        features: how many numbers encode a frame.
+        features: numbers that a frame is encoded as.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
 
+    Source: arXiv 2507.02092, section 4.2.
+
+    Raises:
+        ValueError: for sizes that cannot work, and (at the call) features of another shape.
+
+    >>> import torch
     >>> energy = FrameEBT(features=6, dim=8, depth=2, heads=2)
     >>> energy.given(torch.randn(3, 5, 6))(torch.randn(3, 5, 6)).shape
     torch.Size([3, 5])
@@ -66,17 +78,29 @@ class ResidualFrameEBT(MotionStream, CausalEBT):
 
         E(y | context) = |y - x̂(h(context) + w ⊙ z(y, context))|² / 2,
 
-    where h is the observed stream's last hidden state, z the prediction stream's, and `Motion`
-    reads out x̂. w (D,) starts at zero: at first a step of size 1 leads from anywhere to the
-    prediction of the feed-forward `FrameTransformer`. Thinking starts there, and learns to correct
-    a prediction by looking at it in its context. This form is not in arXiv 2507.02092. Shapes and
-    other arguments are a `FrameEBT`'s.
+    for h the observed stream's last hidden state, z the prediction stream's, and x̂ as `Motion`
+    reads it out. w (D,) starts at zero: at first, a step of size 1 leads from anywhere to what the
+    feed-forward `FrameTransformer` predicts. So thinking starts where that ends, and learns to
+    correct a prediction by looking at it in its context. This form is ours: it is not in arXiv
+    2507.02092. Shapes are a `FrameEBT`'s.
 
     Arguments:
-        features: how many numbers encode a frame.
+        features: numbers that a frame is encoded as.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
         history: how many of the last changes a prediction may continue.
-        appearance: whether frames are embedded, not only their changes. It takes many scenes.
+        appearance: whether frames themselves are embedded, and not their changes alone. It takes
+            many scenes.
 
+    Raises:
+        ValueError: for sizes that cannot work, and (at the call) features of another shape.
+
+    >>> import torch
     >>> energy, context = ResidualFrameEBT(features=6, dim=8, depth=2, heads=2), torch.randn(3, 5, 6)
     >>> energy.given(context)(torch.randn(4, 3, 5, 6)).shape    # four candidates
     torch.Size([4, 3, 5])

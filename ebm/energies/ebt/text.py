@@ -58,12 +58,25 @@ class TextEBT(TokenStream, CausalEBT):
 
     The context is ids (B, S), or `Padded` rows; y is (*more, B, T, vocab_size), energies are
     (*more, B, T). Samplers move logits whose softmax is scored:
-    `GradientDescent(retraction="softmax")`. Source: arXiv 2507.02092, sections 3 and 4.1. Other
-    arguments are `CausalStream`'s.
+    `GradientDescent(retraction="softmax")`.
 
     Arguments:
         vocab_size: V.
-        tied: whether candidates are embedded as p @ (the input table), or by their own matrix.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; by default
+            by a matrix of their own.
+
+    Source: arXiv 2507.02092, sections 3 and 4.1.
+
+    Raises:
+        ValueError: for sizes that cannot work, and (at the call) ids outside the vocabulary or a y
+            of another shape.
 
     >>> energy = TextEBT(vocab_size=11, dim=8, depth=2, heads=2, conditioning="time", levels=2)
     >>> context = torch.tensor([[1, 2, 3, 4, 5]])
@@ -102,11 +115,25 @@ class ResidualTextEBT(TextEBT):
     """Refines a feed-forward reading of the context: E = −⟨p, U (h(context) + w ⊙ x(p, context))⟩.
 
     h is the observed stream's last hidden state, x the prediction stream's, U an output matrix, and
-    w (D,) starts at zero. So at first one step of size 1 from the uniform distribution leads to
-    the feed-forward transformer softmax(U h). Thinking starts there, and learns what to add by
-    looking at the context again, given the candidate. Candidates are embedded by the input table
-    and a shared vector: the parameters are a `Transformer`'s and 2 D more. This form is not in
-    arXiv 2507.02092. Shapes, arguments and errors are a `TextEBT`'s.
+    w (D,) starts at zero. So at first, and after one step of size 1 from the uniform distribution,
+    this is exactly the feed-forward transformer softmax(U h): thinking starts where that ends, and
+    learns what to add by looking at the context once more, with the candidate in mind. Candidates
+    are embedded by the input table and a vector in common, so that the parameters are those of a
+    `Transformer` and 2 D more. This form is ours: it is not in arXiv 2507.02092.
+
+    Arguments:
+        vocab_size: V.
+        size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
+        dim: the width D of a token.
+        depth: how many blocks there are.
+        heads: attention heads in a block.
+        hidden: the feed-forward's hidden width; dim by default.
+        conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
+        levels: how many landscapes there are.
+        tied: candidates are embedded as the mean of the input table's rows, p @ table; or by a
+            matrix of their own.
+
+    Shapes and errors are `TextEBT`'s.
 
     >>> energy = ResidualTextEBT(vocab_size=11, dim=8, depth=2, heads=2)
     >>> energy.given(torch.tensor([[1, 2, 3]]))(torch.full((4, 1, 3, 11), 1 / 11)).shape    # four candidates
@@ -128,7 +155,8 @@ class ResidualTextEBT(TextEBT):
         super().__init__(vocab_size, size, dim, depth, heads, hidden, conditioning, levels, tied)
         self.output = nn.Linear(self.dim, vocab_size, bias=False)
         initialise(self.output)
-        # Without it a spread-out candidate's embedding is near 0, where the norm is steep.
+        # A spread-out candidate's mean embedding is next to nothing, and the norm would blow up its
+        # gradient: not with this.
         self.common = nn.Parameter(torch.randn(self.dim))
         nn.init.zeros_(self.head.weight)
 
