@@ -275,7 +275,8 @@ class Several(Energy):
         values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
         if any(value.shape != values[0].shape for value in values):
             shapes = ", ".join(str(tuple(value.shape)) for value in values)
-            raise ValueError(f"the parts of a {type(self).__name__} have energies of shapes {shapes}: make the shapes equal")
+            what = type(self).__name__
+            raise ValueError(f"the parts of a {what} have energies of shapes {shapes}: they must agree on what a chain is")
         return values
 
 

@@ -192,4 +192,4 @@ def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: Generator | 
             return size
         size *= 2.0 if grows else 0.5
     what = f"no step size between {sampler.step_size:.1g} and {size:.1g} changes whether steps are accepted"
-    raise ValueError(f"{what}: the energy is nearly flat where the chains start, or infinite around them")
+    raise ValueError(f"{what}: the energy is all but flat where the chains start, or infinite around them")
