@@ -47,7 +47,7 @@ def run(
     ...     small = {"fit.steps": 2, "fit.evaluate_limit": 20, "energy.hidden": [8], "task.n": 200}
     ...     done = run("density", small, out=folder)
     >>> sorted(done.metrics)[:2], done.baseline
-    (['mmd', 'mmd_p'], None)
+    (['energy', 'mmd'], None)
     """
     read_from = find(recipe) if isinstance(recipe, str | Path) else dict(recipe)
     resolved = resolve(read_from, settings)

@@ -70,7 +70,8 @@ class Mass(nn.Module):
             if not failed:
                 self.factor, self.inverse = factor, torch.cholesky_inverse(factor)
         if self.factor is None and not bool((mass > 0).all()):
-            raise ValueError(f"{name} of shape {tuple(mass.shape)}: pass a positive diagonal, or a positive definite matrix")
+            way_out = "pass a positive diagonal, or a symmetric positive definite matrix"
+            raise ValueError(f"{name} of shape {tuple(mass.shape)}: {way_out}")
 
     def draw(self, y: Tensor, chains: int, generator: Generator | None) -> Tensor:
         """Draws momenta of y's shape; y has `chains` leading axes of chains."""
