@@ -127,7 +127,12 @@ def mala(**keywords: Any) -> Sampler:
     return ebm.build("sampler", "mala", **{"step_size": 0.05, "steps": 4, **keywords})
 
 
+FALLING_TO_ONE = {"schedule": "linear", "start": 1.5, "end": 1.0, "steps": 3}
 FALLING = {"schedule": "linear", "start": 0.04, "end": 0.01, "steps": 5}
+
+def mirror(**keywords: Any) -> Sampler:
+    return ebm.build("sampler", "mirror-descent", **{"step_size": 0.2, "steps": 4, **keywords})
+
 
 # "registered name/variant" -> keywords: every sampler law runs over them.
 SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -140,6 +145,13 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "gradient-descent/scale": lambda: {"step_size": 0.02, "steps": 4, "step_scale": 2.0},
     "gradient-descent/schedule": lambda: {"step_size": FALLING, "steps": 4},
     "gradient-descent/learnable": lambda: {"step_size": 0.02, "steps": 4, "learnable": True},
+    "gradient-descent/noise-in-training": lambda: {"step_size": 0.02, "steps": 4, "noise_std": 0.1, "noise_in": "train"},
+    "mirror-descent": lambda: {"step_size": 0.5, "steps": 4},
+    "mirror-descent/momentum": lambda: {"step_size": 0.1, "steps": 4, "momentum": 0.5, "hidden": 1},
+    "mirror-descent/noise": lambda: {"step_size": 0.2, "steps": 4, "noise_std": 0.1, "step_scale": 2.0, "learnable": True},
+    "basin-hopping": lambda: {"sampler": descent(), "every": 2},
+    "basin-hopping/mirror": lambda: {"sampler": mirror(steps=8), "every": 2, "share": 1.0, "scale": 3.0},
+    "cooled": lambda: {"sampler": mirror(), "temperature": FALLING_TO_ONE},
     "langevin": lambda: {"step_size": 0.02, "steps": 4},
     "langevin/cold": lambda: {"step_size": 0.02, "steps": 4, "temperature": 0.0},
     "langevin/decoupled": lambda: {"step_size": 0.02, "steps": 4, "noise_std": 0.005},

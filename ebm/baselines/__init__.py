@@ -9,16 +9,17 @@ from ebm.baselines import classical, frames
 from ebm.baselines.classical import METHODS, Classical, tuned
 from ebm.baselines.dit import DiT
 from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
+from ebm.baselines.looped import LoopedNetwork
 from ebm.baselines.transformer import Transformer
 from ebm.registry import hookimpl
 
-__all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "Transformer", "tuned"]
+__all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "LoopedNetwork", "Transformer", "tuned"]
 
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
-    """Offers feed-forward models, each as the energy whose one step is its prediction."""
-    return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer}
+    """Offers feed-forward models, each as the energy whose one step is its prediction, and looped networks."""
+    return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer, "looped": LoopedNetwork}
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, Gaussian
 from ebm.energies.compose import WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.conv import ConvEnergy
-from ebm.energies.ebt import FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.ebt import BeliefEBT, FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.experts import MixtureOfExperts, ProductOfExperts
 from ebm.energies.hopfield import Hopfield, ModernHopfield
 from ebm.energies.joint import JointClassifier, joint_conv
@@ -27,6 +27,7 @@ from ebm.samplers import BlockGibbs
 __all__ = [
     "RBM",
     "Banana",
+    "BeliefEBT",
     "ConditionalMLP",
     "ConvEnergy",
     "DoubleWell",
@@ -117,4 +118,5 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "residual-frame-ebt": ResidualFrameEBT,
         "image-ebt": ImageEBT,
         "residual-image-ebt": ResidualImageEBT,
+        "belief-ebt": BeliefEBT,
     }

@@ -92,6 +92,35 @@ class Follows(Protocol):
 
 
 @runtime_checkable
+class Advances(Protocol):
+    """A network with an update of its own, which `FixedPoint` repeats."""
+
+    def advance(self, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
+        """Takes a step from y (*chains, *event): the next y, and the energies (*chains,) of this one."""
+
+
+@runtime_checkable
+class ScoresPositions(Protocol):
+    """An energy of whole answers that knows each position's share."""
+
+    vocab_size: int
+
+    def position_energies(self, y: Tensor, code: Any) -> Tensor:
+        """Computes the energies (*chains, S) of positions."""
+
+
+@runtime_checkable
+class HasAnswers(Protocol):
+    """A task whose predictions can be read as whole answers, and judged."""
+
+    def answers(self, y: Tensor, context: Any) -> Tensor:
+        """Reads the likeliest answers (*more, B, S) off y, beside what contexts give."""
+
+    def accepts(self, answer: Tensor, batch: Batch) -> Tensor:
+        """Tells which answers (*more, B, S) are right: (*more, B)."""
+
+
+@runtime_checkable
 class ScoresPatches(Protocol):
     """An energy of images that knows the energy of each patch."""
 

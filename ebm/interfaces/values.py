@@ -91,7 +91,7 @@ class Prediction(NamedTuple):
 
     y: Tensor
     energy: Tensor | None
-    evaluations: int
+    evaluations: float  # on average, where some chains stop early
 
 
 class Predictor(Protocol):

@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
 from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
@@ -27,7 +28,7 @@ from ebm.training import fit
 from ebm.words import nearest
 
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
-FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "out", "overwrite")
+FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite")
 # A parameter of one of these names takes a component, or several, of the kind.
 COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
 
@@ -74,9 +75,11 @@ def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
             raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
         if key in tables and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
-    for key in ("summary", "baseline"):
-        if not isinstance(recipe.get(key, ""), str):
-            raise ValueError(f"{what}: {key} is {recipe[key]!r}: write a string")
+    if not isinstance(recipe.get("summary", ""), str):
+        raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
+    named = recipe.get("baseline", "")
+    if not isinstance(named, str) and not (isinstance(named, list) and named and all(isinstance(name, str) for name in named)):
+        raise ValueError(f"{what}: baseline is {named!r}: write a recipe's name, or a list of names")
     return recipe
 
 
@@ -115,12 +118,15 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
         if name in recipe:
             resolved[name] = study_keywords(name, found, recipe[name])
     if recipe.get("baseline"):
-        load(recipe["baseline"])  # raises where there is none
+        for name in _listed(recipe["baseline"]):
+            load(name)  # raises where there is none
         resolved["baseline"] = recipe["baseline"]
     if "pace" in recipe:
-        pace = recipe["pace"]
-        if type(pace) not in (int, float) or not pace > 0 or "baseline" not in resolved:
-            raise ValueError(f"pace = {pace!r}: write how many steps a baseline takes for one of this recipe's, beside baseline")
+        pace, count = recipe["pace"], len(_listed(resolved.get("baseline", [])))
+        paces = _listed(pace)
+        if not all(type(each) in (int, float) and each > 0 for each in paces) or len(paces) not in {min(1, count), count}:
+            what = "write how many steps a baseline takes for one of this recipe's, or a list of one for each, beside baseline"
+            raise ValueError(f"pace = {pace!r}: {what}")
         resolved["pace"] = pace
     return resolved
 
@@ -157,21 +163,30 @@ def study_keywords(
 OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler")
 
 
-def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Resolves the recipe of a resolved recipe's baseline: same task, seed, batches and size.
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
-    The baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
+
+def baselines_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Resolves the recipes of a resolved recipe's baselines, by name: same task, seed, batches and size.
+
+    A baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
     for the same time. Keywords that both energies have (dim, depth …) are the run's; the
     optimiser's are the baseline's own.
     """
-    if "baseline" not in recipe:
-        return None
-    baseline = load(recipe["baseline"])
+    names = _listed(recipe.get("baseline", []))
+    paces = _listed(recipe.get("pace", 1))
+    paces = paces * len(names) if len(paces) == 1 else paces
+    return {name: _baseline(recipe, name, pace) for name, pace in zip(names, paces, strict=True)}
+
+
+def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, Any]:
+    baseline = {key: value for key, value in load(name).items() if key not in ("baseline", "pace")}
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
-    shared["steps"] = max(1, round(shared["steps"] * recipe.get("pace", 1)))
+    shared["steps"] = max(1, round(shared["steps"] * pace))
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
     size = {name: value for name, value in recipe["energy"].items() if name in known}
-    summary = f"The baseline, {recipe['baseline']}, of: {recipe['summary']}"
+    summary = f"The baseline, {name}, of: {recipe['summary']}"
     own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
     energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
     return resolve({**baseline, **own, "energy": energy, "fit": fit})
@@ -253,7 +268,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         data = json.dumps(value, allow_nan=False)
-    except PydanticUserError:  # a type of its own, which says nothing about data
+    except (PydanticUserError, SchemaError):  # a type of its own, which says nothing about data
         return value
     except (TypeError, ValueError) as error:  # TOML's dates and times; NaN and infinity
         raise ValueError(f"{where} = {value}: write strings, truth values and finite numbers only") from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ebm.interfaces import EnergyFn, Objective, Sampler, Task
-from ebm.recipes.recipe import assemble, baseline_of, read, resolve
+from ebm.recipes.recipe import assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
 from ebm.registry import component, components
 from ebm.runs import checkpoints
@@ -53,25 +53,42 @@ def run(
     resolved = resolve(read_from, settings)
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
     folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
-    compared = None
-    if (baseline := baseline_of(resolved)) is not None:
-        if finished(folder) and not overwrite:
-            raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
-        done = not overwrite and finished(folder / BASELINE)
-        compared = load(folder / BASELINE) if done else _train(baseline, folder / BASELINE, overwrite)
-    return _train(resolved, folder, overwrite, compared)
+    baselines = baselines_of(resolved)
+    if baselines and finished(folder) and not overwrite:
+        raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
+    compared: dict[str, Run] = {}
+    for (name, baseline), place in zip(baselines.items(), places_of(folder, [*baselines]), strict=True):
+        first = next(iter(compared.values()), None)
+        done = not overwrite and finished(place)
+        compared[name] = load(place, task=None if first is None else first.task) if done else _train(baseline, place, overwrite, first)
+    first, *_ = [*compared.values(), None]
+    return _train(resolved, folder, overwrite, first, compared)
 
 
-def _train(resolved: Mapping[str, Any], folder: Path, overwrite: bool, baseline: Run | None = None) -> Run:
-    """Builds a resolved recipe and trains it."""
-    if baseline is not None:
-        resolved = {**resolved, "task": baseline.recipe["task"]}  # the same, with all defaults
-    parts = assemble(resolved, None if baseline is None else baseline.task)
+def places_of(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Lists the folders of a run's baselines: `baseline`, and `baseline-NAME` of further ones.
+
+    >>> [str(place) for place in places_of(Path("runs/x"), ["one", "mine:two"])]
+    ['runs/x/baseline', 'runs/x/baseline-two']
+    """
+    return [folder / (BASELINE if not place else f"{BASELINE}-{name_of(name)}") for place, name in enumerate(names)]
+
+
+def _train(
+    resolved: Mapping[str, Any], folder: Path, overwrite: bool, first: Run | None = None, compared: Mapping[str, Run] | None = None
+) -> Run:
+    """Builds a resolved recipe and trains it, on the task of the first baseline."""
+    if first is not None:
+        resolved = {**resolved, "task": first.recipe["task"]}  # the same, with all defaults
+    parts = assemble(resolved, None if first is None else first.task)
     options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
     if is_first_process():
         reads = getattr(parts.task, "reads", "")
         print(f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else ""), file=sys.stderr)
-    return fit(parts.energy, parts.objective, parts.task, baseline=baseline, **parts.fit, **options)
+    if compared:
+        baseline, *others = compared.items()
+        options |= {"baseline": baseline[1], "others": dict(others)}
+    return fit(parts.energy, parts.objective, parts.task, **parts.fit, **options)
 
 
 def name_of(recipe: str | Path) -> str:
@@ -127,5 +144,10 @@ def load(
         sampler = sampler_of(objective, energy)
     metrics = folder / "metrics.json"
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
-    baseline = load(folder / BASELINE, task=task) if finished(folder / BASELINE) else None
-    return Run(folder, recipe, energy, sampler, objective, task, found, baseline)
+    named: Any = recipe.get("baseline", [""])
+    names: list[str] = [named] if isinstance(named, str) else named
+    places = zip(names, places_of(folder, names), strict=True)
+    compared = {name: load(place, task=task) if finished(place) else None for name, place in places}
+    baseline, *others = compared.values()
+    further = {name: other for name, other in zip([*compared][1:], others, strict=True) if other is not None}
+    return Run(folder, recipe, energy, sampler, objective, task, found, baseline, further)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Run:
     task: Task | None
     metrics: dict[str, float]
     baseline: Run | None = None  # the finished run that it is compared with
+    others: dict[str, Run] = field(default_factory=dict)  # further ones, by the names of their recipes
 
     @property
     def thinker(self) -> Any:

@@ -8,10 +8,14 @@ from ebm.registry import hookimpl
 from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
 from ebm.samplers.block_gibbs import BlockGibbs
+from ebm.samplers.cooled import Cooled
 from ebm.samplers.descent import GradientDescent
+from ebm.samplers.fixed_point import FixedPoint
 from ebm.samplers.hmc import HMC
+from ebm.samplers.hopping import BasinHopping
 from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
+from ebm.samplers.mirror import MirrorDescent
 from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
 from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
@@ -30,12 +34,16 @@ __all__ = [
     "MALA",
     "NUTS",
     "Annealed",
+    "BasinHopping",
     "BlockGibbs",
+    "Cooled",
     "Cosine",
+    "FixedPoint",
     "Geometric",
     "GradientDescent",
     "LangevinDynamics",
     "Linear",
+    "MirrorDescent",
     "Monotone",
     "ParallelTempering",
     "Polynomial",
@@ -68,11 +76,15 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
 def ebm_samplers() -> dict[str, type[Sampler]]:
     return {
         "annealed": Annealed,
+        "basin-hopping": BasinHopping,
         "block-gibbs": BlockGibbs,
+        "cooled": Cooled,
         "gradient-descent": GradientDescent,
+        "fixed-point": FixedPoint,
         "hmc": HMC,
         "langevin": LangevinDynamics,
         "mala": MALA,
+        "mirror-descent": MirrorDescent,
         "monotone": Monotone,
         "nuts": NUTS,
         "parallel-tempering": ParallelTempering,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -37,6 +37,7 @@ class GradientDescent(SteppingSampler):
         nesterov: takes the gradient's step from ahead along the velocity.
         retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
         noise_std: noise added before the retraction and the gradient; a number or a schedule.
+        noise_in: adds noise "always", or in "train" mode only.
         learnable: makes the step size a parameter.
         step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
@@ -57,6 +58,7 @@ class GradientDescent(SteppingSampler):
         nesterov: bool = False,
         retraction: str | Retraction | None = None,
         noise_std: Scheduled = 0.0,
+        noise_in: Literal["always", "train"] = "always",
         learnable: bool = False,
         step_scale: float = 1.0,
         grad_clip: float | None = None,
@@ -66,6 +68,9 @@ class GradientDescent(SteppingSampler):
             raise ValueError(f"momentum={momentum}: pass a number in [0, 1)")
         if nesterov and momentum == 0:
             raise ValueError("nesterov=True needs momentum > 0")
+        if noise_in not in ("always", "train"):
+            raise ValueError(f"noise_in={noise_in!r}: choose always or train")
+        self.noise_in = noise_in
         self.momentum, self.nesterov, self.noise_std = momentum, nesterov, as_scheduled("noise_std", noise_std)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> DescentState:
@@ -75,7 +80,7 @@ class GradientDescent(SteppingSampler):
         self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[DescentState, Info]:
         z, noise_std = state.y, at(self.noise_std, state.t)
-        if isinstance(noise_std, Tensor) or noise_std:
+        if (isinstance(noise_std, Tensor) or noise_std) and (self.training or self.noise_in == "always"):
             z = z + noise_std * self.normals(z, generator)
         point = self.point(z)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)
@@ -84,5 +89,9 @@ class GradientDescent(SteppingSampler):
             velocity = self.momentum * velocity + direction
             direction = direction + self.momentum * velocity if self.nesterov else velocity
         scale = self.scale(state, value, generator)
-        y = point - self.stride(state, scale, value, point) * direction
+        y = self.move(z, point, -self.stride(state, scale, value, point) * direction)
         return DescentState(y, state.t + 1, scale, state.gain, velocity), Info(value, grad)
+
+    def move(self, z: Tensor, point: Tensor, by: Tensor) -> Tensor:
+        """Takes the step `by` that was computed at `point`; z is the state before its retraction."""
+        return point + by

@@ -25,6 +25,7 @@ class Finding(NamedTuple):
     candidates: int = 1
     name: str = ""
     value: float = math.nan
+    choice: str = ""  # how one of several candidates was chosen; "": by the lowest energy
 
 
 def conduct(run: Run, name: str, keywords: Mapping[str, Any], *, seed: int | None = None) -> list[Row]:
@@ -58,7 +59,7 @@ def rows_of(found: Any, who: str = "the study") -> list[Row]:
     >>> rows_of({"roughness": 0.5})
     [{'name': 'roughness', 'value': 0.5}]
     >>> rows_of([Finding(name="loss", value=0.5, steps=4)])
-    [{'who': 'run', 'split': 'test', 'steps': 4, 'candidates': 1, 'name': 'loss', 'value': 0.5}]
+    [{'who': 'run', 'split': 'test', 'steps': 4, 'candidates': 1, 'name': 'loss', 'value': 0.5, 'choice': ''}]
     """
     if found is None:
         return []

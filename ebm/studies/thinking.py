@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from ebm.interfaces import Predictor, check_steps
+from ebm.interfaces.abilities import HasAnswers, lacking
 from ebm.randomness import stream
 from ebm.registry import component
 from ebm.runs.run import Run
+from ebm.studies.answers import judge_answers, judge_searches, judge_stopping
 from ebm.studies.findings import Finding, read_rows
 from ebm.thinking import Thinker
 
@@ -26,6 +28,10 @@ def thinking(
     tolerance: float = 0.0,
     passes: Sequence[int] = (),
     rivals: Sequence[str] = (),
+    select: Sequence[str] = ("min",),
+    searches: Sequence[str] = (),
+    search_passes: int = 512,
+    residual: float | None = None,
     seed: int | None = None,
 ) -> list[Finding]:
     """Judges a run at several amounts of thinking, on the same examples as its baseline.
@@ -42,6 +48,10 @@ def thinking(
         tolerance: the least fall, as a share of the energy, that counts for adaptive stopping.
         passes: forward passes of a `Paced` baseline; the last number on every split.
         rivals: registered methods without a model, judged on every split.
+        select: where answers are right or wrong, ways of choosing among candidates, as `think`'s.
+        searches: there, also ways of searching: "fresh", "hop" and "cool", on the last split.
+        search_passes: forward passes that a way of searching spends on a problem, in all.
+        residual: there, also judge chains that stop once a step moves them by less.
         seed: what every draw is derived from; the run's by default.
     """
     found: list[Finding] = []
@@ -53,8 +63,22 @@ def thinking(
             metrics = run.judge().evaluate(predictor, split=split, limit=limit, generator=generator)
         found.extend(Finding(who, split, count, starts, name + suffix, float(value)) for name, value in metrics.items())
 
+    if not lacking(run.task, HasAnswers) and isinstance(run.thinker, Thinker):
+        compared = {"run": run, **({} if run.baseline is None else {"baseline": run.baseline}), **run.others}
+        for split in splits:
+            for who, each in compared.items():
+                if isinstance(each.thinker, Thinker):
+                    found += judge_answers(each, who, [*steps, own_steps(run)], candidates, split, limit, select, root)
+                else:
+                    judge(who, each.thinker, split, 0, 1)
+            if residual is not None:
+                found += judge_stopping(run, residual, max(steps), split, limit, root)
+        if searches:
+            found += judge_searches(run, searches, search_passes, max(candidates), splits[-1], limit, root)
+        return found
+
     others = {name: component("rival", name).factory(run.judge()) for name in rivals}
-    baseline, own = run.baseline, check_steps(run.sampler.steps)[1]
+    baseline, own = run.baseline, own_steps(run)
     for split in splits:
         for name, predictor in others.items():
             judge(name, predictor, split, 0, 1)
@@ -72,6 +96,11 @@ def thinking(
     for count in sorted(set(candidates) - {1}):
         judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)
     return found
+
+
+def own_steps(run: Run) -> int:
+    """Counts the steps that a run thinks for by itself."""
+    return check_steps(run.sampler.steps)[1]
 
 
 def read_findings(folder: Path) -> list[Finding]:

@@ -7,6 +7,9 @@ from ebm.registry import hookimpl
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.points import Points
+from ebm.tasks.puzzles.answers import Answers
+from ebm.tasks.puzzles.arithmetic import Arithmetic
+from ebm.tasks.puzzles.puzzles import Puzzles
 from ebm.tasks.rows import InMemory, Rows, RowTask, draw_splits, loader_of
 from ebm.tasks.text.dyck import Dyck
 from ebm.tasks.text.questions import Questions
@@ -15,12 +18,15 @@ from ebm.tasks.text.tokens import TokenTask
 from ebm.tasks.video.frames import Frames
 
 __all__ = [
+    "Answers",
+    "Arithmetic",
     "Denoising",
     "Digits",
     "Dyck",
     "Frames",
     "InMemory",
     "Points",
+    "Puzzles",
     "Questions",
     "RowTask",
     "Rows",
@@ -42,4 +48,6 @@ def ebm_tasks() -> dict[str, type[Task]]:
         "questions": Questions,
         "denoising": Denoising,
         "frames": Frames,
+        "puzzles": Puzzles,
+        "arithmetic": Arithmetic,
     }

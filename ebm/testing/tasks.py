@@ -151,12 +151,14 @@ def spec_says_what_the_data_are(case: Case) -> None:
         told = tuple(told) if isinstance(told, list) else told
         if value is not None and told != value:
             broken(f"spec[{name!r}] is {told}, the data have {value}", "spec was written by hand, or for other data")
-    ids = [leaf for leaf in leaves(case.batch[:2]) if not leaf.is_floating_point() and leaf.dtype is not torch.bool]
-    size = spec.get("vocab_size")
-    if isinstance(size, int) and ids and max(int(leaf.max()) for leaf in ids) >= size:
-        broken(
-            f"spec['vocab_size'] is {size}, but there are ids up to {max(int(leaf.max()) for leaf in ids)}", "ids are 0 … V − 1"
-        )
+    ids = {"vocab_size": case.batch.target, "context_vocab": case.batch.context}
+    for name, held in ids.items():
+        size = spec.get(name, spec.get("vocab_size"))  # a context has the answers' ids, where it has none of its own
+        numbers = [leaf for leaf in leaves(held) if not leaf.is_floating_point() and leaf.dtype is not torch.bool]
+        most = max((int(leaf.max()) for leaf in numbers), default=-1)
+        if isinstance(size, int) and most >= size:
+            name = name if name in spec else "vocab_size"
+            broken(f"spec[{name!r}] is {size}, but there are ids up to {most}", "ids are 0 … V − 1")
 
 
 def the_seed_alone_orders_the_data(case: Case) -> None:

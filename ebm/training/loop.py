@@ -68,6 +68,7 @@ def fit(
     overwrite: bool = False,
     recipe: Mapping[str, Any] | None = None,
     baseline: Run | None = None,
+    others: Mapping[str, Run] | None = None,
 ) -> Run:
     """Trains an energy with an objective on a task, evaluates it, and writes a run folder.
 
@@ -110,6 +111,7 @@ def fit(
         overwrite: starts anew in a folder that holds another or a finished run.
         recipe: the resolved recipe that the parts were built from, which is saved with the run.
         baseline: the finished run that this one is compared with.
+        others: further finished runs to compare with, by name.
 
     Raises:
         ValueError: for arguments that cannot work, or a folder that holds another run.
@@ -148,7 +150,7 @@ def fit(
     described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
     mover = sampler_of(objective, judged) if sampler is None else sampler
-    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline)
+    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
 
     back = len(rollbacks(folder))
     drawn = subseed(seed, "rollback", back) if back else seed

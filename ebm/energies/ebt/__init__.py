@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ebm.energies.ebt.belief import BeliefEBT, BeliefNetwork
 from ebm.energies.ebt.bidirectional import ImageEBT, ResidualImageEBT
 from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
 from ebm.energies.ebt.sizes import SIZES
@@ -10,6 +11,8 @@ from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
 
 __all__ = [
     "SIZES",
+    "BeliefEBT",
+    "BeliefNetwork",
     "CausalEBT",
     "CausalStream",
     "Code",

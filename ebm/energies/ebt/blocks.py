@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ebm.energies.ebt.kernels import gated, last_derivative, rms_norm, turn
+from ebm.energies.ebt.kernels import gated, is_wanted, last_derivative, rms_norm, turn
 
 EPSILON = 1e-5  # as in Llama; it matters, for candidates start small
 BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
@@ -194,7 +194,7 @@ class _Attention(torch.autograd.Function):
         keys, values = ctx.saved_tensors[3:5]
         # A sampler asks for the gradient of y alone: what is observed is upstream of other results
         # only.
-        wanted = _is_wanted(keys) or _is_wanted(values)
+        wanted = is_wanted(keys) or is_wanted(values)
         return (*_AttentionGradient.apply(g, *ctx.saved_tensors, wanted), None)
 
 
@@ -245,13 +245,6 @@ class _AttentionGradient(torch.autograd.Function):
         if values1 is not None:
             d_g += _rows(past, values1)
         return d_g, d_q, d_k, w_own * g, d_keys, d_values, None, None, None
-
-
-def _is_wanted(x: Tensor) -> bool:
-    """Tells whether the backward pass under way goes on to x."""
-    if not x.requires_grad:
-        return False
-    return x.grad_fn is None or torch._C._will_engine_execute_node(x.grad_fn)  # what torch's multi-grad hooks ask, too
 
 
 def _rows(x: Tensor, matrix: Tensor) -> Tensor:

@@ -52,6 +52,13 @@ class _Last(torch.autograd.Function):
         raise RuntimeError(ctx.message)
 
 
+def is_wanted(x: Tensor) -> bool:
+    """Tells whether the backward pass under way goes on to x."""
+    if not x.requires_grad:
+        return False
+    return x.grad_fn is None or torch._C._will_engine_execute_node(x.grad_fn)  # what torch's multi-grad hooks ask, too
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Computes w x / √(mean(x²) + ε) over the last axis, in float32 or finer (Zhang, Sennrich)."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

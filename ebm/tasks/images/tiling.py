@@ -20,7 +20,7 @@ class Restored(NamedTuple):
 
     image: Tensor  # (C, H, W)
     energy: float | None  # mean over tiles; None for a feed-forward model
-    evaluations: int  # forward passes each tile took, those of the longest batch
+    evaluations: float  # forward passes each tile took, those of the longest batch
     steps: float | None  # mean over tiles of the steps that moved them, where the predictor counts them
     map: Tensor | None  # (H, W): the scores of patches, where they were asked for
 
@@ -81,7 +81,8 @@ def restore(
     begun = padded if start is None else _padded(_padded(start, tile, axis=-2), tile, axis=-1)
     blend = torch.zeros_like(padded)
     scored = None if scores is None else torch.zeros_like(padded[0])
-    total, moved, evaluations = 0.0, 0.0, 0
+    total, moved = 0.0, 0.0
+    evaluations: float = 0
     has_energy = has_steps = True
     numbers = len(y_places) * len(x_places)
     with torch.no_grad():
@@ -121,7 +122,8 @@ def _patiently(thinker: Thinker, patience: int, image: Tensor, start: Tensor | N
     how: dict[str, Any] = {"candidates": thinker.candidates, "select": thinker.select}
     longest = check_steps(thinker.sampler.steps if thinker.steps is None else thinker.steps)[1]
     one, y = Thinker(thinker.energy, thinker.sampler, steps=min(1, longest), **how), start
-    kept, best, taken, waited, evaluations = None, float("inf"), 0, 0, 0
+    kept, best, taken, waited = None, float("inf"), 0, 0
+    evaluations: float = 0
     for number in range(1, max(1, longest) + 1):
         found = restore(one, image, start=y, **options)
         assert found.energy is not None

@@ -1,9 +1,9 @@
-"""Thinking: optimising y at inference, over steps and candidates, judged by the energy alone."""
+"""The thinker: descends from several starts, stops chains, and keeps each one's best candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -19,10 +19,10 @@ from ebm.interfaces import (
     eval_mode,
     evaluate,
     landscapes,
-    left,
 )
-
-Select = Literal["min", "max", "max-drop"]
+from ebm.thinking.choosing import Candidates, Select, check_choices, choice_of, pick
+from ebm.thinking.stopping import Stopping, distance_moved
+from ebm.thinking.walk import Counted, Walk
 
 
 class Thought(NamedTuple):
@@ -44,6 +44,7 @@ def think(
     select: Select = "min",
     patience: int | None = None,
     tolerance: float = 0.0,
+    residual: float | None = None,
     generator: Generator | None = None,
 ) -> Thought:
     """Thinks: descends the energy from several starts and keeps each chain's best candidate.
@@ -57,10 +58,15 @@ def think(
         start: (candidates, *chains, *event), or start(generator=) that draws one candidate's.
         candidates: how many starts are tried (self-verification).
         steps: steps per landscape; by default the sampler's own (upper end).
-        select: per chain "min" (lowest energy), "max", or "max-drop" (largest fall of energy).
+        select: which candidate a chain keeps: of the lowest energy ("min"), the highest ("max"), the
+            largest fall ("max-drop") or the smallest last step ("residual"); of symbols, whose
+            logits are y's last axis, also the most confident ("confidence") or the one that most
+            agree on ("vote"); or a function of `Candidates` whose highest score wins.
         patience: stops a chain whose energy has not fallen for so many steps of the last landscape,
             and keeps its lowest state there. None takes all steps and keeps the end.
         tolerance: with patience, the least fall that counts, as a share of the energy's size.
+        residual: stops a chain once a step of the last landscape moves its point by less, root mean
+            square. Chains that stopped leave the batch, where their contexts can be cut.
         generator: where starts and noise come from.
 
     >>> from ebm.samplers import GradientDescent
@@ -69,7 +75,7 @@ def think(
     >>> thought.y.shape, thought.energies.shape, thought.energy.max() < 1e-3
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
-    how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance}
+    how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance, "residual": residual}
     thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)  # type: ignore[arg-type]
     return thinker._think(context, start, generator)[0]
 
@@ -78,52 +84,6 @@ class Considered(Prediction):
     """A prediction that also holds how many steps (*chains,) moved each chain; it unpacks alike."""
 
     steps: Tensor
-
-
-def check_choices(candidates: int, select: str, patience: int | None, tolerance: float = 0.0) -> None:
-    """Raises ValueError for choices of thinking that cannot work."""
-    if candidates < 1:
-        raise ValueError(f"candidates={candidates}: pass a number of at least 1")
-    if select not in ("min", "max", "max-drop"):
-        raise ValueError(f"select={select!r}: choose min, max or max-drop")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience={patience}: pass a number of at least 1, or None")
-    if not 0 <= tolerance < 1 or (tolerance and patience is None):
-        raise ValueError(f"tolerance={tolerance}, patience={patience}: pass a share in [0, 1), and the patience that it is for")
-
-
-class Counted:
-    """Counts how often an energy function is called."""
-
-    def __init__(self, energy: EnergyFn) -> None:
-        self.energy, self.calls = energy, 0
-
-    def __call__(self, y: Tensor) -> Tensor:
-        self.calls += 1
-        return self.energy(y)
-
-
-class _Stopping:
-    """Keeps each chain's lowest state; stops chains whose energy did not fall for some steps."""
-
-    def __init__(self, patience: int, tolerance: float, energy: Tensor, y: Tensor) -> None:
-        self.patience, self.tolerance = patience, tolerance
-        self.energy, self.y = torch.full_like(energy, float("inf")), y
-        self.waited = torch.zeros_like(energy, dtype=torch.long)
-        self.taken = torch.zeros_like(self.waited)
-        self.stopped = torch.zeros_like(energy, dtype=torch.bool)
-
-    def see(self, energy: Tensor, y: Tensor, taken: int) -> Tensor:
-        """Takes in y and its energy after `taken` steps; returns energies, frozen where stopped."""
-        # Any first energy counts as a fall, whatever the tolerance.
-        least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
-        lower = (energy < least) & ~self.stopped
-        self.energy = torch.where(lower, energy, self.energy)
-        self.y = torch.where(left(lower, y), y, self.y)
-        self.waited = torch.where(lower, 0, self.waited + 1)
-        self.taken = torch.where(self.stopped, self.taken, taken)
-        self.stopped = self.stopped | (self.waited >= self.patience)
-        return torch.where(self.stopped, self.energy, energy)
 
 
 class Thinker:
@@ -147,10 +107,11 @@ class Thinker:
         select: Select = "min",
         patience: int | None = None,
         tolerance: float = 0.0,
+        residual: float | None = None,
     ) -> None:
         self.energy, self.sampler = energy, sampler
         self.candidates, self.steps, self.select = candidates, steps, select
-        self.patience, self.tolerance = patience, tolerance
+        self.patience, self.tolerance, self.residual = patience, tolerance, residual
 
     def predict(self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: Generator | None = None) -> Prediction:
         """Thinks about a batch: best raw states, their energies, and forward passes per chain."""
@@ -166,10 +127,10 @@ class Thinker:
         with torch.no_grad(), eval_mode(self.energy):
             return evaluate(bind(self.energy, batch.context), y)
 
-    def _think(self, context: Any, start: Any, generator: Generator | None) -> tuple[Thought, int]:
+    def _think(self, context: Any, start: Any, generator: Generator | None) -> tuple[Thought, float]:
         """Thinks, and counts the forward passes spent on each candidate."""
         candidates = self.candidates
-        check_choices(candidates, self.select, self.patience, self.tolerance)
+        check_choices(candidates, self.select, self.patience, self.tolerance, self.residual)
         y = torch.stack([start(generator=generator) for _ in range(candidates)]) if callable(start) else start
         check_configuration(y, generator)
         if len(y) != candidates:
@@ -179,41 +140,47 @@ class Thinker:
         with torch.no_grad(), eval_mode(self.sampler), eval_mode(self.energy):
             functions = [Counted(function) for function in landscapes(self.energy, context)]
             final = self.sampler.route([*functions])[-1]
-            path, y, taken = self._descend(functions, y, generator)
+            width = y.shape[-1] if y.ndim else 0
+            if getattr(self.sampler, "hidden", 0) != 0:
+                y = self.sampler.init(final, y, generator=generator).y  # with room for hidden units
+            walk = Walk(self.energy, self.sampler, context, functions, y, 1 + (candidates > 1), self.steps)
+            path, y, taken, moved = self._descend(walk, final, generator)
             last = evaluate(final, self.sampler.point(y))
-        passes = sum(function.calls for function in functions)
         taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
         energies = torch.stack([*path, last])
         if candidates == 1:
-            return Thought(y, last, energies[:, None], taken), passes
-        chosen = {"min": -last, "max": last, "max-drop": energies[0] - last}[self.select].argmax(0)
-
-        def pick(values: Tensor) -> Tensor:
-            index = left(chosen[None], values).expand(1, *values.shape[1:])
-            return values.gather(0, index)[0]
-
-        return Thought(pick(y), pick(last), energies, pick(taken)), passes
+            return Thought(y, last, energies[:, None], taken), walk.passes
+        found = Candidates(
+            y[..., :width], last, energies[0], torch.zeros_like(last) if moved is None else moved
+        )
+        chosen = choice_of(self.select)(found).argmax(0)
+        return Thought(pick(chosen, y), pick(chosen, last), energies, pick(chosen, taken)), walk.passes
 
     def _descend(
-        self, functions: Sequence[EnergyFn], y: Tensor, generator: Generator | None
-    ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """Runs the trajectory: (energies before each step, ends, steps per chain or None)."""
-        visited = self.sampler.route([*functions])
+        self, walk: Walk, final: EnergyFn, generator: Generator | None
+    ) -> tuple[list[Tensor], Tensor, Tensor | None, Tensor | None]:
+        """Walks: (energies before each step, ends, steps per chain or None, how far the last step moved)."""
         per_landscape = check_steps(self.sampler.steps if self.steps is None else self.steps)[1]
-        total = len(visited) * per_landscape
+        total = per_landscape * len(self.sampler.route([*walk.counted]))
+        stops = self.patience is not None or self.residual is not None
+        measures = self.residual is not None or self.select == "residual" or callable(self.select)
         path: list[Tensor] = []
-        stopping: _Stopping | None = None
-        for state, info in self.sampler.trajectory(functions, y, steps=self.steps, generator=generator):
-            energy = info.energy
-            if self.patience is not None and len(path) >= total - per_landscape:
-                stopping = stopping or _Stopping(self.patience, self.tolerance, energy, y)
-                energy = stopping.see(energy, y, taken=len(path))
+        stopping: Stopping | None = None
+        moved: Tensor | None = None
+        y = walk.y
+        for energy, new in walk.steps_of(per_landscape, generator):
+            if stops and len(path) >= total - per_landscape:
+                stopping = stopping or Stopping(self.patience, self.tolerance, self.residual, energy, y)
+                energy = stopping.see(energy, y, len(path), moved)
+                walk.stopped = stopping.stopped
             path.append(energy)
-            y = state.y
+            if measures:
+                moved = distance_moved(self.sampler.point(new), self.sampler.point(y), energy.ndim)
+            y = new
             if stopping is not None and bool(stopping.stopped.all()):
                 path += [stopping.energy] * (total - len(path))
-                return path, stopping.y, stopping.taken
+                return path, stopping.y, stopping.taken, moved
         if stopping is not None:
-            stopping.see(evaluate(visited[-1], self.sampler.point(y)), y, taken=total)
-            return path, stopping.y, stopping.taken
-        return path, y, torch.full_like(path[0], total, dtype=torch.long) if path else None
+            stopping.see(evaluate(final, self.sampler.point(y)), y, total, moved)
+            return path, stopping.y, stopping.taken, moved
+        return path, y, torch.full_like(path[0], total, dtype=torch.long) if path else None, moved

@@ -1,0 +1,138 @@
+"""What thinking buys where answers are right or wrong: solved share by steps, candidates and choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ebm.interfaces import Batch, Sampler, eval_mode, evaluate, landscapes
+from ebm.judging.ranking import rank_correlation
+from ebm.randomness import stream
+from ebm.runs.run import Run
+from ebm.samplers import BasinHopping, Cooled, Linear
+from ebm.studies.findings import Finding
+from ebm.thinking import Candidates, Thinker, think
+from ebm.thinking.choosing import choice_of, pick
+from ebm.thinking.stopping import distance_moved
+
+# Ways of searching, each around the run's own sampler; those that compare need energies.
+SEARCHES: dict[str, Callable[[Sampler], Sampler]] = {
+    "fresh": lambda sampler: BasinHopping(sampler, every=16, share=1.0),
+    "hop": lambda sampler: BasinHopping(sampler, every=8, share=0.6),
+    "cool": lambda sampler: Cooled(sampler, Linear(2.0, 1.0, 48)),
+}
+
+
+class Seen(NamedTuple):
+    """Candidates for a batch of problems after so many steps, and which of them are right."""
+
+    steps: int
+    found: Candidates
+    right: Tensor  # (candidates, rows)
+    wrong: Tensor  # (candidates, rows): how many positions are not as in the data's answer
+
+
+def judge_answers(
+    run: Run, who: str, steps: Sequence[int], candidates: Sequence[int], split: str, limit: int | None, select: Sequence[str], root: int
+) -> Iterator[Finding]:
+    """Follows the same candidates through all steps: their solved share by steps, number and choice.
+
+    With one candidate the share is that of all starts. `auc` is the chance that of a right and a
+    wrong candidate of one problem the right one has the lower energy, and `correlation` the rank
+    correlation of energies and numbers of wrong positions, over all candidates.
+    """
+    seen: dict[int, list[Seen]] = {}
+    generator = stream(root, "study", split, device=run.device)
+    task: Any = run.judge()
+    for batch in task.judged(split, limit):
+        for each in follow(run, batch.to(run.device), sorted({*steps}), max(candidates), generator):
+            seen.setdefault(each.steps, []).append(each)
+    for count, parts in seen.items():
+        right, wrong = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("right", "wrong"))
+        found = Candidates(*(torch.cat(values, 1) for values in zip(*(part.found for part in parts), strict=True)))
+        yield Finding(who, split, count, 1, "solved", right.float().mean().item())
+        yield Finding(who, split, count, 1, "energy", found.energy.mean().item())
+        yield Finding(who, split, count, 1, "residual", found.residual.mean().item())
+        for many in sorted({*candidates} - {1}):
+            some, of_some = Candidates(*(values[:many] for values in found)), right[:many]
+            for name in select:
+                chosen = choice_of(name)(some).argmax(0)  # type: ignore[arg-type]
+                yield Finding(who, split, count, many, "solved", pick(chosen, of_some).float().mean().item(), name)
+            yield Finding(who, split, count, many, "solved", of_some.any(0).float().mean().item(), "best possible")
+        if max(candidates) > 1:
+            auc = ranked_right(found.energy, right)
+            yield from [] if auc is None else [Finding(who, split, count, max(candidates), "auc", auc)]
+            if bool(wrong.any()) and not bool((wrong > 0).all()):
+                value, *_ = rank_correlation(found.energy.flatten().cpu(), wrong.flatten().double().cpu())
+                yield Finding(who, split, count, max(candidates), "correlation", value)
+
+
+def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, generator: Generator) -> Iterator[Seen]:
+    """Thinks about a batch from several starts, and looks at them after each of `marks` steps."""
+    task: Any = run.judge()
+    energy = run.energy
+    with torch.no_grad(), eval_mode(run.sampler), eval_mode(energy):
+        y = torch.stack([task.start(batch, generator=generator) for _ in range(candidates)])
+        function, width = landscapes(energy, batch.context)[-1], y.shape[-1]
+        first: Tensor | None = None
+        previous: Tensor | None = None
+        for taken, (state, info) in enumerate(run.sampler.trajectory(function, y, steps=max(marks), generator=generator), 1):
+            first = info.energy if first is None else first
+            if taken + 1 in marks:
+                previous = run.sampler.point(state.y)
+            if taken not in marks:
+                continue
+            point = run.sampler.point(state.y)
+            value = evaluate(function, point)
+            moved = torch.zeros_like(value) if previous is None else distance_moved(point, previous, value.ndim)
+            answer = task.answers(state.y, batch.context)
+            wrong = ((answer != batch.target) & task.unknown(batch.context)).sum(-1)
+            yield Seen(taken, Candidates(state.y[..., :width], value, first, moved), task.accepts(answer, batch), wrong)
+            previous = point
+
+
+def judge_searches(
+    run: Run, searches: Sequence[str], passes: int, candidates: int, split: str, limit: int | None, root: int
+) -> Iterator[Finding]:
+    """Tries ways of searching at the same number of passes in all, the lowest energy kept."""
+    task: Any = run.judge()
+    for name in ("plain", *searches):
+        sampler = run.sampler if name == "plain" else SEARCHES[name](run.sampler)
+        generator = stream(root, "study", split, device=run.device)
+        solved, steps = [], passes // candidates
+        for batch in task.judged(split, limit):
+            batch = batch.to(run.device)
+
+            def start(generator: Generator | None = None, batch: Batch = batch) -> Tensor:
+                return task.start(batch, generator=generator)
+
+            with torch.no_grad():
+                y = think(run.energy, sampler, batch.context, start, candidates=candidates, steps=steps, generator=generator).y
+            solved.append(task.accepts(task.answers(y, batch.context), batch))
+        yield Finding("run", split, steps, candidates, "solved", torch.cat(solved).float().mean().item(), f"search: {name}")
+
+
+def judge_stopping(run: Run, residual: float, steps: int, split: str, limit: int | None, root: int) -> Iterator[Finding]:
+    """Stops each chain once a step hardly moves it: what is solved, and the steps and passes spent."""
+    thinker = Thinker(run.energy, run.sampler, steps=steps, residual=residual)
+    with torch.no_grad():
+        metrics = run.judge().evaluate(thinker, split=split, limit=limit, generator=stream(root, "study", split, device=run.device))
+    for name in ("solved", "steps", "evaluations"):
+        yield Finding("run", split, steps, 1, f"{name}_adaptive", float(metrics[name]))
+
+
+def ranked_right(energy: Tensor, right: Tensor) -> float | None:
+    """Computes the chance that a right candidate lies below a wrong one of the same problem.
+
+    >>> ranked_right(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]))
+    0.5
+    """
+    differences = energy[:, None] - energy[None]
+    pairs = right[:, None] & ~right[None]
+    if not bool(pairs.any()):
+        return None
+    return float((((differences < 0) + 0.5 * (differences == 0)) * pairs).sum() / pairs.sum())
+

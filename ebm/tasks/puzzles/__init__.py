@@ -1,0 +1,1 @@
+"""Tasks with whole answers: puzzles and arithmetic, which a verifier judges."""

@@ -1,0 +1,49 @@
+"""Stopping: chains that have nothing to gain by further steps keep what they have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebm.interfaces import left
+
+
+class Stopping:
+    """Freezes chains once their energy fell no further, or once a step hardly moved them.
+
+    Where energies decide (patience), a chain keeps its lowest state; where residuals alone do, its
+    last.
+    """
+
+    def __init__(self, patience: int | None, tolerance: float, residual: float | None, energy: Tensor, y: Tensor) -> None:
+        self.patience, self.tolerance, self.residual = patience, tolerance, residual
+        self.energy, self.y = torch.full_like(energy, float("inf")), y
+        self.waited = torch.zeros_like(energy, dtype=torch.long)
+        self.taken = torch.zeros_like(self.waited)
+        self.stopped = torch.zeros_like(energy, dtype=torch.bool)
+
+    def see(self, energy: Tensor, y: Tensor, taken: int, moved: Tensor | None = None) -> Tensor:
+        """Takes in y, its energy after `taken` steps, and how far the last of them moved each chain.
+
+        Returns:
+            energies, frozen where a chain has stopped.
+        """
+        better = ~self.stopped
+        if self.patience is not None:
+            # Any first energy counts as a fall, whatever the tolerance.
+            least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
+            better = better & (energy < least)
+        self.energy = torch.where(better, energy, self.energy)
+        self.y = torch.where(left(better, y), y, self.y)
+        self.waited = torch.where(better, 0, self.waited + 1)
+        self.taken = torch.where(self.stopped, self.taken, taken)
+        if self.patience is not None:
+            self.stopped = self.stopped | (self.waited >= self.patience)
+        if self.residual is not None and moved is not None:
+            self.stopped = self.stopped | (moved < self.residual)
+        return torch.where(self.stopped, self.energy, energy)
+
+
+def distance_moved(new: Tensor, old: Tensor, chains: int) -> Tensor:
+    """Measures how far points moved, root mean square over the event: (*chains,)."""
+    return (new - old).flatten(chains).square().mean(-1).sqrt() if new.ndim > chains else (new - old).abs()
