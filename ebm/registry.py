@@ -33,6 +33,7 @@ CORE_MODULES = (
     "ebm.reports.chains",
     "ebm.reports.curves",
     "ebm.reports.studies",
+    "ebm.reports.answers",
     "ebm.reports.thinking",
     "ebm.reports.text",
     "ebm.reports.images",

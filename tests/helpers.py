@@ -130,6 +130,7 @@ def mala(**keywords: Any) -> Sampler:
 FALLING_TO_ONE = {"schedule": "linear", "start": 1.5, "end": 1.0, "steps": 3}
 FALLING = {"schedule": "linear", "start": 0.04, "end": 0.01, "steps": 5}
 
+
 def mirror(**keywords: Any) -> Sampler:
     return ebm.build("sampler", "mirror-descent", **{"step_size": 0.2, "steps": 4, **keywords})
 

@@ -15,4 +15,5 @@ def ebm_commands() -> dict[str, str]:
         "generate": "ebm.commands.generate:generate",
         "denoise": "ebm.commands.denoise:denoise",
         "rollout": "ebm.commands.rollout:rollout",
+        "solve": "ebm.commands.solve:solve",
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from ebm.registry import components
 from ebm.runs.run import Run
+from ebm.studies.answers import answer_tables
 from ebm.studies.findings import headline_in, read_rows
 from ebm.studies.probe import COLUMNS, lines, read_probe
 from ebm.studies.thinking import headline_of, read_findings
@@ -109,6 +110,10 @@ def _print_thinking(run: Run) -> None:
     """Prints the headline by split, who predicted, steps and candidates."""
     found = read_findings(run.path)
     headline = headline_of(run, found)
+    if any(finding.choice for finding in found):
+        for title, columns, lines in answer_tables(found, headline):
+            print_table(title, columns, lines)
+        return
     rows = []
     for finding in found:
         if finding.name.removesuffix("_adaptive") == headline:

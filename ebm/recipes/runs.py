@@ -60,7 +60,9 @@ def run(
     for (name, baseline), place in zip(baselines.items(), places_of(folder, [*baselines]), strict=True):
         first = next(iter(compared.values()), None)
         done = not overwrite and finished(place)
-        compared[name] = load(place, task=None if first is None else first.task) if done else _train(baseline, place, overwrite, first)
+        compared[name] = (
+            load(place, task=None if first is None else first.task) if done else _train(baseline, place, overwrite, first)
+        )
     first, *_ = [*compared.values(), None]
     return _train(resolved, folder, overwrite, first, compared)
 
@@ -75,7 +77,11 @@ def places_of(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _train(
-    resolved: Mapping[str, Any], folder: Path, overwrite: bool, first: Run | None = None, compared: Mapping[str, Run] | None = None
+    resolved: Mapping[str, Any],
+    folder: Path,
+    overwrite: bool,
+    first: Run | None = None,
+    compared: Mapping[str, Run] | None = None,
 ) -> Run:
     """Builds a resolved recipe and trains it, on the task of the first baseline."""
     if first is not None:
@@ -144,9 +150,9 @@ def load(
         sampler = sampler_of(objective, energy)
     metrics = folder / "metrics.json"
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
-    named: Any = recipe.get("baseline", [""])
-    names: list[str] = [named] if isinstance(named, str) else named
-    places = zip(names, places_of(folder, names), strict=True)
+    listed: Any = recipe.get("baseline", [""])
+    wanted: list[str] = [listed] if isinstance(listed, str) else listed
+    places = zip(wanted, places_of(folder, wanted), strict=True)
     compared = {name: load(place, task=task) if finished(place) else None for name, place in places}
     baseline, *others = compared.values()
     further = {name: other for name, other in zip([*compared][1:], others, strict=True) if other is not None}

@@ -25,8 +25,8 @@ def ebm_sections(run: Run) -> Iterator[Section]:
     headline = headline_of(run, found)
     main = [finding for finding in found if finding.name == headline]
     splits = list(dict.fromkeys(finding.split for finding in main if finding.who == "run"))
-    if not splits:
-        return
+    if not splits or any(finding.choice for finding in found):
+        return  # nothing was asked, or answers are right or wrong, which reports/answers.py shows
     yield _thinking_picture(run, headline, main, [f for f in found if f.name == "energy" and f.who == "run"], splits[0])
     if len(splits) > 1:
         yield _splits_picture(headline, main, splits)

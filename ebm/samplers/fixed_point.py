@@ -36,7 +36,12 @@ class FixedPoint(Sampler):
     stationary = False
 
     def __init__(
-        self, steps: Steps = 1, *, hidden: int | None = None, noise_std: Scheduled = 0.0, noise_in: Literal["always", "train"] = "always"
+        self,
+        steps: Steps = 1,
+        *,
+        hidden: int | None = None,
+        noise_std: Scheduled = 0.0,
+        noise_in: Literal["always", "train"] = "always",
     ) -> None:
         super().__init__()
         low, high = check_steps(steps)

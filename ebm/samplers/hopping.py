@@ -71,7 +71,9 @@ class BasinHopping(Wrapper):
         self, energy: EnergyFn, state: HoppingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[HoppingState, Info]:
         if create_graph:
-            raise ValueError("BasinHopping accepts or rejects states, and no gradient passes through that: leave create_graph=False")
+            raise ValueError(
+                "BasinHopping accepts or rejects states, and no gradient passes through that: leave create_graph=False"
+            )
         inner, best, lowest, t = state
         at = inner.y
         inner, info = self.sampler.step(energy, inner, generator=generator)

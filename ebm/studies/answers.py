@@ -36,7 +36,14 @@ class Seen(NamedTuple):
 
 
 def judge_answers(
-    run: Run, who: str, steps: Sequence[int], candidates: Sequence[int], split: str, limit: int | None, select: Sequence[str], root: int
+    run: Run,
+    who: str,
+    steps: Sequence[int],
+    candidates: Sequence[int],
+    split: str,
+    limit: int | None,
+    select: Sequence[str],
+    root: int,
 ) -> Iterator[Finding]:
     """Follows the same candidates through all steps: their solved share by steps, number and choice.
 
@@ -119,7 +126,9 @@ def judge_stopping(run: Run, residual: float, steps: int, split: str, limit: int
     """Stops each chain once a step hardly moves it: what is solved, and the steps and passes spent."""
     thinker = Thinker(run.energy, run.sampler, steps=steps, residual=residual)
     with torch.no_grad():
-        metrics = run.judge().evaluate(thinker, split=split, limit=limit, generator=stream(root, "study", split, device=run.device))
+        metrics = run.judge().evaluate(
+            thinker, split=split, limit=limit, generator=stream(root, "study", split, device=run.device)
+        )
     for name in ("solved", "steps", "evaluations"):
         yield Finding("run", split, steps, 1, f"{name}_adaptive", float(metrics[name]))
 
@@ -136,3 +145,45 @@ def ranked_right(energy: Tensor, right: Tensor) -> float | None:
         return None
     return float((((differences < 0) + 0.5 * (differences == 0)) * pairs).sum() / pairs.sum())
 
+
+def answer_tables(found: Sequence[Finding], headline: str) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Arranges what was found as tables (title, columns, rows): by steps, by candidates, by search."""
+    whos = list(dict.fromkeys(f.who for f in found if f.name == headline))
+    splits = list(dict.fromkeys(f.split for f in found))
+    values = {(f.split, f.who, f.name, f.steps, f.candidates, f.choice): f.value for f in found}
+
+    def cell(*key: Any) -> str:
+        return f"{values[key]:.3f}" if key in values else ""
+
+    searched = [f for f in found if f.choice.startswith("search: ")]
+    plain = [f for f in found if f.name == headline and f not in searched]
+    steps, most = sorted({f.steps for f in plain}), max((f.candidates for f in plain), default=1)
+    rows = [[split, who, *(cell(split, who, headline, count, 1, "") for count in steps)] for split in splits for who in whos]
+    yield f"{headline}, from one start, by steps", ["split", "who", *map(str, steps)], rows
+    choices = list(dict.fromkeys(f.choice for f in plain if f.choice))
+    if choices:
+        last = steps[-1]
+        rows = [
+            [
+                split,
+                who,
+                *(cell(split, who, headline, last, most, choice) for choice in choices),
+                cell(split, who, "auc", last, most, ""),
+            ]
+            for split in splits
+            for who in whos
+        ]
+        named = ["by energy" if choice == "min" else choice for choice in choices]
+        yield (
+            f"{headline}, best of {most} after {last} steps, by way of choosing",
+            ["split", "who", *named, "AUC of the energy"],
+            rows,
+        )
+    if searched:
+        rows = [[f.choice.removeprefix("search: "), str(f.steps), str(f.candidates), f"{f.value:.3f}"] for f in searched]
+        yield f"{headline}, ways of searching, split {searched[0].split}", ["search", "steps", "candidates", headline], rows
+    stopped = [f for f in found if f.name.endswith("_adaptive")]
+    if stopped:
+        names = list(dict.fromkeys(f.name for f in stopped))
+        rows = [[split, *(f"{f.value:.3f}" for f in stopped if f.split == split)] for split in splits]
+        yield "stopping by the residual", ["split", *(name.removesuffix("_adaptive") for name in names)], rows

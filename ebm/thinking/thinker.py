@@ -150,9 +150,7 @@ class Thinker:
         energies = torch.stack([*path, last])
         if candidates == 1:
             return Thought(y, last, energies[:, None], taken), walk.passes
-        found = Candidates(
-            y[..., :width], last, energies[0], torch.zeros_like(last) if moved is None else moved
-        )
+        found = Candidates(y[..., :width], last, energies[0], torch.zeros_like(last) if moved is None else moved)
         chosen = choice_of(self.select)(found).argmax(0)
         return Thought(pick(chosen, y), pick(chosen, last), energies, pick(chosen, taken)), walk.passes
 

@@ -45,7 +45,7 @@ class Arithmetic(Answers):
 
     >>> task = Arithmetic(width=(2, 3), n=100)
     >>> batch = next(iter(task.loader("hard", 1)))
-    >>> task.write(batch.context[0], batch.target[0]).replace(" ", "").count("+"), task.spec["vocab_size"]
+    >>> task.show(batch.target[0], batch.context[0]).replace(" ", "").count("+"), task.spec["vocab_size"]
     (1, 10)
     >>> task.read("58+67").tolist()
     [87, 56, 0]
@@ -115,7 +115,12 @@ class Arithmetic(Answers):
         return Batch(self.answer_of(context), context)
 
     def answer_of(self, context: Tensor) -> Tensor:
-        """Computes sums or differences (n, wide + 1) of columns (n, wide + 1), digit by digit."""
+        """Computes answers (n, S) of contexts (n, S): sums and differences digit by digit."""
+        if self.operation == "multiply":
+            wide = self.width[1]
+            powers = BASE ** torch.arange(wide, device=context.device)
+            a, b = ((context[:, part : part + wide] * powers).sum(1) for part in (0, wide))
+            return torch.cat([context[:, : 2 * wide], digits_of(a * b, 2 * wide)], 1)
         a, b = context // BASE, context % BASE
         carry, digits = torch.zeros_like(a[:, 0]), []
         for column in range(a.shape[1]):
@@ -191,7 +196,7 @@ class Arithmetic(Answers):
 
     def accepts(self, answer: Tensor, batch: Batch) -> Tensor:
         """Tells which answers (*more, B, S) are right in every digit."""
-        return (answer == batch.target).all(-1)
+        return (answer == self.answer_of(batch.context)).all(-1)
 
     def read(self, text: str) -> Tensor:
         """Reads a problem such as "57+63" as a context (S,).
@@ -215,7 +220,7 @@ class Arithmetic(Answers):
             raise ValueError(f"{text.strip()[:40]!r} is negative: write the larger number first")
         return torch.tensor([BASE * x + y for x, y in zip(a, b, strict=True)] + [0])
 
-    def write(self, context: Tensor, answer: Tensor) -> str:
+    def show(self, answer: Tensor, context: Tensor) -> str:
         """Writes a problem and its answer as text."""
         wide = self.width[1]
         if self.operation == "multiply":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ebm.figures import INK
 from ebm.interfaces import Batch
 from ebm.randomness import subseed
+from ebm.tasks.puzzles.marks import Mark
 
 STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left: bits 1, 2, 4, 8 of a cell's openings
 OPENINGS = 16
@@ -41,10 +44,6 @@ class Mazes:
             raise ValueError(f"side={self.side}, hard={self.hard}, hardest={self.hardest}: pass 2 <= side < hard < hardest")
 
     @property
-    def shape(self) -> None:
-        return None  # it is the split's
-
-    @property
     def spec(self) -> dict[str, Any]:
         return {"vocab_size": 2, "context_vocab": 3 * OPENINGS, "fixed": False, "relations": {"kind": "offsets", "reach": 2}}
 
@@ -71,8 +70,22 @@ class Mazes:
         return torch.ones_like(context, dtype=torch.bool)
 
     def accepts(self, answer: Tensor, batch: Batch) -> Tensor:
-        """Tells which answers (*more, B, S) mark the path: it is the only one."""
-        return (answer == batch.target).all(-1)
+        """Tells which answers (*more, B, S) mark a path from the start to the goal: there is only one.
+
+        Start and goal have one marked neighbour behind an open wall, other marked cells two. Where no
+        circle is, that is one path.
+        """
+        side = isqrt(batch.context.shape[-1])
+        marked = answer.unflatten(-1, (side, side))
+        kind, open_to = (values.unflatten(-1, (side, side)) for values in (batch.context // OPENINGS, batch.context % OPENINGS))
+        ringed = torch.nn.functional.pad(marked, (1, 1, 1, 1))
+        around = torch.zeros_like(marked)
+        for bit, (down, right) in enumerate(STEPS):
+            beside = ringed[..., 1 + down : 1 + down + side, 1 + right : 1 + right + side]
+            around = around + beside * (open_to >> bit & 1)
+        wanted = torch.where(kind == PLAIN, 2, 1)
+        ends = ((kind == PLAIN) | (marked == 1)).flatten(-2).all(-1)
+        return ((marked == 0) | (around == wanted)).flatten(-2).all(-1) & ends
 
     def turned(self, batch: Batch, generator: Generator) -> Batch:
         """Turns and mirrors a batch's mazes, all alike."""
@@ -112,7 +125,7 @@ class Mazes:
                 cells.append({"S": START, "G": GOAL}.get(lines[row][column], PLAIN) * OPENINGS + opened)
         return torch.tensor(cells)
 
-    def write(self, answer: Tensor, context: Tensor) -> str:
+    def show(self, answer: Tensor, context: Tensor) -> str:
         """Draws a maze (S,) as text, with a dot in each cell of the path."""
         side = isqrt(len(answer))
         grid = [["#"] * (2 * side + 1) for _ in range(2 * side + 1)]
@@ -123,6 +136,22 @@ class Mazes:
                 if cell >> bit & 1:
                     grid[row + down][column + right] = " "
         return "\n".join(map("".join, grid))
+
+    def draw_on(self, axes: Any, marks: Sequence[Mark]) -> None:
+        """Draws a maze on matplotlib's axes: walls, and a dot in each cell that is marked or missed."""
+        side = isqrt(len(marks))
+        for place, mark in enumerate(marks):
+            row, column = divmod(place, side)
+            ends = (((0, 0), (1, 0)), ((1, 0), (1, 1)), ((0, 1), (1, 1)), ((0, 0), (0, 1)))  # above, right, below, left
+            for bit, ((x1, y1), (x2, y2)) in enumerate(ends):
+                if not mark.known >> bit & 1:
+                    axes.plot([column + x1, column + x2], [row + y1, row + y2], color=INK, linewidth=0.7)
+            kind = mark.known // OPENINGS
+            if kind or mark.symbol or mark.wrong:
+                sign = {START: "s", GOAL: "*"}.get(kind, "o")
+                style = {"color": INK if kind else mark.color, "alpha": 1.0 if kind else mark.alpha}
+                axes.plot(column + 0.5, row + 0.5, sign, markersize=3.5 if side <= 6 else 2.0, **style)
+        axes.set(xlim=(-0.1, side + 0.1), ylim=(side + 0.1, -0.1))
 
 
 def maze(side: int, rng: random.Random) -> tuple[list[int], list[int]]:

@@ -39,6 +39,9 @@ class Game(Protocol):
     def read(self, text: str) -> Tensor:
         """Reads a problem's context (S,) from text."""
 
+    def show(self, answer: Tensor, context: Tensor) -> str:
+        """Writes an answer (S,) as text."""
+
 
 GAMES: dict[str, Any] = {"mazes": Mazes, "queens": Queens, "sudoku": Sudoku}
 

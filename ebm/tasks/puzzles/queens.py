@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ebm.figures import INK
 from ebm.interfaces import Batch
 from ebm.randomness import stream, subseed
+from ebm.tasks.puzzles.marks import Mark
 from ebm.tasks.puzzles.sudoku import keeps
 
 
@@ -37,10 +40,6 @@ class Queens:
         if not 4 <= self.side <= 14 or len(self.queens) != 2 or not 1 <= self.hard < self.queens[0] <= self.queens[1] < self.side:
             way_out = "pass a side from 4 to 14, and 1 <= hard < low <= high < side"
             raise ValueError(f"side={self.side}, queens={self.queens}, hard={self.hard}: {way_out}")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.side, 1
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -93,9 +92,18 @@ class Queens:
             )
         return torch.tensor([line.find("Q") for line in lines])
 
-    def write(self, answer: Tensor) -> str:
+    def show(self, answer: Tensor, context: Tensor | None = None) -> str:
         """Writes columns (S,) as lines, with a Q where a queen stands."""
         return "\n".join(" ".join("Q" if column == place else "." for column in range(self.side)) for place in answer.tolist())
+
+    def draw_on(self, axes: Any, marks: Sequence[Mark]) -> None:
+        """Draws a board on matplotlib's axes."""
+        for line in range(self.side + 1):
+            axes.axhline(line, color=INK, linewidth=0.3)
+            axes.axvline(line, color=INK, linewidth=0.3)
+        for row, mark in enumerate(marks):
+            axes.plot(mark.symbol + 0.5, row + 0.5, "o", color=mark.color, alpha=mark.alpha, markersize=5)
+        axes.set(xlim=(0, self.side), ylim=(self.side, 0))
 
 
 @cache

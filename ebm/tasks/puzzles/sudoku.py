@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ebm.figures import INK
 from ebm.interfaces import Batch
 from ebm.randomness import stream, subseed
 from ebm.tasks.puzzles.answers import shuffled
+from ebm.tasks.puzzles.marks import Mark
 
 DIGITS = "123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -46,10 +48,6 @@ class Sudoku:
     @property
     def side(self) -> int:
         return self.box[0] * self.box[1]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.side, self.side
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -100,7 +98,7 @@ class Sudoku:
             raise ValueError(f"{text[:40]!r} has {len(signs)} cells: write {self.side**2}, digits to {self.side} and . for empty")
         return torch.tensor([DIGITS.find(sign) for sign in signs])
 
-    def write(self, answer: Tensor) -> str:
+    def show(self, answer: Tensor, context: Tensor | None = None) -> str:
         """Writes digits (S,) as lines of text, "." where empty."""
         signs = ["." if digit < 0 else DIGITS[digit] for digit in answer.tolist()]
         lines = []
@@ -110,6 +108,18 @@ class Sudoku:
             lines += [""] if row and row % self.box[0] == 0 else []
             lines.append("  ".join(parts))
         return "\n".join(lines)
+
+    def draw_on(self, axes: Any, marks: Sequence[Mark]) -> None:
+        """Draws a board on matplotlib's axes."""
+        for line in range(self.side + 1):
+            axes.axhline(line, color=INK, linewidth=1.2 if line % self.box[0] == 0 else 0.3)
+            axes.axvline(line, color=INK, linewidth=1.2 if line % self.box[1] == 0 else 0.3)
+        size = 8.5 if self.side <= 6 else 6.0
+        for place, mark in enumerate(marks):
+            row, column = divmod(place, self.side)
+            style: dict[str, Any] = {"color": mark.color, "alpha": mark.alpha, "fontsize": size, "ha": "center", "va": "center"}
+            axes.text(column + 0.5, row + 0.54, DIGITS[mark.symbol], **style)
+        axes.set(xlim=(0, self.side), ylim=(self.side, 0))
 
 
 def keeps(answer: Tensor, context: Tensor) -> Tensor:
