@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ebm.baselines import classical, frames
 from ebm.baselines.classical import METHODS, Classical, tuned
 from ebm.baselines.dit import DiT
@@ -20,6 +22,14 @@ __all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "L
 def ebm_energies() -> dict[str, Callable[..., Any]]:
     """Offers feed-forward models, each as the energy whose one step is its prediction, and looped networks."""
     return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer, "looped": LoopedNetwork}
+
+
+@hookimpl
+def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
+    """Builds a looped network, which has no default size."""
+    context = torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)
+    looped = {"factory": lambda: LoopedNetwork(3, dim=8, heads=2), "y": torch.randn(6, 4, 3), "context": context}
+    return {("energy", "looped"): lambda: looped}
 
 
 @hookimpl

@@ -78,6 +78,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         "mixture-of-experts": example(lambda: MixtureOfExperts(experts()), 2),
         "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
         "hopfield": example(lambda: Hopfield(((1, 1, -1), (1, -1, 1))), 3),
+        "belief-ebt": example(lambda: BeliefEBT(3, dim=8, heads=2), 4, 3, context=torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)),
         "latent": example(lambda: LatentEnergy(MLPEnergy(3), 1), 2),
         "free-energy": example(lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), 2),
     }

@@ -10,7 +10,7 @@ from ebm.samplers.anneal import Annealed
 from ebm.samplers.block_gibbs import BlockGibbs
 from ebm.samplers.cooled import Cooled
 from ebm.samplers.descent import GradientDescent
-from ebm.samplers.fixed_point import FixedPoint
+from ebm.samplers.fixed_point import FixedPoint, Halving
 from ebm.samplers.hmc import HMC
 from ebm.samplers.hopping import BasinHopping
 from ebm.samplers.langevin import LangevinDynamics
@@ -66,6 +66,9 @@ __all__ = [
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Builds the samplers that `ebm.testing` cannot build from the registry alone."""
     return {
+        ("sampler", "basin-hopping"): lambda: {"factory": lambda: BasinHopping(MirrorDescent(0.2, steps=6), every=2)},
+        ("sampler", "cooled"): lambda: {"factory": lambda: Cooled(MirrorDescent(0.2, steps=4))},
+        ("sampler", "fixed-point"): lambda: {"factory": lambda: FixedPoint(steps=4), "energy": Halving()},
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
         ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},

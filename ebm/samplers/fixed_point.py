@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, State, check_steps
+from ebm.interfaces import EnergyFn, Info, Sampler, State, check_steps, evaluate
 from ebm.interfaces.abilities import Advances, lacking
-from ebm.interfaces.energy import Given
+from ebm.interfaces.energy import Given, Unconditional
 from ebm.randomness import randn_like
 from ebm.samplers.mirror import widened
 from ebm.samplers.stepping import Scheduled, Steps, as_scheduled, at
@@ -61,17 +62,33 @@ class FixedPoint(Sampler):
         if noise_std and (self.training or self.noise_in == "always"):
             y = y + noise_std * randn_like(y, generator)
         network, code = _behind(energy)
-        y, value = network.advance(y, code)
-        return state._replace(y=y, t=state.t + 1), Info(value if create_graph else value.detach())
+        new, value = network.advance(y, code)
+        if network is energy:  # a module that may score otherwise than the network in it advances
+            value = evaluate(energy, y)
+        return state._replace(y=new, t=state.t + 1), Info(value if create_graph else value.detach())
 
 
 def _behind(function: Any, counted: bool = True) -> tuple[Any, Any]:
     """Finds the network behind an energy function, and its code; tells who counts calls of this one."""
-    while not isinstance(function, Given) and hasattr(function, "energy"):
+    while not isinstance(function, Given) and lacking(function, Advances) and hasattr(function, "energy"):
         if counted and callable(count := getattr(function, "count", None)):
             count()
         function = function.energy
-    network = getattr(function, "energy", None)
+    network, code = (function.energy, function.code) if isinstance(function, Given) else (function, None)
     if lacking(network, Advances):
-        raise ValueError(f"FixedPoint over {function!r}: it follows a network's own advance(y, code), as that of LoopedNetwork")
-    return network, function.code
+        raise ValueError(f"FixedPoint over {network!r}: it follows a network's own advance(y, code), as that of LoopedNetwork")
+    return network, code
+
+
+class Halving(Unconditional):
+    """Halves y at each step, which the laws of samplers look at: y⁺ = y / 2, and E(y) = |y|² / 2."""
+
+    def advance(self, y: Tensor, code: Any = None) -> tuple[Tensor, Tensor]:
+        return y / 2, self(y)
+
+    def forward(self, y: Tensor, code: Any = None) -> Tensor:
+        return y.square().sum(-1) / 2
+
+    def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Draws from exp(−E), a standard normal in the plane."""
+        return torch.randn(n, 2, generator=generator)

@@ -46,7 +46,7 @@ def surest(found: Candidates) -> Tensor:
 
     y holds logits along its last axis.
     """
-    return _symbols(found).log_softmax(-1).amax(-1).flatten(found.energy.ndim).mean(-1)
+    return _symbols(found).log_softmax(-1).amax(-1).mean(-1)
 
 
 def elected(found: Candidates) -> Tensor:
@@ -56,17 +56,18 @@ def elected(found: Candidates) -> Tensor:
     >>> elected(Candidates(y, energy=torch.tensor([[5.0], [4.0], [0.0]]), first=y, residual=y)).argmax(0)
     tensor([1])
     """
-    answers = _symbols(found).argmax(-1).flatten(found.energy.ndim)
+    answers = _symbols(found).argmax(-1)
     votes = (answers[:, None] == answers[None]).all(-1).sum(1)
     rank = found.energy.argsort(0).argsort(0)
     return votes - rank / len(rank)
 
 
 def _symbols(found: Candidates) -> Tensor:
+    """Arranges logits as (candidates, *chains, positions, symbols)."""
     if found.y.ndim < found.energy.ndim + 1:
         shape = tuple(found.y.shape)
         raise ValueError(f"y of shape {shape} has no axis of symbols for each chain: choose by energy or residual")
-    return found.y.float()
+    return found.y.reshape(*found.energy.shape, -1, found.y.shape[-1])
 
 
 CHOICES: dict[str, Choice] = {

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from ebm.baselines import DiT, FrameTransformer
+from ebm.baselines import DiT, FrameTransformer, LoopedNetwork
 from ebm.energies import (
     RBM,
     Banana,
+    BeliefEBT,
     ConditionalMLP,
     ConvEnergy,
     DoubleWell,
@@ -109,6 +110,24 @@ class After(Energy):
         return self.energy(y[..., None, None, :], code)[..., 0, 0]
 
 
+class Knowing(Energy):
+    """Scores beliefs about three positions, one of which is known, whatever the context."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+        self.register_buffer("ids", torch.tensor([[-1, 2, -1]]), persistent=False)
+
+    def encode(self, context=None, level=-1):
+        return self.energy.encode(self.ids)
+
+    def extend(self, code, context):
+        return code
+
+    def forward(self, y, code=None):
+        return self.energy(y.unsqueeze(-3), self.encode() if code is None else code)[..., 0]
+
+
 # name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
 ENERGIES = {
     "gaussian": (lambda: Gaussian(learn((1.0, 2.0)), learn(MATRIX)), (2,)),
@@ -141,6 +160,9 @@ ENERGIES = {
     "frame-ebt": (lambda: stirred(After(FrameEBT(3, dim=8, depth=2, heads=2))), (3,)),
     "residual-frame-ebt": (lambda: stirred(After(ResidualFrameEBT(3, dim=8, depth=2, heads=2))), (3,)),
     "frame-transformer": (lambda: stirred(After(FrameTransformer(3, dim=8, depth=2, heads=2))), (3,)),
+    "belief-ebt": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, relations={"kind": "order"}))), (3, 3)),
+    "belief-ebt-hidden": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, hidden=1, depth=2))), (3, 4)),
+    "looped": (lambda: stirred(Knowing(LoopedNetwork(3, dim=8, heads=2))), (3, 3)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
     "tempered": (lambda: MLPEnergy(2, hidden=(4,)) / 3.0, (2,)),

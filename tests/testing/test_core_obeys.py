@@ -10,7 +10,7 @@ import ebm
 from ebm.energies import RBM, JointClassifier, MLPEnergy
 from ebm.interfaces import Batch
 from ebm.samplers import BlockGibbs
-from ebm.tasks import Denoising, Digits, Dyck, Frames, Points, Text
+from ebm.tasks import Arithmetic, Denoising, Digits, Dyck, Frames, Points, Puzzles, Text
 from ebm.testing import check_energy, check_objective, check_sampler, check_task
 from ebm.testing.collecting import checks_of
 from tests.energies.test_laws import ENERGIES
@@ -25,6 +25,8 @@ TASKS = {
     "text": Text,
     "denoising": Denoising,
     "frames": Frames,
+    "arithmetic": lambda: Arithmetic(n=100),
+    "puzzles": lambda: Puzzles(n=600),
 }
 
 

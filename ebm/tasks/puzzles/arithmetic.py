@@ -62,7 +62,7 @@ class Arithmetic(Answers):
             raise ValueError(f"width={width}: products have one width, (k, k), of at most 4 digits")
         self.operation, self.width, self.nines, self.n = operation, (width[0], width[1]), nines, n
         self.spec: dict[str, Any] = {"vocab_size": BASE, "context_vocab": BASE**2, "fixed": False}
-        self.spec["relations"] = {"kind": "order", "reach": 2, "window": True}
+        self.spec["relations"] = {"kind": "order", "reach": 1, "window": True}
         self.reads = f"problems such as {'1' * width[1]}{SIGNS[operation]}{'2' * width[1]}, drawn"
         if operation == "multiply":
             self.spec = {"vocab_size": BASE, "positions": 4 * width[1]}

@@ -1,0 +1,104 @@
+"""The thinking study where answers are right or wrong: one walk gives every number, as judged one by one."""
+
+import pytest
+import torch
+
+import ebm
+from ebm.randomness import stream
+from ebm.studies.answers import answer_tables, follow, ranked_right
+from ebm.studies.findings import Finding
+from ebm.thinking import think
+from ebm.thinking.choosing import CHOICES
+
+SMALL = {
+    "task.game": {"kind": "sudoku", "box": [2, 2], "clues": [7, 10], "hard": 6},
+    "task.n": 240,
+    "energy.dim": 8,
+    "energy.heads": 2,
+    "fit.steps": 30,
+    "fit.batch_size": 16,
+    "fit.evaluate_limit": 20,
+    "thinking.steps": [1, 2, 4],
+    "thinking.candidates": [1, 3],
+    "thinking.limit": 20,
+    "thinking.search_passes": 24,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return ebm.run("sudoku", SMALL, out=tmp_path_factory.mktemp("runs") / "sudoku")
+
+
+def findings(run):
+    from ebm.studies.thinking import read_findings
+
+    return read_findings(run.path)
+
+
+def test_each_share_is_that_of_thinking_anew(run):
+    """Candidates followed through all steps are those that `think` would start from."""
+    found = {(f.split, f.steps, f.candidates, f.choice): f.value for f in findings(run) if f.who == "run" and f.name == "solved"}
+    for split in ("test", "hard"):
+        generator = stream(0, "study", split)
+        batch = run.task.rows(split).rows(slice(20))
+        starts = torch.stack([run.task.start(batch, generator=generator) for _ in range(3)])
+        for steps in (2, 4):
+            for choice in ("min", "confidence", "residual", "vote"):
+                with torch.no_grad():
+                    y = think(run.energy, run.sampler, batch.context, starts, candidates=3, steps=steps, select=choice).y
+                right = run.task.accepts(run.task.answers(y, batch.context), batch)
+                assert found[split, steps, 3, choice] == pytest.approx(right.float().mean().item())
+            assert found[split, steps, 3, "best possible"] >= max(found[split, steps, 3, choice] for choice in ("min", "vote"))
+
+
+def test_every_baseline_is_judged_alike(run):
+    assert run.baseline is not None
+    assert list(run.others) == ["sudoku-looped-hidden", "sudoku-feed-forward"]
+    whos = {f.who for f in findings(run)}
+    assert whos == {"run", "baseline", "sudoku-looped-hidden", "sudoku-feed-forward"}
+    loaded = ebm.load(run.path)
+    assert list(loaded.others) == list(run.others)
+    assert loaded.baseline.metrics == run.baseline.metrics
+    for name, other in run.others.items():
+        assert loaded.others[name].metrics == other.metrics
+    assert loaded.evaluate() == run.metrics
+
+
+def test_searches_spend_the_same_passes_and_stopping_fewer(run):
+    searched = [f for f in findings(run) if f.choice.startswith("search: ")]
+    assert {f.choice for f in searched} == {"search: plain", "search: fresh", "search: hop", "search: cool"}
+    assert {f.steps * f.candidates for f in searched} == {24}
+    spent = {(f.split, f.name): f.value for f in findings(run) if f.name.endswith("_adaptive")}
+    assert all(value <= 4 for (_, name), value in spent.items() if name == "steps_adaptive")
+
+
+def test_tables_and_report_show_what_was_found(run):
+    tables = list(answer_tables(findings(run), "solved"))
+    assert [len(rows) for _, _, rows in tables] == [12, 12, 4, 3]
+    report = (run.path / "report.html").read_text()
+    for title in ("What thinking longer buys", "What verifying oneself buys", "Boards as they are solved", "Thinking in numbers"):
+        assert title in report
+    assert "is missing" not in report
+
+
+def test_marks_are_looked_at_once_and_energies_are_of_the_ends(run):
+    batch = run.task.rows("test").rows(slice(5))
+    seen = list(follow(run, batch, [1, 3], 2, torch.Generator().manual_seed(0)))
+    assert [each.steps for each in seen] == [1, 3]
+    for each in seen:
+        with torch.no_grad():
+            value = run.energy.given(batch.context)(run.sampler.point(each.found.y))
+        assert torch.allclose(each.found.energy, value)
+        assert each.right.shape == each.wrong.shape == (2, 5)
+        assert torch.equal(each.wrong == 0, each.right) or bool((each.wrong[each.right] == 0).any())
+
+
+def test_the_chance_that_the_right_one_is_lower():
+    right = torch.tensor([[True, False], [False, False], [True, True]])
+    energy = torch.tensor([[0.0, 5.0], [1.0, 3.0], [2.0, 4.0]])
+    # pairs: (0 < 1), (2 > 1) in the first problem; (4 < 5), (4 > 3) in the second
+    assert ranked_right(energy, right) == pytest.approx(0.5)
+    assert ranked_right(energy, torch.ones(3, 2, dtype=torch.bool)) is None
+    assert set(CHOICES) >= {"min", "vote"}
+    assert Finding(name="solved").choice == ""
