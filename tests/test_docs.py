@@ -25,7 +25,7 @@ def run(words: list[str], folder: Path, site: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("guide", ["compose.md", "judging.md", "video.md"])
+@pytest.mark.parametrize("guide", ["compose.md", "judging.md", "thinking.md", "video.md"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_programs_run_as_written(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -11,25 +11,38 @@ from ebm.baselines import classical, frames
 from ebm.baselines.classical import METHODS, Classical, tuned
 from ebm.baselines.dit import DiT
 from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
+from ebm.baselines.left_to_right import LeftToRight
 from ebm.baselines.looped import LoopedNetwork
 from ebm.baselines.transformer import Transformer
 from ebm.registry import hookimpl
 
-__all__ = ["Classical", "CopyLast", "DiT", "Extrapolate", "FrameTransformer", "LoopedNetwork", "Transformer", "tuned"]
+__all__ = [
+    "Classical",
+    "CopyLast",
+    "DiT",
+    "Extrapolate",
+    "FrameTransformer",
+    "LeftToRight",
+    "LoopedNetwork",
+    "Transformer",
+    "tuned",
+]
 
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
     """Offers feed-forward models, each as the energy whose one step is its prediction, and looped networks."""
-    return {"dit": DiT, "frame-transformer": FrameTransformer, "transformer": Transformer, "looped": LoopedNetwork}
+    feed_forward = {"dit": DiT, "frame-transformer": FrameTransformer, "left-to-right": LeftToRight, "transformer": Transformer}
+    return {**feed_forward, "looped": LoopedNetwork}
 
 
 @hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
-    """Builds a looped network, which has no default size."""
+    """Builds networks of whole answers, which have no default size."""
     context = torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)
     looped = {"factory": lambda: LoopedNetwork(3, dim=8, heads=2), "y": torch.randn(6, 4, 3), "context": context}
-    return {("energy", "looped"): lambda: looped}
+    written = {**looped, "factory": lambda: LeftToRight(3, dim=8, heads=2)}
+    return {("energy", "looped"): lambda: looped, ("energy", "left-to-right"): lambda: written}
 
 
 @hookimpl

@@ -11,6 +11,7 @@ from ebm.objectives.energy_matching import EnergyMatching
 from ebm.objectives.equilibrium_matching import EquilibriumMatching
 from ebm.objectives.infonce import InfoNCE
 from ebm.objectives.nce import NoiseContrastiveEstimation
+from ebm.objectives.next_symbol import NextSymbol
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.recovery import DiffusionRecoveryLikelihood
 from ebm.objectives.score_matching import ScoreMatching, SlicedScoreMatching
@@ -27,6 +28,7 @@ __all__ = [
     "EquilibriumMatching",
     "InfoNCE",
     "JointLikelihood",
+    "NextSymbol",
     "NoiseContrastiveEstimation",
     "Objective",
     "Reconstruction",
@@ -50,6 +52,7 @@ def ebm_objectives() -> dict[str, type[Objective]]:
         "infonce": InfoNCE,
         "joint": JointLikelihood,
         "nce": NoiseContrastiveEstimation,
+        "next-symbol": NextSymbol,
         "reconstruction": Reconstruction,
         "score-matching": ScoreMatching,
         "sliced-score-matching": SlicedScoreMatching,

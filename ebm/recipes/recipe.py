@@ -180,6 +180,11 @@ def baselines_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: _baseline(recipe, name, pace) for name, pace in zip(names, paces, strict=True)}
 
 
+def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Resolves the recipe of a resolved recipe's first baseline, where it has one."""
+    return next(iter(baselines_of(recipe).values()), None)
+
+
 def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, Any]:
     baseline = {key: value for key, value in load(name).items() if key not in ("baseline", "pace")}
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}

@@ -81,9 +81,9 @@ def _plain(value: Any, who: str) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows as a csv file, floats in full."""
+    """Writes rows as a csv file, floats in full; a column that is empty in all of them is left out."""
     rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for row in rows for key, cell in row.items() if cell != ""))
     with atomic(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

@@ -1,6 +1,6 @@
 """Basin hopping and cooling: what is kept is the lowest, what is drawn anew is a share, heat fades."""
 
-import itertools
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def wells(y):
 @laws
 @given(seed=seeds, every=st.integers(1, 6), share=st.floats(0.2, 1.0))
 def test_the_kept_state_never_rises_and_is_the_lowest_that_was_seen(seed, every, share):
-    hopping = BasinHopping(GradientDescent(0.05), every, share)
+    hopping = BasinHopping(GradientDescent(0.05, grad_clip=5.0), every, share)
     path = list(hopping.trajectory(wells, 2 * normal(4, 3, 2, seed=seed), steps=25, generator=seeded(seed)))
-    for (state, info), (after, _) in itertools.pairwise(path):
+    for (state, _), (after, info) in pairwise(path):
+        close(info.energy, wells(state.y))  # a step reports the energy of the state that it was taken from
         if state.energy is not None:
             assert bool((after.energy <= state.energy).all())
             close(state.energy, wells(state.y))
-            assert bool((state.energy <= info.energy).all())
 
 
 def test_a_share_of_the_positions_is_drawn_anew_at_each_hop():

@@ -59,26 +59,29 @@ def lines(rows: int, columns: int) -> Relations:
     return Relations(16, among, _bits(4))
 
 
-def offsets(reach: int = 1, columns: int | None = None) -> Relations:
+def offsets(reach: int = 1, columns: int | None = None, window: bool = False) -> Relations:
     """Relates cells of a grid by where one lies from the other, each coordinate clipped to ± reach.
 
-    The grid is square where columns is None, and has any number of rows.
+    The grid is square where columns is None, and has any number of rows. With `window`, cells
+    further apart than reach do not see each other.
 
     >>> offsets(1).kinds, offsets(1).among(9)[4, [4, 5, 7, 8]].tolist()
     (9, [4, 5, 7, 8])
     """
-    width = 2 * reach + 1
+    most = reach + window  # relations more all around: further than reach
+    width = 2 * most + 1
 
     def among(count: int) -> Tensor:
         wide = math.isqrt(count) if columns is None else columns
         row, column = _cells(count, count // wide, wide)
-        down, right = (_clipped(values, reach) for values in (row, column))
+        down, right = (_clipped(values, most) for values in (row, column))
         return down * width + right
 
     near = torch.zeros(4, width * width)
     for head, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
-        near[head, (down + reach) * width + right + reach] = STRENGTH
-    return Relations(width * width, among, near)
+        near[head, (down + most) * width + right + most] = STRENGTH
+    far = [place for place in range(width * width) if max(abs(place // width - most), abs(place % width - most)) > reach]
+    return Relations(width * width, among, near, tuple(far) if window else ())
 
 
 def order(reach: int = 4, window: bool = False) -> Relations:

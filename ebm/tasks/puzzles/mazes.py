@@ -45,7 +45,12 @@ class Mazes:
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"vocab_size": 2, "context_vocab": 3 * OPENINGS, "fixed": False, "relations": {"kind": "offsets", "reach": 2}}
+        return {
+            "vocab_size": 2,
+            "context_vocab": 3 * OPENINGS,
+            "fixed": False,
+            "relations": {"kind": "offsets", "reach": 1, "window": True},
+        }
 
     def draw(self, n: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Draws mazes: split -> paths (n, S) and cells (n, S)."""

@@ -156,7 +156,7 @@ def solutions(
                 these = [digit for digit in range(side) if free >> digit & 1]
                 if best < 0 or len(these) < len(choices):
                     best, choices = cell, these
-                if len(these) <= 1:
+                if not these:
                     break
         if best < 0:
             found.append(tuple(filled))
@@ -185,22 +185,24 @@ def grids(count: int, box: tuple[int, int], seed: int) -> Tensor:
     return torch.tensor([*found]).view(-1, side, side)
 
 
-def by_logic(clues: Tensor, box: tuple[int, int]) -> Tensor:
+def by_logic(clues: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Fills boards (n, side, side, side) of candidates, 1 where a digit stands, by singles alone.
 
     In a round, every candidate without a rival left in its cell, or for its digit in its row,
     column or box, is filled in. What is filled completely so has no other solution.
+
+    Returns:
+        what is filled, and the rounds (n,) that it took.
     """
+    rounds = torch.zeros(len(clues), dtype=torch.long, device=clues.device)
     while True:
         ruled_out = torch.stack(_counts(clues, box)).sum(0) > 0  # by what stands in one of its groups
-        free = (~ruled_out).to(clues)
-        single = torch.zeros_like(ruled_out)
-        for count in _counts(free, box):
-            single |= count == 1
-        single &= ~ruled_out
-        if not single.any():
-            return clues
-        clues = torch.where(single, 1.0, clues)
+        alone = (torch.stack(_counts((~ruled_out).to(clues), box)) == 1).any(0)
+        single = alone & ~ruled_out
+        found = single.flatten(1).any(1)
+        if not bool(found.any()):
+            return clues, rounds
+        clues, rounds = torch.where(single, 1.0, clues), rounds + found
 
 
 def _counts(marked: Tensor, box: tuple[int, int]) -> list[Tensor]:
@@ -225,6 +227,6 @@ def dig(grid: Tensor, clues: Tensor, box: tuple[int, int], generator: Generator)
         rows = ((cells >= 0).sum(1) > clues).nonzero().squeeze(1)
         trial = cells[rows].scatter(1, place[rows, None], -1)
         marked = F.one_hot(trial.view(-1, side, side) + 1, side + 1)[..., 1:].float()
-        fits = by_logic(marked, box).sum((1, 2, 3)) == side**2
+        fits = by_logic(marked, box)[0].sum((1, 2, 3)) == side**2
         cells[rows[fits]] = trial[fits]
     return cells.view_as(grid)
