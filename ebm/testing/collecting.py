@@ -124,7 +124,12 @@ class Package:
 
     def one_step(self, name: str) -> None:
         """Builds a recipe, and takes one training step with it."""
-        parts = self._assembled(name)
+        try:
+            parts = self._assembled(name)
+        except Exception as error:
+            if missing := _missing(error):
+                raise NoExample(f"recipe {name!r}: {missing} ({error})") from error
+            raise
         batch = next(iter(parts.task.loader("train", parts.fit.get("batch_size", 16), seed=0)))
         loss = parts.objective(parts.energy, batch, generator=torch.Generator().manual_seed(0))
         if not bool(torch.isfinite(loss.value)):

@@ -74,3 +74,11 @@ def test_a_run_of_another_kind_is_refused(tmp_path, capsys):
     code, _, err = called(capsys, "solve", run.path, "1+1")
     assert code == 2
     assert "reads no problems" in err
+
+
+def test_a_verifier_may_not_know_a_problem(run, capsys, monkeypatch):
+    monkeypatch.setattr(type(run.task), "judges", lambda self, context: False, raising=False)
+    text = run.task.game.show(run.task.rows("test").context[0]).replace("\n", "")
+    code, out, _ = called(capsys, "solve", run.path, text, "--json")
+    assert code == 0
+    assert json.loads(out)["right"] is None

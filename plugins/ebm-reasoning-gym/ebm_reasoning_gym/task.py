@@ -96,7 +96,7 @@ class ReasoningGym(Answers):
         characters = sorted({c for core, item in self.entries.items() for c in core + item["answer"]})
         self.texts = texts._replace(characters="".join(characters))
         self.spec: dict[str, Any] = {"vocab_size": len(characters) + 1, "positions": question_length + answer_length}
-        target = torch.stack([self.texts.target(core, item["answer"]) for core, item in self.entries.items()])
+        target = torch.stack([self.texts.target(item["question"], item["answer"]) for item in self.entries.values()])
         context = target.clone()
         context[:, question_length:] = -1
         rows = Batch(target, context)
@@ -131,11 +131,14 @@ class ReasoningGym(Answers):
         """
         return self.texts.context(text)
 
+    def judges(self, context: Tensor) -> bool:
+        """Tells whether a question (S,) is among those that were drawn, which can be judged."""
+        return self.texts.question_of(context.tolist()) in self.entries
+
     def show(self, answer: Tensor, context: Tensor) -> str:
-        """Writes a question and its answer as text, and a word where nothing can judge the answer."""
+        """Writes a question and its answer as text."""
         core = self.texts.question_of(context.tolist())
-        note = "" if core in self.entries else "   (not among the problems that were drawn: nothing judges it)"
-        return f"{self.texts.whole(core)}\n{self.texts.answer_of(answer.tolist())}{note}"
+        return f"{self.texts.whole(core)}\n{self.texts.answer_of(answer.tolist())}"
 
 
 def dataset_of(name: str, size: int, seed: int, options: Mapping[str, Any]) -> Any:

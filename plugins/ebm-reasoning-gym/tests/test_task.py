@@ -133,7 +133,8 @@ def test_it_reads_and_shows() -> None:
     assert torch.equal(context, task.read(core))
     target = task.texts.target(core, item["answer"])
     assert task.show(target, context) == f"What is twice the number {core} ?\n{item['answer']}"
-    assert "nothing judges it" in task.show(task.texts.target("11", "22"), task.read("11"))
+    assert task.judges(context)
+    assert not task.judges(task.read("11"))  # it was not drawn
     with pytest.raises(ValueError, match="characters 'x'"):
         task.read("1x")
 
