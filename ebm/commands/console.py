@@ -68,6 +68,7 @@ def as_data(run: Run) -> dict[str, Any]:
         "summary": run.recipe.get("summary", ""),
         "metrics": run.metrics,
         "baseline": None if run.baseline is None else run.baseline.metrics,
+        "others": {name: other.metrics for name, other in run.others.items()},
         "studies": {name: rows for name in components("study") if (rows := read_rows(run.path / f"{name}.csv"))},
         "healthy": verdict.healthy,
         "verdict": verdict.line,

@@ -85,7 +85,8 @@ def _by_candidates(run: Run, found: Sequence[Finding]) -> Section:
                 if len(curve) > 1:
                     style = ":" if choice == "best possible" else "o-"
                     label = "energy" if choice == "min" else choice
-                    axes.plot(list(curve), list(curve.values()), style, color=color, markersize=4, label=label)
+                    above = 3 if choice == "min" else 2  # where curves lie on each other, the energy's is seen
+                    axes.plot(list(curve), list(curve.values()), style, color=color, markersize=4, label=label, zorder=above)
             axes.set_xscale("log", base=2)
             counts = sorted({f.candidates for f in mine})
             axes.set_xticks(counts, [str(count) for count in counts])
