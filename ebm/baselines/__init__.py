@@ -31,7 +31,7 @@ __all__ = [
 
 @hookimpl
 def ebm_energies() -> dict[str, Callable[..., Any]]:
-    """Offers feed-forward models, each as the energy whose one step is its prediction, and looped networks."""
+    """Offers looped networks, and feed-forward models as energies whose one step is a prediction."""
     feed_forward = {"dit": DiT, "frame-transformer": FrameTransformer, "left-to-right": LeftToRight, "transformer": Transformer}
     return {**feed_forward, "looped": LoopedNetwork}
 

@@ -168,7 +168,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def baselines_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Resolves the recipes of a resolved recipe's baselines, by name: same task, seed, batches and size.
+    """Resolves a resolved recipe's baselines, by name: same task, seed, batches and size.
 
     A baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
     for the same time. Keywords that both energies have (dim, depth …) are the run's; the

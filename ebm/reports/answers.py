@@ -1,4 +1,4 @@
-"""What a report shows where answers are right or wrong: what is solved by more thinking, and how."""
+"""What a report shows where answers are right or wrong: what more thinking solves, and how."""
 
 from __future__ import annotations
 

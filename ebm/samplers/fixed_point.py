@@ -69,7 +69,7 @@ class FixedPoint(Sampler):
 
 
 def _behind(function: Any, counted: bool = True) -> tuple[Any, Any]:
-    """Finds the network behind an energy function, and its code; tells who counts calls of this one."""
+    """Finds the network behind an energy function, and its code; who counts calls is told."""
     while not isinstance(function, Given) and lacking(function, Advances) and hasattr(function, "energy"):
         if counted and callable(count := getattr(function, "count", None)):
             count()

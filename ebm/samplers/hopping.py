@@ -26,13 +26,12 @@ class HoppingState(NamedTuple):
 
 
 class BasinHopping(Wrapper):
-    """Searches by short walks, each from the best state so far with a share of its positions drawn anew.
+    """Searches by short walks, each from the best state so far, part of which is drawn anew.
 
     Every `every` steps of the inner sampler, each chain goes on from its lowest state, where every
     position (all of the event's axes but the last) is replaced by normal noise with probability
     `share`; with share = 1 these are fresh starts. y is the lowest state that was visited, by the
-    energies that the inner steps report. Steps of no gradient, and no more passes than the inner
-    sampler's.
+    energies that the inner steps report. A step takes no more passes than the inner sampler's.
 
     Source: Wales and Doye, 1997 (Global optimization by basin-hopping), at temperature 0.
 

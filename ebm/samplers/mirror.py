@@ -87,7 +87,7 @@ class MirrorDescent(GradientDescent):
 
 
 def widened(y: Tensor, hidden: int, energy: EnergyFn, generator: Generator | None) -> Tensor:
-    """Appends `hidden` standard normal numbers to a start that has room for the energy's logits only."""
+    """Appends `hidden` standard normal numbers to a start that has no room for them."""
     width = next((part.vocab_size for part in modules_of(energy)[:1] if hasattr(part, "vocab_size")), None)
     if not hidden or y.shape[-1] != width:
         return y

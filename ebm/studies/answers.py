@@ -1,4 +1,4 @@
-"""What thinking buys where answers are right or wrong: solved share by steps, candidates and choice."""
+"""What thinking buys where answers are right or wrong: by steps, candidates and choice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def judge_answers(
     select: Sequence[str],
     root: int,
 ) -> Iterator[Finding]:
-    """Follows the same candidates through all steps: their solved share by steps, number and choice.
+    """Follows candidates through all steps: their solved share by steps, number and choice.
 
     With one candidate the share is that of all starts. `auc` is the chance that of a right and a
     wrong candidate of one problem the right one has the lower energy, and `correlation` the rank

@@ -25,7 +25,7 @@ class Code(NamedTuple):
 
 
 class BeliefNetwork(Energy):
-    """Reads beliefs about an answer beside its context: what belief energies and looped networks share.
+    """Reads beliefs beside their context: what belief energies and looped networks share.
 
         f(p | x) = N(W p + x),    x = embedding(context) + place,
 
@@ -121,9 +121,10 @@ class BeliefEBT(BeliefNetwork):
         E(p | x) = Σ_i ⟨p_i, log p_i⟩ − ⟨p_i, U f_i⟩,    f = N(W p + x),
 
     where p_i are probabilities of position i's answer, and the transformer N sees the present
-    belief about all positions. One energy for each answer, so that positions have to agree. `MirrorDescent`
-    steps of size 1 without the dependence of f on p would be a mean field's updates, p = softmax(U
-    f). Where the context is known the belief is its one-hot vector, whatever y says.
+    belief about all positions. There is one energy for each answer, so that positions have to
+    agree. `MirrorDescent` steps of size 1 would be a mean field's updates, p = softmax(U f), if f
+    did not depend on p. Where the context is known, the belief is its one-hot vector, whatever y
+    says.
 
     With `hidden` units, y holds as many numbers g in (−1, 1) behind each position's probabilities,
     N sees V g as well, and the energy adds Σ −H(g_i) − ⟨g_i, R f_i⟩, with the entropy H of units
@@ -135,8 +136,8 @@ class BeliefEBT(BeliefNetwork):
     Arguments:
         vocab_size: how many answers a position has, V.
         context_vocab: how many symbols the context has; by default V.
-        positions: S, for a learned embedding of each position; by default there is none, and rows may be
-            of any length.
+        positions: S, for a learned embedding of each position; by default there is none, and rows
+            may be of any length.
         relations: how positions lie to each other, for biases of attention: whole numbers (S, S),
             or {"kind": "boxes", "height": 2, "width": 3}, "lines", "offsets" or "order"
             (`ebm.energies.ebt.relations`).

@@ -168,7 +168,7 @@ class Arithmetic(Answers):
     # -------------------------------------------------------------------------------------------- a task
 
     def rows(self, split: str) -> Batch:
-        """Returns a split as one batch; training problems of columns are drawn as they are needed, at the largest width."""
+        """Returns a split as one batch; of "train", which is drawn as needed, the largest width."""
         if split == "train" and self.operation != "multiply":
             return self._columns(*self._numbers(self.n, self.width[1], stream(0, "arithmetic", "train")))
         return super().rows(split)
