@@ -15,7 +15,7 @@ SMALL = {
     "task.n": 240,
     "energy.dim": 8,
     "energy.heads": 2,
-    "fit.steps": 30,
+    "fit.steps": 12,
     "fit.batch_size": 16,
     "fit.evaluate_limit": 20,
     "thinking.steps": [1, 2, 4],
