@@ -46,7 +46,8 @@ def solve(
         seed: what every random draw is derived from.
         json: print JSON.
     """
-    task, energy = run.judge(), run.energy
+    task: Any = run.judge()
+    energy = run.energy
     game: Any = getattr(task, "game", task)
     if lacking(task, HasAnswers) or not callable(getattr(game, "read", None)):
         raise ValueError(
@@ -59,6 +60,8 @@ def solve(
     if out is not None and not hasattr(game, "draw_on"):
         raise ValueError(f"--out {out}: {type(game).__name__} draws no board")
     length, began = 16 * own_steps(run) if steps is None else steps, time.monotonic()
+    if length < 1:
+        raise ValueError(f"steps={length}: think for at least one step")
     sampler = run.sampler if search == "plain" else SEARCHES[search](run.sampler)
     generator = stream(seed, "solve", device=run.device)
     batch = Batch(context.clamp(min=0), context)
@@ -67,13 +70,13 @@ def solve(
         return task.start(batch, generator=generator)
 
     thought = think(energy, sampler, context, start, candidates=candidates, steps=length, generator=generator)
-    answer = task.answers(thought.y, context)[0].cpu()  # type: ignore[attr-defined]
+    answer = task.answers(thought.y, context)[0].cpu()
     seconds = time.monotonic() - began
     taken = settled(thought.energies[:, int(thought.energies[-1, :, 0].argmin()), 0])
     knows = getattr(task, "judges", None)  # whose verifier does not know every problem
     right = None
     if knows is None or knows(context[0].cpu()):
-        right = bool(task.accepts(answer[None].to(run.device), batch))  # type: ignore[attr-defined]
+        right = bool(task.accepts(answer[None].to(run.device), batch))
     text = game.show(answer, context[0].cpu())
     if out is not None:
         with atomic(out) as draft:

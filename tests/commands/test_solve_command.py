@@ -59,7 +59,12 @@ def test_json_says_the_same_for_every_search(run, capsys, search):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["12"], "2 cells"), (["." * 16, "--candidates", "0"], "candidates=0"), (["." * 16, "--steps", "-1"], "steps=-1")],
+    [
+        (["12"], "2 cells"),
+        (["." * 16, "--candidates", "0"], "candidates=0"),
+        (["." * 16, "--steps", "-1"], "steps=-1"),
+        (["." * 16, "--steps", "0"], "steps=0"),
+    ],
 )
 def test_problems_that_cannot_be_are_one_line(run, capsys, arguments, message):
     code, _, err = called(capsys, "solve", run.path, *arguments)

@@ -69,6 +69,8 @@ class Arithmetic(Answers):
             self.splits = self._products(seed)
             return
         wide = width[1]
+        if 4 * n > BASE ** (2 * wide):
+            raise ValueError(f"n={n} of the {BASE ** (2 * wide)} problems of width {wide} for two splits: leave half to train on")
         self.splits = {}
         for split in ("validation", "test"):
             self.splits[split] = self._columns(*self._numbers(n, wide, stream(seed, "arithmetic", split)))
@@ -188,7 +190,7 @@ class Arithmetic(Answers):
         b = torch.where(hand_on, BASE - 1 - a if self.operation == "add" else a, b)
         batch = self._columns(*self._ordered(a, b))
         kept = [row.numpy().tobytes() not in self._held for row in batch.context]
-        return batch if all(kept) or not any(kept) else batch.rows(torch.tensor(kept))
+        return batch.rows(torch.tensor(kept)) if any(kept) else self.draw(count, generator)
 
     def unknown(self, context: Tensor) -> Tensor:
         """Marks the positions that are asked for: all columns, or the digits of a product."""

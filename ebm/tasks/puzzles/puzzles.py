@@ -140,7 +140,10 @@ def game_of(game: Any) -> Any:
         if name not in (known := GAMES[kind].__dataclass_fields__):
             raise ValueError(f"{kind} has no keyword {name!r}: {nearest(name, known)}")
         how[name] = tuple(value) if isinstance(value, list) else value
-    return GAMES[kind](**how)
+    try:
+        return GAMES[kind](**how)
+    except TypeError as error:  # such as a word for a number
+        raise ValueError(f"game={dict(game)}: {error}") from error
 
 
 def read_rows(path: Path, game: Any) -> tuple[Tensor, Tensor]:

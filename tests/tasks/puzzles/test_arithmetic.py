@@ -81,6 +81,7 @@ def test_pairs_of_factors_are_dealt_out_once():
     ("make", "message"),
     [
         (lambda: Arithmetic("divide"), "divide"),
+        (lambda: Arithmetic(width=(1, 1)), "leave half to train on"),
         (lambda: Arithmetic(width=(3, 2)), "width"),
         (lambda: Arithmetic("multiply"), "one width"),
         (lambda: Arithmetic("multiply", width=(1, 1)), "pairs"),
