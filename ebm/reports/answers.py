@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
     if any(f.who == "run" for f in found):
         yield _by_steps(run, found)
         yield _by_candidates(run, found)
+        yield from _by_both(found)
         told = answer_tables(read_findings(run.path), "solved")
         tables = "".join(f"<p>{title}</p>" + html_table(columns, rows) for title, columns, rows in told)
         yield Section("Thinking in numbers", "Every share that was measured; docs/thinking.md says how.", tables, place=33)
@@ -99,6 +101,34 @@ def _by_candidates(run: Run, found: Sequence[Finding]) -> Section:
         "another way. The dotted line is the best that any choice could do.",
         png.getvalue(),
         place=31,
+    )
+
+
+def _by_both(found: Sequence[Finding]) -> Iterator[Section]:
+    """Draws the share solved by depth and breadth, where more than one start competes."""
+    mine = {(f.split, f.steps, f.candidates): f.value for f in found if f.who == "run" and f.choice in ("", "min")}
+    depths, breadths = sorted({steps for _, steps, _ in mine}), sorted({count for _, _, count in mine})
+    if len(breadths) == 1:
+        return
+    splits = list(dict.fromkeys(split for split, _, _ in mine))
+    with figure_of(9.6, 0.9 + 0.42 * len(breadths)) as (figure, png):
+        for axes, split in zip(figure.subplots(1, len(splits), sharey=True, squeeze=False)[0], splits, strict=True):
+            shares = [[mine.get((split, depth, breadth), math.nan) for depth in depths] for breadth in breadths]
+            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", origin="lower", aspect="auto")
+            for row, line in enumerate(shares):
+                for column, share in enumerate(line):
+                    color = "white" if share > 0.6 else INK
+                    axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=6.5, color=color)
+            axes.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+            axes.set_yticks(range(len(breadths)), [str(breadth) for breadth in breadths])
+            axes.set(xlabel="thinking steps", title=split)
+        figure.axes[0].set_ylabel("candidates")
+    yield Section(
+        "Depth and breadth",
+        "The share solved by steps and candidates, the lowest energy kept. Both double from cell to "
+        "cell, so that cells on a falling diagonal cost the same number of passes.",
+        png.getvalue(),
+        place=32,
     )
 
 

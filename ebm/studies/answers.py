@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, Sampler, eval_mode, evaluate, landscapes
 from ebm.judging.ranking import rank_correlation
+from ebm.judging.slope import slope
 from ebm.randomness import stream
 from ebm.runs.run import Run
 from ebm.samplers import BasinHopping, Cooled, Linear
@@ -27,39 +28,43 @@ SEARCHES: dict[str, Callable[[Sampler], Sampler]] = {
 
 
 class Seen(NamedTuple):
-    """Candidates for a batch of problems after so many steps, and which of them are right."""
+    """Candidates for problems after so many steps, and which of them are right."""
 
-    steps: int
     found: Candidates
     right: Tensor  # (candidates, rows)
     wrong: Tensor  # (candidates, rows): how many positions are not as in the data's answer
+    asked: Tensor  # (rows,): how many positions a problem asks for
 
 
-def judge_answers(
-    run: Run,
-    who: str,
-    steps: Sequence[int],
-    candidates: Sequence[int],
-    split: str,
-    limit: int | None,
-    select: Sequence[str],
-    root: int,
-) -> Iterator[Finding]:
-    """Follows candidates through all steps: their solved share by steps, number and choice.
-
-    With one candidate the share is that of all starts. `auc` is the chance that of a right and a
-    wrong candidate of one problem the right one has the lower energy, and `correlation` the rank
-    correlation of energies and numbers of wrong positions, over all candidates.
-    """
+def think_aloud(run: Run, steps: Sequence[int], candidates: int, split: str, limit: int | None, root: int) -> dict[int, Seen]:
+    """Follows candidates for a split through all steps: what was seen after each of `steps`."""
     seen: dict[int, list[Seen]] = {}
     generator = stream(root, "study", split, device=run.device)
     task: Any = run.judge()
     for batch in task.judged(split, limit):
-        for each in follow(run, batch.to(run.device), sorted({*steps}), max(candidates), generator):
-            seen.setdefault(each.steps, []).append(each)
-    for count, parts in seen.items():
-        right, wrong = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("right", "wrong"))
-        found = Candidates(*(torch.cat(values, 1) for values in zip(*(part.found for part in parts), strict=True)))
+        for count, each in follow(run, batch.to(run.device), sorted({*steps}), candidates, generator):
+            seen.setdefault(count, []).append(each)
+    return {count: _joined(parts) for count, parts in seen.items()}
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    found = Candidates(*(torch.cat(values, 1) for values in zip(*(part.found for part in parts), strict=True)))
+    right, wrong = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("right", "wrong"))
+    return Seen(found, right, wrong, torch.cat([part.asked for part in parts]))
+
+
+def judge_answers(
+    who: str, split: str, seen: Mapping[int, Seen], candidates: Sequence[int], select: Sequence[str]
+) -> Iterator[Finding]:
+    """Judges candidates after each number of steps: their solved share by number and choice.
+
+    With one candidate the share is that of all starts. `auc` is the chance that of a right and a
+    wrong candidate of one problem the right one has the lower energy. `correlation` is the rank
+    correlation of energies and numbers of wrong positions, over all candidates, and
+    `correlation_within` of how far both lie from their mean over the candidates of a problem.
+    """
+    most = max(candidates)
+    for count, (found, right, wrong, _) in seen.items():
         yield Finding(who, split, count, 1, "solved", right.float().mean().item())
         yield Finding(who, split, count, 1, "energy", found.energy.mean().item())
         yield Finding(who, split, count, 1, "residual", found.residual.mean().item())
@@ -69,15 +74,40 @@ def judge_answers(
                 chosen = choice_of(name)(some).argmax(0)  # type: ignore[arg-type]
                 yield Finding(who, split, count, many, "solved", pick(chosen, of_some).float().mean().item(), name)
             yield Finding(who, split, count, many, "solved", of_some.any(0).float().mean().item(), "best possible")
-        if max(candidates) > 1:
-            auc = ranked_right(found.energy, right)
-            yield from [] if auc is None else [Finding(who, split, count, max(candidates), "auc", auc)]
-            if bool(wrong.any()) and not bool((wrong > 0).all()):
-                value, *_ = rank_correlation(found.energy.flatten().cpu(), wrong.flatten().double().cpu())
-                yield Finding(who, split, count, max(candidates), "correlation", value)
+        if most == 1:
+            continue
+        auc = ranked_right(found.energy, right)
+        yield from [] if auc is None else [Finding(who, split, count, most, "auc", auc)]
+        if bool(wrong.any()) and not bool((wrong > 0).all()):
+            energies, errors = found.energy.double().cpu(), wrong.double().cpu()
+            yield Finding(who, split, count, most, "correlation", rank_correlation(energies.flatten(), errors.flatten())[0])
+            within = [(values - values.mean(0)).T[(wrong != wrong[0]).any(0).cpu()] for values in (energies, errors)]
+            if within[0].numel():
+                yield Finding(who, split, count, most, "correlation_within", rank_correlation(*within)[0])
 
 
-def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, generator: Generator) -> Iterator[Seen]:
+def gained(seen: Mapping[int, Seen], own: int) -> tuple[Tensor, Tensor]:
+    """Computes, of each problem, how many positions it asks for, and what thinking longer gained.
+
+    That is the share of starts that are right after the longest walk, less that after `own` steps.
+    """
+    last, first = seen[max(seen)], seen[own]
+    return last.asked.cpu(), (last.right.double().mean(0) - first.right.double().mean(0)).cpu()
+
+
+def judge_gain(who: str, gains: Mapping[str, tuple[Tensor, Tensor]], longest: int) -> Iterator[Finding]:
+    """Tells whether larger problems gain more by thinking longer, over all splits together.
+
+    `gain_slope` is the slope of `gained`: shares solved, by positions that a problem asks for.
+    Beside it stand the ends of its 95 % interval.
+    """
+    asked, gain = (torch.cat(values) for values in zip(*gains.values(), strict=True))
+    if bool((asked != asked[0]).any()):
+        for name, value in zip(("gain_slope", "gain_slope_low", "gain_slope_high"), slope(asked, gain), strict=True):
+            yield Finding(who, "+".join(gains), longest, 1, name, value)
+
+
+def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, generator: Generator) -> Iterator[tuple[int, Seen]]:
     """Thinks about a batch from several starts, and looks at them after each of `marks` steps."""
     task: Any = run.judge()
     energy = run.energy
@@ -96,8 +126,10 @@ def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, genera
             value = evaluate(function, point)
             moved = torch.zeros_like(value) if previous is None else distance_moved(point, previous, value.ndim)
             answer = task.answers(state.y, batch.context)
-            wrong = ((answer != batch.target) & task.unknown(batch.context)).sum(-1)
-            yield Seen(taken, Candidates(state.y[..., :width], value, first, moved), task.accepts(answer, batch), wrong)
+            asked = task.unknown(batch.context)
+            wrong = ((answer != batch.target) & asked).sum(-1)
+            found = Candidates(state.y[..., :width], value, first, moved)
+            yield taken, Seen(found, task.accepts(answer, batch), wrong, asked.sum(-1))
             previous = point
 
 
@@ -149,7 +181,7 @@ def ranked_right(energy: Tensor, right: Tensor) -> float | None:
 def answer_tables(found: Sequence[Finding], headline: str) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Arranges what was found as tables (title, columns, rows): by steps, by candidates, by search."""
     whos = list(dict.fromkeys(f.who for f in found if f.name == headline))
-    splits = list(dict.fromkeys(f.split for f in found))
+    splits = list(dict.fromkeys(f.split for f in found if f.name == headline))
     values = {(f.split, f.who, f.name, f.steps, f.candidates, f.choice): f.value for f in found}
 
     def cell(*key: Any) -> str:
@@ -182,6 +214,12 @@ def answer_tables(found: Sequence[Finding], headline: str) -> Iterator[tuple[str
     if searched:
         rows = [[f.choice.removeprefix("search: "), str(f.steps), str(f.candidates), f"{f.value:.3f}"] for f in searched]
         yield f"{headline}, ways of searching, split {searched[0].split}", ["search", "steps", "candidates", headline], rows
+    sloped = [f for f in found if f.name == "gain_slope"]
+    if sloped:
+        ends = {(f.who, f.name): f"{f.value:+.4f}" for f in found if f.name.startswith("gain_slope")}
+        rows = [[f.who, *(ends[f.who, f"gain_slope{end}"] for end in ("", "_low", "_high"))] for f in sloped]
+        title = f"gained by {sloped[0].steps} steps, for each position that a problem asks for, splits {sloped[0].split}"
+        yield title, ["who", "slope", "95 % from", "to"], rows
     stopped = [f for f in found if f.name.endswith("_adaptive")]
     if stopped:
         names = list(dict.fromkeys(f.name for f in stopped))

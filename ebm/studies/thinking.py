@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ebm.interfaces import Predictor, check_steps
 from ebm.interfaces.abilities import HasAnswers, lacking
 from ebm.randomness import stream
 from ebm.registry import component
 from ebm.runs.run import Run
-from ebm.studies.answers import judge_answers, judge_searches, judge_stopping
+from ebm.studies.answers import gained, judge_answers, judge_gain, judge_searches, judge_stopping, think_aloud
 from ebm.studies.findings import Finding, read_rows
 from ebm.thinking import Thinker
 
@@ -55,7 +56,7 @@ def thinking(
         seed: what every draw is derived from; the run's by default.
     """
     found: list[Finding] = []
-    root = run.recipe.get("seed", 0) if seed is None else seed
+    root, own = run.recipe.get("seed", 0) if seed is None else seed, own_steps(run)
 
     def judge(who: str, predictor: Predictor, split: str, count: int, starts: int, suffix: str = "") -> None:
         generator = stream(root, "study", split, device=run.device)
@@ -65,20 +66,25 @@ def thinking(
 
     if not lacking(run.task, HasAnswers) and isinstance(run.thinker, Thinker):
         compared = {"run": run, **({} if run.baseline is None else {"baseline": run.baseline}), **run.others}
+        gains: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
         for split in splits:
             for who, each in compared.items():
                 if isinstance(each.thinker, Thinker):
-                    found += judge_answers(each, who, [*steps, own_steps(run)], candidates, split, limit, select, root)
+                    seen = think_aloud(each, [*steps, own], max(candidates), split, limit, root)
+                    found += judge_answers(who, split, seen, candidates, select)
+                    gains.setdefault(who, {})[split] = gained(seen, own)
                 else:
                     judge(who, each.thinker, split, 0, 1)
             if residual is not None:
                 found += judge_stopping(run, residual, max(steps), split, limit, root)
+        for who, of_splits in gains.items():
+            found += judge_gain(who, of_splits, max(*steps, own))
         if searches:
             found += judge_searches(run, searches, search_passes, max(candidates), splits[-1], limit, root)
         return found
 
     others = {name: component("rival", name).factory(run.judge()) for name in rivals}
-    baseline, own = run.baseline, own_steps(run)
+    baseline = run.baseline
     for split in splits:
         for name, predictor in others.items():
             judge(name, predictor, split, 0, 1)

@@ -5,9 +5,9 @@ import torch
 
 import ebm
 from ebm.randomness import stream
-from ebm.studies.answers import answer_tables, follow, ranked_right
+from ebm.studies.answers import Seen, answer_tables, follow, gained, judge_gain, ranked_right
 from ebm.studies.findings import Finding
-from ebm.thinking import think
+from ebm.thinking import Candidates, think
 from ebm.thinking.choosing import CHOICES
 
 SMALL = {
@@ -75,23 +75,42 @@ def test_searches_spend_the_same_passes_and_stopping_fewer(run):
 
 def test_tables_and_report_show_what_was_found(run):
     tables = list(answer_tables(findings(run), "solved"))
-    assert [len(rows) for _, _, rows in tables] == [12, 12, 4, 3]
+    assert [len(rows) for _, _, rows in tables] == [12, 12, 4, 4, 3]
     report = (run.path / "report.html").read_text()
-    for title in ("What thinking longer buys", "What verifying oneself buys", "Boards as they are solved", "Thinking in numbers"):
+    titles = ("What thinking longer buys", "What verifying oneself buys", "Depth and breadth")
+    for title in (*titles, "Boards as they are solved", "Thinking in numbers"):
         assert title in report
     assert "is missing" not in report
+
+
+def test_gains_of_longer_thinking_are_ranked_by_how_much_is_asked():
+    """Two splits: one asks for 2 positions and gains nothing, one for 6 and gains a half."""
+
+    def seen(right, asked):
+        right = torch.tensor(right, dtype=torch.bool)
+        nothing = torch.zeros(right.shape)
+        return Seen(Candidates(nothing[..., None, None], nothing, nothing, nothing), right, nothing, torch.tensor(asked))
+
+    easy = {1: seen([[1, 1], [0, 1]], [2, 2]), 4: seen([[1, 1], [0, 1]], [2, 2])}
+    hard = {1: seen([[0, 0], [0, 0]], [6, 6]), 4: seen([[0, 0], [1, 1]], [6, 6])}
+    assert gained(easy, 1)[1].tolist() == [0, 0]
+    assert gained(hard, 1)[1].tolist() == [0.5, 0.5]
+    found = {f.name: f.value for f in judge_gain("run", {"test": gained(easy, 1), "hard": gained(hard, 1)}, 4)}
+    assert found == pytest.approx({"gain_slope": 0.125, "gain_slope_low": 0.125, "gain_slope_high": 0.125})
+    assert list(judge_gain("run", {"test": gained(easy, 1)}, 4)) == []  # problems of one size have no slope
 
 
 def test_marks_are_looked_at_once_and_energies_are_of_the_ends(run):
     batch = run.task.rows("test").rows(slice(5))
     seen = list(follow(run, batch, [1, 3], 2, torch.Generator().manual_seed(0)))
-    assert [each.steps for each in seen] == [1, 3]
-    for each in seen:
+    assert [steps for steps, _ in seen] == [1, 3]
+    for _, each in seen:
         with torch.no_grad():
             value = run.energy.given(batch.context)(run.sampler.point(each.found.y))
         assert torch.allclose(each.found.energy, value)
         assert each.right.shape == each.wrong.shape == (2, 5)
         assert torch.equal(each.wrong == 0, each.right)  # each board has one solution
+        assert torch.equal(each.asked, (batch.context < 0).sum(1))
 
 
 def test_the_chance_that_the_right_one_is_lower():
