@@ -20,7 +20,7 @@ from ebm.energies.latent import FreeEnergy, LatentEnergy
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.rbm import RBM
-from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional
+from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional, WeightedEnergy
 from ebm.registry import hookimpl
 from ebm.samplers import BlockGibbs
 
@@ -54,6 +54,7 @@ __all__ = [
     "SumEnergy",
     "TextEBT",
     "Unconditional",
+    "WeightedEnergy",
     "WithPrior",
     "joint_conv",
 ]

@@ -5,25 +5,19 @@ Data flow one way: task -> objective -> sampler -> energy.
 """
 
 from ebm.interfaces.abilities import FeedForward, Paced, Represents, Scorer, ScoresPatches
+from ebm.interfaces.composed import Modified, ScaledEnergy, Several, SumEnergy, WeightedEnergy
 from ebm.interfaces.energy import (
     Energy,
     EnergyFn,
-    Function,
     Given,
-    Modified,
-    ScaledEnergy,
-    Several,
-    SumEnergy,
     Unconditional,
-    as_energy,
-    bind,
     check_configuration,
     energy_and_grad,
     evaluate,
-    landscapes,
     left,
     modules_of,
 )
+from ebm.interfaces.forms import Function, as_energy, bind, interface_of, landscapes, levels_of
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
 from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
@@ -53,6 +47,7 @@ __all__ = [
     "Task",
     "Unconditional",
     "Unroll",
+    "WeightedEnergy",
     "as_energy",
     "bind",
     "check_configuration",
@@ -62,8 +57,10 @@ __all__ = [
     "energy_and_grad",
     "eval_mode",
     "evaluate",
+    "interface_of",
     "landscapes",
     "left",
+    "levels_of",
     "modules_of",
     "raise_if_not_finite",
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,12 +13,27 @@ from torch import Generator, Tensor, nn
 EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
 ValueAndGrad: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
+COMPILED = (
+    "the energy is compiled by torch.compile, whose gradients cannot be differentiated again, as is asked for here: "
+    "pass the energy itself, and call energy.compile(), which compiles it together with its gradient"
+)
+
+
+class Operators(NamedTuple):
+    """What `e1 + e2`, `c * e`, `w * e` make, and how other energies than `Energy` are read."""
+
+    add: Callable[..., Energy]
+    scale: Callable[..., Energy]
+    weigh: Callable[..., Energy]
+    read: Callable[[EnergyFn], Energy]
+
 
 class Energy(nn.Module):
     """Scores how well y fits a context: E(y | context), where low energy means a good fit.
 
     Write `forward`, and `encode` if there is a context. `levels` counts landscapes (noise levels,
-    an EBT's step embeddings). Energies and functions compose: `e1 + e2`, `0.5 * e`, `e / 2.0`.
+    an EBT's step embeddings). Energies and functions compose: `e1 + e2`, `e1 - e2`, `0.5 * e`, `e /
+    2.0`, and `e * w` with a function w of the context.
 
     >>> class Quadratic(Energy):
     ...     def forward(self, y, code=None):
@@ -30,6 +43,7 @@ class Energy(nn.Module):
     """
 
     levels: int = 1
+    _operators: ClassVar[Operators]  # what they make are energies themselves: `composed` sets it
     _compiled: tuple[Callable[..., Any], ValueAndGrad] | None = None  # encode, and E with dE/dy
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
@@ -69,17 +83,29 @@ class Energy(nn.Module):
         self._compiled = encode, torch.compile(partial(_value_and_grad, self), *arguments, **options)
 
     def __add__(self, other: EnergyFn) -> Energy:
-        return SumEnergy([self, other])
+        return self._operators.add([self, other])
 
     def __radd__(self, other: EnergyFn | float) -> Energy:
         if isinstance(other, int | float):
             if other == 0:
                 return self  # sum() starts at 0
             raise TypeError(f"{other} is no energy: add an Energy, or a function of y")
-        return SumEnergy([other, self])
+        return self._operators.add([other, self])
 
-    def __mul__(self, scale: float) -> Energy:
-        return ScaledEnergy(self, scale)
+    def __neg__(self) -> Energy:
+        return self * -1.0
+
+    def __sub__(self, other: EnergyFn) -> Energy:
+        if isinstance(other, int | float):
+            raise TypeError(f"{other} is no energy: subtract an Energy, or a function of y")
+        return self + -self._operators.read(other)
+
+    def __rsub__(self, other: EnergyFn) -> Energy:
+        return self._operators.read(other) - self
+
+    def __mul__(self, scale: Any) -> Energy:
+        weighs = callable(scale) and not isinstance(scale, Energy)
+        return self._operators.weigh(self, scale) if weighs else self._operators.scale(self, scale)
 
     __rmul__ = __mul__
 
@@ -112,20 +138,6 @@ def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tenso
     return value, grad
 
 
-def bind(energy: EnergyFn, context: Any = None, level: int = -1) -> EnergyFn:
-    """Binds a context to an energy; a plain function is unconditional and stays as it is."""
-    return energy.given(context, level) if isinstance(energy, Energy) else energy
-
-
-def landscapes(energy: EnergyFn | Sequence[EnergyFn], context: Any = None) -> list[EnergyFn]:
-    """Lists the landscapes of an energy, of a plain function (itself) or of a list of either."""
-    if isinstance(energy, Energy):
-        return energy.landscapes(context)
-    if isinstance(energy, list | tuple | nn.ModuleList):
-        return [bind(part, context) for part in energy]
-    return [energy]  # type: ignore[list-item]  # the Sequences are lists and tuples
-
-
 def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """Computes E(y) (*chains,) and dE/dy, and checks that E gives one energy per chain.
 
@@ -151,6 +163,8 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
             # A tensor made under inference_mode cannot require gradients, its copy can.
             y = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
         value, grad = evaluate(energy, y), None
+        if create_graph and type(value.grad_fn).__name__ == "CompiledFunctionBackward":
+            raise ValueError(COMPILED)
         if value.requires_grad:
             (grad,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=create_graph, allow_unused=True)
     if grad is None:
@@ -188,7 +202,8 @@ def modules_of(energy: Any) -> list[nn.Module]:
     """Lists the modules behind an energy function, if it has any."""
     while not isinstance(energy, nn.Module):
         # What binds an energy has it as `.energy`, a module's method as `__self__`.
-        energy = getattr(energy, "energy", None) or getattr(energy, "__self__", None)
+        behind = getattr(energy, "energy", None)
+        energy = getattr(energy, "__self__", None) if behind is None else behind
         if energy is None:
             return []
     return list(energy.modules())
@@ -223,131 +238,3 @@ class Unconditional(Energy):
 
     def extend(self, code: Any, context: Any) -> Any:
         return code
-
-
-class Function(Unconditional):
-    """Wraps a plain function y (*chains, *event) -> (*chains,), with its module's parameters.
-
-    >>> Function(lambda y: y.square().sum(-1))(torch.ones(3, 2))
-    tensor([2., 2., 2.])
-    """
-
-    def __init__(self, function: EnergyFn) -> None:
-        super().__init__()
-        if not callable(function):
-            raise ValueError(f"{function!r} is no energy: pass an Energy, or a function of y")
-        self.function = function
-        self.bound = function.energy if isinstance(function, Given) else None
-
-    def forward(self, y: Tensor, code: None = None) -> Tensor:
-        return self.function(y)
-
-    def extra_repr(self) -> str:
-        return "" if isinstance(self.function, nn.Module) else getattr(self.function, "__name__", repr(self.function))
-
-
-class Several(Energy):
-    """Holds several energies of the same y; a subclass's `forward` combines their `values`.
-
-    Every part gets the context (plain functions ignore it); the code is the tuple of the parts'
-    codes. A part with one landscape serves all landscapes of the others.
-    """
-
-    energies: Any  # an nn.ModuleList of Energy
-
-    def __init__(self, energies: Sequence[EnergyFn]) -> None:
-        super().__init__()
-        parts = [as_energy(energy) for energy in energies]
-        levels = [part.levels for part in parts]
-        if not parts or len({*levels} - {1}) > 1:
-            raise ValueError(f"{type(self).__name__} of parts with {levels} landscapes: pass one, or the same number for all")
-        self.energies, self.levels = nn.ModuleList(parts), max(levels)
-
-    def encode(self, context: Any = None, level: int = -1) -> tuple[Any, ...]:
-        return tuple(part.encode(context, -1 if part.levels == 1 else level) for part in self.energies)
-
-    def extend(self, code: tuple[Any, ...], context: Any) -> tuple[Any, ...]:
-        return tuple(part.extend(own, context) for part, own in zip(self.energies, code, strict=True))
-
-    def values(self, y: Tensor, code: tuple[Any, ...] | None = None) -> list[Tensor]:
-        """Maps y (*chains, *event) to every part's energies (*chains,)."""
-        codes = (None,) * len(self.energies) if code is None else code
-        values = [part(y, own) for part, own in zip(self.energies, codes, strict=True)]
-        if any(value.shape != values[0].shape for value in values):
-            shapes = ", ".join(str(tuple(value.shape)) for value in values)
-            what = type(self).__name__
-            raise ValueError(f"the parts of a {what} have energies of shapes {shapes}: they must agree on what a chain is")
-        return values
-
-
-class SumEnergy(Several):
-    """Adds energies, as `e1 + e2` does: E(y) = Σᵢ Eᵢ(y), the product of their densities.
-
-    Contexts and landscapes are as in `Several`. Sums within sums are flattened. Source: Hinton,
-    2002 (Training products of experts by minimizing contrastive divergence), equation 1.
-
-    Arguments:
-        energies: energies, or functions of y, with one landscape or all with the same number.
-
-    >>> energy = SumEnergy([lambda y: y.square().sum(-1), lambda y: y.sum(-1)])
-    >>> (energy + (lambda y: -y.sum(-1)))(torch.ones(3, 2))
-    tensor([2., 2., 2.])
-    """
-
-    def __init__(self, energies: Sequence[EnergyFn]) -> None:
-        parts = ((energy.energies if isinstance(energy, SumEnergy) else [energy]) for energy in energies)
-        super().__init__([*chain(*parts)])
-
-    def forward(self, y: Tensor, code: tuple[Any, ...] | None = None) -> Tensor:
-        values = self.values(y, code)
-        return sum(values[1:], start=values[0])
-
-
-class Modified(Energy):
-    """Wraps one energy and changes its values; landscapes, codes and contexts stay the same."""
-
-    def __init__(self, energy: EnergyFn) -> None:
-        super().__init__()
-        self.energy = as_energy(energy)
-        self.levels = self.energy.levels
-
-    def encode(self, context: Any = None, level: int = -1) -> Any:
-        return self.energy.encode(context, level)
-
-    def extend(self, code: Any, context: Any) -> Any:
-        return self.energy.extend(code, context)
-
-
-class ScaledEnergy(Modified):
-    """Multiplies an energy, as `c * e` and `e / T` do: c E(y), the density to the power c.
-
-    Arguments:
-        energy: an energy, or a function of y.
-        scale: c, finite; a negative c turns the landscape over, an nn.Parameter is learned.
-
-    >>> (ScaledEnergy(lambda y: y.square().sum(-1), 0.5) / 2.0)(torch.ones(3, 2))
-    tensor([0.5000, 0.5000, 0.5000])
-    """
-
-    scale: float | Tensor
-
-    def __init__(self, energy: EnergyFn, scale: float | Tensor) -> None:
-        super().__init__(energy)
-        value = scale.item() if isinstance(scale, Tensor) and scale.ndim == 0 else scale
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"ScaledEnergy(scale={scale!r}): pass one finite number")
-        if isinstance(scale, Tensor) and not isinstance(scale, nn.Parameter):
-            self.register_buffer("scale", scale.detach().clone())
-        else:
-            self.scale = scale
-
-    def forward(self, y: Tensor, code: Any = None) -> Tensor:
-        return self.scale * self.energy(y, code)
-
-    def extra_repr(self) -> str:
-        return f"scale={float(torch.as_tensor(self.scale).detach()):g}"
-
-
-def as_energy(energy: EnergyFn) -> Energy:
-    """Wraps a plain function as an energy; an `Energy` stays as it is."""
-    return energy if isinstance(energy, Energy) else Function(energy)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, Energy, EnergyFn, evaluate
+from ebm.interfaces import Batch, EnergyFn, bind, evaluate
 
 
 def spread(data: Tensor, levels: int, generator: Generator | None = None) -> dict[int, Tensor]:
@@ -38,7 +38,7 @@ def at_rows(values: Sequence[float], groups: dict[int, Tensor], like: Tensor) ->
 class PerRow:
     """Scores every row on its own level's landscape: what `per_row` returns."""
 
-    energy: Energy  # by this name samplers find the module to hold in eval mode
+    energy: EnergyFn  # by this name samplers find the module to hold in eval mode
     parts: list[tuple[EnergyFn, Tensor]]
     order: Tensor
 
@@ -46,7 +46,7 @@ class PerRow:
         return torch.cat([evaluate(landscape, y[rows]) for landscape, rows in self.parts])[self.order]
 
 
-def per_row(energy: Energy, batch: Batch, groups: dict[int, Tensor]) -> PerRow:
+def per_row(energy: EnergyFn, batch: Batch, groups: dict[int, Tensor]) -> PerRow:
     """Binds every group of rows, with their context, to its level's landscape."""
-    parts = [(energy.given(batch.rows(rows).context, level), rows) for level, rows in groups.items()]
+    parts = [(bind(energy, batch.rows(rows).context, level), rows) for level, rows in groups.items()]
     return PerRow(energy, parts, torch.cat([*groups.values()]).argsort())

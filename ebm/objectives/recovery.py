@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left, levels_of
 from ebm.objectives.contrastive import run_chains
 from ebm.objectives.ladder import at_rows, per_row, spread
 from ebm.randomness import randn_like
@@ -46,7 +46,7 @@ class DiffusionRecoveryLikelihood(Objective):
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces ỹ as the start of the chains."""
-        levels = energy.levels if isinstance(energy, Energy) else 1
+        levels = levels_of(energy)
         if levels > 1 and len(self.sigma) not in (1, levels):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")
         ladder = self.sigma if len(self.sigma) > 1 else self.sigma * levels
@@ -54,7 +54,7 @@ class DiffusionRecoveryLikelihood(Objective):
         check_configuration(data, generator)
         groups = spread(data, len(ladder), generator)
         if levels > 1:
-            function: EnergyFn = per_row(energy, batch, groups)  # type: ignore[arg-type]
+            function: EnergyFn = per_row(energy, batch, groups)
             above = itertools.accumulate((s**2 for s in reversed(ladder[1:])), initial=0.0)
             own = at_rows([math.sqrt(variance) for variance in reversed([*above])], groups, data)
             data = data + left(own, data) * randn_like(data, generator)

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from ebm.interfaces import Energy, EnergyFn, energy_and_grad, evaluate
+from ebm.interfaces import Energy, EnergyFn, bind, energy_and_grad, evaluate, interface_of, landscapes, levels_of
 from ebm.randomness import random_states
 from ebm.testing.laws import (
     batch_norms,
@@ -91,8 +92,9 @@ class Case:
         self.original = copied(built(factory, None, "an energy"))
         if not callable(self.original):
             broken(f"the factory returned {self.original!r}", "return an Energy, or a function of y")
-        if context is not None and not isinstance(self.original, Energy):
-            broken("a context was passed, but the energy is no ebm.Energy", "subclass ebm.Energy, whose given() binds a context")
+        if context is not None and not isinstance(interface_of(self.original), Energy):
+            seen = "a context was passed, but the energy takes y alone"
+            broken(seen, "subclass ebm.Energy, whose given() binds a context, or take it as a second argument")
         many = torch.arange(ROWS) % len(y)
         self.y, self.context = double(rows(y, many, len(y))), double(rows(context, many, len(y)))
         if len(y) < ROWS:  # rows that repeat others are stirred
@@ -104,7 +106,7 @@ class Case:
 
     def bound(self, energy: Any, context: Any = None, level: int = -1) -> EnergyFn:
         context = self.context if context is None else context
-        return energy.given(context, level) if isinstance(energy, Energy) else energy
+        return bind(energy, context, level)
 
     def value(self, energy: Any, y: Tensor, context: Any = None) -> Tensor:
         """Scores by a copy: a spectral norm's buffers move at every forward in train mode."""
@@ -112,8 +114,7 @@ class Case:
             return evaluate(self.bound(copied(energy), context), y)
 
     def levels(self) -> Iterator[EnergyFn]:
-        count = self.energy.levels if isinstance(self.energy, Energy) else 1
-        return (self.bound(self.energy, level=level) for level in range(count))
+        return (self.bound(self.energy, level=level) for level in range(levels_of(self.energy)))
 
     def ends(self) -> list[EnergyFn]:
         """Binds the first landscape and the last: enough for derivatives by parameters, each of
@@ -140,7 +141,7 @@ def there_is_one_energy_per_chain(case: Case) -> None:
         part, known, energy = rows(y, index, len(y)), rows(context, index, len(y)), copied(case.original)
         if isinstance(energy, nn.Module):
             energy.to(y.dtype).eval()
-        function = energy.given(known) if isinstance(energy, Energy) else energy
+        function = bind(energy, known)
         try:
             with torch.no_grad():
                 value = evaluate(function, part)
@@ -457,7 +458,7 @@ def every_parameter_receives_a_gradient(case: Case) -> None:
         if not parameters:
             break
         try:
-            for level in range(energy.levels if isinstance(energy, Energy) else 1):
+            for level in range(levels_of(energy)):
                 y = case.y.clone().requires_grad_()
                 value, slope = energy_and_grad(case.bound(energy, level=level), y, create_graph=True)
                 weights = case.noise(value)
@@ -529,6 +530,37 @@ def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
         f"level {case.energy.levels} of {case.energy.levels} is accepted",
         "levels are counted from 0; ebm.Energy.given refuses others",
     )
+
+
+class _Handed(nn.Module):
+    """A wrapper of somebody's own, which hands everything on."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.inner(*arguments)
+
+
+def a_wrapped_energy_scores_as_a_plain_one(case: Case) -> None:
+    """Inside a module that hands its arguments on, such as DataParallel, an energy keeps its
+    contexts and landscapes: the same values, and the same gradients."""
+    if not isinstance(case.energy, Energy):
+        return
+    cause = "given or landscapes compute the energy by other ways than forward(y, code), which is all that a wrapper can call"
+    for wrap in (_Handed, nn.DataParallel, AveragedModel):
+        wrapped = wrap(copied(case.energy))
+        functions = landscapes(wrapped, case.context)
+        if len(functions) != case.energy.levels:
+            broken(f"{wrap.__name__} has {len(functions)} of {case.energy.levels} landscapes", cause)
+        for level, (function, plain) in enumerate(zip(functions, case.levels(), strict=True)):
+            for what, got, want in zip(
+                ("energy", "slope"), energy_and_grad(function, case.y), energy_and_grad(plain, case.y), strict=True
+            ):
+                if not close(got, want):
+                    place, a, b = worst(want, got)
+                    broken(f"landscape {level}: {what} {place} is {shown(a)}, in {wrap.__name__} {shown(b)}", cause)
 
 
 def predictions_see_no_future(case: Case) -> None:
@@ -651,6 +683,7 @@ LAWS = [
     its_gradient_can_be_differentiated,
     every_parameter_receives_a_gradient,
     a_bound_context_scores_as_a_passed_one,
+    a_wrapped_energy_scores_as_a_plain_one,
     predictions_see_no_future,
     extending_a_code_is_encoding_the_whole,
     a_saved_energy_loads_to_the_same_function,

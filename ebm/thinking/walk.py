@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves
 
-from ebm.interfaces import Batch, Energy, EnergyFn, Sampler, landscapes
+from ebm.interfaces import Batch, Energy, EnergyFn, Sampler, interface_of, landscapes
 
 LEAVING = 0.25  # the share of the chains under way that have to stop before the batch is cut
 
@@ -82,7 +82,7 @@ class Walk:
         leaves = [leaf for leaf in tree_leaves(self.context) if isinstance(leaf, Tensor)]
         rows = self.y.shape[self.axes - 1]
         alike = all(leaf.ndim > 0 and len(leaf) == rows for leaf in leaves)
-        return isinstance(self.energy, Energy) and alike and not self.sampler.interacting
+        return isinstance(interface_of(self.energy), Energy) and alike and not self.sampler.interacting
 
     def _whole(self, values: Tensor, old: Tensor | None) -> Tensor:
         """Puts values of the chains under way into those of all."""
