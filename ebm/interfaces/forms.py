@@ -90,7 +90,7 @@ class Function(Energy):
             raise ValueError(f"{function!r} is no energy: pass an Energy, or a function of y")
         self.function = function
         self.bound = function.energy if isinstance(function, Given) else None
-        self.second = None if self.bound is not None else second_of(function)
+        self.second = None if isinstance(function, Given | Energy) else second_of(function)
         # Not registered as modules: they are looked at, and need not be this energy's own.
         self.behind = () if self.bound is not None else tuple(energies_behind(function))
 
@@ -292,7 +292,7 @@ def _look(function: Function, context: Any, energy: Energy, arguments: tuple[Any
     way_out = f"pass {inner} itself, bind by hand as in {inner}.given(context)(y), or derive the wrapper from ebm.Energy"
     if code is None and context is not None and _uses_code(energy):
         raise ValueError(f"the batch has a context, but {what} scores {inner} without: {way_out}")
-    if code is None and energy.levels > 1:
+    if code is None and energy.levels > 1 and isinstance(function.function, nn.Module) and function.function is not energy:
         raise ValueError(f"{inner} has {energy.levels} landscapes, but {what} scores it without choosing one: {way_out}")
     if code is not None and code is context and _encodes(energy):
         raise ValueError(f"{what} hands the context on to {inner}, which expects what its encode makes of it: {way_out}")

@@ -236,6 +236,10 @@ def test_what_binds_by_hand_or_ignores_contexts_is_taken():
 def test_what_cannot_pass_a_code_or_a_landscape_is_refused():
     with pytest.raises(ValueError, match="3 landscapes, but Alone scores it without choosing"):
         bind(Alone(Ladder()))(Y)
+    ladder = Ladder()
+    assert torch.equal(bind(lambda y: ladder(y))(Y), ladder(Y))  # a function may leave it at forward's default
+    with pytest.raises(ValueError, match="has a context, but Shifted scores Shifted without"):
+        Function(Shifted()).given(C)(Y)
     with pytest.raises(ValueError, match="hands the context on to Ladder"):
         bind(Told(Ladder()), C)(Y)
     assert torch.equal(bind(Told(Shifted()), C)(Y), Shifted()(Y, C))
