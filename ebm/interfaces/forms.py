@@ -170,7 +170,8 @@ class Wrapped(Energy):
         return [self._through(function) for function in self._core[0].landscapes(context)]
 
     def _through(self, function: EnergyFn) -> EnergyFn:
-        return replace(function, energy=self) if isinstance(function, Given) else function
+        bound = isinstance(function, Given) and function.energy is self._core[0]  # or it is a part's, which nothing wraps
+        return replace(function, energy=self) if bound else function  # type: ignore[type-var]
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
         return self.wrapper(y, code)

@@ -489,7 +489,7 @@ def every_parameter_receives_a_gradient(case: Case) -> None:
 
 def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
     """given(context, level)(y) is forward(y, encode(context, level)), and stays so when another
-    context is bound."""
+    context is bound, and inside modules that hand their arguments on, such as DataParallel."""
     if not isinstance(case.energy, Energy):
         return
     cause = (
@@ -522,6 +522,7 @@ def a_bound_context_scores_as_a_passed_one(case: Case) -> None:
     for level, function in enumerate(together):
         if not close(function(case.y), case.energy.given(case.context, level)(case.y)):
             broken(f"landscapes()[{level}] is not given(context, {level})", cause + "; or landscapes come in another order")
+    _inside_wrappers(case)
     try:
         case.energy.given(case.context, case.energy.levels)(case.y)
     except Exception:
@@ -543,24 +544,19 @@ class _Handed(nn.Module):
         return self.inner(*arguments)
 
 
-def a_wrapped_energy_scores_as_a_plain_one(case: Case) -> None:
-    """Inside a module that hands its arguments on, such as DataParallel, an energy keeps its
-    contexts and landscapes: the same values, and the same gradients."""
-    if not isinstance(case.energy, Energy):
-        return
+def _inside_wrappers(case: Case) -> None:
+    """In a module that hands its arguments on, an energy keeps its contexts and landscapes."""
     cause = "given or landscapes compute the energy by other ways than forward(y, code), which is all that a wrapper can call"
     for wrap in (_Handed, nn.DataParallel, AveragedModel):
-        wrapped = wrap(copied(case.energy))
-        functions = landscapes(wrapped, case.context)
+        functions = landscapes(wrap(copied(case.energy)), case.context)
         if len(functions) != case.energy.levels:
-            broken(f"{wrap.__name__} has {len(functions)} of {case.energy.levels} landscapes", cause)
+            broken(f"inside {wrap.__name__} there are {len(functions)} of {case.energy.levels} landscapes", cause)
         for level, (function, plain) in enumerate(zip(functions, case.levels(), strict=True)):
-            for what, got, want in zip(
-                ("energy", "slope"), energy_and_grad(function, case.y), energy_and_grad(plain, case.y), strict=True
-            ):
+            pairs = zip(energy_and_grad(function, case.y), energy_and_grad(plain, case.y), strict=True)
+            for what, (got, want) in zip(("energy", "slope"), pairs, strict=True):
                 if not close(got, want):
                     place, a, b = worst(want, got)
-                    broken(f"landscape {level}: {what} {place} is {shown(a)}, in {wrap.__name__} {shown(b)}", cause)
+                    broken(f"landscape {level}: {what} {place} is {shown(a)}, inside {wrap.__name__} {shown(b)}", cause)
 
 
 def predictions_see_no_future(case: Case) -> None:
@@ -683,7 +679,6 @@ LAWS = [
     its_gradient_can_be_differentiated,
     every_parameter_receives_a_gradient,
     a_bound_context_scores_as_a_passed_one,
-    a_wrapped_energy_scores_as_a_plain_one,
     predictions_see_no_future,
     extending_a_code_is_encoding_the_whole,
     a_saved_energy_loads_to_the_same_function,

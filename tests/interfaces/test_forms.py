@@ -54,6 +54,27 @@ class Ladder(Shifted):
         return (0.0 if context is None else context) + float(level % 3)
 
 
+class Parts(Energy):
+    """Two landscapes, each an energy of its own that has its own code."""
+
+    levels = 2
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([Shifted(), Shifted()])
+        self.parts[1].width.data.mul_(3)
+
+    def encode(self, context=None, level=-1):
+        return context, level % 2
+
+    def given(self, context=None, level=-1):
+        return self.parts[level % 2].given(context)
+
+    def forward(self, y, code=None):
+        context, level = code
+        return self.parts[level](y, context)
+
+
 class Handed(nn.Module):
     def __init__(self, inner):
         super().__init__()
@@ -110,7 +131,7 @@ Y, C = torch.randn(5, 2), torch.randn(5, 2)
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize(
-    "make", [Shifted, Ladder, lambda: ConditionalMLP(2, 2), lambda: NoiseConditional(MLPEnergy(2), sigma=[1.0, 0.1])]
+    "make", [Shifted, Ladder, Parts, lambda: ConditionalMLP(2, 2), lambda: NoiseConditional(MLPEnergy(2), sigma=[1.0, 0.1])]
 )
 def test_wrapped_is_plain(make, wrapper):
     """Values, gradients by y and by parameters, contexts, landscapes, candidates."""
@@ -353,5 +374,5 @@ def test_the_kit_catches_a_toolkit_that_drops_what_wrappers_should_keep(monkeypa
 
     check_energy(Ladder, torch.randn(6, 2), torch.randn(6, 2))
     monkeypatch.setattr(kit, "landscapes", lost)
-    with pytest.raises(LawBroken, match="wrapped energy scores as a plain one"):
+    with pytest.raises(LawBroken, match="inside _Handed"):
         check_energy(Ladder, torch.randn(6, 2), torch.randn(6, 2))
