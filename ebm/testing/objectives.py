@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, SumEnergy, bind
 from ebm.testing.laws import (
     broken,
     built,
@@ -488,6 +488,77 @@ def _what_is_masked_has_no_say(case: Case, cause: str) -> None:
         )
 
 
+WIDTHS = (0.03, 0.1, 0.3, 1.0)  # of hills around the data, in units of the data's spread
+
+
+class _Hills(Energy):
+    """Hills of four widths around the data's rows, each for its own context, whose heights are 0:
+    what the loss makes of them shows."""
+
+    def __init__(self, batch: Batch, chains: int, shift: float) -> None:
+        super().__init__()
+        self.shift, data = shift, batch.target.detach()
+        self.event, flat = data.ndim - chains, data.reshape(math.prod(data.shape[:chains]), -1)
+        spread = (flat - flat.mean(0)).square().sum(1).mean().clamp(min=1e-12)
+        self.data, self.squares = flat, spread * torch.tensor(WIDTHS, dtype=flat.dtype).square()
+        self.told = None if batch.context is None else _told(batch.context, len(data))
+        if self.told is not None and chains > 1:
+            raise ValueError("chains share contexts in ways of their own")
+        self.heights = nn.Parameter(torch.zeros(len(WIDTHS), dtype=flat.dtype))
+
+    def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
+        """Tells which of the data's rows (K,) have the contexts (B,): (B, K)."""
+        if context is None or self.told is None:
+            return None
+        told = _told(context, len(leaves(context)[0]))
+        return (told[:, None] == self.told).all(-1)
+
+    def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
+        flat = y.flatten(y.ndim - self.event) if self.event else y.unsqueeze(-1)
+        squared = (flat.unsqueeze(-2) - self.data).square().sum(-1)  # (*chains, rows)
+        hills = (-squared.unsqueeze(-1) / (2 * self.squares)).exp()
+        return (hills if code is None else hills * code.unsqueeze(-1)).mean(-2) @ self.heights + self.shift
+
+
+def _told(context: Any, count: int) -> Tensor:
+    return torch.cat([leaf.double().reshape(count, -1) for leaf in leaves(context) if len(leaf) == count], 1)
+
+
+def the_energy_of_data_is_pushed_down(case: Case) -> None:
+    """Raising the energy around the data raises the loss: low energy is what data have."""
+    target = case.batch.target
+    if not isinstance(target, Tensor) or not target.is_floating_point():
+        return
+    wrong = [found for shift in (0.0, 100.0) if (found := _pushed_up(case, shift)) is not None]
+    if len(wrong) == 2:  # losses such as E² pull energies to 0, whence data are below where energies are positive alone
+        width, by = wrong[0]
+        broken(
+            f"hills of width {width:g} (of the data's spread) on the data change the loss by {by} for each unit of their height",
+            "a difference of energies that is turned round (it is that of the data, minus that of the samples), or energies of "
+            "the data that are detached, so that the others' alone are followed",
+        )
+
+
+def _pushed_up(case: Case, shift: float) -> tuple[float, str] | None:
+    """Finds the width of hills on the data by which the loss falls, where it rises by none."""
+    slopes = []
+    try:
+        for seed in range(max(case.counts)):
+            hills = _Hills(case.batch, len(case.chains), shift)
+            value = case.loss(seed=seed, energy=SumEnergy([case.energy(), hills])).value
+            (slope,) = torch.autograd.grad(value, hills.heights, allow_unused=True)
+            slopes.append(torch.zeros_like(hills.heights) if slope is None else slope)
+    except (ValueError, TypeError, AttributeError, RuntimeError, FloatingPointError):
+        return None  # an objective of energies of a certain kind alone
+    found = torch.stack(slopes)
+    mean = found.mean(0)
+    error = found.std(0) / math.sqrt(len(found)) if len(found) > 1 else 1e-9 * torch.ones_like(mean)
+    if not bool((mean < -5 * error - 1e-9).any()) or bool((mean > 2 * error).any()):
+        return None
+    place = int((mean / (error + 1e-9)).argmin())
+    return WIDTHS[place], shown(float(mean[place]))
+
+
 LAWS = [
     the_loss_is_a_finite_scalar_with_detached_terms,
     draws_come_from_the_generator,
@@ -497,4 +568,5 @@ LAWS = [
     the_order_of_rows_does_not_matter,
     an_empty_mask_gives_a_finite_loss,
     weights_say_what_counts,
+    the_energy_of_data_is_pushed_down,
 ]

@@ -182,10 +182,37 @@ def the_seed_alone_orders_the_data(case: Case) -> None:
                 cause + "; data are drawn by the task's own seed",
             )
 
+    _other_seeds_other_orders(case)
+
+
+def _other_seeds_other_orders(case: Case) -> None:
+    found = [case.batches("train", seed, most=3 * BATCH) for seed in (3, 4, 5)]
+    if sum(map(_count, found[0])) >= 4 and all(
+        len(found[0]) == len(other) and all(map(same, found[0], other)) for other in found[1:]
+    ):
+        seen = "three seeds give split 'train' in the same order"
+        broken(seen, "loader() ignores its seed: every epoch would see the rows alike (shuffle, by a generator of the seed)")
+
 
 class _Other:
     def __init__(self, task: Task) -> None:
         self.task = task
+
+
+def rows_are_themselves_whatever_their_batch(case: Case) -> None:
+    """A row does not depend on the rows that share its batch: at inference there may be none."""
+    for split, batches in case.splits.items():
+        whole = [_floats(batch) for batch in batches if _count(batch) > 1]
+        if len(whole) < 3 or not whole[0].numel():
+            continue
+        spread = torch.cat(whole).std(0)
+        varied = spread > 0
+        means = torch.stack([part.mean(0) for part in whole])[:, varied].abs()
+        if bool(varied.any()) and bool((means <= 1e-5 * spread[varied]).all(0).any()):
+            broken(
+                f"in split {split!r} an entry has the mean 0 in each of {len(whole)} batches",
+                "rows are centred by their batch's own mean: take the mean of the training split, once",
+            )
 
 
 def splits_are_disjoint(case: Case) -> None:
@@ -327,6 +354,9 @@ def starts_are_drawn_and_do_not_read_the_answer(case: Case) -> None:
         broken("start is not finite", "an uninitialised tensor (torch.empty), or a logarithm of 0")
     if not torch.equal(first, case.start()):
         broken("two generators of one seed give two starts", "a draw without generator=generator")
+    other = case.start(seed=1)
+    if len(first) > 1 and not torch.equal(first, other) and all(bool((part == part[:1]).all()) for part in (first, other)):
+        broken("the generator draws one start, and all rows get it", "a draw of one row that is expanded: draw one for each row")
     _own_noise(case, first)
     if not isinstance(batch.target, Tensor) or len(first) % _count(batch):
         return
@@ -564,6 +594,7 @@ LAWS = [
     it_has_nothing_to_learn,
     spec_says_what_the_data_are,
     the_seed_alone_orders_the_data,
+    rows_are_themselves_whatever_their_batch,
     splits_are_disjoint,
     starts_are_drawn_and_do_not_read_the_answer,
     distance_is_one_number_per_chain,

@@ -18,7 +18,9 @@ from tests.testing.objective_mutants import (
     Trace,
     Unrolled,
     arguments,
+    conv,
     described,
+    images,
     labelled,
     mlp,
     normal,
@@ -301,3 +303,52 @@ class Anneals(Contrastive):
         loss = super().forward(energy, batch, start=start, generator=generator)
         self.sampler = LangevinDynamics(step_size=0.05, steps=1)
         return loss
+
+
+# ------------------------------------------------------------------------------------------------------- which way it goes
+
+DOWN = r"turned|round|detach|data|sign"
+
+
+class Divergence(Objective):
+    """Contrastive divergence, written out."""
+
+    sign, detached = 1.0, False
+
+    def __init__(self):
+        super().__init__()
+        self.sampler = LangevinDynamics(step_size=0.05, steps=5)
+
+    def forward(self, energy, batch, *, start=None, generator=None):
+        function = bind(energy, batch.context)
+        y = self.sampler.sample(function, batch.target if start is None else start, generator=generator)
+        at_data = function(batch.target)
+        at_data = at_data.detach() if self.detached else at_data
+        return Loss(self.sign * (batch.mean(at_data) - batch.mean(function(y))), {})
+
+
+@mutant("contrastive divergence with its sign turned round", DOWN)
+class Upward(Divergence):
+    sign = -1.0
+
+
+@mutant("contrastive divergence with its sign turned round, of images", DOWN, energy=conv, batch=images)
+class UpwardImages(Upward):
+    pass
+
+
+@mutant("the energies of data are detached", DOWN, energy=Described, batch=described)
+class DetachedData(Divergence):
+    detached = True
+
+
+@mutant("a margin turned round", DOWN)
+class TurnedMargin(Objective):
+    def forward(self, energy, batch, *, start=None, generator=None):
+        function = bind(energy, batch.context)
+        noise = batch.target + randn_like(batch.target, generator)
+        return Loss(batch.mean((1 + function(noise) - function(batch.target)).relu()), {})
+
+
+correct("contrastive divergence, written out")(Divergence)
+correct("contrastive divergence of images, written out", energy=conv, batch=images)(Divergence)

@@ -719,6 +719,30 @@ class Infinite(Tokens):
 ORDER = RANDOM + "|order|call|twice|again|differ"
 
 
+@mutant("a loader that ignores its seed", ORDER + "|seed")
+class Seedless(Rows):
+    def loader(self, split, batch_size, *, seed=0, workers=0):
+        return super().loader(split, batch_size, seed=7, workers=workers)
+
+
+@mutant("one start for a whole batch", r"start|row|draw")
+class OneDraw(Rows):
+    def start(self, batch, *, generator=None):
+        return randn_like(batch.target[:1], generator).expand(batch.target.shape)
+
+
+def centred(rows):
+    batch = stacked(rows)
+    return batch._replace(target=batch.target - batch.target.mean(0))
+
+
+@mutant("targets centred by the batch's own mean", r"mean|centred")
+class OwnMean(Rows):
+    def loader(self, split, batch_size, *, seed=0, workers=0):
+        rows = Listed(self.splits[split])
+        return DataLoader(rows, batch_size, split == "train", collate_fn=centred, generator=stream(seed, "loader"))
+
+
 @mutant("the order is the global generator's", ORDER)
 class GlobalOrder(Rows):
     def loader(self, split, batch_size, *, seed=0, workers=0):
