@@ -259,12 +259,20 @@ def the_loss_trains(case: Case) -> None:
             broken(f"the gradient of {name} is not finite", "a root or norm at 0, or a division of what can be 0")
     if held and not any(grad is not None and bool(grad.any()) for name, grad in found.items() if name in held):
         broken("no parameter of the energy gets a gradient", "energies are detached, or evaluated under no_grad, before the loss")
+    still = {name for name in held if found[name] is None or not bool(found[name].any())}
     try:
         for seed in (1, 2):
             later = case.loss(seed=seed, objective=objective, energy=energy).value
-            torch.autograd.grad(later, [*held.values(), *own.values()], allow_unused=True)
+            again = torch.autograd.grad(later, [*held.values(), *own.values()], allow_unused=True)
+            still &= {name for name, grad in zip(held, again, strict=False) if grad is None or not bool(grad.any())}
     except RuntimeError as error:
         broken(f"a second step fails: {error}", "something with a graph is kept from one loss to the next: detach it")
+    if still:
+        broken(
+            f"{', '.join(sorted(still))}: no gradient from the loss",
+            "a parameter that moves all energies alike, such as a bias of the head, where only slopes or differences of energies "
+            "are trained: leave it out; or one that energies use where the loss does not look",
+        )
     if unused := [name for name in own if found[name] is None]:
         broken(
             f"{', '.join(unused)}: no gradient from the loss",

@@ -350,5 +350,20 @@ class TurnedMargin(Objective):
         return Loss(batch.mean((1 + function(noise) - function(batch.target)).relu()), {})
 
 
+@mutant("a head's bias in an energy trained by gradients", r"bias|no gradient", energy=lambda: Biased())
+def slopes():
+    return DenoisingScoreMatching(0.3)
+
+
+@mutant("a head's bias in an energy trained by differences", r"bias|no gradient", energy=lambda: Biased())
+def differences():
+    return ContrastiveDivergence(LangevinDynamics(step_size=0.05, steps=3))
+
+
+class Biased(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
+
+
 correct("contrastive divergence, written out")(Divergence)
 correct("contrastive divergence of images, written out", energy=conv, batch=images)(Divergence)
