@@ -184,6 +184,9 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "parallel-tempering": lambda: {"sampler": mala(), "temperatures": (1.0, 2.0)},
     "parallel-tempering/scale": lambda: {"sampler": mala(step_scale=1.5), "temperatures": (1.0, 1.5, 2.0)},
     "predictor-corrector": lambda: {"sampler": langevin(), "sigma": 1.0},
+    "structured": lambda: {"sampler": mala(step_scale=1.5)},
+    "conditioned": lambda: {"sampler": langevin(step_scale=1.5), "still": False},
+    "conditioned/mala": lambda: {"sampler": mala(), "still": False},
     "replay": lambda: {"sampler": langevin(), "capacity": 8},
     "replay/mala": lambda: {"sampler": mala(), "capacity": 8},
 }

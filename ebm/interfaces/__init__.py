@@ -26,6 +26,7 @@ from ebm.interfaces.energy import (
 )
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
+from ebm.interfaces.trees import Packed, Packing
 from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "Modified",
     "Objective",
     "Paced",
+    "Packed",
+    "Packing",
     "Prediction",
     "Predictor",
     "Represents",

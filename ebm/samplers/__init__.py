@@ -8,6 +8,7 @@ from ebm.registry import hookimpl
 from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
 from ebm.samplers.block_gibbs import BlockGibbs
+from ebm.samplers.conditioned import Conditioned
 from ebm.samplers.cooled import Cooled
 from ebm.samplers.descent import GradientDescent
 from ebm.samplers.fixed_point import FixedPoint, Halving
@@ -25,6 +26,7 @@ from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
 from ebm.samplers.stein import SteinVariational
 from ebm.samplers.stepping import clamp, softmax
+from ebm.samplers.structured import Structured
 from ebm.samplers.tempering import ParallelTempering
 from ebm.samplers.underdamped import UnderdampedLangevin
 from ebm.samplers.wrapper import Wrapper
@@ -36,6 +38,7 @@ __all__ = [
     "Annealed",
     "BasinHopping",
     "BlockGibbs",
+    "Conditioned",
     "Cooled",
     "Cosine",
     "FixedPoint",
@@ -54,6 +57,7 @@ __all__ = [
     "ReplayAugmented",
     "Sampler",
     "SteinVariational",
+    "Structured",
     "UnderdampedLangevin",
     "Wrapper",
     "clamp",
@@ -67,6 +71,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Builds the samplers that `ebm.testing` cannot build from the registry alone."""
     return {
         ("sampler", "basin-hopping"): lambda: {"factory": lambda: BasinHopping(MirrorDescent(0.2, steps=6), every=2)},
+        ("sampler", "conditioned"): lambda: {"factory": lambda: Conditioned(MALA(0.3, steps=5), still=False)},
         ("sampler", "cooled"): lambda: {"factory": lambda: Cooled(MirrorDescent(0.2, steps=4))},
         ("sampler", "fixed-point"): lambda: {"factory": lambda: FixedPoint(steps=4), "energy": Halving()},
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
@@ -81,6 +86,7 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "annealed": Annealed,
         "basin-hopping": BasinHopping,
         "block-gibbs": BlockGibbs,
+        "conditioned": Conditioned,
         "cooled": Cooled,
         "gradient-descent": GradientDescent,
         "fixed-point": FixedPoint,
@@ -97,5 +103,6 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "replay": ReplayAugmented,
         "rmsprop-langevin": RMSpropLangevin,
         "stein": SteinVariational,
+        "structured": Structured,
         "underdamped-langevin": UnderdampedLangevin,
     }
