@@ -21,9 +21,11 @@ from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
 from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
 from ebm.samplers.predictor_corrector import PredictorCorrector
+from ebm.samplers.random_walk import RandomWalk
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
+from ebm.samplers.slice import SliceSampler
 from ebm.samplers.stein import SteinVariational
 from ebm.samplers.stepping import clamp, softmax
 from ebm.samplers.structured import Structured
@@ -53,9 +55,11 @@ __all__ = [
     "PreconditionedLangevin",
     "PredictorCorrector",
     "RMSpropLangevin",
+    "RandomWalk",
     "Recovery",
     "ReplayAugmented",
     "Sampler",
+    "SliceSampler",
     "SteinVariational",
     "Structured",
     "UnderdampedLangevin",
@@ -99,9 +103,11 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "parallel-tempering": ParallelTempering,
         "preconditioned-langevin": PreconditionedLangevin,
         "predictor-corrector": PredictorCorrector,
+        "random-walk": RandomWalk,
         "recovery": Recovery,
         "replay": ReplayAugmented,
         "rmsprop-langevin": RMSpropLangevin,
+        "slice": SliceSampler,
         "stein": SteinVariational,
         "structured": Structured,
         "underdamped-langevin": UnderdampedLangevin,
