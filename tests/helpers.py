@@ -188,6 +188,8 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "stein/bandwidth": lambda: {"step_size": 0.05, "steps": 4, "bandwidth": 0.7, "learnable": True},
     "parallel-tempering": lambda: {"sampler": mala(), "temperatures": (1.0, 2.0)},
     "parallel-tempering/scale": lambda: {"sampler": mala(step_scale=1.5), "temperatures": (1.0, 1.5, 2.0)},
+    "tempered-transitions": lambda: {"sampler": mala(), "temperatures": (1.0, 1.5, 2.0)},
+    "tempered-transitions/scale": lambda: {"sampler": mala(step_scale=1.5), "temperatures": (1.0, 2.0), "moves": 2},
     "predictor-corrector": lambda: {"sampler": langevin(), "sigma": 1.0},
     "structured": lambda: {"sampler": mala(step_scale=1.5)},
     "conditioned": lambda: {"sampler": langevin(step_scale=1.5), "still": False},

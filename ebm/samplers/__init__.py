@@ -29,6 +29,7 @@ from ebm.samplers.slice import SliceSampler
 from ebm.samplers.stein import SteinVariational
 from ebm.samplers.stepping import clamp, softmax
 from ebm.samplers.structured import Structured
+from ebm.samplers.tempered_transitions import TemperedTransitions
 from ebm.samplers.tempering import ParallelTempering
 from ebm.samplers.underdamped import UnderdampedLangevin
 from ebm.samplers.wrapper import Wrapper
@@ -62,6 +63,7 @@ __all__ = [
     "SliceSampler",
     "SteinVariational",
     "Structured",
+    "TemperedTransitions",
     "UnderdampedLangevin",
     "Wrapper",
     "clamp",
@@ -79,6 +81,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         ("sampler", "cooled"): lambda: {"factory": lambda: Cooled(MirrorDescent(0.2, steps=4))},
         ("sampler", "fixed-point"): lambda: {"factory": lambda: FixedPoint(steps=4), "energy": Halving()},
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
+        ("sampler", "tempered-transitions"): lambda: {"factory": lambda: TemperedTransitions(MALA(0.3, steps=5))},
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
         ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},
     }
@@ -110,5 +113,6 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "slice": SliceSampler,
         "stein": SteinVariational,
         "structured": Structured,
+        "tempered-transitions": TemperedTransitions,
         "underdamped-langevin": UnderdampedLangevin,
     }

@@ -115,8 +115,9 @@ def warm_up(
     Samplers without a test are tuned by one that has it: `LangevinDynamics` and
     `PreconditionedLangevin` to steps of which a `MALA` accepts 97 to 99%, `UnderdampedLangevin` to
     those of which an `HMC` of eight leapfrogs accepts about as many. (ULA's variances are then 10%
-    too large on a Gaussian of one dimension, 2% of a hundred.) `ParallelTempering` is tuned by its
-    sampler at temperature 1, `Structured` and `Conditioned` by the coordinates that they move.
+    too large on a Gaussian of one dimension, 2% of a hundred.) `ParallelTempering` and
+    `TemperedTransitions` are tuned by their sampler at temperature 1, `Structured` and
+    `Conditioned` by the coordinates that they move.
     Others have no criterion, which is a ValueError.
     Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
     manual.

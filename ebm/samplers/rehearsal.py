@@ -15,6 +15,7 @@ from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
 from ebm.samplers.preconditioned import PreconditionedLangevin
 from ebm.samplers.structured import Structured
+from ebm.samplers.tempered_transitions import TemperedTransitions
 from ebm.samplers.tempering import ParallelTempering
 from ebm.samplers.underdamped import UnderdampedLangevin
 
@@ -43,7 +44,7 @@ def rehearsal(sampler: Any, energy: EnergyFn, y: Any) -> Rehearsal | None:
     Raises:
         ValueError: for one whose steps no Metropolis test belongs to.
     """
-    if isinstance(sampler, ParallelTempering):  # the coldest replica's acceptance
+    if isinstance(sampler, ParallelTempering | TemperedTransitions):  # the acceptance at temperature 1
         return Rehearsal(sampler.sampler, energy, y, lambda tuned: _inside(sampler, tuned))
     if isinstance(sampler, Structured) and not isinstance(y, dict | tuple | list):
         return Rehearsal(sampler.sampler, energy, y, lambda tuned: _inside(sampler, tuned))

@@ -16,6 +16,7 @@ from ebm.samplers import (
     RandomWalk,
     SliceSampler,
     Structured,
+    TemperedTransitions,
     UnderdampedLangevin,
     warm_up,
 )
@@ -117,9 +118,10 @@ def test_a_learnable_step_stays_learnable():
 def test_what_wraps_a_sampler_is_tuned_by_what_it_moves():
     energy, y, aim = gaussian(), normal(64, 3), {"steps": 200, "mass": None}
     alone = warm_up(HMC(0.1), energy, y, generator=seeded(), **aim)
-    cold = warm_up(ParallelTempering(HMC(0.1)), energy, y, generator=seeded(), **aim)
-    assert isinstance(cold.sampler, ParallelTempering)
-    assert cold.sampler.sampler.step_size == alone.sampler.step_size
+    for wrapper in (ParallelTempering, TemperedTransitions):
+        cold = warm_up(wrapper(HMC(0.1)), energy, y, generator=seeded(), **aim)
+        assert isinstance(cold.sampler, wrapper)
+        assert cold.sampler.sampler.step_size == alone.sampler.step_size
 
     tree = {"a": y[:, :1], "b": y[:, 1:]}
     whole = warm_up(Structured(HMC(0.1)), lambda y: energy(torch.cat([y["a"], y["b"]], -1)), tree, generator=seeded(), **aim)

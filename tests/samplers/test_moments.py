@@ -50,6 +50,10 @@ def hmc(h: float, **keywords: Any) -> Sampler:
     return build("hmc", step_size=lambda t: h * (0.7 + 0.3 * (t % 2)), leapfrog_steps=4, **keywords)
 
 
+def excursions(inner: Sampler, temperatures: tuple[float, ...]) -> Sampler:
+    return build("tempered-transitions", sampler=inner, temperatures=temperatures)
+
+
 class Row(NamedTuple):
     make: Callable[[float, int], Sampler]  # of the time step and the number of coordinates
     steps: int  # per landscape
@@ -74,6 +78,8 @@ EXACT = {
     "nuts/dense": Row(lambda h, dim: build("nuts", step_size=h, mass=dense(dim)), 24),
     "annealed/mala": Row(lambda h, dim: build("annealed", sampler=mala(h), temperatures=[1.5, 1.0]), 200),
     "parallel-tempering/mala": Row(lambda h, dim: build("parallel-tempering", sampler=mala(h), temperatures=(1.0, 1.5)), 200),
+    "tempered-transitions/mala": Row(lambda h, dim: excursions(mala(h), (1.0, 1.3, 1.7)), 80),
+    "tempered-transitions/walk": Row(lambda h, dim: excursions(build("random-walk", step_size=h), (1.0, 1.5)), 160),
     "parallel-tempering/hmc": Row(lambda h, dim: build("parallel-tempering", sampler=hmc(h), temperatures=(1.0, 1.5)), 80),
 }
 # Not here: replay steps as its inner sampler does, and its buffer has a test below; Gibbs sampling moves binary units.
