@@ -112,7 +112,8 @@ class Conditioned(Charted):
         if y.shape[y.ndim - len(self.shape) :] != self.shape or y.ndim < len(self.shape):
             what = f"still of shape {tuple(self.shape)} for y of shape {tuple(y.shape)}"
             raise ValueError(f"{what}: pass a mask of y's last axes, expanded to their lengths")
-        return Moving(y, self.index, self.own, self.event)
+        own = None if self.own is None else self.own.to(y.device)
+        return Moving(y, self.index.to(y.device), own, self.event)
 
     def extra_repr(self) -> str:
         return f"still={tuple(self.shape)}, chains={self.chains}, moving={self.index.shape[-1]}"

@@ -170,6 +170,15 @@ def test_masks_of_another_shape_are_refused():
         Conditioned(MALA(0.1), [True, False]).trajectory(quadratic, torch.ones(4, 3))
 
 
+def test_a_chain_may_be_everything_there_is():
+    y = normal(5)
+    end = Conditioned(MALA(0.1, steps=3), [True, False, False, False, True]).sample(
+        lambda y: y.square().sum(), y, generator=seeded()
+    )
+    assert torch.equal(end[[0, 4]], y[[0, 4]])
+    assert not torch.equal(end, y)
+
+
 def test_a_mask_that_covers_chains_says_so():
     still = torch.tensor([[True, False], [False, False], [False, True]])
     with pytest.raises(ValueError, match=r"chains of the energy \(3,\).*chains=1"):
