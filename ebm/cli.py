@@ -15,6 +15,7 @@ from docstring_parser import parse as parse_docstring
 from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
 from ebm.commands.console import show as show_result
+from ebm.commands.diagnose import diagnose
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
 from ebm.registry import (
     KINDS,
@@ -256,7 +257,7 @@ def as_command(found: Component) -> Callable[..., Any]:
 def application(verb: str | None) -> App:
     """Makes the parser of the core's verbs and of the command that is called, or of all commands."""
     app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
-    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, new_plugin)
+    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, diagnose, new_plugin)
     for name, function in zip(VERBS, own, strict=True):
         app.command(function, name=name)
     if verb in VERBS:

@@ -54,7 +54,7 @@ KINDS = {
     "model": "ebm_models",
 }
 PARTS = ("energy", "sampler", "objective", "encoder", "task")  # the kinds that recipes build
-VERBS = ("run", "list", "show", "study", "new-plugin")  # the command line's own
+VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
 TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own
 
 SECTIONS = "ebm_sections"  # called for each report, with arguments: it offers nothing by name

@@ -11,6 +11,7 @@ import torch
 from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
 from ebm.energies.compose import WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
+from ebm.energies.constrained import Constrained
 from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import BeliefEBT, FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
 from ebm.energies.experts import MixtureOfExperts, ProductOfExperts
@@ -29,6 +30,7 @@ __all__ = [
     "Banana",
     "BeliefEBT",
     "ConditionalMLP",
+    "Constrained",
     "ConvEnergy",
     "DoubleWell",
     "FrameEBT",
@@ -75,6 +77,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         "conditional-mlp": example(lambda: ConditionalMLP(2, 3, hidden=(8,)), 2, context=torch.randn(6, 3)),
         "noise-conditional": example(lambda: NoiseConditional(MLPEnergy(2, hidden=(8,)), sigma=[1.0, 0.1]), 2),
         "noise-embedded": example(lambda: NoiseEmbedded(ConditionalMLP(2, 1, hidden=(8,)), sigma=[1.0, 0.5, 0.1]), 2),
+        "constrained": example(lambda: Constrained(MLPEnergy(3, hidden=(8,)), "simplex"), 2),
         "product": example(lambda: ProductOfExperts(experts()), 2),
         "mixture-of-experts": example(lambda: MixtureOfExperts(experts()), 2),
         "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
@@ -105,6 +108,7 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "sum": SumEnergy,
         "scaled": ScaledEnergy,
         "with-prior": WithPrior,
+        "constrained": Constrained,
         "noise-conditional": NoiseConditional,
         "noise-embedded": NoiseEmbedded,
         "product": ProductOfExperts,

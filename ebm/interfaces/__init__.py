@@ -20,6 +20,7 @@ from ebm.interfaces.energy import (
 from ebm.interfaces.forms import Function, as_energy, bind, interface_of, landscapes, levels_of
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
+from ebm.interfaces.trees import Packed, Packing
 from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Modified",
     "Objective",
     "Paced",
+    "Packed",
+    "Packing",
     "Prediction",
     "Predictor",
     "Represents",

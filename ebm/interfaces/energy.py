@@ -212,7 +212,8 @@ def modules_of(energy: Any) -> list[nn.Module]:
 def check_configuration(y: Any, generator: Generator | None = None) -> None:
     """Raises ValueError unless y is a floating, nonempty tensor on the generator's device."""
     if not isinstance(y, Tensor):
-        raise ValueError(f"y is {type(y).__name__}: pass a tensor (*chains, *event)")
+        more = ", or move a tree of tensors by ebm.samplers.Structured(sampler)" if isinstance(y, dict | tuple | list) else ""
+        raise ValueError(f"y is {type(y).__name__}: pass a tensor (*chains, *event){more}")
     if not y.is_floating_point():
         raise ValueError(f"y is {y.dtype}: energies are differentiated with respect to y, so pass y.float()")
     if y.ndim == 0 or y.numel() == 0:

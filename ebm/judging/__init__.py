@@ -1,5 +1,6 @@
 """Judging samples and chains: how far they can be believed, and what an energy's normaliser is."""
 
+from ebm.judging.arviz_data import to_arviz
 from ebm.judging.chains import effective_sample_size, split_rhat
 from ebm.judging.frechet import frechet_distance
 from ebm.judging.mmd import mmd, mmd_permutation_test
@@ -19,4 +20,5 @@ __all__ = [
     "reverse_annealed_importance_sampling",
     "split_rhat",
     "stein_test",
+    "to_arviz",
 ]

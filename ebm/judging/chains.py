@@ -52,9 +52,17 @@ def _by_arviz(name: str, draws: Tensor, **how: Any) -> Tensor:
     values = draws.detach().movedim(1, 0).double().cpu().numpy()  # (chains, draws, *event)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a new version, of many chains, and of 0 / 0
+        arviz = import_arviz()
+        found = getattr(arviz, name)(arviz.convert_to_dataset({"y": values}), **how)["y"].values
+    return torch.as_tensor(found, dtype=torch.float64)
+
+
+def import_arviz() -> Any:
+    """Imports ArviZ without its notices; ImportError names the extra."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             import arviz
         except ImportError as error:
             raise ImportError("arviz is not installed: pip install 'ebm-toolkit[arviz]'") from error
-        found = getattr(arviz, name)(arviz.convert_to_dataset({"y": values}), **how)["y"].values
-    return torch.as_tensor(found, dtype=torch.float64)
+    return arviz

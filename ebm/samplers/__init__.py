@@ -8,6 +8,7 @@ from ebm.registry import hookimpl
 from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
 from ebm.samplers.block_gibbs import BlockGibbs
+from ebm.samplers.conditioned import Conditioned
 from ebm.samplers.cooled import Cooled
 from ebm.samplers.descent import GradientDescent
 from ebm.samplers.fixed_point import FixedPoint, Halving
@@ -20,11 +21,15 @@ from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
 from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
 from ebm.samplers.predictor_corrector import PredictorCorrector
+from ebm.samplers.random_walk import RandomWalk
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
+from ebm.samplers.slice import SliceSampler
 from ebm.samplers.stein import SteinVariational
 from ebm.samplers.stepping import clamp, softmax
+from ebm.samplers.structured import Structured
+from ebm.samplers.tempered_transitions import TemperedTransitions
 from ebm.samplers.tempering import ParallelTempering
 from ebm.samplers.underdamped import UnderdampedLangevin
 from ebm.samplers.wrapper import Wrapper
@@ -36,6 +41,7 @@ __all__ = [
     "Annealed",
     "BasinHopping",
     "BlockGibbs",
+    "Conditioned",
     "Cooled",
     "Cosine",
     "FixedPoint",
@@ -50,10 +56,14 @@ __all__ = [
     "PreconditionedLangevin",
     "PredictorCorrector",
     "RMSpropLangevin",
+    "RandomWalk",
     "Recovery",
     "ReplayAugmented",
     "Sampler",
+    "SliceSampler",
     "SteinVariational",
+    "Structured",
+    "TemperedTransitions",
     "UnderdampedLangevin",
     "Wrapper",
     "clamp",
@@ -67,9 +77,11 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Builds the samplers that `ebm.testing` cannot build from the registry alone."""
     return {
         ("sampler", "basin-hopping"): lambda: {"factory": lambda: BasinHopping(MirrorDescent(0.2, steps=6), every=2)},
+        ("sampler", "conditioned"): lambda: {"factory": lambda: Conditioned(MALA(0.3, steps=5), still=False)},
         ("sampler", "cooled"): lambda: {"factory": lambda: Cooled(MirrorDescent(0.2, steps=4))},
         ("sampler", "fixed-point"): lambda: {"factory": lambda: FixedPoint(steps=4), "energy": Halving()},
         ("sampler", "parallel-tempering"): lambda: {"factory": lambda: ParallelTempering(MALA(0.3, steps=5))},
+        ("sampler", "tempered-transitions"): lambda: {"factory": lambda: TemperedTransitions(MALA(0.3, steps=5))},
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
         ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},
     }
@@ -81,6 +93,7 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "annealed": Annealed,
         "basin-hopping": BasinHopping,
         "block-gibbs": BlockGibbs,
+        "conditioned": Conditioned,
         "cooled": Cooled,
         "gradient-descent": GradientDescent,
         "fixed-point": FixedPoint,
@@ -93,9 +106,13 @@ def ebm_samplers() -> dict[str, type[Sampler]]:
         "parallel-tempering": ParallelTempering,
         "preconditioned-langevin": PreconditionedLangevin,
         "predictor-corrector": PredictorCorrector,
+        "random-walk": RandomWalk,
         "recovery": Recovery,
         "replay": ReplayAugmented,
         "rmsprop-langevin": RMSpropLangevin,
+        "slice": SliceSampler,
         "stein": SteinVariational,
+        "structured": Structured,
+        "tempered-transitions": TemperedTransitions,
         "underdamped-langevin": UnderdampedLangevin,
     }

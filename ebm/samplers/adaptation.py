@@ -1,4 +1,4 @@
-"""Warm-up: finds step size and mass of HMC, NUTS and MALA, which then stay fixed."""
+"""Warm-up: finds a sampler's step size and mass, or covariance, which then stay fixed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn
+from ebm.interfaces import EnergyFn, eval_mode
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.hmc import HMC
 from ebm.samplers.mala import MALA
 from ebm.samplers.nuts import NUTS
+from ebm.samplers.random_walk import RandomWalk
+from ebm.samplers.rehearsal import rehearsal
 from ebm.samplers.stepping import SteppingSampler, at
 
 GAIN, DELAY, POWER = 0.05, 10.0, 0.75  # γ, t₀ and κ of Hoffman and Gelman, section 3.2.1
 # Shares of the first steps, which find the typical set, and of the last, which settle the step size
 # (with Stan's tenth 0.74 are accepted for a target of 0.65); windows gather the covariance between.
 FIRST, LAST, WINDOW = 0.15, 0.2, 25
+METRICS = ("mass", "preconditioner", "covariance")  # what samplers call theirs
 PRIOR, PRIOR_VARIANCE = 5.0, 1e-3  # the prior counts as 5 draws of this variance (Stan's)
 
 
@@ -103,10 +106,19 @@ def warm_up(
     mass: Literal["diagonal", "dense"] | None = "diagonal",
     generator: Generator | None = None,
 ) -> Warmed:
-    """Tunes an HMC, NUTS or MALA to an energy: returns a new sampler that does not adapt.
+    """Tunes a sampler to an energy: returns a new sampler that does not adapt.
 
     Dual averaging of the acceptance over all chains finds the step size; ValueError if there is
-    none. The mass is the inverse of the draws' (co)variance in windows that double, as in Stan.
+    none. The mass is the inverse of the draws' (co)variance in windows that double, as in Stan; the
+    preconditioner of `MALA` and the covariance of `RandomWalk` are that (co)variance.
+
+    Samplers without a test are tuned by one that has it: `LangevinDynamics` and
+    `PreconditionedLangevin` to steps of which a `MALA` accepts 97 to 99%, `UnderdampedLangevin` to
+    those of which an `HMC` of eight leapfrogs accepts about as many. (ULA's variances are then 10%
+    too large on a Gaussian of one dimension, 2% of a hundred.) `ParallelTempering` and
+    `TemperedTransitions` are tuned by their sampler at temperature 1, `Structured` and
+    `Conditioned` by the coordinates that they move.
+    Others have no criterion, which is a ValueError.
     Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
     manual.
 
@@ -115,8 +127,9 @@ def warm_up(
         energy: the landscape.
         y: starts (*chains, *event); few chains need more steps.
         steps: steps of tuning in all, at least 20.
-        target: the mean acceptance to reach, in (0, 1): by default 0.8, and 0.574 for MALA.
-        mass: "diagonal" or "dense"; None leaves the mass as it is. MALA has none.
+        target: the mean acceptance to reach, in (0, 1): by default 0.8 for HMC and NUTS, 0.574 for
+            MALA, 0.234 for a random walk (0.44 in one dimension), and as above without a test.
+        mass: "diagonal" or "dense"; None leaves the mass, or the covariance, as it is.
         generator: where draws come from.
 
     >>> from ebm.samplers import HMC
@@ -126,12 +139,17 @@ def warm_up(
     >>> bool((mass.rsqrt() / scales - 1).abs().max() < 0.2)    # 1 / √mass is the scale
     True
     """
-    if not isinstance(sampler, HMC | NUTS | MALA):
-        raise ValueError(f"warm_up tunes HMC, NUTS and MALA by their acceptance, and {type(sampler).__name__} is none of them")
+    if (other := rehearsal(sampler, energy, y)) is not None:
+        aim = other.target if target is None else target
+        kind = mass if other.metric else None
+        found = warm_up(other.sampler, other.energy, other.y, steps=steps, target=aim, mass=kind, generator=generator)
+        return Warmed(other.adopt(found.sampler), other.back(found.y))
+    if not isinstance(sampler, HMC | NUTS | MALA | RandomWalk):
+        tuned_are = "HMC, NUTS, MALA and RandomWalk by their acceptance, and Langevin samplers by that of a test of their steps"
+        raise ValueError(f"warm_up tunes {tuned_are}, and {type(sampler).__name__} is none of them")
     if steps < 20 or mass not in ("diagonal", "dense", None):
         raise ValueError(f"warm_up(steps={steps}, mass={mass!r}): pass at least 20 steps, and diagonal, dense or None")
-    aim = target if target is not None else 0.574 if isinstance(sampler, MALA) else 0.8
-    if not 0 < aim < 1:
+    if target is not None and not 0 < target < 1:
         raise ValueError(f"target={target}: an acceptance to aim at lies in (0, 1)")
     tuned, training = copy.deepcopy(sampler), sampler.training
     tuned.eval()  # no random scale of the step while its size is looked for
@@ -139,8 +157,9 @@ def warm_up(
     size = at(sampler.step_size, 0)
     tuned.step_size = float(size.detach().mean() if isinstance(size, Tensor) else size)
     state = tuned.init(energy, y, generator=generator)
-    adapts = mass is not None and not isinstance(tuned, MALA)
+    adapts, metric = mass is not None, next(name for name in METRICS if hasattr(tuned, name))
     tuned.step_size = _doubled(tuned, energy, state, generator)
+    aim = target if target is not None else _usual_target(sampler, energy, state.y)
     search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
     for gathering, ending in _plan(steps if adapts else 0, steps):
         ((state, info),) = tuned.trajectory(energy, state, steps=1, generator=generator)
@@ -149,12 +168,23 @@ def warm_up(
         if gathering:
             moments.see(state.y, info.energy.ndim)
         if ending:
-            tuned.mass = Mass(moments.mass(state.y.shape[info.energy.ndim :]))
+            values = moments.mass(state.y.shape[info.energy.ndim :])
+            if metric != "mass":  # what multiplies steps is the covariance
+                values = torch.linalg.inv(values) if moments.dense else 1 / values
+            setattr(tuned, metric, Mass((values + values.mT) / 2 if moments.dense else values, name=metric))
             tuned.step_size = _doubled(tuned, energy, state, generator)
             search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
     tuned.step_size = search.found
     tuned.train(training)
     return Warmed(tuned, state.y)
+
+
+def _usual_target(sampler: Any, energy: EnergyFn, y: Tensor) -> float:
+    """Looks up the acceptance that is best in many dimensions, and in one for a random walk."""
+    if not isinstance(sampler, RandomWalk):
+        return 0.574 if isinstance(sampler, MALA) else 0.8
+    with torch.no_grad(), eval_mode(energy):
+        return 0.44 if energy(y).numel() == y.numel() else 0.234
 
 
 def acceptance_of(info: Any) -> Tensor:
@@ -179,7 +209,7 @@ def _plan(adapting: int, steps: int) -> Iterator[tuple[bool, bool]]:
 def _doubled(sampler: Any, energy: EnergyFn, state: Any, generator: Generator | None) -> float:
     """Finds, by doubling or halving, a step size with about half of single leapfrogs accepted."""
     probe = sampler
-    if not isinstance(sampler, MALA):  # whose steps are single leapfrogs
+    if not isinstance(sampler, MALA | RandomWalk):  # whose steps are single leapfrogs
         probe = HMC(sampler.step_size, leapfrog_steps=1, temperature=getattr(sampler, "temperature", 1.0)).eval()
         probe.mass = sampler.mass
     size, grows = sampler.step_size, None

@@ -4,7 +4,22 @@ import pytest
 import torch
 
 from ebm.energies import Gaussian
-from ebm.samplers import HMC, MALA, NUTS, LangevinDynamics, warm_up
+from ebm.samplers import (
+    HMC,
+    MALA,
+    NUTS,
+    Conditioned,
+    GradientDescent,
+    LangevinDynamics,
+    ParallelTempering,
+    PreconditionedLangevin,
+    RandomWalk,
+    SliceSampler,
+    Structured,
+    TemperedTransitions,
+    UnderdampedLangevin,
+    warm_up,
+)
 from ebm.samplers.adaptation import Moments, _plan, acceptance_of
 from tests.helpers import close, normal, quadratic, seeded
 
@@ -27,8 +42,9 @@ def accepts(sampler, energy, y, steps=60):
         (HMC(1e-3, leapfrog_steps=1), 0.65),
         (HMC(50.0, leapfrog_steps=1), None),
         (NUTS(0.01, max_depth=6), None),
+        (RandomWalk(1.0), None),
     ],
-    ids=["mala", "hmc-small", "hmc-large", "nuts"],
+    ids=["mala", "hmc-small", "hmc-large", "nuts", "random-walk"],
 )
 def test_the_acceptance_is_what_was_asked_for(sampler, target):
     # Of one leapfrog, and in many dimensions, acceptance falls smoothly with the step size. (Several come to half turns, where it
@@ -36,11 +52,16 @@ def test_the_acceptance_is_what_was_asked_for(sampler, target):
     energy, y = Gaussian(normal(40), torch.linspace(0.5, 4, 40, dtype=torch.float64)), normal(64, 40)
     before = sampler.step_size
     warmed = warm_up(sampler, energy, y, steps=500, target=target, generator=seeded())
-    aim = target or (0.574 if isinstance(sampler, MALA) else 0.8)
+    aim = target or {MALA: 0.574, RandomWalk: 0.234}.get(type(sampler), 0.8)
     assert accepts(warmed.sampler, energy, warmed.y) == pytest.approx(aim, abs=0.08)
     assert sampler.step_size == before
     assert type(warmed.sampler.step_size) is float
     assert warmed.sampler.training == sampler.training
+
+
+def test_a_walk_on_a_line_aims_higher():
+    warmed = warm_up(RandomWalk(0.1), quadratic, normal(256, 1), steps=300, generator=seeded())
+    assert accepts(warmed.sampler, quadratic, warmed.y) == pytest.approx(0.44, abs=0.06)
 
 
 def test_one_chain_is_enough_for_a_step_size():
@@ -57,6 +78,60 @@ def test_the_mass_is_the_inverse_of_the_covariance(kind):
     else:
         assert torch.linalg.matrix_norm(held @ COVARIANCE - torch.eye(3, dtype=torch.float64), 2) < 0.6
     assert warm_up(NUTS(0.1), quadratic, normal(8, 2), steps=20, mass=None, generator=seeded()).sampler.mass.values is None
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+@pytest.mark.parametrize("sampler", [MALA(0.1), RandomWalk(0.1), PreconditionedLangevin(1.0, 0.1)], ids=["mala", "walk", "ula"])
+def test_what_multiplies_steps_is_the_covariance(kind, sampler):
+    warmed = warm_up(sampler, gaussian(), 2 * normal(128, 3), steps=1500, mass=kind, generator=seeded())
+    held = getattr(warmed.sampler, "covariance" if isinstance(sampler, RandomWalk) else "preconditioner").values
+    if kind == "diagonal":
+        assert (held / COVARIANCE.diagonal() - 1).abs().max() < 0.25
+    else:
+        assert torch.linalg.matrix_norm(torch.linalg.solve(COVARIANCE, held) - torch.eye(3, dtype=torch.float64), 2) < 0.6
+
+
+@pytest.mark.parametrize("sampler", [LangevinDynamics(3.0), PreconditionedLangevin(1.0, 3.0)], ids=["ula", "preconditioned"])
+def test_langevin_steps_would_pass_a_test(sampler):
+    energy, y = Gaussian(normal(40), torch.linspace(0.5, 4, 40, dtype=torch.float64)), normal(64, 40)
+    warmed = warm_up(sampler, energy, y, steps=500, generator=seeded()).sampler
+    assert type(warmed) is type(sampler)
+    assert sampler.step_size == 3.0
+    tested = MALA(warmed.step_size, preconditioner=getattr(getattr(warmed, "preconditioner", None), "values", None))
+    assert 0.96 < accepts(tested, energy, energy.sample(64, generator=seeded())) < 0.995
+
+
+def test_underdamped_steps_are_short_and_have_the_mass():
+    warmed = warm_up(UnderdampedLangevin(5.0, friction=2.0), gaussian(), normal(64, 3), steps=400, generator=seeded()).sampler
+    assert warmed.friction == 2.0
+    assert (warmed.mass.values * COVARIANCE.diagonal() - 1).abs().max() < 0.2
+    path = HMC(warmed.step_size, leapfrog_steps=8, mass=warmed.mass.values)
+    assert accepts(path, gaussian(), gaussian().sample(200, generator=seeded())) == pytest.approx(0.98, abs=0.015)
+
+
+def test_a_learnable_step_stays_learnable():
+    found = warm_up(LangevinDynamics(0.5, learnable=True), quadratic, normal(64, 2), steps=100, generator=seeded()).sampler
+    assert isinstance(found.step_size, torch.nn.Parameter)
+    assert found.step_size.item() != 0.5
+
+
+def test_what_wraps_a_sampler_is_tuned_by_what_it_moves():
+    energy, y, aim = gaussian(), normal(64, 3), {"steps": 200, "mass": None}
+    alone = warm_up(HMC(0.1), energy, y, generator=seeded(), **aim)
+    for wrapper in (ParallelTempering, TemperedTransitions):
+        cold = warm_up(wrapper(HMC(0.1)), energy, y, generator=seeded(), **aim)
+        assert isinstance(cold.sampler, wrapper)
+        assert cold.sampler.sampler.step_size == alone.sampler.step_size
+
+    tree = {"a": y[:, :1], "b": y[:, 1:]}
+    whole = warm_up(Structured(HMC(0.1)), lambda y: energy(torch.cat([y["a"], y["b"]], -1)), tree, generator=seeded(), **aim)
+    assert whole.sampler.sampler.step_size == alone.sampler.step_size
+    assert torch.equal(whole.y["b"], alone.y[:, 1:])
+
+    held = warm_up(Conditioned(HMC(0.1), [True, False, False]), energy, y, generator=seeded(), **aim)
+    rest = warm_up(HMC(0.1), lambda z: energy(torch.cat([y[:, :1], z], -1)), y[:, 1:], generator=seeded(), **aim)
+    assert torch.equal(held.y[:, 0], y[:, 0])
+    assert held.sampler.sampler.step_size == pytest.approx(rest.sampler.step_size, rel=1e-6)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -80,7 +155,11 @@ def test_windows_double_between_the_first_and_the_last_steps():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: warm_up(LangevinDynamics(0.1), quadratic, normal(4, 2)), "and LangevinDynamics is none of them"),
+        (lambda: warm_up(GradientDescent(0.1), quadratic, normal(4, 2)), "and GradientDescent is none of them"),
+        (lambda: warm_up(SliceSampler(0.1), quadratic, normal(4, 2)), "and SliceSampler is none of them"),
+        (lambda: warm_up(LangevinDynamics(0.1, noise_std=0.1), quadratic, normal(4, 2)), "noise_std has no law"),
+        (lambda: warm_up(LangevinDynamics(0.1, retraction="clamp"), quadratic, normal(4, 2)), "retraction has no law"),
+        (lambda: warm_up(LangevinDynamics(0.1, temperature=0.0), quadratic, normal(4, 2)), "temperature=0"),
         (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), steps=5), r"warm_up\(steps=5, .*at least 20 steps"),
         (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), mass="full"), "diagonal, dense or None"),
         (lambda: warm_up(HMC(0.1), quadratic, normal(4, 2), target=1.0), r"target=1.0: .* lies in \(0, 1\)"),

@@ -97,12 +97,21 @@ def hmc() -> Sampler:
 # "registered name/variant" -> what makes it. A sampler that leaves exp(−E) alone exactly belongs here.
 EXACT = {
     "mala": Row(mala, 12),
+    "random-walk": Row(lambda: build("random-walk", step_size=0.6), 24),
+    "slice": Row(lambda: build("slice", step_size=1.0), 8),
     "hmc": Row(hmc, 4),
     "nuts": Row(lambda: build("nuts", step_size=0.4), 3),
     "parallel-tempering/hmc": Row(lambda: build("parallel-tempering", sampler=hmc(), temperatures=(1.0, 2.0)), 4),
 }
 models = pytest.mark.parametrize("name", MODELS)
-USUAL = {("mala", "gaussian"), ("hmc", "logistic"), ("nuts", "student"), ("parallel-tempering/hmc", "student")}  # others are slow
+USUAL = {  # others are slow
+    ("mala", "gaussian"),
+    ("random-walk", "gaussian"),
+    ("slice", "student"),
+    ("hmc", "logistic"),
+    ("nuts", "student"),
+    ("parallel-tempering/hmc", "student"),
+}
 
 
 def p_values(sampler: Sampler, name: str, thin: int, *, seeds: int = SEEDS, rows: int = ROWS, stream: int = 0) -> np.ndarray:

@@ -50,6 +50,10 @@ def hmc(h: float, **keywords: Any) -> Sampler:
     return build("hmc", step_size=lambda t: h * (0.7 + 0.3 * (t % 2)), leapfrog_steps=4, **keywords)
 
 
+def excursions(inner: Sampler, temperatures: tuple[float, ...]) -> Sampler:
+    return build("tempered-transitions", sampler=inner, temperatures=temperatures)
+
+
 class Row(NamedTuple):
     make: Callable[[float, int], Sampler]  # of the time step and the number of coordinates
     steps: int  # per landscape
@@ -59,6 +63,14 @@ class Row(NamedTuple):
 EXACT = {
     "mala": Row(lambda h, dim: mala(h), 240),
     "mala/scale": Row(lambda h, dim: mala(h / 2, step_scale=3.0), 300),
+    "mala/diagonal": Row(lambda h, dim: mala(h, preconditioner=1 / MASSES[:dim]), 240),
+    "mala/dense": Row(lambda h, dim: mala(h, preconditioner=dense(dim).inverse()), 240),
+    "random-walk": Row(lambda h, dim: build("random-walk", step_size=h), 480),
+    "random-walk/dense": Row(lambda h, dim: build("random-walk", step_size=h, covariance=dense(dim).inverse()), 480),
+    "slice": Row(lambda h, dim: build("slice", step_size=2 * h), 160),
+    "slice/narrow": Row(lambda h, dim: build("slice", step_size=h / 2, grow=3), 600),
+    "conditioned/mala": Row(lambda h, dim: build("conditioned", sampler=mala(h), still=False), 240),
+    "structured/mala": Row(lambda h, dim: build("structured", sampler=mala(h)), 240),
     "hmc": Row(lambda h, dim: hmc(h), 60),
     "hmc/diagonal": Row(lambda h, dim: hmc(h, mass=MASSES[:dim]), 60),
     "hmc/dense": Row(lambda h, dim: hmc(h, mass=dense(dim)), 60),
@@ -66,6 +78,8 @@ EXACT = {
     "nuts/dense": Row(lambda h, dim: build("nuts", step_size=h, mass=dense(dim)), 24),
     "annealed/mala": Row(lambda h, dim: build("annealed", sampler=mala(h), temperatures=[1.5, 1.0]), 200),
     "parallel-tempering/mala": Row(lambda h, dim: build("parallel-tempering", sampler=mala(h), temperatures=(1.0, 1.5)), 200),
+    "tempered-transitions/mala": Row(lambda h, dim: excursions(mala(h), (1.0, 1.3, 1.7)), 80),
+    "tempered-transitions/walk": Row(lambda h, dim: excursions(build("random-walk", step_size=h), (1.0, 1.5)), 160),
     "parallel-tempering/hmc": Row(lambda h, dim: build("parallel-tempering", sampler=hmc(h), temperatures=(1.0, 1.5)), 80),
 }
 # Not here: replay steps as its inner sampler does, and its buffer has a test below; Gibbs sampling moves binary units.

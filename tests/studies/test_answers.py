@@ -54,9 +54,9 @@ def test_each_share_is_that_of_thinking_anew(run):
 
 def test_every_baseline_is_judged_alike(run):
     assert run.baseline is not None
-    assert list(run.others) == ["sudoku-looped-hidden", "sudoku-feed-forward"]
+    assert list(run.others) == ["sudoku-looped-hidden", "sudoku-feed-forward", "sudoku-causal"]
     whos = {f.who for f in findings(run)}
-    assert whos == {"run", "baseline", "sudoku-looped-hidden", "sudoku-feed-forward"}
+    assert whos == {"run", "baseline", "sudoku-looped-hidden", "sudoku-feed-forward", "sudoku-causal"}
     loaded = ebm.load(run.path)
     assert list(loaded.others) == list(run.others)
     assert loaded.baseline.metrics == run.baseline.metrics
@@ -75,7 +75,7 @@ def test_searches_spend_the_same_passes_and_stopping_fewer(run):
 
 def test_tables_and_report_show_what_was_found(run):
     tables = list(answer_tables(findings(run), "solved"))
-    assert [len(rows) for _, _, rows in tables] == [12, 12, 4, 4, 3]
+    assert [len(rows) for _, _, rows in tables] == [15, 15, 4, 4, 3]
     report = (run.path / "report.html").read_text()
     titles = ("What thinking longer buys", "What verifying oneself buys", "Depth and breadth")
     for title in (*titles, "Boards as they are solved", "Thinking in numbers"):
