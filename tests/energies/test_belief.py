@@ -13,7 +13,9 @@ from ebm.energies import BeliefEBT
 from ebm.energies.ebt.mutual import attend, attend_plainly
 from ebm.energies.ebt.relations import boxes, lines, offsets, order, relations_of
 from ebm.interfaces import energy_and_grad
+from ebm.objectives import Reconstruction
 from ebm.samplers import FixedPoint, MirrorDescent
+from ebm.tasks import Puzzles
 from tests.helpers import close, laws, normal, seeds
 
 FORMS = {
@@ -233,3 +235,24 @@ def test_a_trained_energy_thinks_and_a_loop_repeats():
             optimizer.step()
         end = sampler.sample(network.given(context), torch.randn(6, 3, 3))
         assert torch.equal(end[:, 2, :3].argmax(-1), orders[:, 2])
+
+
+@pytest.mark.slow
+def test_compiled_training_has_the_same_gradients():
+    """`energy.compile()`, which `--compile` calls, under the fully unrolled loss; and in bfloat16."""
+    task = Puzzles({"kind": "sudoku", "box": (2, 2), "clues": (7, 10), "hard": 6}, n=60)
+    energy, sampler = BeliefEBT(dim=16, heads=2, **task.spec), MirrorDescent(1.0, steps=2, learnable=True, momentum=0.5)
+    objective, batch = Reconstruction(sampler, task, unroll="full"), next(iter(task.loader("train", 8)))
+
+    def gradients(half=False):
+        energy.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = objective(energy, batch, generator=torch.Generator().manual_seed(0)).value
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in energy.parameters()])
+
+    eager, half = gradients(), gradients(half=True)
+    energy.compile()
+    assert torch.allclose(gradients(), eager, rtol=1e-4, atol=1e-6)
+    for rounded in (half, gradients(half=True)):
+        assert torch.cosine_similarity(rounded, eager, 0) > 0.999
