@@ -47,7 +47,19 @@ class Sampler(nn.Module):
         return energies
 
     def point(self, y: Tensor) -> Tensor:
-        """Maps a raw state to where the energy is taken: y itself, or its retraction."""
+        """Maps a state to where the energy is taken: y itself, or its retraction.
+
+        It makes a sample of a raw state, such as probabilities of logits; a state that lies within
+        its bounds already (`project`) is its own point.
+        """
+        return y
+
+    def project(self, y: Tensor) -> Tensor:
+        """Maps y to where states lie: into the bounds the sampler was given, if it has any.
+
+        `init` projects the start and `step` what it moved, so that states, and what `sample`
+        returns, lie inside. Raw states (logits) have no bounds.
+        """
         return y
 
     def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
@@ -109,9 +121,14 @@ class Sampler(nn.Module):
         unroll: Unroll = "none",
         generator: Generator | None = None,
     ) -> Tensor:
-        """Runs a trajectory and returns its end, the raw state y; arguments as `trajectory`'s."""
-        end = y if isinstance(y, Tensor) else getattr(y, "y", y)
-        for state, info in self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator):
+        """Runs a trajectory and returns its end, the last state's y; arguments as `trajectory`'s.
+
+        It lies within the sampler's bounds. Where states are raw (logits under
+        retraction="softmax", `MirrorDescent`), the sample is `point` of it.
+        """
+        path = self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator)
+        end = self.project(y if isinstance(y, Tensor) else y.y)
+        for state, info in path:
             end = state.y
             del info, state  # so that the next step finds their memory free
         return end

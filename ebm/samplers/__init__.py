@@ -22,9 +22,9 @@ from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
 from ebm.samplers.predictor_corrector import PredictorCorrector
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
+from ebm.samplers.retractions import clamp, softmax
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
 from ebm.samplers.stein import SteinVariational
-from ebm.samplers.stepping import clamp, softmax
 from ebm.samplers.tempering import ParallelTempering
 from ebm.samplers.underdamped import UnderdampedLangevin
 from ebm.samplers.wrapper import Wrapper

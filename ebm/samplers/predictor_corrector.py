@@ -83,7 +83,7 @@ class PredictorCorrector(Wrapper):
         with eval_mode(state.here):
             value, grad = energy_and_grad(state.here, y, create_graph=create_graph)
         gained = self.sigma[state.level - 1] ** 2 - self.sigma[state.level] ** 2
-        y = y - gained * grad + gained**0.5 * randn_like(y, generator)
+        y = self.project(y - gained * grad + gained**0.5 * randn_like(y, generator))
         return PredictorCorrectorState(moved(state.inner, y), energy, state.level), Info(value, grad)
 
     def extra_repr(self) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
+from ebm.samplers.retractions import RETRACTIONS as RETRACTIONS
+from ebm.samplers.retractions import Retraction, as_retraction, is_projection, softmax
 from ebm.samplers.schedules import Schedule, as_schedule
 
 Steps: TypeAlias = int | tuple[int, int]
 Scheduled: TypeAlias = float | Schedule | Mapping[str, Any]
 StepSize: TypeAlias = Scheduled | Tensor
-Retraction: TypeAlias = Callable[[Tensor], Tensor]
 
 SMALLEST_LEARNED = 1e-4  # the least learned step size, so that none changes sign (EBT's value)
 
@@ -30,7 +30,9 @@ class SteppingSampler(Sampler):
         steps: steps per landscape, or a pair: train mode draws from it, eval mode takes the higher.
         step_scale: s >= 1; train mode draws each chain's step per trajectory from [ε/s, εs].
         learnable: makes step_size a parameter of this module, clamped at 1e-4 from below.
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function R: energies are taken at R(y). One
+            that projects (R(R(y)) = R(y), as a clamp does) also ends each step: states lie in its
+            image. Under another (softmax, tanh) y stays raw.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
     """
 
@@ -54,6 +56,8 @@ class SteppingSampler(Sampler):
             raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
         self.steps = low if low == high else (low, high)
         self.step_scale, self.grad_clip, self.retraction = float(step_scale), grad_clip, as_retraction(retraction)
+        # Whether states lie in the retraction's image; None until the first y.
+        self.projects: bool | None = False if self.retraction is softmax else None
         self._set_step_size(as_schedule(step_size), learnable)
 
     def _set_step_size(self, step_size: Any, learnable: bool) -> None:
@@ -79,10 +83,17 @@ class SteppingSampler(Sampler):
             self.step_size = float(step_size)  # a Python number keeps a float64 trajectory exact
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
-        return self.begins(y)
+        return self.begins(self.project(y))
 
     def point(self, y: Tensor) -> Tensor:
         return y if self.retraction is None else self.retraction(y)
+
+    def project(self, y: Tensor) -> Tensor:
+        if self.retraction is None:
+            return y
+        if self.projects is None:
+            self.projects = is_projection(self.retraction, y)
+        return self.retraction(y) if self.projects else y
 
     def normals(self, y: Tensor, generator: Generator | None) -> Tensor:
         """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters fewer files."""
@@ -148,25 +159,3 @@ def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
         return 0.0  # the root's derivative at 0 is infinite: a learnable step size would get NaN
     variance = 2 * temperature * step_size
     return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
-
-
-def softmax(y: Tensor) -> Tensor:
-    """Maps logits (…, V) to probabilities along the last axis."""
-    return y.softmax(-1)
-
-
-def clamp(low: float = -1.0, high: float = 1.0) -> Retraction:
-    """Makes the retraction that clips every entry into [low, high]."""
-    return partial(torch.clamp, min=low, max=high)
-
-
-RETRACTIONS: dict[str, Retraction] = {"softmax": softmax, "clamp": clamp(-1.0, 1.0)}
-
-
-def as_retraction(value: str | Retraction | None) -> Retraction | None:
-    """Reads a retraction: a name ("softmax", "clamp"), a function, or None."""
-    if value is None or callable(value):
-        return value
-    if value not in RETRACTIONS:
-        raise ValueError(f"retraction={value!r}: choose one of {', '.join(RETRACTIONS)}, a function, or None")
-    return RETRACTIONS[value]

@@ -41,6 +41,9 @@ class Wrapper(Sampler):
     def point(self, y: Tensor) -> Tensor:
         return self.sampler.point(y)
 
+    def project(self, y: Tensor) -> Tensor:
+        return self.sampler.project(y)
+
     def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
         return self.sampler.begin(batch, y, generator=generator)
 

@@ -436,6 +436,26 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
         before = state.y
 
 
+def states_lie_within_their_bounds(case: Case) -> None:
+    """Where `point` projects into bounds, as a clamp does, states and samples lie inside: point(y)
+    is y. Raw states, such as logits, have no bounds."""
+    if case.given is not None or case.several:
+        return
+    moving, far = case.fresh(), 30 * case.y
+    once = moving.point(far)
+    if once.shape != far.shape or close(once, far) or not close(moving.point(once), once):
+        return
+    cause = "y is moved, and not projected after it: step returns self.project(y), init projects the start, and so does a jump"
+    with torch.no_grad():
+        path = moving.trajectory(case.landscape(), far, steps=case.count, generator=generator(case.seed))
+        ends = [*(state.y for state, _ in path), case.run(y=far), case.run(y=far, steps=0)]
+    for number, y in enumerate(ends, 1):
+        if not close(moving.point(y), y):
+            place, a, b = worst(moving.point(y), y)
+            what = f"the state after step {number}" if number <= case.count else "what sample returns"
+            broken(f"{what} has {shown(b)} at {list(place)}, where its bounds allow {shown(a)}", cause)
+
+
 def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
     """A start of an energy that is not finite raises FloatingPointError; a proposal of one raises,
     or is rejected: a wall."""
@@ -713,6 +733,7 @@ LAWS = [
     chains_are_independent,
     without_noise_the_energy_falls,
     info_tells_where_a_step_was_taken_from,
+    states_lie_within_their_bounds,
     what_is_not_finite_stops_or_is_rejected,
     arguments_are_checked_at_the_call,
     graphs_reach_as_far_as_unroll_says,

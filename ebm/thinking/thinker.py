@@ -143,6 +143,7 @@ class Thinker:
             width = y.shape[-1] if y.ndim else 0
             if getattr(self.sampler, "hidden", 0) != 0:
                 y = self.sampler.init(final, y, generator=generator).y  # with room for hidden units
+            y = self.sampler.project(y)
             walk = Walk(self.energy, self.sampler, context, functions, y, 1 + (candidates > 1), self.steps)
             path, y, taken, moved = self._descend(walk, final, generator)
             last = evaluate(final, self.sampler.point(y))
