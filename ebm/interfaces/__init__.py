@@ -26,7 +26,7 @@ from ebm.interfaces.energy import (
 )
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
-from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
+from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State, savable
 
 __all__ = [
     "Batch",
@@ -66,4 +66,5 @@ __all__ = [
     "left",
     "modules_of",
     "raise_if_not_finite",
+    "savable",
 ]

@@ -23,6 +23,7 @@ from ebm.samplers.predictor_corrector import PredictorCorrector
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.retractions import clamp, softmax
+from ebm.samplers.saving import from_tensors, to_tensors
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
 from ebm.samplers.stein import SteinVariational
 from ebm.samplers.tempering import ParallelTempering
@@ -57,7 +58,9 @@ __all__ = [
     "UnderdampedLangevin",
     "Wrapper",
     "clamp",
+    "from_tensors",
     "softmax",
+    "to_tensors",
     "warm_up",
 ]
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, energy_and_grad, left
+from ebm.interfaces import EnergyFn, energy_and_grad, left, savable
 from ebm.samplers.stepping import SteppingSampler
 
 
+@savable
 class AcceptingState(NamedTuple):
     """A configuration with its energy (*chains,) and gradient, which are None until the first step."""
 

@@ -105,6 +105,7 @@ def warm_up(
 ) -> Warmed:
     """Tunes an HMC, NUTS or MALA to an energy: returns a new sampler that does not adapt.
 
+    What was found is in its `state_dict()`, and a fresh sampler that loads it is the tuned one.
     Dual averaging of the acceptance over all chains finds the step size; ValueError if there is
     none. The mass is the inverse of the draws' (co)variance in windows that double, as in Stan.
     Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
@@ -135,9 +136,8 @@ def warm_up(
         raise ValueError(f"target={target}: an acceptance to aim at lies in (0, 1)")
     tuned, training = copy.deepcopy(sampler), sampler.training
     tuned.eval()  # no random scale of the step while its size is looked for
-    del tuned.step_size  # it may be a buffer or a parameter, and becomes a number
     size = at(sampler.step_size, 0)
-    tuned.step_size = float(size.detach().mean() if isinstance(size, Tensor) else size)
+    tuned.set_tuned(float(size.detach().mean() if isinstance(size, Tensor) else size))
     state = tuned.init(energy, y, generator=generator)
     adapts = mass is not None and not isinstance(tuned, MALA)
     tuned.step_size = _doubled(tuned, energy, state, generator)

@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, energy_and_grad
+from ebm.interfaces import EnergyFn, Info, energy_and_grad, savable
 from ebm.samplers.retractions import Retraction
 from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
 
 
+@savable
 class DescentState(NamedTuple):
     """The state of gradient descent; `velocity` is None if there is no momentum."""
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, left
+from ebm.interfaces import EnergyFn, Info, Sampler, left, savable
 from ebm.randomness import randn_like
 from ebm.samplers.wrapper import Wrapper, moved
 
 
+@savable
 class HoppingState(NamedTuple):
     """The inner sampler's state, and the lowest state that it visited; None before the first hop."""
 

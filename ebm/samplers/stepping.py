@@ -18,6 +18,7 @@ Steps: TypeAlias = int | tuple[int, int]
 Scheduled: TypeAlias = float | Schedule | Mapping[str, Any]
 StepSize: TypeAlias = Scheduled | Tensor
 
+TUNED = "tuned_step_size"  # its name in a state_dict
 SMALLEST_LEARNED = 1e-4  # the least learned step size, so that none changes sign (EBT's value)
 
 
@@ -37,6 +38,7 @@ class SteppingSampler(Sampler):
     """
 
     begins: Callable[[Tensor], Any] = State  # makes the first State
+    tuned = False  # whether the step size was found by `warm_up`: then it is a number that is saved
 
     def __init__(
         self,
@@ -127,6 +129,27 @@ class SteppingSampler(Sampler):
         if state.gain != 1.0:
             step_size = state.gain * step_size
         return step_size if scale is None else left(scale, y) * step_size
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.tuned:
+            destination[prefix + TUNED] = torch.tensor(self.step_size, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, _, missing, *_ = rest  # torch's list of keys that it misses
+        found = state_dict.get(prefix + TUNED)
+        if found is not None and not isinstance(self.step_size, nn.Parameter):
+            self.set_tuned(found.item())
+            # torch does not know the number by name, and would call it unexpected.
+            state_dict = {key: value for key, value in state_dict.items() if key != prefix + TUNED}
+        elif self.tuned:
+            missing.append(prefix + TUNED)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def set_tuned(self, step_size: float) -> None:
+        """Makes a number that was found the step size, in place of a number, a tensor or a schedule."""
+        del self.step_size  # it may be a buffer or a parameter
+        self.step_size, self.tuned = float(step_size), True
 
     def extra_repr(self) -> str:
         size = tuple(self.step_size.shape) if isinstance(self.step_size, Tensor) else self.step_size

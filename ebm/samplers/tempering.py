@@ -9,10 +9,11 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
-from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
+from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left, savable
 from ebm.samplers.wrapper import Wrapper
 
 
+@savable
 class ParallelTemperingState(NamedTuple):
     """The inner state over all replicas, along a leading axis; y is the first, coldest one's."""
 

@@ -1452,3 +1452,19 @@ class ClampsBefore(Descent):
         point = self.point(state.y)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)
         return state._replace(y=point - self.step_size * grad), Info(value, grad)
+
+
+@mutant("a tuned step size that is not saved", r"tuned|saved|step size", step_size=0.1)
+class ForgetsTuning(MALA):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        tuned, self.tuned = self.tuned, False
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self.tuned = tuned
+
+
+@mutant("init makes another State than step [optimiser]", r"init|restored|State")
+class AnotherState(Descent):
+    def step(self, energy, state, *, create_graph=False, generator=None):
+        value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
+        velocity = (0.5 * state.velocity if isinstance(state, Moving) else 0) - self.step_size * grad
+        return Moving(state.y + velocity, velocity), Info(value, grad)

@@ -108,6 +108,7 @@ BREAKS: dict[str, dict[str, str]] = {
         "arguments are checked at the call": "complains at the first iteration, not at the call",
         "graphs reach as far as unroll says": "accepts or rejects, and says that it is differentiable",
         "a saved sampler samples the same": "a step size drawn when built, and not saved",
+        "a saved state goes on as it would have": "init makes another State than step [optimiser]",
         "its stationary distribution stays": "metropolis that always accepts",
     },
     "objective": {

@@ -11,12 +11,13 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad
+from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, savable
 from ebm_lattice.states import States, check_lattice, check_words, read, table, write
 
 __all__ = ["SwendsenWang", "SwendsenWangState"]
 
 
+@savable
 class SwendsenWangState(NamedTuple):
     """A configuration, and the landscape's couplings: pairs of sites (2, pairs), and couplings
     (*chains, pairs, q, q).
