@@ -5,6 +5,7 @@ Data flow one way: task -> objective -> sampler -> energy.
 """
 
 from ebm.interfaces.abilities import FeedForward, Paced, Represents, Scorer, ScoresPatches
+from ebm.interfaces.arguments import plain, plainly
 from ebm.interfaces.energy import (
     Energy,
     EnergyFn,
@@ -65,6 +66,8 @@ __all__ = [
     "landscapes",
     "left",
     "modules_of",
+    "plain",
+    "plainly",
     "raise_if_not_finite",
     "savable",
 ]

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm.interfaces.arguments import built_plainly
+
 EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
 ValueAndGrad: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
@@ -31,6 +33,11 @@ class Energy(nn.Module):
 
     levels: int = 1
     _compiled: tuple[Callable[..., Any], ValueAndGrad] | None = None  # encode, and E with dE/dy
+    __array_ufunc__ = None  # so that NumPy leaves np.float64(2) * energy to __rmul__
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        built_plainly(cls)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Computes once all that does not depend on y; by default the code is the context."""

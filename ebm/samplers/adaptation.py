@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn
+from ebm.interfaces import EnergyFn, plainly
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.hmc import HMC
 from ebm.samplers.mala import MALA
@@ -69,7 +69,8 @@ class Moments:
         self.scatter: Tensor | None = None
 
     def see(self, y: Tensor, chains: int) -> None:
-        draws = y.detach().reshape(-1, *y.shape[chains:]).flatten(1)
+        y = y.detach().to(torch.promote_types(y.dtype, torch.float32))
+        draws = y.reshape(math.prod(y.shape[:chains]), -1)
         centre = draws.mean(0)
         away = draws - centre
         spread = away.mT @ away if self.dense else away.square().sum(0)
@@ -93,6 +94,7 @@ class Moments:
         return (inverse + inverse.mT) / 2
 
 
+@plainly
 def warm_up(
     sampler: SteppingSampler,
     energy: EnergyFn,

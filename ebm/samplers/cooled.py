@@ -71,6 +71,8 @@ class Cooled(Wrapper):
 
         def heated(p: Tensor) -> Tensor:
             value = energy(p)
+            if value.ndim == p.ndim:
+                raise ValueError(f"Cooled over y {tuple(p.shape)} with an energy for each entry: probabilities are y's last axis")
             cold.append(value.detach())
             return value + more * (p * p.clamp(min=LEAST).log()).flatten(value.ndim).sum(-1)
 

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ebm.interfaces import plainly
+
 Retraction: TypeAlias = Callable[[Tensor], Tensor]
 Bound: TypeAlias = float | Tensor | None
 
@@ -18,6 +20,7 @@ def softmax(y: Tensor) -> Tensor:
     return y.softmax(-1)
 
 
+@plainly
 def clamp(low: Bound = -1.0, high: Bound = 1.0) -> Retraction:
     """Makes the retraction that clips every entry into [low, high].
 

@@ -9,6 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils import _pytree as pytree  # private, but what torch.func itself maps trees by
 
+from ebm.interfaces.precision import Fine
+
 GENERATOR = "generator"
 
 
@@ -58,6 +60,8 @@ def from_tensors(tensors: Mapping[str, Tensor], like: Any, generator: Generator 
         ValueError: the tensors are those of another sampler's state, or a generator is missing.
     """
     left = dict(tensors)
+    if "one" in left and not isinstance(like, Fine):  # of a walk in half precision
+        like = Fine(like, left["one"])
     seed = left.pop(GENERATOR, None)
     if (seed is None) != (generator is None):
         one, other = ("hold none", "leave it out") if seed is None else ("hold its state", "pass generator= of the same device")

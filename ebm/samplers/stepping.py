@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
+from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left, plain
 from ebm.samplers.retractions import RETRACTIONS as RETRACTIONS
 from ebm.samplers.retractions import Retraction, as_retraction, is_projection, softmax
 from ebm.samplers.schedules import Schedule, as_schedule
@@ -158,7 +158,7 @@ class SteppingSampler(Sampler):
 
 def at(value: Any, t: int) -> Any:
     """Evaluates a schedule at step t; a number stays as it is."""
-    return value(t) if callable(value) else value
+    return plain(value(t)) if callable(value) else value
 
 
 def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:

@@ -19,6 +19,7 @@ from ebm.interfaces import (
     eval_mode,
     evaluate,
     landscapes,
+    plainly,
 )
 from ebm.thinking.choosing import Candidates, Select, check_choices, choice_of, pick
 from ebm.thinking.stopping import Stopping, distance_moved
@@ -34,6 +35,7 @@ class Thought(NamedTuple):
     steps: Tensor  # (*chains,): steps that moved the chosen candidate
 
 
+@plainly
 def think(
     energy: EnergyFn | Sequence[EnergyFn],
     sampler: Sampler,
@@ -97,6 +99,7 @@ class Thinker:
     9
     """
 
+    @plainly
     def __init__(
         self,
         energy: EnergyFn,

@@ -62,6 +62,7 @@ class SwendsenWang(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # spins are exact in any precision
 
     def __init__(self, states: States = "spins", steps: int | tuple[int, int] = 50) -> None:
         super().__init__()

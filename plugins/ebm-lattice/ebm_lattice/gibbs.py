@@ -57,6 +57,7 @@ class Gibbs(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # spins are exact in any precision
 
     def __init__(
         self,
