@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left, savable
+from ebm.samplers.accepting import require_repeatable
 from ebm.samplers.wrapper import Wrapper
 
 
@@ -92,6 +93,8 @@ class ParallelTempering(Wrapper):
         inner, info = self.sampler.step(tempered, state.inner, generator=generator)
         with torch.no_grad():
             value = evaluate(energy, self.sampler.point(inner.y))
+            if state.t == 0 and self.sampler.differentiable:  # others see for themselves
+                require_repeatable("ParallelTempering", energy, self.sampler.point(inner.y), value)
         count = len(self.temperatures)
         first = state.t % 2 if count > 2 else 0
         colder = torch.arange(first, count - 1, 2, device=value.device)
