@@ -86,7 +86,7 @@ def _look(objective: Objective, slope: Tensor, curvature: Tensor) -> bool:
             f"{type(objective).__name__} sees no curvature: the energy's second derivatives are zero at all {len(slope)} rows, "
             f"as those of a piecewise linear network (ReLU), so that a flat energy is best. Take a smooth activation (SiLU, "
             f"Softplus, GELU), or an objective without second derivatives, such as DenoisingScoreMatching",
-            stacklevel=3,
+            stacklevel=5,  # past torch's module calls
         )
     return True
 

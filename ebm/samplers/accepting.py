@@ -27,6 +27,7 @@ class AcceptingSampler(SteppingSampler):
     """A sampler whose steps are proposals. Write `step`, which begins with `here`."""
 
     differentiable = False
+    heated = 1.0  # too long a step is rejected
     begins = AcceptingState
 
     def enter(self, energy: EnergyFn, state: Any) -> Any:

@@ -41,6 +41,7 @@ class HMC(AcceptingSampler):
     """
 
     stationary = at_temperature_one
+    heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
         self,

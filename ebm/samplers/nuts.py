@@ -50,6 +50,7 @@ class NUTS(AcceptingSampler):
     """
 
     stationary = True
+    heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
         self,

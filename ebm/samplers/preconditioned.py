@@ -108,6 +108,7 @@ class RMSpropLangevin(SteppingSampler):
     """
 
     stationary = False
+    heated = 0.25  # P grows by a root of T already
     begins = RMSpropState
 
     def __init__(

@@ -52,6 +52,7 @@ class UnderdampedLangevin(SteppingSampler):
     """
 
     stationary = at_temperature_one
+    heated = 0.25  # a time, and without a test
     begins = UnderdampedState
 
     def __init__(

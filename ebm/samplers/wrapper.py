@@ -22,6 +22,7 @@ class Wrapper(Sampler):
     differentiable = property(lambda self: self.sampler.differentiable)
     stationary = property(lambda self: self.sampler.stationary)
     interacting = property(lambda self: self.sampler.interacting)
+    heated = property(lambda self: getattr(self.sampler, "heated", 0.0))
     compensated = property(lambda self: self.sampler.compensated)
     hidden = property(lambda self: getattr(self.sampler, "hidden", 0))
 
