@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm.interfaces.arguments import built_plainly, plain, plainly
+from ebm.interfaces.arguments import built_plainly, plain
 from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
 from ebm.interfaces.precision import HALF, Fine, Rounded, refined
 from ebm.interfaces.values import Batch, Info, State
@@ -76,7 +76,6 @@ class Sampler(nn.Module):
     def finish(self, batch: Batch, y: Tensor) -> None:
         """Gives a trajectory's ends back to a replay buffer."""
 
-    @plainly
     def trajectory(
         self,
         energy: EnergyFn | Sequence[EnergyFn],
@@ -105,6 +104,7 @@ class Sampler(nn.Module):
             FloatingPointError: a state or an energy is not finite; names the step and the chains.
         """
         check_unroll(self, unroll)
+        y = y if isinstance(y, Tensor) else plain(y)
         functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
         if not functions or not all(callable(function) for function in functions):
             raise ValueError(f"energy is {energy!r}: pass a callable, or a sequence of at least one")
@@ -126,7 +126,6 @@ class Sampler(nn.Module):
             state = self.init(functions[0], y, generator=generator) if fresh else y
         return self._walk(functions, counts, state, unroll, generator, one)
 
-    @plainly
     def sample(
         self,
         energy: EnergyFn | Sequence[EnergyFn],
@@ -141,6 +140,7 @@ class Sampler(nn.Module):
         It lies within the sampler's bounds. Where states are raw (logits under
         retraction="softmax", `MirrorDescent`), the sample is `point` of it.
         """
+        y = y if isinstance(y, Tensor) else plain(y)
         path = self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator)
         end = self.project(y if isinstance(y, Tensor) else y.y)
         for state, info in path:
@@ -197,7 +197,7 @@ def check_unroll(sampler: Sampler, unroll: str) -> None:
 
 def check_steps(steps: Any) -> tuple[int, int]:
     """Reads a number of steps, or a pair (low, high), as a pair; raises ValueError for others."""
-    steps = plain(steps)
+    steps = steps if type(steps) is int else plain(steps)
     pair = (steps, steps) if isinstance(steps, int) else tuple(steps) if isinstance(steps, Sequence) else ()
     if len(pair) != 2 or not all(type(n) is int for n in pair) or not 0 <= pair[0] <= pair[1]:
         raise ValueError(f"steps={steps!r}: pass a whole number of at least 0, or a pair (low, high) of them")
