@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.conv import strided
-from ebm.interfaces import Energy
+from ebm.interfaces import Energy, plainly
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -71,6 +71,7 @@ class JointClassifier(Energy):
         return logits.reshape(*chains, logits.shape[-1])
 
 
+@plainly
 def joint_conv(
     channels: int = 1, image_size: int | tuple[int, int] = 28, width: int = 32, classes: int = 10, spectral_norm: bool = False
 ) -> JointClassifier:

@@ -5,6 +5,7 @@ Data flow one way: task -> objective -> sampler -> energy.
 """
 
 from ebm.interfaces.abilities import FeedForward, Paced, Represents, Scorer, ScoresPatches
+from ebm.interfaces.arguments import plain, plainly
 from ebm.interfaces.composed import Modified, ScaledEnergy, Several, SumEnergy, WeightedEnergy
 from ebm.interfaces.energy import (
     Energy,
@@ -21,7 +22,7 @@ from ebm.interfaces.forms import Function, as_energy, bind, interface_of, landsc
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
 from ebm.interfaces.trees import Packed, Packing
-from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
+from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State, savable
 
 __all__ = [
     "Batch",
@@ -65,5 +66,8 @@ __all__ = [
     "left",
     "levels_of",
     "modules_of",
+    "plain",
+    "plainly",
     "raise_if_not_finite",
+    "savable",
 ]

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm.interfaces.arguments import built_plainly
+
 EnergyFn: TypeAlias = Callable[[Tensor], Tensor]
 ValueAndGrad: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 
@@ -45,6 +47,11 @@ class Energy(nn.Module):
     levels: int = 1
     _operators: ClassVar[Operators]  # what they make are energies themselves: `composed` sets it
     _compiled: tuple[Callable[..., Any], ValueAndGrad] | None = None  # encode, and E with dE/dy
+    __array_ufunc__ = None  # so that NumPy leaves np.float64(2) * energy to __rmul__
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        built_plainly(cls)
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Computes once all that does not depend on y; by default the code is the context."""

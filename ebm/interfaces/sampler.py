@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm.interfaces.arguments import built_plainly, plain
 from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
+from ebm.interfaces.precision import HALF, Fine, Rounded, refined
 from ebm.interfaces.values import Batch, Info, State
 
 Unroll: TypeAlias = Literal["none", "each", "last", "full"]
@@ -27,6 +29,11 @@ class Sampler(nn.Module):
     differentiable: bool = True
     interacting: bool = False  # whether chains along the leading axis act on each other
     stationary: bool | None = None  # whether steps preserve p ∝ exp(−E); None: if they draw noise
+    compensated: bool = True  # whether a half-precision y is moved by a float32 copy of it
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        built_plainly(cls)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
         """Makes the State that the first step starts from."""
@@ -47,7 +54,19 @@ class Sampler(nn.Module):
         return energies
 
     def point(self, y: Tensor) -> Tensor:
-        """Maps a raw state to where the energy is taken: y itself, or its retraction."""
+        """Maps a state to where the energy is taken: y itself, or its retraction.
+
+        It makes a sample of a raw state, such as probabilities of logits; a state that lies within
+        its bounds already (`project`) is its own point.
+        """
+        return y
+
+    def project(self, y: Tensor) -> Tensor:
+        """Maps y to where states lie: into the bounds the sampler was given, if it has any.
+
+        `init` projects the start and `step` what it moved, so that states, and what `sample`
+        returns, lie inside. Raw states (logits) have no bounds.
+        """
         return y
 
     def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
@@ -68,7 +87,9 @@ class Sampler(nn.Module):
     ) -> Iterator[tuple[Any, Info]]:
         """Iterates over (state after the step, info about the step), landscape by landscape.
 
-        Modules run in eval mode; call `eval()` yourself on a module that only a closure knows.
+        Modules run in eval mode; call `eval()` yourself on a module that only a closure knows. Where
+        y is in half precision, a float32 copy of it, held by the state, moves, so that small steps
+        are not lost in rounding; energies are taken at, and state.y is, that copy rounded.
 
         Arguments:
             energy: an energy function, or a sequence of them (annealing, an EBT's landscapes).
@@ -83,22 +104,27 @@ class Sampler(nn.Module):
             FloatingPointError: a state or an energy is not finite; names the step and the chains.
         """
         check_unroll(self, unroll)
+        y = y if isinstance(y, Tensor) else plain(y)
         functions: list[EnergyFn] = [*energy] if isinstance(energy, list | tuple | nn.ModuleList) else [energy]  # type: ignore
         if not functions or not all(callable(function) for function in functions):
             raise ValueError(f"energy is {energy!r}: pass a callable, or a sequence of at least one")
         functions = self.route(functions)
         fresh = isinstance(y, Tensor) or not hasattr(y, "y")
-        check_configuration(y if fresh else y.y, generator)
+        start = y if fresh else y.y
+        check_configuration(start, generator)
         if torch.is_inference_mode_enabled():
-            energy_and_grad(functions[0], y if fresh else y.y)  # raises, with the way out
+            energy_and_grad(functions[0], start)  # raises, with the way out
         if not fresh and len(functions) > 1:
             raise ValueError(f"a State continues on its own landscape: pass state.y to visit {len(functions)} landscapes")
         counts = [self._count(self.steps if steps is None else steps, generator) for _ in functions]
         if not torch.is_grad_enabled():
             unroll = "none"
+        one = start.new_ones(()) if start.dtype in HALF and self.compensated else None
+        if one is not None:
+            functions, y = [Rounded(function, one.dtype) for function in functions], refined(y)
         with eval_mode(functions[0]), torch.set_grad_enabled(unroll == "full"):
             state = self.init(functions[0], y, generator=generator) if fresh else y
-        return self._walk(functions, counts, state, unroll, generator)
+        return self._walk(functions, counts, state, unroll, generator, one)
 
     def sample(
         self,
@@ -109,9 +135,15 @@ class Sampler(nn.Module):
         unroll: Unroll = "none",
         generator: Generator | None = None,
     ) -> Tensor:
-        """Runs a trajectory and returns its end, the raw state y; arguments as `trajectory`'s."""
-        end = y if isinstance(y, Tensor) else getattr(y, "y", y)
-        for state, info in self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator):
+        """Runs a trajectory and returns its end, the last state's y; arguments as `trajectory`'s.
+
+        It lies within the sampler's bounds. Where states are raw (logits under
+        retraction="softmax", `MirrorDescent`), the sample is `point` of it.
+        """
+        y = y if isinstance(y, Tensor) else plain(y)
+        path = self.trajectory(energy, y, steps=steps, unroll=unroll, generator=generator)
+        end = self.project(y if isinstance(y, Tensor) else y.y)
+        for state, info in path:
             end = state.y
             del info, state  # so that the next step finds their memory free
         return end
@@ -124,7 +156,13 @@ class Sampler(nn.Module):
         return int(torch.randint(low, high + 1, (), generator=generator, device=device))
 
     def _walk(
-        self, functions: list[EnergyFn], counts: list[int], state: Any, unroll: Unroll, generator: Generator | None
+        self,
+        functions: list[EnergyFn],
+        counts: list[int],
+        state: Any,
+        unroll: Unroll,
+        generator: Generator | None,
+        one: Tensor | None,
     ) -> Iterator[tuple[Any, Info]]:
         total, taken, watch = sum(counts), 0, _Watch()
         if unroll != "full":
@@ -141,9 +179,10 @@ class Sampler(nn.Module):
                     state = detach(state)
                 with calm, torch.set_grad_enabled(graph):
                     state, info = self.step(energy, state, create_graph=graph, generator=generator)
-                watch.see(taken, state.y, info.energy)
-                yield state, info
-                del info  # so that the next step finds its memory free
+                shown = state if one is None else Fine(state, one)
+                watch.see(taken, shown.y, info.energy)
+                yield shown, info
+                del info, shown  # so that the next step finds their memory free
         watch.end()
 
 
@@ -158,6 +197,7 @@ def check_unroll(sampler: Sampler, unroll: str) -> None:
 
 def check_steps(steps: Any) -> tuple[int, int]:
     """Reads a number of steps, or a pair (low, high), as a pair; raises ValueError for others."""
+    steps = steps if type(steps) is int else plain(steps)
     pair = (steps, steps) if isinstance(steps, int) else tuple(steps) if isinstance(steps, Sequence) else ()
     if len(pair) != 2 or not all(type(n) is int for n in pair) or not 0 <= pair[0] <= pair[1]:
         raise ValueError(f"steps={steps!r}: pass a whole number of at least 0, or a pair (low, high) of them")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves  # private, but what torch.func itself maps trees by
 
+from ebm.interfaces.arguments import built_plainly
 from ebm.interfaces.energy import EnergyFn
 from ebm.interfaces.values import Batch, Loss, Prediction, Predictor
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 class Objective(nn.Module):
     """Shapes a landscape with data: maps an energy and a batch to a loss. Owns its sampler."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        built_plainly(cls)
 
     def forward(
         self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: torch.Generator | None = None

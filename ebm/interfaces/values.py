@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def savable(kind: Kind) -> Kind:
+    """Decorates a State, so that torch.load(…, weights_only=True) reads what torch.save wrote."""
+    torch.serialization.add_safe_globals([kind])
+    return kind
 
 
 class Batch(NamedTuple):
@@ -60,10 +68,11 @@ class Loss(NamedTuple):
     terms: dict[str, Tensor]
 
 
+@savable
 class State(NamedTuple):
     """What a sampler's next step needs; samplers that remember more have a NamedTuple of their own.
 
-    That has `y`, too. Other fields may be None until the first step: only energies show which axes
+    That has `y`, too, and is `savable`. Other fields may be None until the first step: only energies show which axes
     are chains.
     """
 

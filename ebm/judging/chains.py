@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebm.interfaces import plainly
 
+
+@plainly
 def effective_sample_size(draws: Tensor) -> Tensor:
     """Counts the independent draws that correlated ones are worth (bulk-ESS, by ArviZ).
 
@@ -25,6 +28,7 @@ def effective_sample_size(draws: Tensor) -> Tensor:
     return _by_arviz("ess", draws, method="bulk")
 
 
+@plainly
 def split_rhat(draws: Tensor) -> Tensor:
     """Compares chains with each other and with their halves: above 1.01 they have not converged.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import eval_mode
+from ebm.interfaces import eval_mode, plainly
 
 
 class _Found(nn.Module):
@@ -22,6 +22,7 @@ class _Found(nn.Module):
         return found
 
 
+@plainly
 @torch.no_grad()
 def frechet_distance(
     samples: Tensor, data: Tensor, features: Callable[[Tensor], Tensor] | None = None, *, batch_size: int = 256

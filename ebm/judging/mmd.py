@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ebm.interfaces import plainly
+
 # The kernels' widths in units of the median distance; one width alone is blind to fine structure.
 SCALES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 
@@ -18,6 +20,7 @@ class MMDTest(NamedTuple):
     p: float
 
 
+@plainly
 def median_distance(x: Tensor, y: Tensor) -> float:
     """Computes the median distance between different points of x (m, *event) and y (n, *event).
 
@@ -29,6 +32,7 @@ def median_distance(x: Tensor, y: Tensor) -> float:
     return distances.median().item() if distances.numel() else 1.0  # all points are equal: any width gives MMD = 0
 
 
+@plainly
 def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
     r"""Estimates the squared maximum mean discrepancy of two samples, without bias.
 
@@ -49,6 +53,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> float:
     return _estimates(_kernel(x, y, bandwidth), _membership(x, y)).item()
 
 
+@plainly
 def mmd_permutation_test(
     x: Tensor, y: Tensor, *, bandwidth: float | None = None, permutations: int = 500, generator: torch.Generator | None = None
 ) -> MMDTest:

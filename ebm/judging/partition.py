@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate
+from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate, plainly
 
 RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5th and the 995th
 
@@ -26,6 +26,7 @@ class LogZ(NamedTuple):
     effective: float
 
 
+@plainly
 def geometric_path(base: EnergyFn, target: EnergyFn, betas: int | Sequence[float] = 100) -> list[EnergyFn]:
     """Makes landscapes from one energy to another, E_k = (1 − β_k) E_base + β_k E_target.
 
@@ -47,6 +48,7 @@ def geometric_path(base: EnergyFn, target: EnergyFn, betas: int | Sequence[float
     return [base, *between, target]
 
 
+@plainly
 def annealed_importance_sampling(
     landscapes: Sequence[EnergyFn],
     sampler: Sampler,
@@ -88,6 +90,7 @@ def annealed_importance_sampling(
     return _interval(known + _log_weights(landscapes, sampler, start, steps, generator), confidence, generator)
 
 
+@plainly
 def reverse_annealed_importance_sampling(
     landscapes: Sequence[EnergyFn],
     sampler: Sampler,

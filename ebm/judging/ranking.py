@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebm.interfaces import plainly
 from ebm.optional import installed
 
 
+@plainly
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Computes the AUROC of energies as detectors of outliers: P(E(outside) > E(inside)).
 
@@ -30,6 +32,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return binary_auroc(ranks.double() / values.numel(), labels.long()).item()
 
 
+@plainly
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ebm.interfaces import plainly
+
 
 class Slope(NamedTuple):
     """A slope, and its 95 % interval."""
@@ -16,6 +18,7 @@ class Slope(NamedTuple):
     high: float
 
 
+@plainly
 def slope(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Slope:
     """Fits y = a + b x by least squares to rows x, y (n,): b, with its interval.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode
+from ebm.interfaces import EnergyFn, energy_and_grad, eval_mode, plainly
 
 
 class SteinTest(NamedTuple):
@@ -18,6 +18,7 @@ class SteinTest(NamedTuple):
     p: float
 
 
+@plainly
 def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: float | None = None, beta: float = -0.5) -> float:
     """Estimates the squared kernelised Stein discrepancy of samples from p ∝ exp(−E), without bias.
 
@@ -42,6 +43,7 @@ def kernel_stein_discrepancy(samples: Tensor, energy: EnergyFn, *, bandwidth: fl
     return float(_mean_of_pairs(kernel))
 
 
+@plainly
 def stein_test(
     samples: Tensor,
     energy: EnergyFn,

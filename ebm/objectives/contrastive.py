@@ -12,6 +12,7 @@ from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task
 from ebm.randomness import randn_like
 
 STILL = 1e-3  # the least move of a chain that is not frozen, for data of scale 1
+NUDGE = 0.01  # a move that rounding keeps also in half precision
 
 
 class ContrastiveDivergence(Objective):
@@ -26,7 +27,7 @@ class ContrastiveDivergence(Objective):
     Mordatch, 2019, eq. (4). Terms: energy_data, energy_samples, energy_gap (data minus samples,
     near zero when healthy), displacement (mean distance from start to end), frozen (share of chains
     that moved by less than 1e-3), grad_norm (last step), acceptance (mean over steps), clamped
-    (share of entries that the retraction changes at the end), buffer_age (mean number of
+    (share of entries that end at the sampler's bounds), buffer_age (mean number of
     trajectories behind stored rows).
 
     Arguments:
@@ -75,7 +76,9 @@ class ContrastiveDivergence(Objective):
                 moved = (y - first).reshape(*info.energy.shape, -1).norm(dim=-1)
                 fared |= {"displacement": moved.mean(), "frozen": (moved < STILL).to(y.dtype).mean()}
                 if samples is not y:
-                    fared["clamped"] = (samples != y).to(y.dtype).mean()
+                    # At a bound, a nudge to one side is undone; raw states (logits) have none.
+                    held = (self.sampler.point(y + NUDGE) == samples) | (self.sampler.point(y - NUDGE) == samples)
+                    fared["clamped"] = (held & (samples == y)).to(y.dtype).mean()
                 if (age := getattr(self.sampler, "age", None)) is not None:
                     fared["buffer_age"] = age.to(y)
         at_data = bind(energy, batch.context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -17,7 +18,7 @@ class ScoreMatching(Objective):
 
     which is E ½ ‖∇E + ∇log p‖² up to a constant of the data's density p. The Laplacian takes one
     Hessian-vector product per entry of an event; for images use `SlicedScoreMatching`. E must be
-    smooth: the Laplacian of a piecewise linear E (ReLUs) is zero. Only the last of several
+    smooth: the Laplacian of a piecewise linear E (ReLUs) is zero, of which the first batch warns. Only the last of several
     landscapes is trained. Source: Hyvärinen, 2005, theorem 1.
     Terms: energy_data, grad_norm, laplacian.
 
@@ -26,6 +27,8 @@ class ScoreMatching(Objective):
     -0.5
     """
 
+    looked = False  # whether the first batch was looked at for curvature
+
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         y, value, grad = _slope(energy, batch, start, generator)
         slope, laplacian = grad.reshape(*value.shape, -1), torch.zeros_like(value)
@@ -33,6 +36,7 @@ class ScoreMatching(Objective):
             one = torch.zeros_like(slope)
             one[..., entry] = 1
             laplacian = laplacian + _along(grad, y, one.view_as(grad)).reshape(slope.shape)[..., entry]
+        self.looked = self.looked or _look(self, slope, laplacian)
         return _loss(batch, value, slope, slope.square().sum(-1) / 2 - laplacian, laplacian)
 
 
@@ -54,6 +58,8 @@ class SlicedScoreMatching(Objective):
     -0.5
     """
 
+    looked = False  # as in `ScoreMatching`
+
     def __init__(self, projections: int = 1, variance_reduced: bool = True) -> None:
         super().__init__()
         if projections < 1:
@@ -68,8 +74,21 @@ class SlicedScoreMatching(Objective):
             curvatures.append((v * _along(grad, y, v.view_as(grad)).reshape(slope.shape)).sum(-1))
             squares.append((v * slope).sum(-1).square())
         laplacian = torch.stack(curvatures).mean(0)
+        self.looked = self.looked or _look(self, slope, torch.stack(curvatures))
         square = slope.square().sum(-1) if self.variance_reduced else torch.stack(squares).mean(0)
         return _loss(batch, value, slope, square / 2 - laplacian, laplacian)
+
+
+def _look(objective: Objective, slope: Tensor, curvature: Tensor) -> bool:
+    """Warns where an energy has a slope somewhere, and no curvature at any row; returns True."""
+    if bool(slope.any()) and not bool(curvature.any()):
+        warnings.warn(
+            f"{type(objective).__name__} sees no curvature: the energy's second derivatives are zero at all {len(slope)} rows, "
+            f"as those of a piecewise linear network (ReLU), so that a flat energy is best. Take a smooth activation (SiLU, "
+            f"Softplus, GELU), or an objective without second derivatives, such as DenoisingScoreMatching",
+            stacklevel=5,  # past torch's module calls
+        )
+    return True
 
 
 def _slope(energy: EnergyFn, batch: Batch, start: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor]:

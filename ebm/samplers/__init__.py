@@ -24,10 +24,11 @@ from ebm.samplers.predictor_corrector import PredictorCorrector
 from ebm.samplers.random_walk import RandomWalk
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
+from ebm.samplers.retractions import clamp, softmax
+from ebm.samplers.saving import from_tensors, to_tensors
 from ebm.samplers.schedules import Cosine, Geometric, Linear, Polynomial
 from ebm.samplers.slice import SliceSampler
 from ebm.samplers.stein import SteinVariational
-from ebm.samplers.stepping import clamp, softmax
 from ebm.samplers.structured import Structured
 from ebm.samplers.tempered_transitions import TemperedTransitions
 from ebm.samplers.tempering import ParallelTempering
@@ -67,7 +68,9 @@ __all__ = [
     "UnderdampedLangevin",
     "Wrapper",
     "clamp",
+    "from_tensors",
     "softmax",
+    "to_tensors",
     "warm_up",
 ]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, eval_mode
+from ebm.interfaces import EnergyFn, eval_mode, plainly
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.hmc import HMC
 from ebm.samplers.mala import MALA
@@ -72,7 +72,8 @@ class Moments:
         self.scatter: Tensor | None = None
 
     def see(self, y: Tensor, chains: int) -> None:
-        draws = y.detach().reshape(-1, *y.shape[chains:]).flatten(1)
+        y = y.detach().to(torch.promote_types(y.dtype, torch.float32))
+        draws = y.reshape(math.prod(y.shape[:chains]), -1)
         centre = draws.mean(0)
         away = draws - centre
         spread = away.mT @ away if self.dense else away.square().sum(0)
@@ -96,6 +97,7 @@ class Moments:
         return (inverse + inverse.mT) / 2
 
 
+@plainly
 def warm_up(
     sampler: SteppingSampler,
     energy: EnergyFn,
@@ -108,6 +110,7 @@ def warm_up(
 ) -> Warmed:
     """Tunes a sampler to an energy: returns a new sampler that does not adapt.
 
+    What was found is in its `state_dict()`, and a fresh sampler that loads it is the tuned one.
     Dual averaging of the acceptance over all chains finds the step size; ValueError if there is
     none. The mass is the inverse of the draws' (co)variance in windows that double, as in Stan; the
     preconditioner of `MALA` and the covariance of `RandomWalk` are that (co)variance.
@@ -153,9 +156,8 @@ def warm_up(
         raise ValueError(f"target={target}: an acceptance to aim at lies in (0, 1)")
     tuned, training = copy.deepcopy(sampler), sampler.training
     tuned.eval()  # no random scale of the step while its size is looked for
-    del tuned.step_size  # it may be a buffer or a parameter, and becomes a number
     size = at(sampler.step_size, 0)
-    tuned.step_size = float(size.detach().mean() if isinstance(size, Tensor) else size)
+    tuned.set_tuned(float(size.detach().mean() if isinstance(size, Tensor) else size))
     state = tuned.init(energy, y, generator=generator)
     adapts, metric = mass is not None, next(name for name in METRICS if hasattr(tuned, name))
     tuned.step_size = _doubled(tuned, energy, state, generator)

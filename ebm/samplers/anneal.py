@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy
+from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy, savable
 from ebm.samplers.wrapper import Wrapper
 
 
+@savable
 class AnnealedState(NamedTuple):
     """The inner sampler's state, and the number of the landscape it is on."""
 

@@ -31,6 +31,7 @@ class BlockGibbs(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # bits are exact in any precision
 
     def __init__(self, steps: int | tuple[int, int] = 1) -> None:
         super().__init__()

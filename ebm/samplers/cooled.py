@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler
+from ebm.interfaces import EnergyFn, Info, Sampler, savable
 from ebm.samplers.schedules import Linear
 from ebm.samplers.stepping import Scheduled, as_scheduled, at
 from ebm.samplers.wrapper import Wrapper
@@ -14,6 +14,7 @@ from ebm.samplers.wrapper import Wrapper
 LEAST = 1e-35  # the least probability whose logarithm is taken
 
 
+@savable
 class CooledState(NamedTuple):
     """The inner sampler's state, and the steps taken."""
 
@@ -70,6 +71,8 @@ class Cooled(Wrapper):
 
         def heated(p: Tensor) -> Tensor:
             value = energy(p)
+            if value.ndim == p.ndim:
+                raise ValueError(f"Cooled over y {tuple(p.shape)} with an energy for each entry: probabilities are y's last axis")
             cold.append(value.detach())
             return value + more * (p * p.clamp(min=LEAST).log()).flatten(value.ndim).sum(-1)
 

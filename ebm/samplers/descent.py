@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, energy_and_grad
-from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
+from ebm.interfaces import EnergyFn, Info, energy_and_grad, savable
+from ebm.samplers.retractions import Retraction
+from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
 
 
+@savable
 class DescentState(NamedTuple):
     """The state of gradient descent; `velocity` is None if there is no momentum."""
 
@@ -35,7 +37,9 @@ class GradientDescent(SteppingSampler):
         steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         momentum: the share of the velocity that a step keeps, in [0, 1).
         nesterov: takes the gradient's step from ahead along the velocity.
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function R, applied before each step. One
+            that projects (R(R(y)) = R(y), as a clamp does) is applied after it, too: states and
+            samples lie in its image. Under another (softmax, tanh) they are raw; take `point(y)`.
         noise_std: noise added before the retraction and the gradient; a number or a schedule.
         noise_in: adds noise "always", or in "train" mode only.
         learnable: makes the step size a parameter.
@@ -74,7 +78,7 @@ class GradientDescent(SteppingSampler):
         self.momentum, self.nesterov, self.noise_std = momentum, nesterov, as_scheduled("noise_std", noise_std)
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> DescentState:
-        return DescentState(y, velocity=torch.zeros_like(y) if self.momentum else None)
+        return DescentState(self.project(y), velocity=torch.zeros_like(y) if self.momentum else None)
 
     def step(
         self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: Generator | None = None
@@ -94,4 +98,4 @@ class GradientDescent(SteppingSampler):
 
     def move(self, z: Tensor, point: Tensor, by: Tensor) -> Tensor:
         """Takes the step `by` that was computed at `point`; z is the state before its retraction."""
-        return point + by
+        return self.project(point + by)

@@ -35,6 +35,7 @@ class FixedPoint(Sampler):
     """
 
     stationary = False
+    compensated = False  # a network's own update is no small step
 
     def __init__(
         self,

@@ -73,6 +73,14 @@ class Mass(nn.Module):
             way_out = "pass a positive diagonal, or a symmetric positive definite matrix"
             raise ValueError(f"{name} of shape {tuple(mass.shape)}: {way_out}")
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # A mass that `warm_up` found is loaded whatever mass there was before, or none.
+        if prefix + "values" in state_dict:
+            for name in ("values", "factor", "inverse"):
+                saved = state_dict.get(prefix + name)
+                setattr(self, name, None if saved is None else saved.detach().clone())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def draw(self, y: Tensor, chains: int, generator: Generator | None) -> Tensor:
         """Draws momenta of y's shape; y has `chains` leading axes of chains."""
         noise = randn_like(y, generator)

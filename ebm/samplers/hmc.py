@@ -21,7 +21,7 @@ class HMC(AcceptingSampler):
     and accepts the end (y', p') with probability min(1, exp(H(y, p) − H(y', p'))), chain by chain,
     where H = E/T + pᵀ M⁻¹ p / 2.
 
-    A step costs L gradients, the first one L + 1. It rejects ends that are not finite. Aim at an
+    A step costs L gradients, the first one L + 1 and an evaluation. It rejects ends that are not finite. Aim at an
     acceptance of 0.65 to 0.8; `warm_up` finds step size and mass. Where paths of length ε L are
     whole turns of a landscape, chains hardly move: change L, or vary ε by a schedule.
     Source: Duane et al., 1987; Neal, 2011 (arXiv 1206.1901).
@@ -41,6 +41,7 @@ class HMC(AcceptingSampler):
     """
 
     stationary = at_temperature_one
+    heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
         self,

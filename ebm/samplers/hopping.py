@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, left
+from ebm.interfaces import EnergyFn, Info, Sampler, left, savable
 from ebm.randomness import randn_like
 from ebm.samplers.wrapper import Wrapper, moved
 
 
+@savable
 class HoppingState(NamedTuple):
     """The inner sampler's state, and the lowest state that it visited; None before the first hop."""
 
@@ -82,8 +83,11 @@ class BasinHopping(Wrapper):
             lower = info.energy < lowest
             best, lowest = torch.where(left(lower, at), at, best), torch.where(lower, info.energy, lowest)
         if (t + 1) % self.every == 0:
-            anew = torch.rand(best.shape[:-1] or (), generator=generator, dtype=best.dtype, device=best.device) < self.share
-            inner = moved(inner, torch.where(anew.unsqueeze(-1), self.scale * randn_like(best, generator), best))
+            # Positions are all axes but the last; where a chain is one number, its only position.
+            positions = best.shape if best.ndim == lowest.ndim else (*best.shape[:-1], 1)
+            anew = torch.rand(positions, generator=generator, dtype=best.dtype, device=best.device) < self.share
+            drawn = self.project(self.scale * randn_like(best, generator))
+            inner = moved(inner, torch.where(anew, drawn, best))
         elif t + 1 < self.every:
             return HoppingState(inner, None, None, t + 1), info  # the first walk: where it is, is the best
         return HoppingState(inner, best, lowest, t + 1), Info(info.energy if state.energy is None else state.energy, info.grad)

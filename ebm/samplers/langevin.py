@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
-from ebm.samplers.stepping import Retraction, Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, plus, std_of
+from ebm.samplers.retractions import Retraction
+from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, plus, std_of
 
 
 class LangevinDynamics(SteppingSampler):
@@ -22,7 +23,9 @@ class LangevinDynamics(SteppingSampler):
         steps: steps per landscape, or a pair (low, high) drawn from in train mode.
         temperature: T; a number or a schedule.
         noise_std: σ, a number or a schedule, independent of ε and T; None means √(2εT).
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function R, applied before each step. One
+            that projects (R(R(y)) = R(y), as a clamp does) is applied after it, too: states and
+            samples lie in its image. Under another (softmax, tanh) they are raw; take `point(y)`.
         step_scale: s >= 1; train mode draws each chain's step from [ε/s, εs] per trajectory.
         learnable: makes the step size a parameter.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
@@ -68,4 +71,4 @@ class LangevinDynamics(SteppingSampler):
         if isinstance(std, Tensor) or std:
             noise = self.normals(point, generator)
             y = y.addcmul_(std, noise) if isinstance(std, Tensor) else y.add_(noise, alpha=std)
-        return State(y, state.t + 1, scale, state.gain), Info(value, grad)
+        return State(y if self.retraction is None else self.project(y), state.t + 1, scale, state.gain), Info(value, grad)

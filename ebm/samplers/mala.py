@@ -19,7 +19,8 @@ class MALA(AcceptingSampler):
         y' = y − ε P ∇E(y) + √(2εT) P^(1/2) ξ,    P(accept) = min(1, p(y') q(y | y') / (p(y) q(y' | y))).
 
     It rejects proposals whose energy or gradient is not finite. A step costs one gradient, the
-    first one two. Aim at an acceptance of about 0.57; `warm_up` finds ε, and P.
+    first one two and an evaluation, which finds energies that are drawn anew at each call. Aim at an
+    acceptance of about 0.57; `warm_up` finds ε, and P.
     Source: Roberts and Tweedie, 1996, section 1.4; P: Roberts and Stramer, 2002.
 
     Arguments:

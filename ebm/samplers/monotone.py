@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, evaluate, left
+from ebm.interfaces import EnergyFn, Info, evaluate, left, savable
 from ebm.samplers.wrapper import Wrapper
 
 
+@savable
 class MonotoneState(NamedTuple):
     """The inner sampler's state, and the energy (*chains,) there, None until the first step."""
 

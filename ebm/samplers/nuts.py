@@ -28,7 +28,7 @@ class NUTS(AcceptingSampler):
     half does. The new y is drawn from the path's points in proportion to exp(−H), with a bias to
     each new half.
 
-    A leapfrog step costs one gradient, a step 1 to 2^max_depth − 1 of them (one more at the first);
+    A leapfrog step costs one gradient, a step 1 to 2^max_depth − 1 of them (at the first, one and an evaluation more);
     all chains wait for the longest path. `info.gradients` counts each chain's own, `info.depth` the
     doublings kept, `info.acceptance` is the mean of min(1, exp(H₀ − H)) over the path, and
     `info.diverged` says that an energy error above 1000 ended it. Source: Hoffman and Gelman, 2014
@@ -50,6 +50,7 @@ class NUTS(AcceptingSampler):
     """
 
     stationary = True
+    heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
         self,

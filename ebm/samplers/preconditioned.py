@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, State, energy_and_grad
+from ebm.interfaces import EnergyFn, Info, State, energy_and_grad, savable
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus, std_of
 
@@ -70,6 +70,7 @@ class PreconditionedLangevin(SteppingSampler):
         return State(y, state.t + 1, scale, state.gain), Info(value, grad)
 
 
+@savable
 class RMSpropState(NamedTuple):
     """A configuration, and the running mean of its gradients' squares."""
 
@@ -107,6 +108,7 @@ class RMSpropLangevin(SteppingSampler):
     """
 
     stationary = False
+    heated = 0.25  # P grows by a root of T already
     begins = RMSpropState
 
     def __init__(

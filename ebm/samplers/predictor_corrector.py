@@ -7,23 +7,28 @@ from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, eval_mode
+from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, eval_mode, savable
 from ebm.randomness import randn_like
 from ebm.samplers.schedules import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 
+@savable
 class PredictorCorrectorState(NamedTuple):
     """The inner state, the landscape `here` with its number, and whether the predictor is due."""
 
     inner: Any
-    here: EnergyFn
+    here: EnergyFn | None
     level: int = 0
     due: bool = False
 
     @property
     def y(self) -> Tensor:
         return self.inner.y
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A landscape is code; what goes on after loading goes on on its own one, which it is passed.
+        return type(self), (self.inner, None, self.level, self.due)
 
 
 class PredictorCorrector(Wrapper):
@@ -79,11 +84,15 @@ class PredictorCorrector(Wrapper):
         if not state.due:
             inner, info = self.sampler.step(energy, state.inner, create_graph=create_graph, generator=generator)
             return PredictorCorrectorState(inner, energy, state.level), info
+        if state.here is None:
+            raise ValueError(
+                "a loaded state stands between two landscapes, of which the one before is not saved: save after a step"
+            )
         y = self.point(state.y)
         with eval_mode(state.here):
             value, grad = energy_and_grad(state.here, y, create_graph=create_graph)
         gained = self.sigma[state.level - 1] ** 2 - self.sigma[state.level] ** 2
-        y = y - gained * grad + gained**0.5 * randn_like(y, generator)
+        y = self.project(y - gained * grad + gained**0.5 * randn_like(y, generator))
         return PredictorCorrectorState(moved(state.inner, y), energy, state.level), Info(value, grad)
 
     def extra_repr(self) -> str:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
+from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left, savable
 from ebm.samplers.schedules import noise_levels
 from ebm.samplers.wrapper import Wrapper, moved
 
 
+@savable
 class RecoveryState(NamedTuple):
     """The inner state u, the noised point ỹ, and the landscape's noise and number."""
 

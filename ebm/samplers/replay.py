@@ -99,6 +99,7 @@ class ReplayAugmented(Wrapper):
 
     def finish(self, batch: Batch, y: Tensor) -> None:
         self.sampler.finish(batch, y)
+        y = self.project(y)
         if not self.training:
             return
         finite = torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)

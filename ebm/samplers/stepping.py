@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left
+from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left, plain
+from ebm.samplers.retractions import RETRACTIONS as RETRACTIONS
+from ebm.samplers.retractions import Retraction, as_retraction, is_projection, softmax
 from ebm.samplers.schedules import Schedule, as_schedule
 
 Steps: TypeAlias = int | tuple[int, int]
 Scheduled: TypeAlias = float | Schedule | Mapping[str, Any]
 StepSize: TypeAlias = Scheduled | Tensor
-Retraction: TypeAlias = Callable[[Tensor], Tensor]
 
+TUNED = "tuned_step_size"  # its name in a state_dict
 SMALLEST_LEARNED = 1e-4  # the least learned step size, so that none changes sign (EBT's value)
 
 
@@ -30,11 +31,17 @@ class SteppingSampler(Sampler):
         steps: steps per landscape, or a pair: train mode draws from it, eval mode takes the higher.
         step_scale: s >= 1; train mode draws each chain's step per trajectory from [ε/s, εs].
         learnable: makes step_size a parameter of this module, clamped at 1e-4 from below.
-        retraction: "softmax", "clamp" (to [-1, 1]) or a function, applied before each step.
+        retraction: "softmax", "clamp" (to [-1, 1]) or a function R: energies are taken at R(y). One
+            that projects (R(R(y)) = R(y), as a clamp does) also ends each step: states lie in its
+            image. Under another (softmax, tanh) y stays raw.
         grad_clip: clamps every entry of the gradient to [-grad_clip, grad_clip].
     """
 
     begins: Callable[[Tensor], Any] = State  # makes the first State
+    # A step size for E becomes step_size · T^heated for E/T, which is √T times as wide where E is
+    # quadratic: T would suit, were it not for steeper walls, which throw such steps out.
+    heated = 0.5
+    tuned = False  # whether the step size was found by `warm_up`: then it is a number that is saved
 
     def __init__(
         self,
@@ -54,6 +61,8 @@ class SteppingSampler(Sampler):
             raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
         self.steps = low if low == high else (low, high)
         self.step_scale, self.grad_clip, self.retraction = float(step_scale), grad_clip, as_retraction(retraction)
+        # Whether states lie in the retraction's image; None until the first y.
+        self.projects: bool | None = False if self.retraction is softmax else None
         self._set_step_size(as_schedule(step_size), learnable)
 
     def _set_step_size(self, step_size: Any, learnable: bool) -> None:
@@ -79,10 +88,17 @@ class SteppingSampler(Sampler):
             self.step_size = float(step_size)  # a Python number keeps a float64 trajectory exact
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
-        return self.begins(y)
+        return self.begins(self.project(y))
 
     def point(self, y: Tensor) -> Tensor:
         return y if self.retraction is None else self.retraction(y)
+
+    def project(self, y: Tensor) -> Tensor:
+        if self.retraction is None:
+            return y
+        if self.projects is None:
+            self.projects = is_projection(self.retraction, y)
+        return self.retraction(y) if self.projects else y
 
     def normals(self, y: Tensor, generator: Generator | None) -> Tensor:
         """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters fewer files."""
@@ -102,7 +118,8 @@ class SteppingSampler(Sampler):
 
     def stride(self, state: Any, scale: Tensor | None, energy: Tensor, y: Tensor) -> float | Tensor:
         """Computes the step size of this step: a number, or a tensor that broadcasts over y."""
-        if scale is None and state.gain == 1.0 and isinstance(fixed := self.step_size, float):
+        gained = isinstance(state.gain, Tensor) or state.gain != 1.0
+        if scale is None and not gained and isinstance(fixed := self.step_size, float):
             return fixed
         step_size = at(self.step_size, state.t)
         if isinstance(step_size, Tensor):
@@ -113,9 +130,30 @@ class SteppingSampler(Sampler):
             if step_size.requires_grad or isinstance(self.step_size, nn.Parameter):
                 step_size = step_size.clamp(min=SMALLEST_LEARNED)
             step_size = left(step_size, y)
-        if state.gain != 1.0:
+        if gained:
             step_size = state.gain * step_size
         return step_size if scale is None else left(scale, y) * step_size
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.tuned:
+            destination[prefix + TUNED] = torch.tensor(self.step_size, dtype=torch.float64)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, _, missing, *_ = rest  # torch's list of keys that it misses
+        found = state_dict.get(prefix + TUNED)
+        if found is not None and not isinstance(self.step_size, nn.Parameter):
+            self.set_tuned(found.item())
+            # torch does not know the number by name, and would call it unexpected.
+            state_dict = {key: value for key, value in state_dict.items() if key != prefix + TUNED}
+        elif self.tuned:
+            missing.append(prefix + TUNED)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def set_tuned(self, step_size: float) -> None:
+        """Makes a number that was found the step size, in place of a number, a tensor or a schedule."""
+        del self.step_size  # it may be a buffer or a parameter
+        self.step_size, self.tuned = float(step_size), True
 
     def extra_repr(self) -> str:
         size = tuple(self.step_size.shape) if isinstance(self.step_size, Tensor) else self.step_size
@@ -124,7 +162,7 @@ class SteppingSampler(Sampler):
 
 def at(value: Any, t: int) -> Any:
     """Evaluates a schedule at step t; a number stays as it is."""
-    return value(t) if callable(value) else value
+    return plain(value(t)) if callable(value) else value
 
 
 def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
@@ -148,25 +186,3 @@ def std_of(step_size: float | Tensor, temperature: float) -> float | Tensor:
         return 0.0  # the root's derivative at 0 is infinite: a learnable step size would get NaN
     variance = 2 * temperature * step_size
     return variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
-
-
-def softmax(y: Tensor) -> Tensor:
-    """Maps logits (…, V) to probabilities along the last axis."""
-    return y.softmax(-1)
-
-
-def clamp(low: float = -1.0, high: float = 1.0) -> Retraction:
-    """Makes the retraction that clips every entry into [low, high]."""
-    return partial(torch.clamp, min=low, max=high)
-
-
-RETRACTIONS: dict[str, Retraction] = {"softmax": softmax, "clamp": clamp(-1.0, 1.0)}
-
-
-def as_retraction(value: str | Retraction | None) -> Retraction | None:
-    """Reads a retraction: a name ("softmax", "clamp"), a function, or None."""
-    if value is None or callable(value):
-        return value
-    if value not in RETRACTIONS:
-        raise ValueError(f"retraction={value!r}: choose one of {', '.join(RETRACTIONS)}, a function, or None")
-    return RETRACTIONS[value]

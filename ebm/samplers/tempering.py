@@ -9,10 +9,12 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
-from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left
+from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left, savable
+from ebm.samplers.accepting import require_repeatable
 from ebm.samplers.wrapper import Wrapper
 
 
+@savable
 class ParallelTemperingState(NamedTuple):
     """The inner state over all replicas, along a leading axis; y is the first, coldest one's."""
 
@@ -43,7 +45,12 @@ class ParallelTempering(Wrapper):
 
         min(1, exp((1/Tᵣ − 1/Tᵣ₊₁) (Eᵣ − Eᵣ₊₁))),
 
-    alternately for even and odd r. The trajectory's y is the coldest replica's. The inner state's
+    alternately for even and odd r. E/T is about √T times as wide, so that a replica's step size
+    grows with its temperature: by Tᵣ in MALA, whose noise is √(2ε), and by √Tᵣ in HMC and NUTS, where
+    it is a time. With one size for all, hot replicas hardly move, and modes far apart are not weighed
+    against each other. Samplers without a test grow it by the root of that (Langevin √Tᵣ, underdamped
+    Tᵣ^¼), since hot chains meet steeper walls; pass step_scales=temperatures where E grows no faster
+    than quadratically. The trajectory's y is the coldest replica's. The inner state's
     fields per chain are exchanged too, and what it caches is dropped. A step costs one more
     evaluation, without gradient. `info.accepted` is the exchange of the coldest pair of that step.
     Source: Geyer, 1991; Hukushima and Nemoto, 1996.
@@ -51,6 +58,8 @@ class ParallelTempering(Wrapper):
     Arguments:
         sampler: moves each replica; any that preserves exp(−E) and does not anneal.
         temperatures: at least two, rising from 1.
+        step_scales: what each replica's step size is multiplied by; None is as above, and ones give
+            all replicas the same.
 
     >>> from ebm.samplers import MALA
     >>> sampler = ParallelTempering(MALA(step_size=0.2), temperatures=(1.0, 3.0, 9.0))
@@ -62,12 +71,19 @@ class ParallelTempering(Wrapper):
 
     differentiable = False
 
-    def __init__(self, sampler: Sampler, temperatures: Sequence[float] = (1.0, 2.0, 4.0)) -> None:
+    def __init__(
+        self, sampler: Sampler, temperatures: Sequence[float] = (1.0, 2.0, 4.0), step_scales: Sequence[float] | None = None
+    ) -> None:
         super().__init__(sampler)
         self.temperatures = tuple(map(float, temperatures))
         rising = all(a < b for a, b in zip(self.temperatures, self.temperatures[1:], strict=False))
         if len(self.temperatures) < 2 or self.temperatures[0] != 1 or not rising or self.temperatures[-1] == torch.inf:
             raise ValueError(f"temperatures={[*temperatures]}: pass at least two finite ones, rising from 1, the one that counts")
+        heated = getattr(sampler, "heated", 0.0)
+        self.scales = tuple(t**heated for t in self.temperatures) if step_scales is None else tuple(map(float, step_scales))
+        count = len(self.temperatures)
+        if len(self.scales) != count or not all(0 < scale < torch.inf for scale in self.scales):
+            raise ValueError(f"step_scales={[*self.scales]}: pass a positive one for each of {count} temperatures")
 
     def route(self, energies: list[EnergyFn]) -> list[EnergyFn]:
         if len(self.sampler.route(energies)) != len(energies):
@@ -88,9 +104,12 @@ class ParallelTempering(Wrapper):
         if create_graph:
             raise ValueError("ParallelTempering accepts or rejects exchanges, which no gradient passes: leave create_graph=False")
         tempered = Tempered(energy, self.temperatures)
-        inner, info = self.sampler.step(tempered, state.inner, generator=generator)
+        inner, info = self.sampler.step(tempered, self._geared(state.inner, state.inner), generator=generator)
+        inner = self._geared(inner, state.inner, back=True)
         with torch.no_grad():
             value = evaluate(energy, self.sampler.point(inner.y))
+            if state.t == 0 and self.sampler.differentiable:  # others see for themselves
+                require_repeatable("ParallelTempering", energy, self.sampler.point(inner.y), value)
         count = len(self.temperatures)
         first = state.t % 2 if count > 2 else 0
         colder = torch.arange(first, count - 1, 2, device=value.device)
@@ -105,6 +124,15 @@ class ParallelTempering(Wrapper):
         told = info.energy[0] + 0 * info.energy.sum(0)  # not finite if any replica is not
         grad = None if info.grad is None else info.grad[0]
         return ParallelTemperingState(inner, state.t + 1), Info(told, grad, accepted[0])
+
+    def _geared(self, state: Any, before: Any, back: bool = False) -> Any:
+        """Gives each replica its step size, by the state's `gain`, or gives the gain of before back."""
+        if set(self.scales) == {1.0}:
+            return state
+        if "gain" not in state._fields:
+            return state._replace(inner=self._geared(state.inner, before.inner, back)) if "inner" in state._fields else state
+        scales = before.y.new_tensor(self.scales).reshape(-1, *[1] * (before.y.ndim - 1))
+        return state._replace(gain=before.gain if back else before.gain * scales)
 
     def extra_repr(self) -> str:
         return f"temperatures={self.temperatures}"

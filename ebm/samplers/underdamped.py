@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, Info, energy_and_grad
+from ebm.interfaces import EnergyFn, Info, energy_and_grad, savable
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus
 
 
+@savable
 class UnderdampedState(NamedTuple):
     """A configuration and its momentum, which is None until the first step."""
 
@@ -51,6 +52,7 @@ class UnderdampedLangevin(SteppingSampler):
     """
 
     stationary = at_temperature_one
+    heated = 0.25  # a time, and without a test
     begins = UnderdampedState
 
     def __init__(

@@ -22,6 +22,8 @@ class Wrapper(Sampler):
     differentiable = property(lambda self: self.sampler.differentiable)
     stationary = property(lambda self: self.sampler.stationary)
     interacting = property(lambda self: self.sampler.interacting)
+    heated = property(lambda self: getattr(self.sampler, "heated", 0.0))
+    compensated = property(lambda self: self.sampler.compensated)
     hidden = property(lambda self: getattr(self.sampler, "hidden", 0))
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> Any:
@@ -40,6 +42,9 @@ class Wrapper(Sampler):
 
     def point(self, y: Tensor) -> Tensor:
         return self.sampler.point(y)
+
+    def project(self, y: Tensor) -> Tensor:
+        return self.sampler.project(y)
 
     def begin(self, batch: Batch, y: Tensor, *, generator: Generator | None = None) -> tuple[Batch, Tensor]:
         return self.sampler.begin(batch, y, generator=generator)

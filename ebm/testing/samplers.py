@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ebm.energies import GaussianMixture
 from ebm.interfaces import Energy, EnergyFn, Sampler, check_steps
+from ebm.samplers import HMC, MALA, NUTS, from_tensors, to_tensors, warm_up
 from ebm.testing.laws import (
     broken,
     built,
@@ -436,6 +437,26 @@ def info_tells_where_a_step_was_taken_from(case: Case) -> None:
         before = state.y
 
 
+def states_lie_within_their_bounds(case: Case) -> None:
+    """Where `point` projects into bounds, as a clamp does, states and samples lie inside: point(y)
+    is y. Raw states, such as logits, have no bounds."""
+    if case.given is not None or case.several:
+        return
+    moving, far = case.fresh(), 30 * case.y
+    once = moving.point(far)
+    if once.shape != far.shape or close(once, far) or not close(moving.point(once), once):
+        return
+    cause = "y is moved, and not projected after it: step returns self.project(y), init projects the start, and so does a jump"
+    with torch.no_grad():
+        path = moving.trajectory(case.landscape(), far, steps=case.count, generator=generator(case.seed))
+        ends = [*(state.y for state, _ in path), case.run(y=far), case.run(y=far, steps=0)]
+    for number, y in enumerate(ends, 1):
+        if not close(moving.point(y), y):
+            place, a, b = worst(moving.point(y), y)
+            what = f"the state after step {number}" if number <= case.count else "what sample returns"
+            broken(f"{what} has {shown(b)} at {list(place)}, where its bounds allow {shown(a)}", cause)
+
+
 def what_is_not_finite_stops_or_is_rejected(case: Case) -> None:
     """A start of an energy that is not finite raises FloatingPointError; a proposal of one raises,
     or is rejected: a wall."""
@@ -565,13 +586,45 @@ def _slopes(case: Case, unroll: Any, seed: int) -> tuple[float, float]:
 
 
 def a_saved_sampler_samples_the_same(case: Case) -> None:
-    """state_dict() of one sampler, loaded into a fresh one, gives the same run."""
+    """state_dict() of one sampler, also of one that `warm_up` tuned, loaded into a fresh one, gives
+    the same run."""
     one, other = case.fresh(), case.fresh(seed=1)
     other.load_state_dict(one.state_dict())
     if not torch.equal(case.run(one), case.run(other)):
         broken(
             "a fresh sampler with the saved state ends elsewhere", "a number or tensor drawn at construction: pass it, or save it"
         )
+    if case.given is not None or not isinstance(one, HMC | NUTS | MALA):
+        return
+    tuned, other = warm_up(one, case.landscape(), case.y, steps=20, generator=generator(case.seed)).sampler, case.fresh()
+    other.load_state_dict(tuned.state_dict())
+    if not torch.equal(case.run(tuned), case.run(other)):
+        broken("a fresh sampler with a tuned one's saved state ends elsewhere", "state_dict() lacks the step size that was found")
+
+
+def a_saved_state_goes_on_as_it_would_have(case: Case) -> None:
+    """A State that is turned into named tensors and back (`ebm.samplers.to_tensors`) goes on bit
+    for bit."""
+    moving, draws = case.fresh(), generator(case.seed)
+    *_, (state, _) = moving.trajectory(case.landscape(), case.y.clone(), steps=2, generator=draws)
+    if case.several or not hasattr(state, "_fields"):
+        return
+    cause = "init makes another kind of State than step returns, or one field is a number here and a tensor there"
+    try:
+        saved = to_tensors(state, draws)
+    except ValueError:  # it holds what is neither tensor nor number
+        return
+    on = generator(case.seed + 1)
+    try:
+        again = from_tensors(saved, case.fresh().init(case.landscape(), torch.zeros_like(case.y), generator=on), on)
+    except ValueError as error:
+        broken(f"the state after two steps cannot be restored into a fresh one: {error}", cause)
+    ends = [
+        m.sample(case.landscape(), s, steps=2, generator=g) for m, s, g in ((moving, state, draws), (case.fresh(), again, on))
+    ]
+    if not torch.equal(*ends):
+        place, a, b = worst(*ends)
+        broken(f"after two steps, saving and two more, entry {place} is {shown(b)}, and {shown(a)} without saving", cause)
 
 
 def its_stationary_distribution_stays(case: Case) -> None:
@@ -713,9 +766,11 @@ LAWS = [
     chains_are_independent,
     without_noise_the_energy_falls,
     info_tells_where_a_step_was_taken_from,
+    states_lie_within_their_bounds,
     what_is_not_finite_stops_or_is_rejected,
     arguments_are_checked_at_the_call,
     graphs_reach_as_far_as_unroll_says,
     a_saved_sampler_samples_the_same,
+    a_saved_state_goes_on_as_it_would_have,
     its_stationary_distribution_stays,
 ]

@@ -19,6 +19,7 @@ from ebm.interfaces import (
     eval_mode,
     evaluate,
     landscapes,
+    plainly,
 )
 from ebm.thinking.choosing import Candidates, Select, check_choices, choice_of, pick
 from ebm.thinking.stopping import Stopping, distance_moved
@@ -34,6 +35,7 @@ class Thought(NamedTuple):
     steps: Tensor  # (*chains,): steps that moved the chosen candidate
 
 
+@plainly
 def think(
     energy: EnergyFn | Sequence[EnergyFn],
     sampler: Sampler,
@@ -97,6 +99,7 @@ class Thinker:
     9
     """
 
+    @plainly
     def __init__(
         self,
         energy: EnergyFn,
@@ -143,6 +146,7 @@ class Thinker:
             width = y.shape[-1] if y.ndim else 0
             if getattr(self.sampler, "hidden", 0) != 0:
                 y = self.sampler.init(final, y, generator=generator).y  # with room for hidden units
+            y = self.sampler.project(y)
             walk = Walk(self.energy, self.sampler, context, functions, y, 1 + (candidates > 1), self.steps)
             path, y, taken, moved = self._descend(walk, final, generator)
             last = evaluate(final, self.sampler.point(y))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ebm.files import commit, discard, draft_of
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints
 from ebm.runs.folder import open_folder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 
+@partial(plainly, arrays=False)
 @retried
 def fit(
     energy: EnergyFn,

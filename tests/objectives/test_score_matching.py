@@ -1,11 +1,13 @@
 """Laws of score matching, exact and sliced: closed forms of Gaussians, Hessians row by row, differences, known models."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from ebm.energies import DoubleWell, MLPEnergy
 from ebm.interfaces import Batch
@@ -220,3 +222,31 @@ def test_arguments_that_cannot_work_are_refused():
         SlicedScoreMatching(0)
     with pytest.raises(ValueError, match=r"int64.*float"):
         ScoreMatching()(quadratic, Batch(torch.ones(4, 2, dtype=torch.long)))
+
+
+# ------------------------------------------------------------------------------------------ energies without any curvature
+
+
+def network(activation):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(2, 16), activation, nn.Linear(16, 16), activation, nn.Linear(16, 1))
+    return lambda y: layers.to(y.dtype)(y).squeeze(-1)
+
+
+@pytest.mark.parametrize("aim", [ScoreMatching, SlicedScoreMatching, lambda: SlicedScoreMatching(2, variance_reduced=False)])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(), nn.Hardtanh(), nn.PReLU()])
+def test_an_energy_without_curvature_is_warned_of_at_the_first_batch_alone(aim, activation):
+    objective, energy, batch = aim(), network(activation), Batch(normal(6, 2))
+    with pytest.warns(UserWarning, match=r"sees no curvature: .* at all 6 rows.*ReLU.*smooth activation.*Denoising"):
+        objective(energy, batch, generator=seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(energy, batch, generator=seeded())
+
+
+@pytest.mark.parametrize("aim", [ScoreMatching, SlicedScoreMatching])
+@pytest.mark.parametrize("energy", [network(nn.SiLU()), network(nn.Softplus()), quadratic, lambda y: 0 * quadratic(y)])
+def test_an_energy_with_curvature_is_not_warned_of(aim, energy):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        aim()(energy, Batch(normal(6, 2)), generator=seeded())

@@ -144,6 +144,17 @@ def test_moments_are_those_of_all_draws_together(dense):
     close(moments.scatter / 39, covariance if dense else covariance.diagonal())
 
 
+@pytest.mark.parametrize("kind", ["diagonal", "dense", None])
+@pytest.mark.parametrize("sampler", [MALA(0.1), HMC(0.1, leapfrog_steps=3), NUTS(0.1, max_depth=4)], ids=["mala", "hmc", "nuts"])
+def test_chains_may_be_single_numbers_or_all_there_is(sampler, kind):
+    """y (B,) with energies (B,), and y (S,) with one energy ()."""
+    warmed = warm_up(sampler, lambda y: (y / 3).square() / 2, 3 * normal(1000), steps=60, mass=kind, generator=seeded())
+    draws = warmed.sampler.sample(lambda y: (y / 3).square() / 2, warmed.y, steps=20, generator=seeded(1))
+    assert draws.std().item() == pytest.approx(3, rel=0.1)
+    one = warm_up(sampler, lambda y: quadratic(y), normal(5), steps=60, mass=kind, generator=seeded())
+    assert one.sampler.sample(quadratic, one.y, steps=3).shape == (5,)
+
+
 def test_windows_double_between_the_first_and_the_last_steps():
     plan = list(_plan(1000, 1000))
     ends = [step for step, (_, ending) in enumerate(plan) if ending]

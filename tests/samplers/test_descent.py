@@ -12,8 +12,8 @@ MODES = ("each", "last", "full")
 sizes = st.floats(0.01, 0.5)
 
 
-def by_hand(energy, y, steps, step_size, *, momentum=0.0, nesterov=False, retract=None, clip=None, unroll="none"):
-    """Descends as a textbook would, and returns every state; step_size(k) is the k-th step's."""
+def by_hand(energy, y, steps, step_size, *, momentum=0.0, nesterov=False, retract=None, clip=None, bounds=None, unroll="none"):
+    """Descends as a textbook would, and returns every state; step_size(k) is the k-th step's. `bounds` end each step."""
     velocity, states = torch.zeros_like(y), []
     for k in range(steps):
         if unroll != "full":
@@ -26,6 +26,7 @@ def by_hand(energy, y, steps, step_size, *, momentum=0.0, nesterov=False, retrac
             slope = slope.clamp(-clip, clip)
         velocity = momentum * velocity + slope
         y = point - step_size(k) * (slope + momentum * velocity if nesterov else velocity)
+        y = y if bounds is None else bounds(y)
         if unroll == "none" or (unroll == "last" and k < steps - 1):
             y, velocity = y.detach(), velocity.detach()
         states.append(y)
@@ -51,7 +52,9 @@ def test_descent_equals_the_loop_in_value_and_in_gradient(variant, retraction, s
         retraction=retraction,
         grad_clip=variant["clip"],
     )
-    expected = by_hand(energy, y, 4, lambda k: step_size, **variant, retract=RETRACTIONS[retraction], unroll=unroll)
+    retract = RETRACTIONS[retraction]
+    how = {"retract": retract, "bounds": retract if retraction == "clamp" else None}
+    expected = by_hand(energy, y, 4, lambda k: step_size, **variant, **how, unroll=unroll)
     path = [state.y for state, _ in moving.trajectory(energy, y, unroll=unroll)]
     for got, state in zip(path, expected, strict=True):
         close(got, state)

@@ -82,7 +82,7 @@ def test_a_step_costs_one_gradient_for_each_leapfrog():
     gradients = [
         info.gradients for _, info in HMC(0.1, leapfrog_steps=6).trajectory(counted, normal(3, 2), steps=4, generator=seeded())
     ]
-    assert calls == [3] * (1 + 4 * 6)
+    assert calls == [3] * (2 + 4 * 6)
     assert all(torch.equal(each, torch.full_like(each, 6)) for each in gradients)
 
 

@@ -74,3 +74,9 @@ def test_energies_are_those_of_temperature_one_and_heat_fades():
     close(path[-1][0].y, late)
     with pytest.raises(ValueError, match="temperature"):
         Cooled(MirrorDescent(0.2), 0.0)
+
+
+def test_chains_of_single_numbers_hop_each_on_its_own():
+    hopping = BasinHopping(GradientDescent(0.1), every=2, share=0.5)
+    *_, (state, _) = hopping.trajectory(lambda y: (y - 5).square(), torch.zeros(1000), steps=2, generator=seeded())
+    assert (state.inner.y != state.best).float().mean().item() == pytest.approx(0.5, abs=0.07)

@@ -572,6 +572,8 @@ correct("core mala, warm [tempered]", step_size=0.4, temperature=2.0)(MALA)
 correct("core descent [optimiser]", step_size=0.1, steps=(1, 4))(GradientDescent)
 correct("core descent, nesterov [optimiser]", step_size=0.05, momentum=0.7, nesterov=True)(GradientDescent)
 correct("core descent, softmax [optimiser]", step_size=0.1, retraction="softmax")(GradientDescent)
+correct("core descent, clamp [optimiser]", step_size=0.1, retraction="clamp")(GradientDescent)
+correct("core langevin, clamp [tempered]", step_size=0.05, retraction="clamp")(LangevinDynamics)
 correct("core descent, noise before [optimiser]", step_size=0.1, noise_std=0.1)(GradientDescent)
 correct("core replay")(lambda: ReplayAugmented(LangevinDynamics(step_size=0.05, steps=4), capacity=50))
 correct("core replay of a mala")(lambda: ReplayAugmented(MALA(step_size=0.3, steps=4), capacity=50))
@@ -1439,3 +1441,30 @@ class ScalesInEval(Descent):
 class DrawnWhenBuilt(Descent):
     def __init__(self):
         super().__init__(0.02 + 0.05 * float(torch.rand(())))
+
+
+@mutant("clamps before each step, and not after [optimiser]", r"bound|inside|project|clamp")
+class ClampsBefore(Descent):
+    def point(self, y):
+        return y.clamp(-0.5, 0.5)
+
+    def step(self, energy, state, *, create_graph=False, generator=None):
+        point = self.point(state.y)
+        value, grad = energy_and_grad(energy, point, create_graph=create_graph)
+        return state._replace(y=point - self.step_size * grad), Info(value, grad)
+
+
+@mutant("a tuned step size that is not saved", r"tuned|saved|step size", step_size=0.1)
+class ForgetsTuning(MALA):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        tuned, self.tuned = self.tuned, False
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self.tuned = tuned
+
+
+@mutant("init makes another State than step [optimiser]", r"init|restored|State")
+class AnotherState(Descent):
+    def step(self, energy, state, *, create_graph=False, generator=None):
+        value, grad = energy_and_grad(energy, state.y, create_graph=create_graph)
+        velocity = (0.5 * state.velocity if isinstance(state, Moving) else 0) - self.step_size * grad
+        return Moving(state.y + velocity, velocity), Info(value, grad)

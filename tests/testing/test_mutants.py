@@ -103,10 +103,12 @@ BREAKS: dict[str, dict[str, str]] = {
         "chains are independent": "one decision for the whole batch",
         "without noise the energy falls": "uphill, without noise [optimiser]",
         "info tells where a step was taken from": "a cached energy not dropped on a new landscape",
+        "states lie within their bounds": "clamps before each step, and not after [optimiser]",
         "what is not finite stops or is rejected": "a cached energy refreshed by what was rejected",
         "arguments are checked at the call": "complains at the first iteration, not at the call",
         "graphs reach as far as unroll says": "accepts or rejects, and says that it is differentiable",
         "a saved sampler samples the same": "a step size drawn when built, and not saved",
+        "a saved state goes on as it would have": "init makes another State than step [optimiser]",
         "its stationary distribution stays": "metropolis that always accepts",
     },
     "objective": {

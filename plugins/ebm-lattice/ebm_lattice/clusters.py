@@ -11,12 +11,13 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad
+from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, savable
 from ebm_lattice.states import States, check_lattice, check_words, read, table, write
 
 __all__ = ["SwendsenWang", "SwendsenWangState"]
 
 
+@savable
 class SwendsenWangState(NamedTuple):
     """A configuration, and the landscape's couplings: pairs of sites (2, pairs), and couplings
     (*chains, pairs, q, q).
@@ -61,6 +62,7 @@ class SwendsenWang(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # spins are exact in any precision
 
     def __init__(self, states: States = "spins", steps: int | tuple[int, int] = 50) -> None:
         super().__init__()

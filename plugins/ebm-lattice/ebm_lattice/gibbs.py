@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, evaluate
+from ebm.interfaces import EnergyFn, Info, Sampler, energy_and_grad, evaluate, savable
 from ebm_lattice.states import Differences, States, check_lattice, check_words, draw, evaluated_table, read, table, write
 
 __all__ = ["Gibbs", "LatticeState"]
 
 
+@savable
 class LatticeState(NamedTuple):
     """A configuration, and the energy (*chains,) and gradient there, None until the first step."""
 
@@ -56,6 +57,7 @@ class Gibbs(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # spins are exact in any precision
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class GibbsWithGradients(Sampler):
 
     differentiable = False
     stationary = True
+    compensated = False  # spins are exact in any precision
 
     def __init__(self, states: States = "spins", steps: int | tuple[int, int] = 1000) -> None:
         super().__init__()
