@@ -26,7 +26,7 @@ from ebm.interfaces.energy import (
 )
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
-from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State
+from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State, as_batch
 
 __all__ = [
     "Batch",
@@ -53,6 +53,7 @@ __all__ = [
     "Task",
     "Unconditional",
     "Unroll",
+    "as_batch",
     "as_energy",
     "bind",
     "check_configuration",

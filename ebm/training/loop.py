@@ -20,10 +20,11 @@ from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import own_state, put_back, shared_state
+from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.finish import finish
 from ebm.training.progress import Progress
-from ebm.training.settings import check, fabric_of
+from ebm.training.settings import check, check_splits, fabric_of
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
 
@@ -37,7 +38,7 @@ KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 def fit(
     energy: EnergyFn,
     objective: Objective,
-    task: Task,
+    task: Any,
     sampler: Sampler | None = None,
     *,
     steps: int = 1000,
@@ -78,7 +79,8 @@ def fit(
     Arguments:
         energy: what is trained; with a plain function only the objective's parameters are.
         objective: the loss; its parameters (learnable step sizes) train too.
-        task: the data, and the judge.
+        task: the data, and the judge; or data of one's own, as `ebm.tasks.as_task` takes them: rows
+            (n, *event), a pair (rows, contexts), a dataset, or a dictionary of splits.
         sampler: moves y in evaluation and pictures; by default the objective's.
         steps: optimiser steps.
         batch_size: rows of a batch over all devices.
@@ -118,9 +120,11 @@ def fit(
         FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the
             run (`ebm.runs.doctor.Diverged`); the last good checkpoint stays.
     """
+    task = as_task(task)
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
     check(settings)
+    check_splits(task, ("validation", "test") if evaluate_every else ("test",), evaluate_limit)
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     ranks.check(fabric, batch_size)
@@ -148,6 +152,7 @@ def fit(
         energy.compile()
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
+    described |= {"data": task.digest} if hasattr(task, "digest") else {}
     folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
     mover = sampler_of(objective, judged) if sampler is None else sampler
     run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
@@ -205,7 +210,7 @@ def fit(
             saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
-                raise not_finite(step, loss, norm, folder)
+                raise not_finite(step, loss, norm, folder, batch)
             before = [p.detach().clone() for p in matrices] if logging and history is not None else []
             optimizer.step()
             optimizer.zero_grad()

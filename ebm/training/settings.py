@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, (fits, what) in BOUNDS.items():
         if name in settings and not fits(settings[name]):
             raise ValueError(f"fit({name}={settings[name]!r}): {name} is {what}")
+
+
+def check_splits(task: Any, splits: Sequence[str], limit: int | None) -> None:
+    """Raises ValueError where a task cannot be judged on splits, as far as it tells before."""
+    if hasattr(task, "check_split"):  # a task without the base class may not tell
+        for split in splits:
+            task.check_split(split, limit)
 
 
 def fabric_of(**options: Any) -> Fabric:
