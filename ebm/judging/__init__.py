@@ -2,6 +2,7 @@
 
 from ebm.judging.chains import effective_sample_size, split_rhat
 from ebm.judging.classifier import C2ST, classifier_test
+from ebm.judging.flow import FlowLikelihood, flow_log_likelihood
 from ebm.judging.frechet import frechet_distance
 from ebm.judging.manifolds import Manifolds, precision_recall
 from ebm.judging.mmd import mmd, mmd_permutation_test
@@ -10,12 +11,14 @@ from ebm.judging.stein import SteinTest, kernel_stein_discrepancy, stein_test
 
 __all__ = [
     "C2ST",
+    "FlowLikelihood",
     "LogZ",
     "Manifolds",
     "SteinTest",
     "annealed_importance_sampling",
     "classifier_test",
     "effective_sample_size",
+    "flow_log_likelihood",
     "frechet_distance",
     "geometric_path",
     "kernel_stein_discrepancy",
