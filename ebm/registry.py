@@ -29,6 +29,10 @@ CORE_MODULES = (
     "ebm.objectives",
     "ebm.encoders",
     "ebm.tasks",
+    "ebm.training.optimizers",
+    "ebm.training.schedulers",
+    "ebm.training.callbacks",
+    "ebm.training.loggers",
     "ebm.studies",
     "ebm.reports.chains",
     "ebm.reports.curves",
@@ -47,13 +51,18 @@ KINDS = {
     "objective": "ebm_objectives",
     "encoder": "ebm_encoders",
     "task": "ebm_tasks",
+    "optimizer": "ebm_optimizers",
+    "scheduler": "ebm_schedulers",
+    "callback": "ebm_callbacks",
+    "logger": "ebm_loggers",
     "recipe": "ebm_recipes",
     "study": "ebm_studies",
     "rival": "ebm_rivals",
     "command": "ebm_commands",
     "model": "ebm_models",
 }
-PARTS = ("energy", "sampler", "objective", "encoder", "task")  # the kinds that recipes build
+# The kinds that recipes build: a model's parts, and a training's.
+PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "scheduler", "callback", "logger")
 VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
 TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own
 
@@ -87,6 +96,22 @@ class Hooks:
     @hookspec
     def ebm_tasks(self) -> Any:
         """Offers tasks: name -> factory."""
+
+    @hookspec
+    def ebm_optimizers(self) -> Any:
+        """Offers optimisers: name -> factory(**keywords), which returns a function of parameters."""
+
+    @hookspec
+    def ebm_schedulers(self) -> Any:
+        """Offers schedulers: name -> factory(**keywords), which returns a function of the optimiser."""
+
+    @hookspec
+    def ebm_callbacks(self) -> Any:
+        """Offers callbacks: name -> factory, which returns a function of (step, row, run)."""
+
+    @hookspec
+    def ebm_loggers(self) -> Any:
+        """Offers loggers: name -> factory, which returns a logger as Lightning Fabric has them."""
 
     @hookspec
     def ebm_recipes(self) -> Any:

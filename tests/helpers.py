@@ -232,6 +232,10 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "contrastive-divergence/replay": lambda: contrastive(
         sampler=ebm.build("sampler", "replay", sampler=langevin(step_size=0.2), capacity=512), start="noise"
     ),
+    "improved-contrastive-divergence": lambda: contrastive(entropy=0.1),
+    "improved-contrastive-divergence/full": lambda: contrastive(
+        sampler=langevin(step_size=0.3, steps=8), start="noise", unroll="full"
+    ),
     "diffusion-recovery": lambda: {"sampler": langevin(step_size=0.1), "sigma": 0.5},
     "diffusion-recovery/ladder": lambda: {"sampler": langevin(step_size=0.1), "sigma": [1.0, 0.5, 0.25]},
     "energy-matching": lambda: {},

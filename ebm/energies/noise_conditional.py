@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebm.interfaces import EnergyFn, Modified, as_energy
+from ebm.interfaces import EnergyFn, Given, Modified, as_energy
 from ebm.samplers.schedules import noise_levels
 
 
@@ -31,6 +32,16 @@ class Levelled(Modified):
         self.sigma = noise_levels(sigma)
         self.levels = len(self.sigma)
 
+    def at_noise(self, sigma: float, context: Any = None) -> EnergyFn:
+        """Binds a context at any noise level σ > 0, also between those of the landscapes."""
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma={sigma!r}: a noise level is a positive number")
+        return Given(self, self.encode_at(sigma, context))
+
+    def encode_at(self, sigma: float, context: Any) -> Any:
+        """Encodes a context, and a noise level that need not be a landscape's."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}"
 
@@ -49,7 +60,10 @@ class NoiseConditional(Levelled):
 
     def encode(self, context: Any = None, level: int = -1) -> tuple[Any, float]:
         """Encodes the context for the energy, and adds the level's noise."""
-        return self.energy.encode(context), self.sigma[level]
+        return self.encode_at(self.sigma[level], context)
+
+    def encode_at(self, sigma: float, context: Any) -> tuple[Any, float]:
+        return self.energy.encode(context), sigma
 
     def extend(self, code: tuple[Any, float], context: Any) -> tuple[Any, float]:
         return self.energy.extend(code[0], context), code[1]
@@ -82,7 +96,12 @@ class NoiseEmbedded(Levelled):
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Encodes the context, with the level appended, for the energy."""
-        told = self.log_sigma[level]
+        return self._encode(self.log_sigma[level], context)
+
+    def encode_at(self, sigma: float, context: Any) -> Any:
+        return self._encode(self.log_sigma.new_tensor([math.log(sigma)]), context)
+
+    def _encode(self, told: Tensor, context: Any) -> Any:
         if context is not None:
             if not isinstance(context, Tensor):
                 raise ValueError(f"the context is {type(context).__name__}: pass a tensor (*rows, features), or None")

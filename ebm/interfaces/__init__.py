@@ -22,7 +22,7 @@ from ebm.interfaces.forms import Function, as_energy, bind, interface_of, landsc
 from ebm.interfaces.sampler import Sampler, Unroll, check_steps, check_unroll, detach, eval_mode, raise_if_not_finite
 from ebm.interfaces.task import Objective, Task
 from ebm.interfaces.trees import Packed, Packing
-from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State, savable
+from ebm.interfaces.values import Batch, Info, Loss, Prediction, Predictor, State, as_batch, savable
 
 __all__ = [
     "Batch",
@@ -52,6 +52,7 @@ __all__ = [
     "Unconditional",
     "Unroll",
     "WeightedEnergy",
+    "as_batch",
     "as_energy",
     "bind",
     "check_configuration",

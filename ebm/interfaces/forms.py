@@ -60,8 +60,8 @@ def as_energy(energy: EnergyFn) -> Energy:
 
 def interface_of(energy: EnergyFn) -> EnergyFn:
     """Finds the Energy that an energy is, or that it wraps; a function of y alone stays as it is."""
-    if isinstance(energy, Energy | Given):
-        return energy
+    if isinstance(energy, Energy | Given) or not callable(energy):
+        return energy  # what is no energy at all is refused where it is used
     second = second_of(energy)
     if second is not None and second.name == "code" and (core := _core(energy)) is not None:
         return Wrapped(energy, core)
@@ -91,8 +91,9 @@ class Function(Energy):
         self.function = function
         self.bound = function.energy if isinstance(function, Given) else None
         self.second = None if isinstance(function, Given | Energy) else second_of(function)
-        # Not registered as modules: they are looked at, and need not be this energy's own.
-        self.behind = () if self.bound is not None else tuple(energies_behind(function))
+        # Not registered as modules: they are looked at, and need not be this energy's own. Whoever
+        # wraps an Energy as a function means it to be one of y alone.
+        self.behind = () if isinstance(function, Given | Energy) else tuple(energies_behind(function))
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         if context is not None and self.second is not None and self.second.default is not None:
@@ -293,7 +294,7 @@ def _look(function: Function, context: Any, energy: Energy, arguments: tuple[Any
     way_out = f"pass {inner} itself, bind by hand as in {inner}.given(context)(y), or derive the wrapper from ebm.Energy"
     if code is None and context is not None and _uses_code(energy):
         raise ValueError(f"the batch has a context, but {what} scores {inner} without: {way_out}")
-    if code is None and energy.levels > 1 and isinstance(function.function, nn.Module) and function.function is not energy:
+    if code is None and energy.levels > 1 and isinstance(function.function, nn.Module):
         raise ValueError(f"{inner} has {energy.levels} landscapes, but {what} scores it without choosing one: {way_out}")
     if code is not None and code is context and _encodes(energy):
         raise ValueError(f"{what} hands the context on to {inner}, which expects what its encode makes of it: {way_out}")

@@ -13,14 +13,27 @@ from torch.utils._pytree import tree_leaves  # private, but what torch.func itse
 
 from ebm.interfaces.arguments import built_plainly
 from ebm.interfaces.energy import EnergyFn
-from ebm.interfaces.values import Batch, Loss, Prediction, Predictor
+from ebm.interfaces.values import Batch, Loss, Prediction, Predictor, as_batch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 
 class Objective(nn.Module):
-    """Shapes a landscape with data: maps an energy and a batch to a loss. Owns its sampler."""
+    """Shapes a landscape with data: maps an energy and a batch to a loss. Owns its sampler.
+
+    Write `forward`, which gets a `Batch`. Whoever calls an objective may also pass y (rows, *event)
+    or a pair (y, context), as a DataLoader gives them (`ebm.interfaces.as_batch`).
+    """
+
+    def __call__(self, energy: EnergyFn, batch: Any, *positional: Any, **keywords: Any) -> Loss:
+        batch = as_batch(batch)
+        try:
+            return super().__call__(energy, batch, *positional, **keywords)
+        except FloatingPointError as error:  # chains that start at NaN are no matter of step sizes
+            if isinstance(batch, Batch) and (flaw := batch.flaw()):
+                raise FloatingPointError(f"{flaw}, so leave these rows out, or mend them ({error})") from error
+            raise
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -91,6 +104,15 @@ class Task(ABC):
             batch = batch.to("cpu" if generator is None else generator.device)
             start = self.starts(predictor, batch, generator=generator)
             yield batch, predictor.predict(batch, start, generator=generator)
+
+    def check_split(self, split: str, limit: int | None = None) -> None:
+        """Raises ValueError where `evaluate` could not judge a split; `fit` asks before it trains.
+
+        By default a split must have a loader, for a task that does not judge by its own `evaluate`.
+        """
+        check_limit(limit)
+        if type(self).evaluate is Task.evaluate:
+            self.loader(split, self.rows_at_once)
 
     @torch.no_grad()
     def evaluate(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
+from torch.utils._pytree import tree_leaves, tree_map  # private, but what torch.func itself maps trees by
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -56,9 +57,57 @@ class Batch(NamedTuple):
         """
         return self._map(lambda leaf: leaf[index])
 
+    def flaw(self) -> str:
+        """Says which of target, context and weight is NaN or infinite, and in which rows; or "".
+
+        >>> Batch(torch.tensor([[1.0], [torch.nan]])).flaw()
+        "the batch's target is NaN or infinite in 1 of 2 rows (row 1 first)"
+        """
+        for name, part in self._asdict().items():
+            for leaf in tree_leaves(part):
+                if isinstance(leaf, Tensor) and leaf.ndim and not bool(leaf.isfinite().all()):
+                    bad = (~leaf.isfinite()).reshape(len(leaf), -1).any(1).nonzero().flatten().tolist()
+                    return f"the batch's {name} is NaN or infinite in {len(bad)} of {len(leaf)} rows (row {bad[0]} first)"
+        return ""
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Changes every tensor, also in tuples, lists and dictionaries; the rest stays as it is."""
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, self)
+
+
+def as_batch(data: Any) -> Batch:
+    """Makes a batch of what a loader gives: y, [y], or (y, context), as tensors or arrays.
+
+    A `Batch`, or what has a `target` as one, stays as it is; floats of NumPy become torch's default
+    floats.
+
+    Raises:
+        ValueError: for anything else, and for two vectors, which may be rows or y with a context.
+
+    >>> as_batch([torch.ones(4, 2), torch.arange(4)]).context
+    tensor([0, 1, 2, 3])
+    """
+    if hasattr(data, "target"):
+        return data
+    parts = [*data] if isinstance(data, tuple | list) else [data]
+    fits = len(parts) in (1, 2) and all(isinstance(part, Tensor) or hasattr(part, "__array__") for part in parts)
+    tensors = [_tensor(part) for part in parts] if fits else []
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if not fits or not all(shapes) or len({shape[0] for shape in shapes}) > 1 or [*map(len, shapes)] == [1, 1]:
+        shown = f"of shapes {', '.join(map(str, shapes))}" if fits else f"of {', '.join(type(part).__name__ for part in parts)}"
+        what = type(data).__name__ + (f" {shown}" if isinstance(data, tuple | list) or fits else "")
+        raise ValueError(f"the batch is a {what}: pass y (rows, *event), a pair (y, context), or ebm.Batch(target=y, context=…)")
+    return Batch(*tensors)
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"the batch holds values of type {found.dtype}: pass numbers")
+    tensor = torch.from_numpy(np.array(found))
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
 class Loss(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import eval_mode, plainly
+from ebm.interfaces import plainly
+from ebm.judging.features import check_samples, featured
 
 
 class _Found(nn.Module):
@@ -44,25 +45,15 @@ def frechet_distance(
     >>> round(frechet_distance(x + torch.tensor([2.0, 0.0, 0.0]), y))    # |μ − μ'|² = 4
     4
     """
-    if not samples.ndim or samples.shape[1:] != data.shape[1:] or min(len(samples), len(data)) < 2:
-        raise ValueError(f"samples {tuple(samples.shape)}, data {tuple(data.shape)}: pass two rows or more of the same events")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: pass a whole number of at least 1")
+    check_samples(samples, data)
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
     except ImportError as error:
         raise ImportError("torchmetrics is not installed: pip install 'ebm-toolkit[recipes]'") from error
     metric: Any = None
-    with eval_mode(features):
-        for rows, real in ((samples, False), (data, True)):
-            for batch in rows.split(batch_size):
-                found = batch if features is None else features(batch)
-                if found.ndim < 2 or len(found) != len(batch):
-                    raise ValueError(f"features of {len(batch)} rows have shape {tuple(found.shape)}: (batch, d) is due")
-                found = found.flatten(1).double()  # the metric keeps the dtype
-                if not bool(found.isfinite().all()):
-                    raise ValueError(f"the features of the {'data' if real else 'samples'} are not finite")
-                if metric is None:
-                    metric = FrechetInceptionDistance(feature=_Found(found.shape[1])).set_dtype(torch.float64).to(found.device)
-                metric.update(found, real=real)
+    for rows, real, what in ((samples, False, "samples"), (data, True, "data")):
+        for found in featured(rows, features, what, batch_size):
+            if metric is None:  # which keeps the features' dtype
+                metric = FrechetInceptionDistance(feature=_Found(found.shape[1])).set_dtype(torch.float64).to(found.device)
+            metric.update(found, real=real)
     return float(metric.compute())

@@ -9,6 +9,7 @@ from ebm.objectives.diffusion import Diffusion
 from ebm.objectives.energy_discrepancy import EnergyDiscrepancy
 from ebm.objectives.energy_matching import EnergyMatching
 from ebm.objectives.equilibrium_matching import EquilibriumMatching
+from ebm.objectives.improved_contrastive import ImprovedContrastiveDivergence
 from ebm.objectives.infonce import InfoNCE
 from ebm.objectives.nce import NoiseContrastiveEstimation
 from ebm.objectives.next_symbol import NextSymbol
@@ -26,6 +27,7 @@ __all__ = [
     "EnergyDiscrepancy",
     "EnergyMatching",
     "EquilibriumMatching",
+    "ImprovedContrastiveDivergence",
     "InfoNCE",
     "JointLikelihood",
     "NextSymbol",
@@ -49,6 +51,7 @@ def ebm_objectives() -> dict[str, type[Objective]]:
         "energy-matching": EnergyMatching,
         "equilibrium-matching": EquilibriumMatching,
         "energy-discrepancy": EnergyDiscrepancy,
+        "improved-contrastive-divergence": ImprovedContrastiveDivergence,
         "infonce": InfoNCE,
         "joint": JointLikelihood,
         "nce": NoiseContrastiveEstimation,

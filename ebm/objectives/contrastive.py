@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, bind, landscapes
+from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, Unroll, bind, landscapes
 from ebm.randomness import randn_like
 
 STILL = 1e-3  # the least move of a chain that is not frozen, for data of scale 1
@@ -43,6 +43,8 @@ class ContrastiveDivergence(Objective):
     ['displacement', 'energy_data', 'energy_gap', 'energy_samples', 'frozen', 'grad_norm']
     """
 
+    unroll: Unroll = "none"  # which graph of the chains is kept
+
     def __init__(
         self,
         sampler: Sampler,
@@ -69,7 +71,10 @@ class ContrastiveDivergence(Objective):
             elif start is None:
                 start = randn_like(data, generator) if self.task is None else self.task.start(batch, generator=generator)
             begun, first = self.sampler.begin(batch, start, generator=generator)
-            y, info, fared = run_chains(self.sampler, landscapes(energy, begun.context), first, generator)
+        with torch.set_grad_enabled(self.unroll != "none" and torch.is_grad_enabled()):
+            ends, info, fared = run_chains(self.sampler, landscapes(energy, begun.context), first, generator, self.unroll)
+        y = ends.detach()
+        with torch.no_grad():
             self.sampler.finish(begun, y)
             samples = self.sampler.point(y)
             if info is not None:
@@ -88,15 +93,26 @@ class ContrastiveDivergence(Objective):
         if self.energy_l2:
             value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))
         terms = {"energy_data": batch.mean(positive.detach()), "energy_samples": begun.mean(negative.detach())}
-        return Loss(value, {**terms, "energy_gap": gap.detach(), **fared})
+        more, found = self.further(at_samples, begun, ends)
+        return Loss(value + more, {**terms, "energy_gap": gap.detach(), **fared, **found})
+
+    def further(self, energy: EnergyFn, batch: Batch, ends: Tensor) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """Computes what is added to the loss, and its terms: here nothing.
+
+        Arguments:
+            energy: the landscape of the samples.
+            batch: rows beside which the chains ran.
+            ends: the chains' ends, raw states, with the graph that `unroll` keeps.
+        """
+        return 0.0, {}
 
 
 def run_chains(
-    sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: Generator | None
+    sampler: Sampler, energies: EnergyFn | Sequence[EnergyFn], y: Tensor, generator: Generator | None, unroll: Unroll = "none"
 ) -> tuple[Tensor, Info | None, dict[str, Tensor]]:
     """Runs chains: (their ends, the last step's info, the terms grad_norm and acceptance)."""
     info, accepted = None, []
-    for state, info in sampler.trajectory(energies, y, generator=generator):
+    for state, info in sampler.trajectory(energies, y, unroll=unroll, generator=generator):
         y = state.y
         accepted += [] if info.accepted is None else [info.accepted.to(y.dtype).mean()]
     if info is None:

@@ -30,7 +30,11 @@ from ebm.words import nearest
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
 FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite")
 # A parameter of one of these names takes a component, or several, of the kind.
-COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {"energies": "energy", "samplers": "sampler", "objectives": "objective"}
+COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {
+    f"{kind}s": kind for kind in ("sampler", "objective", "callback", "logger")
+}
+COMPONENT_PARAMETERS |= {"energies": "energy"}
+NAMES_DO = ("optimizer", "scheduler", "logger")  # the kinds of which a bare name stands for a table
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ def study_keywords(
 
 
 # What a baseline says for itself; it shares the rest of [fit] with the run.
-OWN = ("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler")
+OWN = (
+    *("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler"),
+    *("optimizer", "scheduler", "callbacks"),
+)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -221,6 +228,7 @@ def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
 
 
 def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:
+    table = {"use": table} if kind in NAMES_DO and isinstance(table, str) else table
     if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError(f"[{path}] names no component: write use = the name of a {kind}")
     factory = component(kind, table["use"]).factory
@@ -242,7 +250,7 @@ def _resolve_keywords(
     for name, value in keywords.items():
         where = f"{path}.{name}"
         kind = COMPONENT_PARAMETERS.get(name)
-        if kind and isinstance(value, dict):
+        if kind and (isinstance(value, dict) or (kind in NAMES_DO and isinstance(value, str))):
             resolved[name] = _resolve_component(kind, value, where)
         elif kind and isinstance(value, list):
             resolved[name] = [_resolve_component(kind, part, f"{where}[{i}]") for i, part in enumerate(value)]

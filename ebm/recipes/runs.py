@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebm.interfaces import EnergyFn, Objective, Sampler, Task
+from ebm.interfaces import EnergyFn, Objective, Sampler
 from ebm.recipes.recipe import assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
 from ebm.registry import component, components
@@ -16,6 +16,7 @@ from ebm.runs import checkpoints
 from ebm.runs.folder import BASELINE, finished, fresh_folder
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import put_back
+from ebm.tasks import as_task
 from ebm.training import fit
 from ebm.training.ranks import is_first_process
 from ebm.words import nearest
@@ -115,13 +116,14 @@ def load(
     energy: EnergyFn | None = None,
     sampler: Sampler | None = None,
     objective: Objective | None = None,
-    task: Task | None = None,
+    task: Any = None,
 ) -> Run:
     """Loads a run with its newest weights, and its baseline.
 
     Arguments:
         path: the run's folder, or the name of a registered model.
-        energy, sampler, objective, task: what was made by hand, or replaces what the recipe builds.
+        energy, sampler, objective, task: what was made by hand, or replaces what the recipe builds;
+            a task may be data of one's own, as in `fit`.
 
     Raises:
         ValueError: where there is no run, or an energy made by hand is not passed.
@@ -135,6 +137,7 @@ def load(
         known = components("model")
         names = f", and no model is named so: {nearest(str(path), known)}" if known else ""
         raise ValueError(f"{path} holds no run with a checkpoint{names}")
+    task = None if task is None else as_task(task)
     recipe: dict[str, Any] = {}
     if (folder / "recipe.toml").exists():
         recipe = resolve(read(folder / "recipe.toml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ COLUMNS = ("step", "split", "name", "value")
 
 
 class History:
-    """Appends numbers to `metrics.csv` (step, split, name, value), and to TensorBoard, if there."""
+    """Appends numbers to `metrics.csv` (step, split, name, value), to TensorBoard, if there, and to
+    loggers."""
 
-    def __init__(self, folder: Path, size: int = 0, step: int = 0) -> None:
+    def __init__(self, folder: Path, size: int = 0, step: int = 0, loggers: Sequence[Any] = ()) -> None:
+        self.loggers = loggers
         path = folder / "metrics.csv"
         if size and (not path.exists() or path.stat().st_size < size):
             raise ValueError(f"{path} is missing or has fewer than the last checkpoint's {size} bytes: restore it, or start anew")
@@ -39,6 +41,8 @@ class History:
             if self.board is not None:
                 self.board.add_scalar(f"{split}/{name}", value, step)
         self.file.flush()
+        for logger in self.loggers:
+            logger.log_metrics({f"{split}/{name}": float(value) for name, value in values.items()}, step)
 
     def size(self) -> int:
         """Syncs all rows to disk and returns the file's size in bytes."""

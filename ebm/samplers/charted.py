@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
-from ebm.interfaces import EnergyFn, Info
+from ebm.interfaces import EnergyFn, Info, savable
 from ebm.samplers.wrapper import Wrapper
 
 
@@ -22,6 +22,7 @@ class Chart(Protocol):
     def energy(self, energy: EnergyFn) -> EnergyFn: ...
 
 
+@savable
 class ChartedState(NamedTuple):
     """The whole of y, and the inner sampler's state, whose y are coordinates of it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ebm.interfaces import Task
 from ebm.registry import hookimpl
+from ebm.tasks.conversion import as_task
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.points import Points
@@ -32,6 +33,7 @@ __all__ = [
     "Rows",
     "Text",
     "TokenTask",
+    "as_task",
     "draw_splits",
     "loader_of",
 ]

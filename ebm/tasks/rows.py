@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ebm.interfaces import Batch, Predictor, Task, raise_if_not_finite
 from ebm.interfaces.task import check_limit
@@ -20,6 +21,7 @@ from ebm.words import nearest
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 SPLITS = tuple(SHARES)
 LOSSES = {"squared": F.mse_loss, "smooth-l1": F.smooth_l1_loss}
+THREE = "at least 3 are needed, for train, validation and test"
 JUDGED = 2_000  # samples that a task draws to judge a predictor, where no limit is given
 
 
@@ -38,6 +40,11 @@ class InMemory(Task):
             held = {name: len(batch.target) for name, batch in self.splits.items()}
             raise ValueError(f"split {split!r} is empty, the rows are {held}: more rows are needed")
         return rows
+
+    def check_split(self, split: str, limit: int | None = None) -> None:
+        """Raises ValueError for an unknown or empty split."""
+        check_limit(limit)
+        self.rows(split)
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader of `Batch`es (batch_size, *event), as `rows` and `loader_of` say."""
@@ -65,13 +72,15 @@ class Rows(InMemory):
     Arguments:
         array: the rows (n, *event): a tensor, a NumPy array or a sequence of numbers, or a dataset
             of rows or of (row, label) pairs. A floating tensor keeps its dtype; other numbers
-            become torch's default float.
+            become torch's default float. Or a dictionary of splits ("train", "validation", "test"),
+            each such rows, or a pair (rows, labels) of them.
         labels: the context (n, ...), one label for each row.
-        seed: decides which rows belong to which split: 70 % train, 10 % validation, 20 % test.
+        seed: decides which rows belong to which split, where splits are not given: 70 % train,
+            10 % validation, 20 % test.
 
     Raises:
-        ValueError: for fewer than three rows, rows that are no numbers, empty, NaN or infinite, or
-            labels of another length.
+        ValueError: for fewer than three rows without splits, rows that are no numbers, empty, NaN
+            or infinite, labels of another length, or splits of unlike rows.
 
     >>> import numpy as np
     >>> task = Rows(np.arange(40).reshape(20, 2), labels=[0, 1] * 10)
@@ -81,9 +90,17 @@ class Rows(InMemory):
     """
 
     def __init__(self, array: Any, labels: Any = None, *, seed: int = 0) -> None:
-        rows = _read(array, labels)
-        self.spec, self.reads = _spec_of(rows), f"{len(rows.target):,} rows of an array"
-        self.splits = {split: rows.rows(index) for split, index in draw_splits(len(rows.target), None, seed).items()}
+        if isinstance(array, Mapping):
+            self.splits = _read_splits(array, labels)
+        else:
+            rows = _read(array, labels)
+            if len(rows.target) < 3:
+                raise ValueError(f"array has {len(rows.target)} rows: {THREE}")
+            self.splits = {split: rows.rows(index) for split, index in draw_splits(len(rows.target), None, seed).items()}
+        self.spec = _spec_of([*self.splits.values()])
+        self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} rows of an array"
+        # A run that was stopped must not go on with other data.
+        self.digest = digest_of([leaf for rows in self.splits.values() for leaf in rows if leaf is not None])
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard normal noise of the target's shape."""
@@ -94,6 +111,18 @@ class RowTask(InMemory):
     """Judges samples by their MMD from held-out rows. A task of this kind writes `start`."""
 
     headline = "mmd"
+
+    def check_split(self, split: str, limit: int | None = None) -> None:
+        """Raises ValueError for an unknown split, or halves of fewer than two rows."""
+        self._half(split, limit)
+
+    def _half(self, split: str, limit: int | None) -> int:
+        """Counts the samples that are drawn."""
+        found = len(self.rows(split).target)
+        count = min(JUDGED if limit is None else limit, found // 2)
+        if count < 2:
+            raise ValueError(f"limit={limit} and {found} rows in split {split!r}: MMD needs halves of at least two rows")
+        return count
 
     @torch.no_grad()
     def evaluate(
@@ -116,11 +145,7 @@ class RowTask(InMemory):
                 of a wrong shape.
             FloatingPointError: a sample or its energy is not finite.
         """
-        rows = self.rows(split)
-        count = min(JUDGED if limit is None else limit, len(rows.target) // 2)
-        if count < 2:
-            found = f"{len(rows.target)} rows in split {split!r}"
-            raise ValueError(f"limit={limit} and {found}: MMD needs halves of at least two rows")
+        rows, count = self.rows(split), self._half(split, limit)
         held, other = rows.target[:count], rows.target[count : 2 * count]
         samples, energies = [], []
         for batch, (y, energy, _) in self.predictions(predictor, split, count, generator):
@@ -224,35 +249,76 @@ def check_splits(source: str, found: Mapping[str, Sequence[Any]], what: str) -> 
         raise ValueError(f"{source} has {sum(count.values())} {what}, as splits {count}: {way_out}")
 
 
-def _read(array: Any, labels: Any) -> Batch:
+def digest_of(tensors: Sequence[Tensor]) -> str:
+    """Hashes tensors of the CPU: the same numbers in the same order have the same digest."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _read_splits(splits: Mapping[Any, Any], labels: Any) -> dict[str, Batch]:
+    """Reads splits that are given, each as rows or as (rows, labels)."""
+    if labels is not None:
+        raise ValueError("labels beside a dictionary of splits: pass each split as a pair (rows, labels)")
+    for name in splits:
+        if name not in SPLITS:
+            raise ValueError(f"unknown split {name!r}: {nearest(str(name), SPLITS)}")
+    pairs = {name: part if is_pair(part) else (part, None) for name, part in splits.items()}
+    found = {name: _read(rows, own, name) for name, (rows, own) in pairs.items()}
+    kinds = {name: (*rows.target.shape[1:], rows.context is not None) for name, rows in found.items()}
+    if len({*kinds.values()}) != 1:
+        shapes = {name: tuple(rows.target.shape) for name, rows in found.items()}
+        raise ValueError(f"the splits are {shapes}: pass rows of one shape, all with labels or none, and at least 'train'")
+    return found
+
+
+def is_pair(data: Any) -> bool:
+    """Tells whether data are a tuple (rows, labels)."""
+    return isinstance(data, tuple) and not hasattr(data, "_fields") and len(data) == 2 and np.ndim(data[0]) > 1
+
+
+def _read(array: Any, labels: Any, name: str = "array") -> Batch:
     """Reads rows (n, *event) as floating numbers, and their labels."""
-    if labels is None and _serves_pairs(array):
-        array, labels = zip(*(array[index] for index in range(len(array))), strict=True)
-    rows = _tensor("array", array)
+    if labels is None and (width := _columns(array)):
+        if width > 2:
+            raise ValueError(f"{name} gives {width} things a row: pass (rows, labels), the context being the labels")
+        columns = [*zip(*(array[index] for index in range(len(array))), strict=True)]
+        array, labels = columns if width == 2 else (columns[0], None)
+    rows = _tensor(name, array)
     rows, shape = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype()), tuple(rows.shape)
-    if len(rows) < 3:
-        raise ValueError(f"array has {len(rows)} rows: at least 3 are needed, for train, validation and test")
     if rows.ndim == 1 or not rows.numel():
+        if not len(rows):
+            raise ValueError(f"{name} has 0 rows: {THREE}")
         what = "pass rows (n, *event), as in array[:, None]" if rows.ndim == 1 else "its rows are empty"
-        raise ValueError(f"array has shape {shape}: {what}")
+        raise ValueError(f"{name} has shape {shape}: {what}")
     if labels is None:
         return Batch(rows)
     context = _tensor("labels", labels)
     if context.shape[:1] != rows.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(context.shape)}, the array {shape}: pass one label for each row")
+        raise ValueError(f"labels have shape {tuple(context.shape)}, the {name} {shape}: pass one label for each row")
     return Batch(rows, context if context.is_floating_point() else context.long())
 
 
-def _serves_pairs(array: Any) -> bool:
-    """Tells whether an array is a dataset of (row, label) pairs, by its first item."""
+def _columns(array: Any) -> int:
+    """Counts what a dataset gives for each row, as tuples; 0 for rows themselves.
+
+    A plain sequence of tuples is rows, unless its first is a row and one number.
+    """
     if hasattr(array, "__array__") or not isinstance(array, Sized) or not len(array):
-        return False
+        return 0
     first = array[0]  # type: ignore[index]
-    return isinstance(first, tuple) and len(first) == 2 and np.ndim(first[0]) > 0 and np.ndim(first[1]) == 0
+    if not isinstance(first, tuple):
+        return 0
+    pair = len(first) == 2 and np.ndim(first[0]) > 0 and np.ndim(first[1]) == 0
+    return len(first) if isinstance(array, Dataset) or pair else 0
 
 
 def _tensor(name: str, values: Any) -> Tensor:
     """Makes a tensor of a tensor, of what NumPy can read, or of a sequence of either."""
+    if isinstance(values, IterableDataset):
+        raise ValueError(f"{name} is a stream of unknown length: read its rows into a tensor, or write a Task with a loader")
     try:
         if not hasattr(values, "__array__"):
             values = [values[index] for index in range(len(values))]
@@ -272,11 +338,11 @@ def _tensor(name: str, values: Any) -> Tensor:
     return found
 
 
-def _spec_of(rows: Batch) -> dict[str, Any]:
-    shape, labels = rows.target.shape, rows.context
+def _spec_of(splits: Sequence[Batch]) -> dict[str, Any]:
+    shape, labels = splits[0].target.shape, [rows.context for rows in splits]
     spec: dict[str, Any] = {"dim": shape[1]} if len(shape) == 2 else {}
     if len(shape) == 4 and shape[2] == shape[3]:
         spec = {"image_size": shape[2], "channels": shape[1]}
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
-        spec["classes"] = int(labels.max()) + 1
+    if all(part is not None and part.ndim == 1 and not part.is_floating_point() for part in labels):
+        spec["classes"] = max(int(part.max()) for part in labels if len(part)) + 1
     return spec

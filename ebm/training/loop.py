@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,10 +21,16 @@ from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import own_state, put_back, shared_state
+from ebm.tasks import as_task
 from ebm.training import ranks
+from ebm.training.accumulation import pieces, whole
+from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
 from ebm.training.finish import finish
+from ebm.training.loggers import loggers_of, logging_to
+from ebm.training.optimizers import described_as, optimizer_of
 from ebm.training.progress import Progress
-from ebm.training.settings import check, fabric_of
+from ebm.training.schedulers import scheduler_of
+from ebm.training.settings import check_can_be_saved, check_splits, checked, fabric_of
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
 
@@ -35,11 +41,12 @@ KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 
 @partial(plainly, arrays=False)
+@checked
 @retried
 def fit(
     energy: EnergyFn,
     objective: Objective,
-    task: Task,
+    task: Any,
     sampler: Sampler | None = None,
     *,
     steps: int = 1000,
@@ -51,6 +58,9 @@ def fit(
     warmup: int = 0,
     schedule: Literal["constant", "cosine"] = "constant",
     lr_end: float = 0.1,
+    optimizer: Any = "adamw",
+    scheduler: Any = None,
+    accumulate: int = 1,
     clip_norm: float | None = None,
     ema: float = 0.0,
     log_every: int = 10,
@@ -65,6 +75,8 @@ def fit(
     precision: str = "32-true",
     compile: bool = False,
     on_divergence: Literal["stop", "rollback", "ignore"] = "stop",
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Any] = (),
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -80,17 +92,24 @@ def fit(
     Arguments:
         energy: what is trained; with a plain function only the objective's parameters are.
         objective: the loss; its parameters (learnable step sizes) train too.
-        task: the data, and the judge.
+        task: the data, and the judge; or data of one's own, as `ebm.tasks.as_task` takes them: rows
+            (n, *event), a pair (rows, contexts), a dataset, or a dictionary of splits.
         sampler: moves y in evaluation and pictures; by default the objective's.
         steps: optimiser steps.
-        batch_size: rows of a batch over all devices.
-        lr: AdamW's peak learning rate.
+        batch_size: rows that one step learns from, over all devices.
+        lr: the peak learning rate.
         sampler_lr: the learning rate of the objective's parameters; by default lr.
-        betas: AdamW's betas.
-        weight_decay: AdamW's weight decay, on the energy's parameters.
+        betas: Adam's betas.
+        weight_decay: the weight decay, on the energy's parameters.
         warmup: steps over which the learning rate rises from lr / warmup.
         schedule: "constant", or "cosine" down to lr_end at the last step.
         lr_end: where the cosine schedule ends, as a fraction of lr.
+        optimizer: a name, as "sgd" or "muon"; `ebm.build("optimizer", "sgd", momentum=0.9)`; or
+            with numbers of its own a function of parameters, or a torch optimiser.
+        scheduler: in place of warmup and schedule: a name, `ebm.build("scheduler", …)`, a function
+            of the optimiser, or a torch scheduler; it steps after each optimiser step.
+        accumulate: pieces that a batch is cut into, whose gradients are summed: the memory of a
+            piece, and the gradient of the batch (where its rows do not depend on each other).
         clip_norm: the largest norm of all gradients together.
         ema: decay of the energy's moving average, which is then evaluated and loaded; 0: none.
         log_every: steps between logged rows.
@@ -108,6 +127,11 @@ def fit(
             (`ebm.runs.doctor`) finds at a checkpoint that training diverged: "stop", with a report;
             "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
             process only); "ignore" the doctor, and stop for values that are not finite alone.
+        callbacks: functions of (step, row, run), called with every logged row (of an evaluation:
+            names as "validation/mmd"); training ends where one returns True, as `EarlyStopping`
+            does. What has a `state_dict` is saved with checkpoints.
+        loggers: further loggers: "wandb", "trackio", or Lightning Fabric's. A run that goes on
+            logs the steps since its last checkpoint again.
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
         overwrite: starts anew in a folder that holds another or a finished run.
@@ -120,12 +144,13 @@ def fit(
         FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the
             run (`ebm.runs.doctor.Diverged`); the last good checkpoint stays.
     """
+    task = as_task(task)
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
-    settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
-    check(settings)
+    settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite", "callbacks", "loggers")}
+    check_splits(task, ("validation", "test") if evaluate_every else ("test",), evaluate_limit)
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
-    ranks.check(fabric, batch_size)
+    ranks.check(fabric, batch_size, accumulate)
     if on_divergence == "rollback" and fabric.world_size > 1:
         raise ValueError(f"on_divergence='rollback' is for one process, and here are {fabric.world_size}: choose stop or ignore")
     first = fabric.global_rank == 0
@@ -133,23 +158,31 @@ def fit(
     trainee = Trainee(energy, objective)
     decayed, free = _parameters(energy), _parameters(objective)
     free = [p for p in free if all(p is not q for q in decayed)]
-    free_lr = lr if sampler_lr is None else sampler_lr
-    groups = [
-        {"params": decayed, "lr": lr, "weight_decay": weight_decay, "peak": lr},
-        {"params": free, "lr": free_lr, "weight_decay": 0.0, "peak": free_lr},
-    ]
-    groups = [group for group in groups if group["params"]]
     matrices = [p for p in decayed if p.ndim >= 2]  # their size tells whether a step is too large
-    if not groups:
+    if not decayed and not free:
         raise ValueError("neither the energy nor the objective has a parameter that requires a gradient: nothing to train")
-    optimizer = torch.optim.AdamW(groups, betas=betas)
-    model, optimizer = fabric.setup(trainee, optimizer)
+    numbers: dict[str, Any] = {"lr": lr, "sampler_lr": sampler_lr, "betas": betas, "weight_decay": weight_decay}
+    made = optimizer_of(optimizer, decayed, free, **numbers)
+    rate = partial(_rate, steps=steps, warmup=warmup, schedule=schedule, end=lr_end)
+    usual = {"warmup": (warmup, 0), "schedule": (schedule, "constant"), "lr_end": (lr_end, 0.1)}
+    pace = scheduler_of(
+        scheduler, made, rate, [f"{name}={value!r}" for name, (value, default) in usual.items() if value != default]
+    )
+    callbacks, sinks = checked_callbacks(callbacks, evaluate_every), loggers_of(loggers) if first else []
+    model, optimizer = fabric.setup(trainee, made)
+
+    def moving() -> dict[str, Any]:
+        return {"optimizer": optimizer.state_dict(), "scheduler": pace.state_dict(), "callbacks": states_of(callbacks)}
+
+    check_can_be_saved(moving())
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
     if compile and isinstance(energy, Energy):
         energy.compile()
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
-    described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
+    described: dict[str, Any] = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
+    described["parts"] |= {"optimizer": described_as(made), "scheduler": type(pace).__qualname__}
+    described |= {"data": task.digest} if hasattr(task, "digest") else {}
     folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
     mover = sampler_of(objective, judged) if sampler is None else sampler
     run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
@@ -157,22 +190,25 @@ def fit(
     back = len(rollbacks(folder))
     drawn = subseed(seed, "rollback", back) if back else seed
     mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
-    with mine, stop_signals() as stop, divergence_leaves_a_report(run, seed, first, on_divergence == "rollback"):
+    watched = divergence_leaves_a_report(run, seed, first, on_divergence == "rollback")
+    with mine, stop_signals() as stop, watched, logging_to(sinks, {"run": folder.name, **settings}):
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
-        done, place, size, own = 0, (0, 0), 0, None
+        done, place, size, own, ended = 0, (0, 0), 0, None, False
         if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
             to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device}
             shared, own = put_back(saved, energy, objective, task, **to)
             with checkpoints.named(saved):
                 optimizer.load_state_dict(shared["optimizer"])
+                pace.load_state_dict(shared["scheduler"])
+                put_states_back(callbacks, shared["callbacks"])
                 if average is not None:
                     average.load_state_dict(shared["average"])
-            done, place, size = shared["step"], tuple(shared["place"]), shared["history"]
+            done, place, size, ended = shared["step"], tuple(shared["place"]), shared["history"], shared["ended"]
         batches = _batches(task, batch_size, drawn, workers, place)
         if own is not None and shared["rollbacks"] == back:  # after a rollback draws are new
             generator.set_state(own["generator"])
             set_random_states(own["random"])
-        history = History(folder, size, done) if first else None
+        history = History(folder, size, done, sinks) if first else None
         progress = Progress(done, steps, shown=first)
         model.train()
         optimizer.zero_grad()  # what diverged may have left gradients behind
@@ -185,7 +221,8 @@ def fit(
                 "place": list(place),
                 "history": history.size() if history is not None else 0,
                 "rollbacks": back,
-                "optimizer": optimizer.state_dict(),
+                "ended": ended,
+                **moving(),
                 **shared_state(energy, objective, task, average),
             }
             own = {"generator": generator.get_state(), "random": random_states(), **own_state(energy, objective)}
@@ -193,13 +230,17 @@ def fit(
 
         if saved is None and on_divergence == "rollback":
             save(0)
-        for step in range(done + 1, steps + 1):
+        step = done
+        while step < steps and not ended:
+            step += 1
             place, batch = next(batches)
             batch = fabric.to_device(ranks.shard(fabric, batch))
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule, lr_end)
-            loss, portion = model(batch, generator), ranks.weight_of_rank(fabric, batch)
-            fabric.backward(loss.value * portion)
+            portion, parts, losses = ranks.weight_of_rank(fabric, batch), pieces(batch, accumulate), []
+            for number, (part, share) in enumerate(parts, start=1):
+                with fabric.no_backward_sync(model, enabled=number < len(parts)):
+                    losses.append(model(part, generator))
+                    fabric.backward(losses[-1].value * (portion * share))
+            loss = whole(losses, [share for _, share in parts])
             norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
             assert norm is not None  # it is None only where a value is clipped
             finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
@@ -207,7 +248,7 @@ def fit(
             saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
-                raise not_finite(step, loss, norm, folder)
+                raise not_finite(step, loss, norm, folder, batch)
             before = [p.detach().clone() for p in matrices] if logging and history is not None else []
             optimizer.step()
             optimizer.zero_grad()
@@ -221,9 +262,14 @@ def fit(
                 history.add(step, "train", row)
             progress.took(step, row)
             if history is not None and evaluating:
-                history.add(step, "validation", _evaluate(run, "validation", evaluate_limit, seed, fabric))
+                found = _evaluate(run, "validation", evaluate_limit, seed, fabric)
+                history.add(step, "validation", found)
+                row |= {f"validation/{name}": value for name, value in found.items()}
+            pace.step()
+            if callbacks and (logging or evaluating):
+                ended = fabric.broadcast(first and call(callbacks, step, row, run))
             stopping = stop.signal is not None  # looked at once: a signal may come at any moment
-            if saving or (stopping and fabric.world_size == 1):
+            if saving or ended or (stopping and fabric.world_size == 1):
                 check_parameters(step, model, folder)
                 if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
                     examine(step, folder, fabric)
@@ -235,8 +281,8 @@ def fit(
         if history is not None:
             run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
             if stop.signal is not None:
-                stop.leave(steps, folder)
-            history.add(steps, "test", run.metrics)
+                stop.leave(step, folder)
+            history.add(step, "test", run.metrics)
             history.close()
             finish(run, seed)
     run.metrics = fabric.broadcast(run.metrics)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def check(fabric: Fabric, batch_size: int) -> None:
-    """Raises ValueError where a batch does not divide over ranks, or processes train alone."""
+def check(fabric: Fabric, batch_size: int, accumulate: int) -> None:
+    """Raises ValueError where a batch does not divide, or processes train alone."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > fabric.world_size:
         raise ValueError(
@@ -26,6 +26,9 @@ def check(fabric: Fabric, batch_size: int) -> None:
         )
     if batch_size % fabric.world_size:
         raise ValueError(f"batch_size={batch_size} does not divide over {fabric.world_size} processes")
+    if batch_size % (fabric.world_size * accumulate):
+        over = f" of each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
+        raise ValueError(f"batch_size={batch_size} does not divide into accumulate={accumulate} pieces{over}")
 
 
 def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:

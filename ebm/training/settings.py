@@ -3,43 +3,141 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import operator
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from ebm.runs.checkpoints import flatten
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": (lambda n: n >= 1, "at least 1"),
-    "batch_size": (lambda n: n >= 1, "at least 1"),
-    "lr": (lambda x: 0 < x < math.inf, "a positive number"),
-    "sampler_lr": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
-    "betas": (lambda pair: len(pair) == 2 and all(0 <= x < 1 for x in pair), "two numbers in [0, 1)"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
-    "warmup": (lambda n: n >= 0, "at least 0"),
-    "schedule": (lambda name: name in ("constant", "cosine"), "constant or cosine"),
-    "lr_end": (lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
-    "clip_norm": (lambda x: x > 0, "a positive number"),
-    "ema": (lambda x: 0 <= x < 1, "in [0, 1)"),
-    "log_every": (lambda n: n >= 1, "at least 1"),
-    "evaluate_every": (lambda n: n >= 0, "at least 0"),
-    "evaluate_limit": (lambda n: n >= 1, "at least 1"),
-    "checkpoint_every": (lambda n: n >= 1, "at least 1"),
-    "workers": (lambda n: n >= 0, "at least 0"),
-    "precision": (
-        lambda name: name in ("32-true", "bf16-mixed", "16-mixed"),
-        "32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LARGEST = 10**15  # of whole numbers: beyond it, a slip of the pen is likelier than a wish
+
+
+class Whole:
+    """Whole numbers, NumPy's included, and how small they may be."""
+
+    def __init__(self, least: int) -> None:
+        self.least, self.what = least, f"a whole number of at least {least}"
+
+    def __call__(self, value: Any) -> int:
+        if isinstance(value, bool | np.bool_) or not self.least <= (found := operator.index(value)) <= LARGEST:
+            raise ValueError
+        return found
+
+
+class Number:
+    """Real numbers, also of NumPy and in tensors, that satisfy a condition."""
+
+    def __init__(self, fits: Callable[[float], bool], what: str) -> None:
+        self.fits, self.what = fits, what
+
+    def __call__(self, value: Any) -> float:
+        if isinstance(value, bool | str | bytes) or not self.fits(found := float(value)):
+            raise ValueError
+        return value if isinstance(value, int) else found
+
+
+class Choice:
+    """One of some names."""
+
+    def __init__(self, *names: str, what: str = "") -> None:
+        self.names, self.what = names, what or f"{', '.join(names[:-1])} or {names[-1]}"
+
+    def __call__(self, value: Any) -> str:
+        if value not in self.names:
+            raise ValueError
+        return value
+
+
+class Pair:
+    """Two numbers."""
+
+    def __init__(self, number: Number) -> None:
+        self.number, self.what = number, f"two numbers, each {number.what}"
+
+    def __call__(self, value: Any) -> tuple[float, float]:
+        one, two = value
+        return self.number(one), self.number(two)
+
+
+FRACTION = Number(lambda x: 0 <= x < 1, "in [0, 1)")
+POSITIVE = Number(lambda x: 0 < x < math.inf, "a positive number")
+NOT_NEGATIVE = Number(lambda x: 0 <= x < math.inf, "a number of at least 0")
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "steps": Whole(1),
+    "batch_size": Whole(1),
+    "lr": POSITIVE,
+    "sampler_lr": NOT_NEGATIVE,
+    "betas": Pair(FRACTION),
+    "weight_decay": NOT_NEGATIVE,
+    "warmup": Whole(0),
+    "schedule": Choice("constant", "cosine"),
+    "lr_end": Number(lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
+    "accumulate": Whole(1),
+    "clip_norm": Number(lambda x: x > 0, "a positive number"),
+    "ema": FRACTION,
+    "log_every": Whole(1),
+    "evaluate_every": Whole(0),
+    "evaluate_limit": Whole(1),
+    "checkpoint_every": Whole(1),
+    "workers": Whole(0),
+    "num_nodes": Whole(1),
+    "precision": Choice(
+        *("32-true", "bf16-mixed", "16-mixed"),
+        what="32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
     ),
-    "on_divergence": (lambda name: name in ("stop", "rollback", "ignore"), "stop, rollback or ignore"),
-    "seed": (lambda n: n >= 0, "at least 0"),
+    "on_divergence": Choice("stop", "rollback", "ignore"),
+    "seed": Whole(0),
 }
+MAY_BE_NONE = ("sampler_lr", "clip_norm", "evaluate_limit")
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for an argument of fit that cannot work."""
-    for name, (fits, what) in BOUNDS.items():
-        if name in settings and not fits(settings[name]):
-            raise ValueError(f"fit({name}={settings[name]!r}): {name} is {what}")
+def checked(fit: Callable[P, R]) -> Callable[P, R]:
+    """Checks the settings of a training before it is called, and makes them plain Python numbers.
+
+    Raises:
+        ValueError: a setting is of the wrong kind, or out of range.
+    """
+
+    @wraps(fit)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        for name, value in keywords.items():
+            if name in KINDS and not (value is None and name in MAY_BE_NONE):
+                keywords[name] = _setting(name, value)
+        return fit(*args, **keywords)
+
+    return call
+
+
+def _setting(name: str, value: Any) -> Any:
+    kind: Any = KINDS[name]
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"fit({name}={value!r}): {name} is {kind.what}") from error
+
+
+def check_can_be_saved(state: Any) -> None:
+    """Raises ValueError where a checkpoint could not hold what optimiser and callbacks remember."""
+    try:
+        flatten(state)
+    except TypeError as error:
+        raise ValueError(f"what moves in training must fit into a checkpoint, but {error}") from error
+
+
+def check_splits(task: Any, splits: Sequence[str], limit: int | None) -> None:
+    """Raises ValueError where a task cannot be judged on splits, as far as it tells before."""
+    if hasattr(task, "check_split"):  # a task without the base class may not tell
+        for split in splits:
+            task.check_split(split, limit)
 
 
 def fabric_of(**options: Any) -> Fabric:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import Loss
+from ebm.interfaces import Batch, Loss
 from ebm.reports.page import write_report
 from ebm.runs import checkpoints
 from ebm.runs.doctor import Diverged, diagnose
@@ -79,11 +79,13 @@ def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
         )
 
 
-def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path) -> FloatingPointError:
+def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Any) -> FloatingPointError:
     values = {"loss": loss.value, **loss.terms, "gradient norm": norm}
     bad = ", ".join(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
     saved = checkpoints.latest(folder / "checkpoints")
+    flaw = batch.flaw() if isinstance(batch, Batch) else ""
+    way_out = f"It comes from the data: {flaw}" if flaw else "A lower lr, clip_norm, or a smaller step_size is the usual way out"
     return FloatingPointError(
         f"training step {step}: {bad or 'an earlier loss'} is not finite; the weights were last saved in "
-        f"{saved or 'no checkpoint'}. A lower lr, clip_norm, or a smaller step_size is the usual way out"
+        f"{saved or 'no checkpoint'}. {way_out}"
     )

@@ -104,3 +104,21 @@ def test_contexts_that_do_not_fit_are_refused():
             ConditionalMLP(**{"dim": 2, "context_dim": 3, **sizes})
     with pytest.raises(ValueError, match="relu"):
         ConditionalMLP(2, 3, activation="relu")
+
+
+@pytest.mark.parametrize("wrap", [NoiseConditional, NoiseEmbedded])
+def test_any_noise_level_can_be_asked_for(wrap):
+    """At those of the landscapes it is the landscape; between them, the landscape that a wrapper of that level has."""
+    torch.manual_seed(0)
+    energy, y, context = (
+        ConditionalMLP(2, 3 if wrap is NoiseConditional else 4, hidden=(6,)),
+        torch.randn(5, 2),
+        torch.randn(5, 3),
+    )
+    laid = wrap(energy, [1.0, 0.1])
+    for level, sigma in enumerate(laid.sigma):
+        torch.testing.assert_close(laid.at_noise(sigma, context)(y), laid.given(context, level)(y))
+    torch.testing.assert_close(laid.at_noise(0.3, context)(y), wrap(energy, [0.3]).given(context)(y))
+    for sigma in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a noise level is a positive number"):
+            laid.at_noise(sigma, context)

@@ -259,8 +259,7 @@ def test_what_cannot_pass_a_code_or_a_landscape_is_refused():
         bind(Alone(Ladder()))(Y)
     ladder = Ladder()
     assert torch.equal(bind(lambda y: ladder(y))(Y), ladder(Y))  # a function may leave it at forward's default
-    with pytest.raises(ValueError, match="has a context, but Shifted scores Shifted without"):
-        Function(Shifted()).given(C)(Y)
+    assert torch.equal(Function(Shifted()).given(C)(Y), Shifted()(Y))  # said to be a function of y alone
     with pytest.raises(ValueError, match="hands the context on to Ladder"):
         bind(Told(Ladder()), C)(Y)
     assert torch.equal(bind(Told(Shifted()), C)(Y), Shifted()(Y, C))

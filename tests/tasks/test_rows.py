@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ebm
 from ebm.interfaces import Batch, Prediction
-from ebm.tasks import InMemory, Rows, draw_splits
+from ebm.tasks import InMemory, Points, Rows, as_task, draw_splits
 from ebm.testing import check_task
 from tests.helpers import laws, seeded
 
@@ -120,3 +120,109 @@ def test_a_recipe_that_names_no_array_is_told():
     with pytest.raises(ValueError, match="task 'rows' needs array"):
         ebm.build("task", "rows")
     assert ebm.build("task", "rows", array=NUMBERS.tolist()).spec == {"dim": 2}
+
+
+# ------------------------------------------------------------------------------------------------------ data of one's own
+
+
+class Serving(Dataset):
+    """A dataset whose rows are what a function makes of their number."""
+
+    def __init__(self, count, row):
+        self.count, self.row = count, row
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index >= self.count:
+            raise IndexError
+        return self.row(index)
+
+
+TENSOR = torch.from_numpy(NUMBERS).float()
+CONTEXT = torch.arange(36.0).reshape(12, 3)
+OWN = {
+    **KINDS,
+    "TensorDataset": TensorDataset(TENSOR),
+    "dataset of rows": Serving(12, lambda index: TENSOR[index]),
+    "dataset of 1-tuples": Serving(12, lambda index: (TENSOR[index],)),
+    "batch": Batch(TENSOR),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_data_of_ones_own_are_a_task_of_the_same_rows(kind):
+    task = as_task(OWN[kind])
+    assert everything(task) == NUMBERS.tolist()
+    assert task.rows("train").context is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (TENSOR, CONTEXT),
+        (NUMBERS, CONTEXT.numpy()),
+        (TENSOR.tolist(), CONTEXT.tolist()),
+        TensorDataset(TENSOR, CONTEXT),
+        Serving(12, lambda index: (TENSOR[index], CONTEXT[index])),
+        Batch(TENSOR, CONTEXT),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_contexts_stay_with_the_rows_that_they_came_with(data):
+    """Also contexts that are vectors, which a dataset gives beside each row."""
+    task = as_task(data)
+    for split, index in draw_splits(12, None, 0).items():
+        assert torch.equal(task.rows(split).target, TENSOR[index])
+        assert torch.equal(task.rows(split).context, CONTEXT[index])
+
+
+def test_a_task_stays_what_it_is():
+    task = Points("moons", n=20)
+    assert as_task(task) is task
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataLoader(TensorDataset(TENSOR), batch_size=5), r"pass its dataset, as in .*loader\.dataset, batch_size=5\)"),
+        (Batch(TENSOR, None, torch.ones(12)), "Batch with weights: write a Task"),
+        ([TENSOR, CONTEXT], r"two arrays of shapes \(12, 2\), \(12, 3\): pass a tuple"),
+        ((TENSOR[:, 0], CONTEXT[:, 0]), r"two arrays of shapes \(12,\), \(12,\): pass a tuple"),
+        ((TENSOR, CONTEXT[:5]), r"labels have shape \(5, 3\), the array \(12, 2\)"),
+        (TensorDataset(TENSOR, CONTEXT, CONTEXT), "gives 3 things a row"),
+        (Serving(12, lambda index: {"y": TENSOR[index]}), "cannot be read as numbers"),
+        (type("Stream", (IterableDataset,), {"__iter__": lambda self: iter([])})(), "a stream of unknown length"),
+        ({"train": TENSOR, "tset": TENSOR}, "unknown split 'tset': did you mean 'test'"),
+        ({"train": TENSOR, "test": CONTEXT}, "pass rows of one shape"),
+        ({"train": (TENSOR, CONTEXT), "test": TENSOR}, "all with labels or none"),
+        ({"train": TENSOR, "test": TENSOR / 0}, "test: 12 of 12 rows are NaN or infinite"),
+        ({}, "at least 'train'"),
+        (None, "cannot be read as numbers"),
+    ],
+)
+def test_what_would_have_to_be_guessed_is_refused_with_what_to_pass(data, message):
+    with pytest.raises(ValueError, match=message):
+        as_task(data)
+
+
+def test_splits_are_what_their_names_say():
+    task = Rows({"train": TENSOR[:6], "test": (TENSOR[6:7])})
+    assert torch.equal(task.rows("train").target, TENSOR[:6])
+    assert torch.equal(task.rows("test").target, TENSOR[6:7])
+    with pytest.raises(ValueError, match="unknown split 'validation'"):
+        task.check_split("validation")
+    task.check_split("test")
+    labelled = Rows({"train": (TENSOR[:6], [0, 1, 2, 0, 1, 2]), "test": (TENSOR[6:8], [0, 3])})
+    assert labelled.spec == {"dim": 2, "classes": 4}
+
+
+def test_a_split_is_known_to_be_too_small_before_it_is_judged():
+    """Two halves of two rows are the least that MMD compares; the loss of `Rows` needs one row."""
+    Points("moons", n=20).check_split("test", 2)
+    for limit, n in ((1, 20), (None, 10)):
+        with pytest.raises(ValueError, match="MMD needs halves of at least two rows"):
+            Points("moons", n=n).check_split("test", limit)
+    with pytest.raises(ValueError, match="split 'validation' is empty"):
+        Rows(torch.zeros(3, 2)).check_split("validation")

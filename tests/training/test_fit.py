@@ -20,10 +20,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import ebm
 from ebm import recipes
-from ebm.energies import Gaussian, MLPEnergy
+from ebm.energies import ConditionalMLP, Gaussian, MLPEnergy
 from ebm.interfaces import Batch, Loss, Objective, Sampler
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
 from ebm.randomness import stream, subseed
@@ -33,7 +34,7 @@ from ebm.runs.folder import fresh_folder, open_folder
 from ebm.runs.history import History, read_history
 from ebm.runs.run import sampler_of
 from ebm.samplers import GradientDescent, LangevinDynamics, ReplayAugmented
-from ebm.tasks import Points
+from ebm.tasks import Points, Rows
 from ebm.training.loop import Trainee, _batches, _rate, fit
 from tests.fake_plugins import (
     Around,
@@ -72,7 +73,7 @@ def points(n=ROWS):
 def quick(out, energy=None, objective=None, task=None, **keywords):
     """Trains for a few steps, with whatever differs."""
     keywords = {"steps": 4, "batch_size": 8, "log_every": 1, **keywords}
-    return fit(energy or mlp(), objective or cd(), task or points(), out=out, **keywords)
+    return fit(energy or mlp(), objective or cd(), points() if task is None else task, out=out, **keywords)
 
 
 def table(run):
@@ -828,3 +829,68 @@ def test_a_plugins_recipe_trains(tmp_path):
         run = train_recipe(recipe, tmp_path / "run", {"energy.curvature": "3"})
         assert run.energy.curvature.item() != 3
         assert ebm.load(tmp_path / "run").energy.curvature.item() == run.energy.curvature.item()
+
+
+# ------------------------------------------------------------------------------------------------------- data of one's own
+
+
+@pytest.mark.parametrize("name", ["array", "tensor", "dataset", "splits"])
+def test_data_of_ones_own_train_as_the_task_that_they_are(tmp_path, name):
+    rows = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    splits = {split: part.target for split, part in Rows(rows).splits.items()}
+    data = {"array": rows.numpy(), "tensor": rows, "dataset": TensorDataset(rows), "splits": splits}[name]
+    one, two = quick(tmp_path / "x", task=data), quick(tmp_path / "y", task=Rows(rows))
+    assert all(torch.equal(a, b) for a, b in zip(parameters(one.energy), parameters(two.energy), strict=True))
+    assert one.metrics == two.metrics
+    again = ebm.load(tmp_path / "x", energy=mlp(seed=3), objective=cd(), sampler=cd().sampler, task=data)
+    assert again.evaluate(seed=0) == one.evaluate(seed=0)
+
+
+def test_a_conditional_energy_sees_the_contexts_of_ones_own_rows(tmp_path):
+    seen = []
+
+    class Watching(DenoisingScoreMatching):
+        def forward(self, energy, batch, *, start=None, generator=None):
+            seen.append(batch)
+            return super().forward(energy, batch, start=start, generator=generator)
+
+    rows = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    quick(tmp_path / "x", ConditionalMLP(dim=2, context_dim=2), Watching(0.1), (rows, 2 * rows), sampler=langevin())
+    assert seen
+    assert all(torch.equal(batch.context, 2 * batch.target) for batch in seen)
+
+
+@pytest.mark.parametrize("splits", [{"test"}, {"validation"}, {"test", "validation"}])
+def test_a_split_that_is_needed_and_absent_is_refused_at_the_start(tmp_path, splits):
+    rows = torch.randn(30, 2)
+    data = {"train": rows, **{split: rows for split in {"test", "validation"} - splits}}
+    with pytest.raises(ValueError, match="unknown split"):
+        quick(tmp_path / "x", task=data, evaluate_every=2)
+    assert not (tmp_path / "x").exists()
+    if "test" not in splits:
+        quick(tmp_path / "x", task=data)  # which needs no validation split
+
+
+def test_a_split_that_is_too_small_for_its_metric_is_refused_at_the_start(tmp_path):
+    for keywords in ({"task": points(10)}, {"evaluate_limit": 1}):
+        with pytest.raises(ValueError, match="MMD needs halves of at least two rows"):
+            quick(tmp_path / "x", **keywords)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stopped_run_does_not_go_on_with_other_data(tmp_path):
+    rows = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(Interrupted):
+        quick(tmp_path / "x", task=rows, objective=stopping(4), checkpoint_every=2)
+    with pytest.raises(ValueError, match="unfinished run with another data"):
+        quick(tmp_path / "x", task=rows + 1, checkpoint_every=2)
+    quick(tmp_path / "x", task=rows.numpy(), checkpoint_every=2)
+
+
+@pytest.mark.parametrize("name", ["cd", "dsm"])
+def test_nan_in_data_is_called_nan_in_data(tmp_path, name):
+    objective = {"cd": cd, "dsm": lambda: DenoisingScoreMatching(0.1)}[name]()
+    with pytest.raises(FloatingPointError, match=r"the batch's target is NaN or infinite in 1 of 8 rows") as caught:
+        quick(tmp_path / "x", mlp(), objective, Poisoned(float("nan")), sampler=langevin(), steps=20)
+    if name == "dsm":
+        assert "lower lr" not in str(caught.value)

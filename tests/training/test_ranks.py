@@ -75,13 +75,24 @@ def assert_close(one: Any, two: Any) -> None:
         torch.testing.assert_close(one[key], two[key], msg=lambda text, key=key: f"{key}: {text}", **CLOSE)
 
 
+def stop_at_ten(step: int, row: Any, run: Any) -> bool:
+    assert os.environ.get("RANK", "0") == "0"  # the first process is the one that knows the rows
+    return step == 10
+
+
 def process(folder: Path) -> None:
     """Trains several runs in each of two processes, and writes what only the processes themselves know."""
     patch = pytest.MonkeyPatch()
     quick_report(patch)
     ranks = {"strategy": "ddp", "devices": 2, "accelerator": "cpu"}
     rank = os.environ["RANK"]
-    for name, parts in (("equal", reconstruction(False)), ("weighted", reconstruction(True)), ("drawn", persistent())):
+    cut = reconstruction(True, accumulate=2, callbacks=[stop_at_ten], optimizer="muon")
+    for name, parts in (
+        ("equal", reconstruction(False)),
+        ("weighted", reconstruction(True)),
+        ("drawn", persistent()),
+        ("cut", cut),
+    ):
         run = fit(**parts, **ranks, out=folder / name)
         torch.save([parameters(parts["energy"], parts["objective"]), run.metrics], folder / f"{name}-{rank}.pt")
     said = {}
@@ -124,8 +135,17 @@ def test_two_processes_that_draw_nothing_train_what_one_trains(pair, tmp_path, n
     assert json.loads((pair / name / "metrics.json").read_text()) == pytest.approx(alone.metrics, abs=1e-3)
 
 
+def test_two_processes_train_in_pieces_and_stop_early_together(pair, tmp_path):
+    """Four pieces of a batch whose rows weigh differently; the first process alone sees the rows that stop training."""
+    fit(**reconstruction(True, callbacks=[stop_at_ten], optimizer="muon"), out=tmp_path / "alone")
+    together, expected = saved(pair / "cut"), saved(tmp_path / "alone")
+    assert together["step"] == expected["step"] == 10
+    for part in ("energy", "objective", "average"):
+        assert_close(together[part], expected[part])
+
+
 def test_both_processes_hold_the_same_weights(pair):
-    for name in ("equal", "weighted", "drawn"):
+    for name in ("equal", "weighted", "drawn", "cut"):
         (one, _), (two, _) = (torch.load(pair / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), name
 

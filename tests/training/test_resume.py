@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 import torch
 
+import ebm
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
 from ebm.runs import checkpoints
 from ebm.runs.history import read_history
 from ebm.samplers import MALA, GradientDescent, ReplayAugmented
 from ebm.tasks import Points
-from ebm.training import fit
+from ebm.training import EarlyStopping, fit
 from tests.fake_plugins import (
     Around,
     Bare,
@@ -102,6 +103,14 @@ CONFIGURATIONS: dict[str, Callable[[], dict[str, Any]]] = {
         "ema": 0.5,
         "evaluate_every": 2,
     },
+    "muon, one cycle": lambda: {
+        "energy": mlp(),
+        "objective": ContrastiveDivergence(replay(), start="noise"),
+        "task": points(),
+        "optimizer": ebm.build("optimizer", "muon", momentum=0.9),
+        "scheduler": ebm.build("scheduler", "one-cycle", max_lr=2e-2, total_steps=STEPS, cycle_momentum=False),
+    },
+    "objects of one's own": lambda: of_ones_own(mlp()),
     "float64": lambda: {
         "energy": mlp(torch.float64),
         "objective": ContrastiveDivergence(replay(), start="noise"),
@@ -110,6 +119,32 @@ CONFIGURATIONS: dict[str, Callable[[], dict[str, Any]]] = {
         "ema": 0.9,
     },
 }
+
+
+class Watching:
+    """A callback that stops after as many falls of the loss as never come, and remembers them."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def __call__(self, step: int, row: Any, run: Any) -> bool:
+        self.seen.append(row.get("loss", 0.0))
+        return len(self.seen) > 2 * STEPS
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.seen = list(state["seen"])
+
+
+def of_ones_own(energy: Any) -> dict[str, Any]:
+    """An optimiser and a scheduler that were made before, and callbacks that remember."""
+    optimizer = torch.optim.SGD(energy.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=5)
+    callbacks = [EarlyStopping("validation/mmd", patience=100), Watching()]
+    own = {"optimizer": optimizer, "scheduler": scheduler, "callbacks": callbacks, "lr": 1e-3, "evaluate_every": 2}
+    return {"energy": energy, "objective": ContrastiveDivergence(langevin()), "task": points(), **own}
 
 
 def as_double(task: Points) -> Points:
