@@ -69,7 +69,7 @@ def test_a_batch_of_ones_own_type_stays_as_it_is():
         [[1.0, 2.0], [3.0, 4.0]],
         np.array(["a", "b"]),
     ],
-    ids=repr,
+    ids=lambda data: type(data).__name__,
 )
 def test_what_would_have_to_be_guessed_is_refused(data):
     with pytest.raises(ValueError, match=r"the batch .*pass (y \(rows, \*event\), a pair \(y, context\), or ebm\.Batch|numbers)"):
