@@ -15,6 +15,7 @@ from docstring_parser import parse as parse_docstring
 from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
 from ebm.commands.console import show as show_result
+from ebm.files import hold, holding
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
 from ebm.registry import (
     KINDS,
@@ -130,6 +131,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
 COLUMNS = ("name", "type", "default", "meaning")  # of a factory's parameters
 
 
+@holding()
 def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> None:
     """Ask a study of a finished run: writes NAME.csv, and the report anew.
 
@@ -141,6 +143,7 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
     """
     found = component("study", name)
     loaded = recipes.load_run(run)
+    hold(loaded.path)
     asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()}
     keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
     with blamed("study", found):

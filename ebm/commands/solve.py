@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from ebm.commands.console import print_json
-from ebm.files import atomic
+from ebm.files import atomic, check_outputs
 from ebm.interfaces import Batch
 from ebm.interfaces.abilities import HasAnswers, lacking
 from ebm.randomness import stream
@@ -55,6 +55,8 @@ def solve(
         )
     if not isinstance(run.thinker, Thinker):
         raise ValueError(f"{run.path} holds {type(energy).__name__}, which does not think")
+    if out is not None:
+        check_outputs(out, **({"puzzle": Path(puzzle)} if _is_file(puzzle) else {}))
     text = Path(puzzle).read_text(encoding="utf-8") if _is_file(puzzle) else puzzle
     context = game.read(text)[None].to(run.device)
     if out is not None and not hasattr(game, "draw_on"):

@@ -78,6 +78,16 @@ class Task(ABC):
             if limit is not None and limit <= 0:
                 return
 
+    def check_judging(self, split: str = "test", limit: int | None = None) -> None:
+        """Raises ValueError where a split, or what `limit` leaves of it, is too small to be judged.
+
+        `fit` asks before it trains. A task whose own `evaluate` needs more than one row says so here.
+        """
+        check_limit(limit)
+        own = type(self)
+        if own.evaluate is Task.evaluate and own.predictions is Task.predictions and not any(True for _ in self.judged(split, 1)):
+            raise ValueError(f"split {split!r} is empty: there is nothing to judge by")
+
     def predictions(
         self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Batch, Prediction]]:

@@ -109,10 +109,20 @@ def latest(folder: Path) -> Path | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes drafts of killed runs, and all but the newest checkpoints."""
-    for draft in folder.glob(".*.draft"):
-        shutil.rmtree(draft, ignore_errors=True)
+    for draft in folder.glob(f".{PREFIX}*.draft"):
+        discard(draft)
     for step in steps(folder)[:-keep]:
         remove(at(folder, step))
+
+
+def clear(folder: Path) -> None:
+    """Removes all checkpoints in a folder, and nothing else that is in it."""
+    for step in steps(folder):
+        draft = draft_of(at(folder, step))
+        discard(draft)
+        shutil.rmtree(at(folder, step).rename(draft))
+    for draft in folder.glob(f".{PREFIX}*.draft"):
+        discard(draft)
 
 
 def remove(path: Path) -> None:

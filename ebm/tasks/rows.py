@@ -116,11 +116,7 @@ class RowTask(InMemory):
                 of a wrong shape.
             FloatingPointError: a sample or its energy is not finite.
         """
-        rows = self.rows(split)
-        count = min(JUDGED if limit is None else limit, len(rows.target) // 2)
-        if count < 2:
-            found = f"{len(rows.target)} rows in split {split!r}"
-            raise ValueError(f"limit={limit} and {found}: MMD needs halves of at least two rows")
+        rows, count = self.rows(split), self._half(split, limit)
         held, other = rows.target[:count], rows.target[count : 2 * count]
         samples, energies = [], []
         for batch, (y, energy, _) in self.predictions(predictor, split, count, generator):
@@ -136,6 +132,19 @@ class RowTask(InMemory):
         if energies:
             result["energy"] = torch.cat(energies).mean().item()
         return result | self.extra_metrics(drawn)
+
+    def check_judging(self, split: str = "test", limit: int | None = None) -> None:
+        """Raises ValueError where a split's halves are too small for MMD."""
+        super().check_judging(split, limit)
+        self._half(split, limit)
+
+    def _half(self, split: str, limit: int | None) -> int:
+        """Counts the rows of a half of a split, of which samples are compared with one."""
+        rows = len(self.rows(split).target)
+        count = min(JUDGED if limit is None else limit, rows // 2)
+        if count < 2:
+            raise ValueError(f"limit={limit} and {rows} rows in split {split!r}: MMD needs halves of at least two rows")
+        return count
 
     def extra_metrics(self, samples: Tensor) -> dict[str, float]:
         """Measures samples (rows, *event) in further ways; here in none."""

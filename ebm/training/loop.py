@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ebm.files import commit, discard, draft_of
+from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints
@@ -23,7 +23,7 @@ from ebm.runs.snapshots import own_state, put_back, shared_state
 from ebm.training import ranks
 from ebm.training.finish import finish
 from ebm.training.progress import Progress
-from ebm.training.settings import check, fabric_of
+from ebm.training.settings import check, check_data, fabric_of, with_plain_numbers
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 
+@with_plain_numbers
 @retried
+@holding()
 def fit(
     energy: EnergyFn,
     objective: Objective,
@@ -118,9 +120,9 @@ def fit(
         FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the
             run (`ebm.runs.doctor.Diverged`); the last good checkpoint stays.
     """
+    check(locals())
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite")}
-    check(settings)
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     ranks.check(fabric, batch_size)
@@ -148,7 +150,12 @@ def fit(
         energy.compile()
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
-    folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
+
+    def opened() -> str:
+        check_data(task, batch_size, evaluate_limit, ["validation"] * bool(evaluate_every) + ["test"], overwrite)
+        return str(open_folder(out, described, recipe, overwrite))
+
+    folder = Path(ranks.broadcast_from_first(fabric, opened))
     mover = sampler_of(objective, judged) if sampler is None else sampler
     run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
 
@@ -303,7 +310,10 @@ def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], 
     first, final = fabric.global_rank == 0, checkpoints.at(folder, step)
     draft = draft_of(final)
     try:
-        draft.mkdir(parents=True, exist_ok=True)
+        if first:
+            discard(draft)  # of a killed run
+            draft.mkdir(parents=True)
+        fabric.barrier()
         checkpoints.write(draft, f"rank{fabric.global_rank}", own)
         if first:
             checkpoints.write(draft, "shared", shared)

@@ -575,27 +575,27 @@ def test_failed_overwriting_does_not_continue_the_old_run(tmp_path, monkeypatch)
 # --------------------------------------------------------------------------------------------------------------- bad input
 
 ARGUMENTS = {
-    "steps": [0, -1],
-    "batch_size": [0, -8],
-    "lr": [0.0, -1.0, float("nan"), float("inf")],
+    "steps": [0, -1, 1.5, 2.0, 10**22, 1e22, None, True, "3", [3]],
+    "batch_size": [0, -8, None, 8.0, 10**22],
+    "lr": [0.0, -1.0, float("nan"), float("inf"), None, "1e-3", [1e-3], 1j],
     "sampler_lr": [-1.0, float("nan")],
-    "betas": [(1.0, 0.9), (-0.1, 0.9)],
+    "betas": [(1.0, 0.9), (-0.1, 0.9), 0.9, None, (0.9,), ("a", "b")],
     "weight_decay": [-1.0, float("nan")],
-    "warmup": [-1],
+    "warmup": [-1, 0.5],
     "schedule": ["cosin", ""],
     "clip_norm": [0.0, -1.0, float("nan")],
     "lr_end": [-0.1, 1.1, float("nan")],
     "ema": [-0.1, 1.0, float("nan")],
     "log_every": [0, -1],
     "evaluate_every": [-1],
-    "evaluate_limit": [0, -1],
+    "evaluate_limit": [0, -1, 1, 2.5, "all"],  # the metric of points needs two
     "checkpoint_every": [0, -1],
     "workers": [-1],
     "accelerator": ["abacus"],
     "strategy": ["luck"],
     "devices": [0, "none"],
     "precision": ["31-true"],
-    "seed": [-1],
+    "seed": [-1, 1.5, 1.0, "1", None, True],
 }
 
 
@@ -604,6 +604,27 @@ def test_a_wrong_argument_is_a_value_error_before_anything_is_written(tmp_path, 
     with pytest.raises(ValueError, match=f"{name}|{re.escape(str(value))}"):
         quick(tmp_path / "x", **{name: value})
     assert not (tmp_path / "x").exists()
+
+
+def test_numbers_of_numpy_and_tensors_are_numbers(tmp_path):
+    plain = quick(tmp_path / "x", steps=3, seed=2, lr=0.01, evaluate_limit=5)
+    numbers = {"steps": np.int64(3), "seed": torch.tensor(2), "batch_size": np.array(8), "lr": np.float64(0.01)}
+    run = quick(tmp_path / "y", **numbers, evaluate_limit=np.int32(5))
+    assert contents(run.path) == contents(plain.path)
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_a_split_too_small_for_its_metric_is_found_before_training(tmp_path, rows):
+    untouched = interrupting(1, fail)(cd())
+    with pytest.raises(ValueError, match=r"(0|1|2) rows in split 'test': MMD needs halves|split 'test' is empty"):
+        quick(tmp_path / "x", objective=untouched, task=points(rows), batch_size=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_validation_split_too_small_is_found_where_it_is_used(tmp_path):
+    with pytest.raises(ValueError, match="split 'validation'"):
+        quick(tmp_path / "x", objective=interrupting(1, fail)(cd()), task=points(30), evaluate_every=2)
+    quick(tmp_path / "y", task=points(30))
 
 
 class Poisoned(Still):
@@ -813,6 +834,13 @@ def test_the_trainee_is_one_module():
     energy, objective = mlp(), Reconstruction(GradientDescent(0.1, learnable=True), points())
     assert len(list(Trainee(energy, objective).parameters())) == len(parameters(energy, objective))
     assert len(list(Trainee(lambda y: y.sum(-1), objective).parameters())) == 1
+
+
+@pytest.mark.parametrize("seed", [1.5, 2.0, "1", None, True, float("nan")])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="a seed is a whole number"):
+        subseed(seed, "a")
+    assert subseed(np.int64(3), "a") == subseed(3, "a") == subseed(torch.tensor(3), "a")
 
 
 def test_streams_differ_by_purpose_rank_and_seed():
