@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebm.commands.console import print_study
+from ebm.commands.console import print_study, say
 from ebm.files import hold, holding
 from ebm.reports.page import write_report
 from ebm.runs.run import Run
@@ -23,4 +23,4 @@ def probe(run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), see
     conduct(run, "probe", {"data": data, "seeds": seeds, "limit": limit})
     write_report(run, run.recipe.get("seed", 0))
     print_study(run, "probe")
-    print(f"report: {run.path / 'report.html'}")
+    say(f"report: {run.path / 'report.html'}")

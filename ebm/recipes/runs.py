@@ -20,7 +20,7 @@ from ebm.runs.snapshots import put_back
 from ebm.training import fit
 from ebm.training.ranks import is_first_process
 from ebm.training.settings import check
-from ebm.words import nearest
+from ebm.words import nearest, visible
 
 
 @holding()
@@ -120,7 +120,8 @@ def _train(parts: Parts, folder: Path, overwrite: bool, compared: Mapping[str, R
     options: dict[str, Any] = {"seed": parts.recipe["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
     if is_first_process():
         reads = getattr(parts.task, "reads", "")
-        print(f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else ""), file=sys.stderr)
+        said = f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else "")
+        print(visible(said), file=sys.stderr)
     if compared:
         baseline, *others = compared.items()
         options |= {"baseline": baseline[1], "others": dict(others)}

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ebm.files import write_text
 from ebm.runs import checkpoints
+from ebm.words import visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +59,7 @@ def retried(fit: Callable[P, R]) -> Callable[P, R]:
             try:
                 return fit(*args, **keywords)
             except RolledBack as again:
-                tqdm.write(str(again))
+                tqdm.write(visible(again))
                 keywords["out"], keywords["overwrite"] = again.folder, False
 
     return trained
