@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -279,6 +280,8 @@ def application(verb: str | None) -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; an error of input is one line on stderr and status 2."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    usual = warnings.formatwarning
+    warnings.formatwarning = _warning
     try:
         parser = application(tokens[0] if tokens else None)
         command, bound, *_ = parser.parse_args(tokens, print_error=False, exit_on_error=False)
@@ -294,6 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CycloptsError, ValueError, FloatingPointError, OSError, ImportError) as error:
         complain(f"ebm: {error}")
         raise SystemExit(2) from None
+    finally:
+        warnings.formatwarning = usual
+
+
+def _warning(message: Warning | str, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+    return f"ebm: warning: {visible(message)}\n"
 
 
 def complain(line: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,16 +20,20 @@ _descriptors: set[int] = set()
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, by: str = "") -> Iterator[Path]:
     """Gives a draft's path, which takes its final name once on disk; else the old file stays.
 
     A draft that a killed process left is written anew. No symbolic link is followed: one that has
     the draft's or the file's name is replaced, and what it points at stays as it is.
 
+    Arguments:
+        path: the file.
+        by: names the writer, where several may write the same file at a time, each a draft.
+
     Raises:
         BlockingIOError: another process is writing this file.
     """
-    draft = draft_of(path)
+    draft = draft_of(path, by)
     if draft.is_symlink() or draft.is_dir():
         discard(draft)
     handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -47,9 +52,9 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def draft_of(path: Path) -> Path:
+def draft_of(path: Path, by: str = "") -> Path:
     """Names the file or folder that is written before it takes its final name."""
-    return path.with_name(f".{path.name}.draft")
+    return path.with_name(f".{path.name}{by and f'.{by}'}.draft")
 
 
 def commit(draft: Path, path: Path) -> None:
@@ -104,6 +109,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, it is no JSON: {error}") from error
+
+
+def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Reads a csv file's rows by column; ValueError names one that is damaged, and the row.
+
+    Arguments:
+        path: the file; one without a byte has no rows.
+        needed: columns that it must have.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged, it is no csv: {error}") from error
+    if columns is not None and (missing := [name for name in needed if name not in columns]):
+        raise ValueError(f"{path} is damaged: it has no column {', '.join(missing)}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():  # what csv makes of too many cells, and of too few
+            raise ValueError(f"{path} is damaged: row {number} has not as many cells as there are columns")
+    return rows
 
 
 def check_outputs(*outputs: Path, **inputs: Path) -> None:

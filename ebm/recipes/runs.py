@@ -16,7 +16,7 @@ from ebm.registry import component, components
 from ebm.runs import checkpoints
 from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
 from ebm.runs.run import Run, sampler_of
-from ebm.runs.snapshots import put_back
+from ebm.runs.snapshots import newest, put_back
 from ebm.training import fit
 from ebm.training.ranks import is_first_process
 from ebm.training.settings import check
@@ -176,7 +176,9 @@ def load(
         sampler = parts.fit.get("sampler") if sampler is None else sampler
     if energy is None:
         raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
-    put_back(saved, energy, objective, task, averaged=True)
+    saved = newest(folder / "checkpoints", energy, objective)
+    assert saved is not None  # there was one
+    put_back(saved, energy, objective, task, averaged=True, verified=True)
     if sampler is None:
         sampler = sampler_of(objective, energy)
     metrics = folder / "metrics.json"

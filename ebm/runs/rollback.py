@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
-from ebm.files import write_text
+from ebm.files import read_json, write_text
 from ebm.runs import checkpoints
 from ebm.words import visible
 
@@ -32,7 +32,7 @@ class RolledBack(Exception):
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
     """Lists a run's rollbacks: to which step (`to`) and why (`because`)."""
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return read_json(path) if path.exists() else []
 
 
 def roll_back(folder: Path, because: str) -> RolledBack | None:

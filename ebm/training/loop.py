@@ -19,13 +19,21 @@ from ebm.runs.folder import open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
-from ebm.runs.snapshots import own_state, put_back, shared_state
+from ebm.runs.snapshots import newest, own_state, put_back, shared_state
 from ebm.training import ranks
 from ebm.training.finish import finish
 from ebm.training.progress import Progress
 from ebm.training.settings import check, check_data, fabric_of, with_plain_numbers
 from ebm.training.stopping import stop_signals
-from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
+from ebm.training.watch import (
+    check_parameters,
+    data_are_blamed,
+    divergence_leaves_a_report,
+    examine,
+    lost_processes_are_named,
+    not_finite,
+    relative_change,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -162,11 +170,15 @@ def fit(
     back = len(rollbacks(folder))
     drawn = subseed(seed, "rollback", back) if back else seed
     mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
-    with mine, stop_signals() as stop, divergence_leaves_a_report(run, seed, first, on_divergence == "rollback"):
+    report = divergence_leaves_a_report(run, seed, first, on_divergence == "rollback")
+    with mine, stop_signals() as stop, lost_processes_are_named(folder, fabric.world_size), report:
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own = 0, (0, 0), 0, None
-        if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
-            to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device}
+        whole = ranks.broadcast_from_first(
+            fabric, lambda: str(newest(folder / "checkpoints", energy, objective, aside=True) or "")
+        )
+        if saved := Path(whole) if whole else None:
+            to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device, "verified": True}
             shared, own = put_back(saved, energy, objective, task, **to)
             with checkpoints.named(saved):
                 optimizer.load_state_dict(shared["optimizer"])
@@ -203,7 +215,8 @@ def fit(
             batch = fabric.to_device(ranks.shard(fabric, batch))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _rate(step, steps, warmup, schedule, lr_end)
-            loss, portion = model(batch, generator), ranks.weight_of_rank(fabric, batch)
+            with data_are_blamed(step, batch):
+                loss, portion = model(batch, generator), ranks.weight_of_rank(fabric, batch)
             fabric.backward(loss.value * portion)
             norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
             assert norm is not None  # it is None only where a value is clipped
@@ -212,7 +225,7 @@ def fit(
             saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
-                raise not_finite(step, loss, norm, folder)
+                raise not_finite(step, batch, loss, norm, folder)
             before = [p.detach().clone() for p in matrices] if logging and history is not None else []
             optimizer.step()
             optimizer.zero_grad()
@@ -231,7 +244,7 @@ def fit(
             if saving or (stopping and fabric.world_size == 1):
                 check_parameters(step, model, folder)
                 if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
-                    examine(step, folder, fabric)
+                    examine(step, history, folder, fabric)
                 save(step)
             if stopping:
                 stop.leave(step, folder)
