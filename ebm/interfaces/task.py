@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,15 @@ class Task(ABC):
 
 
 def check_limit(limit: int | None) -> None:
-    """Raises ValueError where a limit leaves no example."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: at least one example is needed")
+    """Raises ValueError where a limit leaves no example, or is no whole number.
+
+    >>> check_limit(2.5)
+    Traceback (most recent call last):
+    ValueError: limit=2.5: at least one example is needed, and a whole number
+    """
+    try:
+        enough = limit is None or (not isinstance(limit, bool) and operator.index(limit) >= 1)
+    except TypeError:
+        enough = False
+    if not enough:
+        raise ValueError(f"limit={limit!r}: at least one example is needed, and a whole number")

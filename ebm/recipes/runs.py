@@ -60,6 +60,9 @@ def run(
     places = dict(zip(baselines := baselines_of(resolved), places_of(folder, [*baselines]), strict=True))
     if is_first_process():
         check_writable(folder)
+        if folder.is_dir():
+            hold(folder)
+            check_ours(folder)
     if baselines and finished(folder) and not overwrite:
         raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
     parts: dict[str, Parts] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def clear(path: Path) -> None:
     for events in (path / "tensorboard").glob(EVENTS):
         events.unlink()
     for folder in FOLDERS:
-        if (path / folder).is_dir() and not any((path / folder).iterdir()):
+        with suppress(OSError):  # it is not there, or holds what is not ours
             (path / folder).rmdir()
     for name in set(_names()) - {MARKER, *FOLDERS}:
         (path / name).unlink(missing_ok=True)
