@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from docstring_parser import parse as parse_docstring
 
 from ebm import __version__, recipes
-from ebm.commands.console import as_data, print_json, print_run, print_study, print_table
+from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
 from ebm.commands.diagnose import diagnose
+from ebm.files import hold, holding
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
 from ebm.registry import (
     KINDS,
@@ -34,7 +36,7 @@ from ebm.reports.page import write_report
 from ebm.scaffold import new_plugin as write_package
 from ebm.studies.findings import conduct
 from ebm.training.ranks import is_first_process
-from ebm.words import nearest
+from ebm.words import nearest, visible
 
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
@@ -122,7 +124,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
         explained = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         shown[each] = {"from": found.distribution, "text": text, "parameters": explained}
         if not json:
-            print(f"{each} {name} ({found.distribution})\n\n{text or found.summary}\n")
+            say(f"{each} {name} ({found.distribution})\n\n{text or found.summary}\n")
             print_table("parameters", COLUMNS, rows)
     if json:
         print_json(shown)
@@ -131,6 +133,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
 COLUMNS = ("name", "type", "default", "meaning")  # of a factory's parameters
 
 
+@holding()
 def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> None:
     """Ask a study of a finished run: writes NAME.csv, and the report anew.
 
@@ -142,6 +145,7 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
     """
     found = component("study", name)
     loaded = recipes.load_run(run)
+    hold(loaded.path)
     asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()}
     keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
     with blamed("study", found):
@@ -151,7 +155,7 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
         print_json(rows)
         return
     print_study(loaded, name)
-    print(f"report: {loaded.path / 'report.html'}")
+    say(f"report: {loaded.path / 'report.html'}")
 
 
 def new_plugin(name: str, /, *, out: Path | None = None) -> None:
@@ -162,9 +166,9 @@ def new_plugin(name: str, /, *, out: Path | None = None) -> None:
         out: the folder to write; by default the name, in this folder.
     """
     written = write_package(name, out)
-    print(f"{written.folder}: next")
+    say(f"{written.folder}: next")
     for command in (f"pip install -e {written.folder}", f"ebm run {written.component}", f"pytest --ebm {written.distribution}"):
-        print(f"  {command}")
+        say(f"  {command}")
 
 
 def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
     from ebm.training.loop import fit
 
     studies = components("study")
-    print(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
+    say(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
 
     def table(path: str, kind: str, values: dict[str, Any]) -> None:
         factory = component(kind, values["use"]).factory if kind in PARTS else fit if kind == "fit" else studies[kind].factory
@@ -250,7 +254,7 @@ def as_command(found: Component) -> Callable[..., Any]:
     typed = [p.replace(annotation=hints.get(p.name, p.empty if isinstance(p.annotation, str) else p.annotation)) for p in others]
     command.__signature__ = signature.replace(parameters=[path, *typed], return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [path, *typed] if p.annotation is not p.empty}
-    command.__doc__ = function.__doc__
+    command.__doc__ = visible(function.__doc__ or "")
     return command
 
 
@@ -277,8 +281,11 @@ def application(verb: str | None) -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; an error of input is one line on stderr and status 2."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    usual = warnings.formatwarning
+    warnings.formatwarning = _warning
     try:
-        command, bound, *_ = application(tokens[0] if tokens else None).parse_args(tokens)
+        parser = application(tokens[0] if tokens else None)
+        command, bound, *_ = parser.parse_args(tokens, print_error=False, exit_on_error=False)
         command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
         raise SystemExit(0)
@@ -288,12 +295,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         complain(str(stop) or "stopped")
         raise SystemExit(130) from None
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (CycloptsError, ValueError, FloatingPointError, OSError, ImportError) as error:
         complain(f"ebm: {error}")
         raise SystemExit(2) from None
+    finally:
+        warnings.formatwarning = usual
+
+
+def _warning(message: Warning | str, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+    return f"ebm: warning: {visible(message)}\n"
 
 
 def complain(line: str) -> None:
     """Prints a line on stderr, in the first process only."""
     if is_first_process():
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,18 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
 
 
 def subseed(seed: int, *names: str | int) -> int:
-    """Derives a 63-bit seed from a seed and the names of a purpose."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    """Derives a 63-bit seed from a seed and the names of a purpose.
+
+    Raises:
+        ValueError: the seed is no whole number.
+    """
+    try:
+        whole = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise ValueError(f"seed={seed!r}: a seed is a whole number")
+    digest = hashlib.sha256("/".join(map(str, (whole, *names))).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

@@ -390,6 +390,47 @@ def test_any_failure_of_a_plugin_is_told_without_a_traceback_of_ours(said, tmp_p
 PICKY = "def picky(n: int):\n    raise ValueError('even numbers only')\n\n"
 
 
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt.exe\r"
+PLUGIN = f"""
+from ebm.registry import hookimpl
+
+def evil(n: int = 1):
+    {EVIL!r}
+    raise ValueError({EVIL!r})
+
+evil.__doc__ = {EVIL!r} + "\\n\\nArguments:\\n    n: " + {EVIL!r}
+
+@hookimpl
+def ebm_energies():
+    return {{"evil": evil, "evil" + {EVIL!r}: evil}}
+"""
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(said, tmp_path):
+    """Of plugins, of names of files, of arguments."""
+    write_distribution(tmp_path, "mean", PLUGIN)
+    write_distribution(tmp_path, "broken", f"raise RuntimeError({EVIL!r})\n")
+    calls = [
+        ("list",),
+        ("list", "energy"),
+        ("list", EVIL),
+        ("show", "evil"),
+        ("show", EVIL),
+        ("run", "../tiny.toml", "--energy.use", "evil", "--out", EVIL),
+        ("run", f"{EVIL}.toml"),
+        ("run", "../tiny.toml", f"--{EVIL}", "3"),
+        ("run", "../tiny.toml", "--out", EVIL),
+        ("sample", EVIL, "--n", "3"),
+        (EVIL,),
+        ("eval", f"--{EVIL}"),
+    ]
+    with installed(tmp_path):
+        for words in calls:
+            _, out, err = said(*words)
+            assert not [*filter(set("\x1b\x07\x9b\u202e\r").__contains__, out + err)], (words, out, err)
+            assert "x1b]0;owned" in out + err, words
+
+
 # ---------------------------------------------------------------------------------------------------------- eval and sample
 
 

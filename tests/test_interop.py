@@ -255,3 +255,14 @@ def test_the_second_stage_and_inference_flags_are_read():
     thinker = read.predictor
     assert (thinker.candidates, thinker.select, thinker.sampler.sampler.step_size) == (3, "max-drop", 250.0)
     assert thinker.sampler.sampler.steps == 4
+
+
+def test_damaged_weights_are_named(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    for content, reason in ((b"x" * 99, "cannot be read as safetensors"), (None, "holds weights that are NaN: a")):
+        if content is None:
+            save_file({"a": torch.tensor([1.0, float("nan")])}, file)
+        else:
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"weights\.safetensors {reason}"):
+            from_ebt_checkpoint(file)

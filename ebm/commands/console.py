@@ -14,11 +14,17 @@ from ebm.studies.answers import answer_tables
 from ebm.studies.findings import headline_in, read_rows
 from ebm.studies.probe import COLUMNS, lines, read_probe
 from ebm.studies.thinking import headline_of, read_findings
+from ebm.words import visible
+
+
+def say(*words: object, **how: Any) -> None:
+    """Prints as `print` does, with whatever a terminal would obey escaped."""
+    print(*map(visible, words), **how)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table that fits the terminal; in a pipe, a line for each row, divided by tabs."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    title, cells = visible(title), [[visible(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print(title)
         for row in [columns, *cells] if rows else []:
@@ -41,7 +47,7 @@ def print_numbers(numbers: Mapping[str, Any]) -> None:
     """Prints numbers, one a line."""
     for name, value in numbers.items():
         shown = f"{value:.5g}" if isinstance(value, int | float) else value
-        print(f"{name:>24} {shown}" if sys.stdout.isatty() else f"{name}\t{shown}")
+        say(f"{name:>24} {shown}" if sys.stdout.isatty() else f"{name}\t{shown}")
 
 
 def print_json(value: Any) -> None:
@@ -55,9 +61,9 @@ def show(result: Any) -> None:
         print_numbers(result)
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes | PathLike):
         for entry in result:
-            print(entry)
+            say(entry)
     elif result is not None:
-        print(result)
+        say(result)
 
 
 def as_data(run: Run) -> dict[str, Any]:
@@ -86,8 +92,8 @@ def print_run(run: Run) -> None:
         print_table("held-out data", ("", "run", "baseline"), rows)
     for name in components("study"):
         print_study(run, name)
-    print(run.verdict.line)
-    print(f"report: {run.path / 'report.html'}")
+    say(run.verdict.line)
+    say(f"report: {run.path / 'report.html'}")
 
 
 def print_study(run: Run, name: str) -> None:

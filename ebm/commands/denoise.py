@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.files import atomic
+from ebm.files import atomic, check_outputs
 from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.optional import installed
@@ -73,7 +73,11 @@ def denoise(
         )
     photo = Path(photo)
     out = Path(f"{photo.stem}-clean{photo.suffix}") if out is None else Path(out)
-    kind = _kind(photo, out)
+    kind = _kind(out)
+    sides = {"noisy": out.with_name(f"{out.stem}-noisy.png"), "map": out.with_name(f"{out.stem}-energy.png")}
+    draws = map and isinstance(run.energy, ScoresPatches)
+    wanted = [side for name, side in sides.items() if (draws if name == "map" else add_noise is not None)]
+    check_outputs(out, *wanted, photo=photo)
     step, signal = _strength(task, noise_step, noise_std, add_noise)
     predictor = run.predictor(steps, candidates, patience, tolerance)
     image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
@@ -82,7 +86,7 @@ def denoise(
         noise = randn_like(image[None], generator)
         image = task.schedule.noised(image[None], torch.tensor([step], device=image.device), noise)[0]
         del noise
-        written["noisy"] = out.with_name(f"{out.stem}-noisy.png")
+        written["noisy"] = sides["noisy"]
         _write(image, written["noisy"], "PNG")
     stride = task.stride if stride is None else stride
     total = count_tiles(image.shape[1], image.shape[2], task.tile, stride)
@@ -96,7 +100,7 @@ def denoise(
             stride=stride,
             step=step,
             batch_size=batch_size,
-            scores=patch_scores(run.energy) if map and isinstance(run.energy, ScoresPatches) else None,
+            scores=patch_scores(run.energy) if draws else None,
             generator=generator,
             advance=bar.update,
         )
@@ -104,13 +108,13 @@ def denoise(
     written["picture"] = out
     _write(found.image.clamp_(-1, 1), out, kind)
     if found.map is not None:
-        written["map"] = out.with_name(f"{out.stem}-energy.png")
+        written["map"] = sides["map"]
         _write_map(found.map, written["map"])
     numbers = {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
     return written | {name: value for name, value in numbers.items() if value is not None}
 
 
-def _kind(photo: Path, out: Path) -> str:
+def _kind(out: Path) -> str:
     """Finds the format to write, before any work is done for nothing."""
     installed("PIL")
     from PIL import Image
@@ -119,10 +123,6 @@ def _kind(photo: Path, out: Path) -> str:
     kind = extensions.get(out.suffix.lower())
     if kind not in Image.SAVE:
         raise ValueError(f"out={str(out)!r}: pictures of that kind cannot be written, choose a name that ends in .png")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"out={str(out)!r}: there is no folder {out.parent}, make it first")
-    if out.exists() and photo.exists() and out.samefile(photo):
-        raise ValueError(f"out={str(out)!r} is the photo itself: choose another name")
     return kind
 
 

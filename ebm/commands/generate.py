@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ebm.commands.console import say
 from ebm.decoding.generate import generate as generated
 from ebm.interfaces.abilities import WritesText, lacking
 from ebm.randomness import stream
@@ -67,11 +68,11 @@ def generate(
         generator=stream(seed, "generate", device=run.device),
     )
     if len(prompts) == 1:
-        print(prompt[0], end="", flush=True)
+        say(prompt[0], end="", flush=True)
         for piece in pieces(task.tokenizer, prompts[0], (int(ids) for ids in tokens)):
-            print(piece, end="", flush=True)
+            say(piece, end="", flush=True)
         print()
         return
     rows = zip(*(ids.tolist() for ids in tokens), strict=True)
     for text, ids, row in zip(prompt, prompts, rows, strict=True):
-        print(text, *pieces(task.tokenizer, ids, row), "\n", sep="")
+        say(text, *pieces(task.tokenizer, ids, row), "\n", sep="")

@@ -12,7 +12,7 @@ import torch
 
 from ebm.decoding.rollout import rollout as rolled_out
 from ebm.figures import DATA, GREY, INK, SAMPLES, figure_of
-from ebm.files import atomic
+from ebm.files import atomic, check_outputs
 from ebm.interfaces import Batch
 from ebm.interfaces.abilities import Films, lacking
 from ebm.optional import installed
@@ -116,11 +116,7 @@ def _files(clip: Path, out: Path) -> tuple[Path, Path]:
     elif out.suffix.lower() in (".png", ".mp4"):
         out = out.with_suffix("")
     files = out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.mp4")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"out={str(out)!r}: there is no folder {out.parent}, make it first")
-    for file in files:
-        if file.exists() and clip.exists() and file.samefile(clip):
-            raise ValueError(f"out={str(out)!r}: {file} is the clip itself, choose another name")
+    check_outputs(*files, clip=clip)
     return files
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from ebm.files import atomic
+from ebm.files import atomic, check_writable
 from ebm.reports.chains import picture_of_samples
 from ebm.runs.run import Run
 
@@ -22,8 +22,9 @@ def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) 
     """
     if n < 1:
         raise ValueError(f"--n {n}: ask for at least one sample")
-    samples = run.sample(n, seed=seed)
     folder = out or run.path
+    check_writable(folder)
+    samples = run.sample(n, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     picture = picture_of_samples(run, samples)
     files = {"samples.safetensors": save({"samples": samples.contiguous()}), "samples.png": picture}

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from ebm.commands.console import print_json
-from ebm.files import atomic
+from ebm.commands.console import print_json, say
+from ebm.files import atomic, check_outputs
 from ebm.interfaces import Batch
 from ebm.interfaces.abilities import HasAnswers, lacking
 from ebm.randomness import stream
@@ -55,6 +55,8 @@ def solve(
         )
     if not isinstance(run.thinker, Thinker):
         raise ValueError(f"{run.path} holds {type(energy).__name__}, which does not think")
+    if out is not None:
+        check_outputs(out, **({"puzzle": Path(puzzle)} if _is_file(puzzle) else {}))
     text = Path(puzzle).read_text(encoding="utf-8") if _is_file(puzzle) else puzzle
     context = game.read(text)[None].to(run.device)
     if out is not None and not hasattr(game, "draw_on"):
@@ -85,11 +87,11 @@ def solve(
         found: dict[str, Any] = {"answer": answer.tolist(), "text": text, "right": right}
         print_json(found | {"energy": float(thought.energy), "steps": length, "settled": taken, "seconds": seconds})
         return
-    print(text)
+    say(text)
     wrong = "It is wrong: think longer, from more starts, or by another search."
     verdict = {True: "It is right.", False: wrong, None: "Nothing judges it."}[right]
     told = f"energy {float(thought.energy):.3f}, settled after {taken} of {length} steps, best of {candidates}, {seconds:.1f} s."
-    print(f"{told} {verdict}", file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
+    say(f"{told} {verdict}", file=sys.stderr if not sys.stdout.isatty() else sys.stdout)
 
 
 def _is_file(puzzle: str) -> bool:

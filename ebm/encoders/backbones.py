@@ -76,7 +76,7 @@ def _load(network: nn.Module, weights: str) -> None:
     try:
         # The model's own filter fits names, and positions to the size.
         adapt = getattr(module, "checkpoint_filter_fn", None)
-        found = load_checkpoint(network, str(Path(weights).expanduser()), strict=False, filter_fn=adapt)
+        found = load_checkpoint(network, str(Path(weights).expanduser()), strict=False, filter_fn=adapt, weights_only=True)
     except Exception as error:  # of a dozen types
         reason = str(error).strip().replace("\n\t", " ").partition("\n")[0]
         raise ValueError(f"the weights of {type(network).__name__} cannot be read from {weights}: {reason}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -108,11 +109,13 @@ class Task(ABC):
     def check_split(self, split: str, limit: int | None = None) -> None:
         """Raises ValueError where `evaluate` could not judge a split; `fit` asks before it trains.
 
-        By default a split must have a loader, for a task that does not judge by its own `evaluate`.
+        By default a split must have a row, for a task that does not judge by its own `evaluate`. A
+        task whose own needs more says so here.
         """
         check_limit(limit)
-        if type(self).evaluate is Task.evaluate:
-            self.loader(split, self.rows_at_once)
+        own = type(self)
+        if own.evaluate is Task.evaluate and own.predictions is Task.predictions and not any(True for _ in self.judged(split, 1)):
+            raise ValueError(f"split {split!r} is empty: there is nothing to judge by")
 
     @torch.no_grad()
     def evaluate(
@@ -163,6 +166,15 @@ class Task(ABC):
 
 
 def check_limit(limit: int | None) -> None:
-    """Raises ValueError where a limit leaves no example."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: at least one example is needed")
+    """Raises ValueError where a limit leaves no example, or is no whole number.
+
+    >>> check_limit(2.5)
+    Traceback (most recent call last):
+    ValueError: limit=2.5: at least one example is needed, and a whole number
+    """
+    try:
+        enough = limit is None or (not isinstance(limit, bool) and operator.index(limit) >= 1)
+    except TypeError:
+        enough = False
+    if not enough:
+        raise ValueError(f"limit={limit!r}: at least one example is needed, and a whole number")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -120,7 +121,10 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> tuple[Mapping[str, Tenso
     if isinstance(source, Mapping):
         held: Any = source
     elif str(source).endswith(".safetensors"):
-        held = load_file(source)
+        try:
+            held = load_file(source)
+        except SafetensorError as error:
+            raise ValueError(f"{source} cannot be read as safetensors: {error}") from error
     else:
         try:
             held = torch.load(source, map_location="cpu", weights_only=True)
@@ -133,6 +137,9 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> tuple[Mapping[str, Tenso
     state = held.get("state_dict", held) if isinstance(held, Mapping) else held
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{source if isinstance(source, str | Path) else 'the mapping'} is no state dict: names to tensors")
+    if bad := [name for name, value in state.items() if value.is_floating_point() and bool(value.isnan().any())]:
+        shown = source if isinstance(source, str | Path) else "the mapping"
+        raise ValueError(f"{shown} holds weights that are NaN: {', '.join(bad[:3])}")
     return state, held.get("hyper_parameters") if held is not state else None
 
 

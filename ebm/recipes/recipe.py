@@ -25,6 +25,7 @@ from pydantic_core import SchemaError
 from ebm.randomness import subseed
 from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
 from ebm.training import fit
+from ebm.training.settings import LARGEST
 from ebm.words import nearest
 
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
@@ -128,9 +129,15 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     if "pace" in recipe:
         pace, count = recipe["pace"], len(_listed(resolved.get("baseline", [])))
         paces = _listed(pace)
-        if not all(type(each) in (int, float) and each > 0 for each in paces) or len(paces) not in {min(1, count), count}:
+        numbers = all(type(each) in (int, float) and 0 < each < math.inf for each in paces)
+        if not numbers or len(paces) not in {min(1, count), count}:
             what = "write how many steps a baseline takes for one of this recipe's, or a list of one for each, beside baseline"
             raise ValueError(f"pace = {pace!r}: {what}")
+        steps = resolved["fit"].get("steps", parameters(fit)["steps"].default)
+        if any(steps * each > LARGEST for each in paces):
+            raise ValueError(
+                f"pace = {pace!r}: a baseline would take {steps * max(paces):.3g} steps, and at most 10^12 are possible"
+            )
         resolved["pace"] = pace
     return resolved
 

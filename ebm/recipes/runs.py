@@ -8,20 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
-from ebm.recipes.recipe import assemble, baselines_of, read, resolve
+from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
 from ebm.registry import component, components
 from ebm.runs import checkpoints
-from ebm.runs.folder import BASELINE, finished, fresh_folder
+from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
 from ebm.runs.run import Run, sampler_of
-from ebm.runs.snapshots import put_back
+from ebm.runs.snapshots import newest, put_back
 from ebm.tasks import as_task
 from ebm.training import fit
 from ebm.training.ranks import is_first_process
-from ebm.words import nearest
+from ebm.training.settings import check
+from ebm.words import nearest, visible
 
 
+@holding()
 def run(
     recipe: str | Path | Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
@@ -52,20 +55,59 @@ def run(
     """
     read_from = find(recipe) if isinstance(recipe, str | Path) else dict(recipe)
     resolved = resolve(read_from, settings)
+    check(resolved["fit"])
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
     folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
-    baselines = baselines_of(resolved)
+    places = dict(zip(baselines := baselines_of(resolved), places_of(folder, [*baselines]), strict=True))
+    if is_first_process():
+        check_writable(folder)
+        if folder.is_dir():
+            hold(folder)
+            check_ours(folder)
     if baselines and finished(folder) and not overwrite:
         raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
+    parts: dict[str, Parts] = {}
+    for name, baseline in baselines.items():
+        parts[name] = _assembled(baseline, next(iter(parts.values()), None))
+    whole = _assembled(resolved, next(iter(parts.values()), None))
+    if is_first_process() and baselines:
+        folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)  # also while a baseline trains
+        for place in (folder, *places.values()):
+            check_ours(place, folder)
     compared: dict[str, Run] = {}
-    for (name, baseline), place in zip(baselines.items(), places_of(folder, [*baselines]), strict=True):
-        first = next(iter(compared.values()), None)
-        done = not overwrite and finished(place)
-        compared[name] = (
-            load(place, task=None if first is None else first.task) if done else _train(baseline, place, overwrite, first)
+    for name, place in places.items():
+        again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe)
+        compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite)
+    return _train(whole, folder, overwrite, compared)
+
+
+def _assembled(resolved: Mapping[str, Any], first: Parts | None) -> Parts:
+    """Builds a resolved recipe, on the task of the first baseline."""
+    if first is None:
+        return assemble(resolved)
+    return assemble({**resolved, "task": first.recipe["task"]}, first.task)  # the same, with all defaults
+
+
+def _is_run_of(place: Path, recipe: Mapping[str, Any]) -> bool:
+    """Tells whether a finished baseline is of a recipe; where only its judging differs, it is judged anew.
+
+    Raises:
+        ValueError: it is another run, of another recipe, seed or number of steps.
+    """
+    before = read_json(place / MARKER)["recipe"]
+    judging = {"summary", "fit.evaluate_limit"}  # nothing that was trained depends on them
+    different = set(differences(before, json.loads(json.dumps(recipe))))
+    if different - judging:
+        raise ValueError(
+            f"{place} holds a finished run that is not this run's baseline (another {', '.join(sorted(different - judging))}): "
+            f"choose another out, or pass overwrite=True to train it anew, too"
         )
-    first, *_ = [*compared.values(), None]
-    return _train(resolved, folder, overwrite, first, compared)
+    if "fit.evaluate_limit" not in different:
+        return True
+    if is_first_process():
+        (place / "metrics.json").unlink()  # it is no longer finished, and `fit` will end it without a step
+    return False
 
 
 def places_of(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -77,21 +119,13 @@ def places_of(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / (BASELINE if not place else f"{BASELINE}-{name_of(name)}") for place, name in enumerate(names)]
 
 
-def _train(
-    resolved: Mapping[str, Any],
-    folder: Path,
-    overwrite: bool,
-    first: Run | None = None,
-    compared: Mapping[str, Run] | None = None,
-) -> Run:
-    """Builds a resolved recipe and trains it, on the task of the first baseline."""
-    if first is not None:
-        resolved = {**resolved, "task": first.recipe["task"]}  # the same, with all defaults
-    parts = assemble(resolved, None if first is None else first.task)
-    options: dict[str, Any] = {"seed": resolved["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
+def _train(parts: Parts, folder: Path, overwrite: bool, compared: Mapping[str, Run] | None = None) -> Run:
+    """Trains what was built of a recipe."""
+    options: dict[str, Any] = {"seed": parts.recipe["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
     if is_first_process():
         reads = getattr(parts.task, "reads", "")
-        print(f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else ""), file=sys.stderr)
+        said = f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else "")
+        print(visible(said), file=sys.stderr)
     if compared:
         baseline, *others = compared.items()
         options |= {"baseline": baseline[1], "others": dict(others)}
@@ -148,11 +182,13 @@ def load(
         sampler = parts.fit.get("sampler") if sampler is None else sampler
     if energy is None:
         raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
-    put_back(saved, energy, objective, task, averaged=True)
+    saved = newest(folder / "checkpoints", energy, objective)
+    assert saved is not None  # there was one
+    put_back(saved, energy, objective, task, averaged=True, verified=True)
     if sampler is None:
         sampler = sampler_of(objective, energy)
     metrics = folder / "metrics.json"
-    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+    found = read_json(metrics) if metrics.exists() else {}
     listed: Any = recipe.get("baseline", [""])
     wanted: list[str] = [listed] if isinstance(listed, str) else listed
     places = zip(wanted, places_of(folder, wanted), strict=True)

@@ -1,10 +1,15 @@
-"""Checkpoints: tensors in safetensors, all else in JSON. Reading one never runs code."""
+"""Checkpoints: tensors in safetensors, all else in JSON, with the digests of both.
+
+Reading one never runs code, and what was changed on the disk, by a bit or more, is refused.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from torch import Tensor
 from ebm.files import discard, draft_of
 
 PREFIX = "step-"
+DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
 
 
 class CheckpointError(ValueError):
@@ -65,30 +71,100 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return [unflatten(part, tensors) for part in value] if isinstance(value, list) else value
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Computes the SHA-256 of tensors on the CPU: their names, dtypes, shapes and bytes.
+
+    >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2, dtype=torch.int32)})
+    False
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def write(folder: Path, name: str, tree: Any) -> None:
     """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError for a full disk."""
     tensors, value = flatten(tree)
     # Tensors may share memory, as an average that starts as the weights: each is copied.
     own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}
+    holds = json.dumps(value)
+    digests = {"tensors": digest_of(own), "holds": hashlib.sha256(holds.encode()).hexdigest()}
     try:
         save_file(own, folder / f"{name}.safetensors")
-        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+        (folder / f"{name}.json").write_text(f'{{"sha256": {json.dumps(digests)}, "holds": {holds}}}', encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OSError(f"{folder / name} could not be written, and earlier checkpoints stay as they are: {error}") from error
 
 
-def read(folder: Path, name: str, device: torch.device | str = "cpu") -> Any:
-    """Reads what `write` wrote; raises CheckpointError that names a missing or broken file."""
+def read(folder: Path, name: str, device: torch.device | str = "cpu", *, verified: bool = False) -> Any:
+    """Reads what `write` wrote; raises CheckpointError that names a missing or damaged file.
+
+    Digests are compared, unless the files were `verified` before; older checkpoints have none.
+    """
     path = folder / f"{name}.safetensors"
     try:
-        tensors = load_file(path, device=str(device))
+        tensors = load_file(path, device=str(device) if verified else "cpu")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint's tensors: {error}") from error
     path = path.with_suffix(".json")
     try:
-        return unflatten(json.loads(path.read_text(encoding="utf-8")), tensors)
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if isinstance(value, dict) and "sha256" in value:
+            if not verified:
+                _verify(folder / name, tensors, json.dumps(value["holds"]), value["sha256"])
+            value = value["holds"]
+        return unflatten(value, {name: tensor.to(device) for name, tensor in tensors.items()})
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint's contents: {error!r}") from error
+
+
+def _verify(path: Path, tensors: Mapping[str, Tensor], holds: str, digests: Mapping[str, str]) -> None:
+    found = {"tensors": digest_of(tensors), "holds": hashlib.sha256(holds.encode()).hexdigest()}
+    for part, suffix in (("holds", ".json"), ("tensors", ".safetensors")):
+        if digests[part] != found[part]:
+            file = path.with_name(path.name + suffix)
+            raise CheckpointError(f"{file} is damaged: it is not what was written, by its SHA-256")
+
+
+def newest_whole(
+    folder: Path, check: Callable[[Path, Any], None] = lambda path, shared: None, *, aside: bool = False
+) -> Path | None:
+    """Finds the newest checkpoint that is whole, reading all of it, and warns where newer ones are not.
+
+    Arguments:
+        folder: the folder of checkpoints.
+        check: raises CheckpointError for shared contents that no run can use.
+        aside: renames damaged ones to damaged-…, since training will write others of their names.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is whole; it names the newest's fault.
+    """
+    first: CheckpointError | None = None
+    damaged: list[Path] = []
+    for step in reversed(steps(folder)):
+        path = at(folder, step)
+        try:
+            check(path, read(path, "shared"))
+            for name in sorted({"rank0", *(file.stem for file in path.glob("rank*.json"))}):
+                read(path, name)
+        except CheckpointError as error:
+            first = first or error
+            damaged.append(path)
+            continue
+        if first is not None:
+            warnings.warn(f"{first}; the checkpoint before it, {path}, is whole, and is used instead", stacklevel=3)
+        for bad in damaged if aside else []:
+            discard(kept := bad.with_name(f"{DAMAGED}{bad.name}"))
+            bad.rename(kept)
+        return path
+    if first is not None:
+        raise first
+    return None
 
 
 def steps(folder: Path) -> list[int]:
@@ -109,10 +185,20 @@ def latest(folder: Path) -> Path | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes drafts of killed runs, and all but the newest checkpoints."""
-    for draft in folder.glob(".*.draft"):
-        shutil.rmtree(draft, ignore_errors=True)
+    for draft in folder.glob(f".{PREFIX}*.draft"):
+        discard(draft)
     for step in steps(folder)[:-keep]:
         remove(at(folder, step))
+
+
+def clear(folder: Path) -> None:
+    """Removes all checkpoints in a folder, and nothing else that is in it."""
+    for step in steps(folder):
+        draft = draft_of(at(folder, step))
+        discard(draft)
+        shutil.rmtree(at(folder, step).rename(draft))
+    for left in (*folder.glob(f".{PREFIX}*.draft"), *folder.glob(f"{DAMAGED}{PREFIX}*")):
+        discard(left)
 
 
 def remove(path: Path) -> None:

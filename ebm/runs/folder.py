@@ -1,21 +1,24 @@
-"""The folder of a run: found, made, told from another run's, and cleared."""
+"""The folder of a run: found, made, told from another run's and from a person's files, and cleared."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from ebm.files import write_text
+from ebm.files import hold, read_json, write_text
 from ebm.registry import components
 from ebm.runs import checkpoints
 
 BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
-WRITTEN = ("run.json", "recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", "report.html")
+MARKER = "run.json"  # says that this toolkit wrote the files of these names; the first that a run writes
+FOLDERS = ("checkpoints", "tensorboard")
+WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", "report.html")
+EVENTS = "events.out.tfevents.*"  # what TensorBoard's writer calls its files
 
 
 def finished(path: Path) -> bool:
@@ -24,26 +27,78 @@ def finished(path: Path) -> bool:
 
 
 def open_folder(out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool) -> Path:
-    """Makes a run's folder, or finds the unfinished run of the same description in it.
+    """Makes a run's folder, or finds the unfinished run of the same description in it, and holds it.
+
+    Files that no run of this toolkit wrote are never touched. To be called inside `holding`.
 
     Raises:
-        ValueError: where the folder holds another run or a finished one, or cannot be written to.
+        ValueError: where the folder holds another run or a finished one, or a person's files of a
+            run's names, where another command writes to it, or where it cannot be written to.
     """
     path = Path(out) if out is not None else fresh_folder(Path("runs") / "run")
     described = json.loads(json.dumps({**described, "recipe": recipe}))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not overwrite and (path / "run.json").exists():
-            _check_same(path, described)
+        hold(path)
+        check_ours(path)
+        if not overwrite and (path / MARKER).exists():
+            before = _check_same(path, described)
             if checkpoints.latest(path / "checkpoints") is not None:
+                if before != described:
+                    _describe(path, described, recipe, marker_last=True)
                 return path
         clear(path)  # a run that left no checkpoint starts anew
-        if recipe is not None:
-            write_text(path / "recipe.toml", tomli_w.dumps(recipe))
-        write_text(path / "run.json", json.dumps(described, indent=2) + "\n")
+        _describe(path, described, recipe)
+    except BlockingIOError as error:
+        raise ValueError(str(error)) from error
     except OSError as error:
         raise ValueError(f"the run folder {path} cannot be written to: {error}") from error
     return path
+
+
+def _describe(path: Path, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, marker_last: bool = False) -> None:
+    """Writes what a run is: its marker first, or last where an older one stands and says what to write."""
+    texts = {MARKER: json.dumps(described, indent=2) + "\n"}
+    if recipe is not None:
+        texts["recipe.toml"] = tomli_w.dumps(recipe)
+    for name in reversed(texts) if marker_last else texts:
+        write_text(path / name, texts[name])
+
+
+def check_ours(path: Path, whole: Path | None = None) -> None:
+    """Raises ValueError where a folder has files of a run's names that no run here wrote.
+
+    The marker of a run is its run.json; without one, such files are somebody's. Symbolic links of
+    these names are nobody's run's, since nothing is written through a link; nor is one from the
+    folder of the `whole` run to that of its baseline.
+    """
+    if path != whole and whole is not None and path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link, through which no baseline is written: choose another out")
+    names = [name for name in _names() if (path / name).exists() or (path / name).is_symlink()]
+    links = [name for name in names if (path / name).is_symlink()]
+    if links:
+        raise ValueError(
+            f"{path} holds the symbolic link {', '.join(links)}, through which no run is written: choose another out"
+        )
+    if names and not _is_marker(path / MARKER):
+        raise ValueError(
+            f"{path} holds {', '.join(names)}, which no run of this toolkit wrote and none will touch: choose another out, "
+            f"or move them away"
+        )
+
+
+def _names() -> list[str]:
+    return [MARKER, *FOLDERS, *WRITTEN, *(f"{study}.csv" for study in components("study"))]
+
+
+def _is_marker(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no run's description: {error}; choose another out, or restore it") from error
+    return isinstance(found, dict) and {"settings", "parts"} <= found.keys()
 
 
 def fresh_folder(path: Path) -> Path:
@@ -56,41 +111,47 @@ def fresh_folder(path: Path) -> Path:
 
 
 def clear(path: Path) -> None:
-    """Removes what a run wrote into a folder, and nothing else."""
-    for name in ("checkpoints", "tensorboard"):
-        if (path / name).exists():
-            shutil.rmtree(path / name)
-    for name in (*WRITTEN, *(f"{study}.csv" for study in components("study"))):
+    """Removes what a run wrote into a folder, and nothing else; its marker stays until the next one."""
+    checkpoints.clear(path / "checkpoints")
+    for events in (path / "tensorboard").glob(EVENTS):
+        events.unlink()
+    for folder in FOLDERS:
+        with suppress(OSError):  # it is not there, or holds what is not ours
+            (path / folder).rmdir()
+    for name in set(_names()) - {MARKER, *FOLDERS}:
         (path / name).unlink(missing_ok=True)
 
 
-def _check_same(path: Path, described: Mapping[str, Any]) -> None:
+def _check_same(path: Path, described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the description of the unfinished run that may go on."""
     if finished(path):
         raise ValueError(f"{path} holds a finished run: choose another out, or pass overwrite=True to start anew")
-    if checkpoints.latest(path / "checkpoints") is None and _is_json(path / "run.json"):
-        return  # it trained nothing that could be lost
-    try:
-        before = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / 'run.json'} is no run's description: {error}; pass overwrite=True to start anew") from error
-    # A run that the doctor stopped may go on with another answer to divergence.
-    different = sorted(path for path in _differences(before, described) if not path.endswith("on_divergence"))
+    before = read_json(path / MARKER)
+    saved = checkpoints.steps(path / "checkpoints")
+    if not saved:
+        return before  # it trained nothing that could be lost
+    # A run that the doctor stopped may go on with another answer to divergence, and one that has
+    # been trained to its end may be evaluated by another limit.
+    trained = saved[-1] == before["settings"].get("steps")
+    different = [
+        name
+        for name in sorted(differences(before, described))
+        if not name.endswith("on_divergence") and not (trained and name.endswith("evaluate_limit"))
+    ]
     if different:
         raise ValueError(
             f"{path} holds an unfinished run with another {', '.join(different)}: choose another out, "
             f"or pass overwrite=True to start anew"
         )
+    return before
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Lists the paths at which two descriptions differ.
 
-
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    >>> differences({"fit": {"steps": 3, "lr": 1.0}}, {"fit": {"steps": 4, "lr": 1.0}})
+    ['fit.steps']
+    """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return [d for key in a.keys() | b.keys() for d in _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
+        return [d for key in a.keys() | b.keys() for d in differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
     return [] if a == b else [path]

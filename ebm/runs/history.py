@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from ebm.files import read_csv
 
 COLUMNS = ("step", "split", "name", "value")
+Curves: TypeAlias = dict[tuple[str, str], tuple[list[int], list[float]]]  # (split, name) -> steps, values
 
 
 class History:
@@ -26,8 +28,10 @@ class History:
         self.file.truncate(size)  # rows after the checkpoint will be written again
         self.file.seek(0, os.SEEK_END)
         self.writer = csv.writer(self.file)
+        self.curves: Curves = read_history(folder) if size else {}  # so that nobody reads the file again
         if not size:
             self.writer.writerow(COLUMNS)
+            self.file.flush()
         self.board: Any = None
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
@@ -38,6 +42,9 @@ class History:
         """Logs the numbers of one step, and flushes them to the file."""
         for name, value in values.items():
             self.writer.writerow((step, split, name, repr(float(value))))
+            steps, numbers = self.curves.setdefault((split, name), ([], []))
+            steps.append(step)
+            numbers.append(float(value))
             if self.board is not None:
                 self.board.add_scalar(f"{split}/{name}", value, step)
         self.file.flush()
@@ -56,12 +63,15 @@ class History:
             self.board.close()
 
 
-def read_history(folder: Path) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
-    """Reads `metrics.csv` as {(split, name): (steps, values)}."""
-    found: dict[tuple[str, str], tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            steps, values = found[row["split"], row["name"]]
-            steps.append(int(row["step"]))
-            values.append(float(row["value"]))
-    return dict(found)
+def read_history(folder: Path) -> Curves:
+    """Reads `metrics.csv` as {(split, name): (steps, values)}; ValueError names a damaged file."""
+    found: Curves = {}
+    for number, row in enumerate(read_csv(path := folder / "metrics.csv", COLUMNS), 1):
+        try:
+            step, value, curve = int(row["step"]), float(row["value"]), (row["split"], row["name"])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: row {number} is {row}, and not a step, a split, a name and a value") from error
+        steps, values = found.setdefault(curve, ([], []))
+        steps.append(step)
+        values.append(value)
+    return found

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
-from ebm.files import write_text
+from ebm.files import read_json, write_text
 from ebm.runs import checkpoints
+from ebm.words import visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +32,7 @@ class RolledBack(Exception):
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
     """Lists a run's rollbacks: to which step (`to`) and why (`because`)."""
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return read_json(path) if path.exists() else []
 
 
 def roll_back(folder: Path, because: str) -> RolledBack | None:
@@ -58,7 +59,7 @@ def retried(fit: Callable[P, R]) -> Callable[P, R]:
             try:
                 return fit(*args, **keywords)
             except RolledBack as again:
-                tqdm.write(str(again))
+                tqdm.write(visible(again))
                 keywords["out"], keywords["overwrite"] = again.folder, False
 
     return trained

@@ -12,6 +12,7 @@ from torch import nn
 from ebm.interfaces import EnergyFn, Objective
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.runs import checkpoints
+from ebm.runs.checkpoints import CheckpointError
 
 AVERAGED = "module."  # what torch's AveragedModel puts before the names of the weights it averages
 
@@ -40,6 +41,7 @@ def put_back(
     averaged: bool,
     rank: int = 0,
     device: torch.device | str = "cpu",
+    verified: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads a checkpoint into a run's parts, and returns what ranks share and this rank's own.
 
@@ -51,11 +53,15 @@ def put_back(
         averaged: whether the energy is to be used, and not trained on.
         rank: whose own part is read.
         device: where shared tensors go.
+        verified: whether `newest` found the checkpoint, and has read all of it.
 
     Raises:
         CheckpointError: the weights are truncated, foreign, or do not fit.
     """
-    shared, own = checkpoints.read(saved, "shared", device), checkpoints.read(saved, f"rank{rank}")
+    shared = checkpoints.read(saved, "shared", device, verified=verified)
+    own = checkpoints.read(saved, f"rank{rank}", verified=verified)
+    if not verified:
+        check_weights(saved, shared, energy, objective)
     with checkpoints.named(saved):
         if isinstance(energy, nn.Module):
             average = {k.removeprefix(AVERAGED): v for k, v in shared["average"].items() if k.startswith(AVERAGED)}
@@ -65,6 +71,36 @@ def put_back(
         if shared.get("task") and not lacking(task, Learns):
             task.load_state_dict(shared["task"])
     return shared, own
+
+
+def newest(folder: Path, energy: EnergyFn, objective: Objective | None, *, aside: bool = False) -> Path | None:
+    """Finds the newest checkpoint that is whole and whose weights are numbers, as `newest_whole` does."""
+    return checkpoints.newest_whole(folder, lambda path, shared: check_weights(path, shared, energy, objective), aside=aside)
+
+
+def check_weights(saved: Path, shared: Mapping[str, Any], energy: EnergyFn, objective: Objective | None) -> None:
+    """Raises CheckpointError for saved weights that are not finite, or of another dtype than the parts'.
+
+    Buffers may be infinite, as masks are; parameters may not.
+    """
+    file = saved / "shared.safetensors"
+    averaged = {key.removeprefix(AVERAGED): value for key, value in shared.get("average", {}).items() if key.startswith(AVERAGED)}
+    for kind, part, held in (("energy", energy, "energy"), ("energy", energy, "average"), ("objective", objective, "objective")):
+        if not isinstance(part, nn.Module):
+            continue
+        state = averaged if held == "average" else shared.get(held, {})
+        parameters, expected = dict(part.named_parameters(remove_duplicate=False)), part.state_dict()
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            if name in parameters and not bool(value.isfinite().all()):
+                raise CheckpointError(f"{file} holds weights that are not finite: {kind}.{name}")
+            wanted = getattr(expected.get(name), "dtype", value.dtype)
+            if value.dtype != wanted:
+                raise CheckpointError(
+                    f"{file} holds {kind}.{name} as {value.dtype}, and here it is {wanted}: build the {kind} as it was trained, "
+                    f"as by {kind}.to({value.dtype})"
+                )
 
 
 def _state(part: Any, extra: bool) -> Mapping[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from ebm.files import atomic
+from ebm.files import atomic, read_csv
 from ebm.registry import component, imported
 from ebm.runs.run import Run
 
@@ -96,8 +96,18 @@ def read_rows(path: Path) -> list[Row]:
     """Reads rows, numbers as numbers; nothing where there is no such file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: _number(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+    return [{key: _number(cell) for key, cell in row.items()} for row in read_csv(path)]
+
+
+T = TypeVar("T")
+
+
+def read_as(kind: Callable[..., T], path: Path) -> list[T]:
+    """Reads rows as values of a kind, as `Finding`; ValueError names a file that holds other rows."""
+    try:
+        return [kind(**row) for row in read_rows(path)]
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _number(cell: str) -> Any:

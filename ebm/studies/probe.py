@@ -18,7 +18,7 @@ from ebm.interfaces.abilities import Represents, lacking
 from ebm.optional import installed
 from ebm.randomness import stream
 from ebm.runs.run import Run
-from ebm.studies.findings import read_rows
+from ebm.studies.findings import read_as
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.photographs import cells, read_photograph
 from ebm.tasks.sources import from_hub, is_path, load_files, pictures_below
@@ -235,4 +235,4 @@ def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:
 
 def read_probe(folder: Path) -> list[Probed]:
     """Reads what probing found of a run, or nothing where it was not asked."""
-    return [Probed(**row) for row in read_rows(folder / "probe.csv")]
+    return read_as(Probed, folder / "probe.csv")

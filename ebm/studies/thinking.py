@@ -14,7 +14,7 @@ from ebm.randomness import stream
 from ebm.registry import component
 from ebm.runs.run import Run
 from ebm.studies.answers import gained, judge_answers, judge_gain, judge_searches, judge_stopping, think_aloud
-from ebm.studies.findings import Finding, read_rows
+from ebm.studies.findings import Finding, read_as
 from ebm.thinking import Thinker
 
 
@@ -111,7 +111,7 @@ def own_steps(run: Run) -> int:
 
 def read_findings(folder: Path) -> list[Finding]:
     """Reads what the study found of a run, or nothing where it was not asked."""
-    return [Finding(**row) for row in read_rows(folder / "thinking.csv")]
+    return read_as(Finding, folder / "thinking.csv")
 
 
 def headline_of(run: Run, found: Sequence[Finding]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ebm.files import commit, discard, draft_of
+from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints
@@ -20,7 +20,7 @@ from ebm.runs.folder import open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
-from ebm.runs.snapshots import own_state, put_back, shared_state
+from ebm.runs.snapshots import newest, own_state, put_back, shared_state
 from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.accumulation import pieces, whole
@@ -30,9 +30,16 @@ from ebm.training.loggers import loggers_of, logging_to
 from ebm.training.optimizers import described_as, optimizer_of
 from ebm.training.progress import Progress
 from ebm.training.schedulers import scheduler_of
-from ebm.training.settings import check_can_be_saved, check_splits, checked, fabric_of
+from ebm.training.settings import check_can_be_saved, check_data, checked, fabric_of
 from ebm.training.stopping import stop_signals
-from ebm.training.watch import check_parameters, divergence_leaves_a_report, examine, not_finite, relative_change
+from ebm.training.watch import (
+    check_parameters,
+    divergence_leaves_a_report,
+    examine,
+    lost_processes_are_named,
+    not_finite,
+    relative_change,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -43,6 +50,7 @@ KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 @partial(plainly, arrays=False)
 @checked
 @retried
+@holding()
 def fit(
     energy: EnergyFn,
     objective: Objective,
@@ -147,7 +155,6 @@ def fit(
     task = as_task(task)
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite", "callbacks", "loggers")}
-    check_splits(task, ("validation", "test") if evaluate_every else ("test",), evaluate_limit)
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     ranks.check(fabric, batch_size, accumulate)
@@ -183,7 +190,12 @@ def fit(
     described: dict[str, Any] = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     described["parts"] |= {"optimizer": described_as(made), "scheduler": type(pace).__qualname__}
     described |= {"data": task.digest} if hasattr(task, "digest") else {}
-    folder = Path(ranks.broadcast_from_first(fabric, lambda: str(open_folder(out, described, recipe, overwrite))))
+
+    def opened() -> str:
+        check_data(task, batch_size, evaluate_limit, ["validation"] * bool(evaluate_every) + ["test"], overwrite)
+        return str(open_folder(out, described, recipe, overwrite))
+
+    folder = Path(ranks.broadcast_from_first(fabric, opened))
     mover = sampler_of(objective, judged) if sampler is None else sampler
     run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
 
@@ -191,11 +203,15 @@ def fit(
     drawn = subseed(seed, "rollback", back) if back else seed
     mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
     watched = divergence_leaves_a_report(run, seed, first, on_divergence == "rollback")
-    with mine, stop_signals() as stop, watched, logging_to(sinks, {"run": folder.name, **settings}):
+    lost, logged = lost_processes_are_named(folder, fabric.world_size), logging_to(sinks, {"run": folder.name, **settings})
+    with mine, stop_signals() as stop, lost, watched, logged:
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own, ended = 0, (0, 0), 0, None, False
-        if (saved := checkpoints.latest(folder / "checkpoints")) is not None:
-            to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device}
+        unbroken = ranks.broadcast_from_first(
+            fabric, lambda: str(newest(folder / "checkpoints", energy, objective, aside=True) or "")
+        )
+        if saved := Path(unbroken) if unbroken else None:
+            to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device, "verified": True}
             shared, own = put_back(saved, energy, objective, task, **to)
             with checkpoints.named(saved):
                 optimizer.load_state_dict(shared["optimizer"])
@@ -272,7 +288,7 @@ def fit(
             if saving or ended or (stopping and fabric.world_size == 1):
                 check_parameters(step, model, folder)
                 if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
-                    examine(step, folder, fabric)
+                    examine(step, history, folder, fabric)
                 save(step)
             if stopping:
                 stop.leave(step, folder)
@@ -351,7 +367,10 @@ def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], 
     first, final = fabric.global_rank == 0, checkpoints.at(folder, step)
     draft = draft_of(final)
     try:
-        draft.mkdir(parents=True, exist_ok=True)
+        if first:
+            discard(draft)  # of a killed run
+            draft.mkdir(parents=True)
+        fabric.barrier()
         checkpoints.write(draft, f"rank{fabric.global_rank}", own)
         if first:
             checkpoints.write(draft, "shared", shared)

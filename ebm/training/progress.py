@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from ebm.words import visible
+
 LINES = 20  # that a whole training writes into a log, at most
 SHOWN = 4  # numbers of a logged row
 
@@ -38,10 +40,11 @@ class Progress:
         if self.logs and share > LINES * (step - 1) // self.steps:
             left = (time.monotonic() - self.began) / (step - self.done) * (self.steps - step)
             numbers = "".join(f", {name} {value}" for name, value in self._numbers().items())
-            print(f"step {step} of {self.steps}{numbers}, {tqdm.format_interval(left)} left", file=sys.stderr, flush=True)
+            line = f"step {step} of {self.steps}{numbers}, {tqdm.format_interval(left)} left"
+            print(visible(line), file=sys.stderr, flush=True)
 
     def _numbers(self) -> dict[str, str]:
-        return {name: f"{value:.4g}" for name, value in [*self.row.items()][:SHOWN]}
+        return {visible(name): f"{value:.4g}" for name, value in [*self.row.items()][:SHOWN]}
 
     def close(self) -> None:
         """Ends the bar."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from ebm.randomness import own_randomness
 from ebm.runs.checkpoints import flatten
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LARGEST = 10**15  # of whole numbers: beyond it, a slip of the pen is likelier than a wish
+LARGEST = 10**12  # of whole numbers: beyond it, a slip of the pen is likelier than a wish
 
 
 class Whole:
@@ -117,6 +118,18 @@ def checked(fit: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def check(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a setting of a training that is of the wrong kind, or out of range.
+
+    >>> check({"steps": 1.5})
+    Traceback (most recent call last):
+    ValueError: fit(steps=1.5): steps is a whole number of at least 1
+    """
+    for name in KINDS.keys() & settings.keys():
+        if not (settings[name] is None and name in MAY_BE_NONE):
+            _setting(name, settings[name])
+
+
 def _setting(name: str, value: Any) -> Any:
     kind: Any = KINDS[name]
     try:
@@ -133,11 +146,22 @@ def check_can_be_saved(state: Any) -> None:
         raise ValueError(f"what moves in training must fit into a checkpoint, but {error}") from error
 
 
-def check_splits(task: Any, splits: Sequence[str], limit: int | None) -> None:
-    """Raises ValueError where a task cannot be judged on splits, as far as it tells before."""
-    if hasattr(task, "check_split"):  # a task without the base class may not tell
-        for split in splits:
-            task.check_split(split, limit)
+def check_data(task: Any, batch_size: int, limit: int | None, splits: Sequence[str], anew: bool) -> None:
+    """Raises ValueError where a task's data cannot be judged at the end, or do not begin.
+
+    Arguments:
+        task: the data, and the judge.
+        batch_size: rows of a training batch.
+        limit: examples of an evaluation at most.
+        splits: what the task will judge on.
+        anew: whether an older run is overwritten, so that the first batch must be there before.
+    """
+    with own_randomness(0):  # a loader may draw from global generators
+        if hasattr(task, "check_split"):  # a task need not be a `Task`
+            for split in splits:
+                task.check_split(split, limit)
+        if anew:
+            next(iter(task.loader("train", batch_size)), None)
 
 
 def fabric_of(**options: Any) -> Fabric:

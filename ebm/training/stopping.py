@@ -23,7 +23,7 @@ class Stop:
         self.signal = number
 
     def leave(self, step: int, folder: Path) -> None:
-        """Raises what the signal stands for: KeyboardInterrupt (SIGINT) or SystemExit (SIGTERM)."""
+        """Raises what the signal stands for: KeyboardInterrupt (SIGINT), SystemExit (SIGTERM, SIGHUP)."""
         saved = checkpoints.steps(folder / "checkpoints")
         onward = f"goes on from step {saved[-1]}" if saved else "starts anew"
         message = f"stopped after step {step}; the same call with out={str(folder)!r} {onward}"
@@ -32,12 +32,18 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Catches SIGINT and SIGTERM while a run trains (in the main thread, the only one that may)."""
+    """Catches SIGINT, SIGTERM and SIGHUP while a run trains (in the main thread, the only one that may).
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # the terminal was closed, or the connection to it
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:

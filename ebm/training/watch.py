@@ -15,7 +15,7 @@ from ebm.interfaces import Batch, Loss
 from ebm.reports.page import write_report
 from ebm.runs import checkpoints
 from ebm.runs.doctor import Diverged, diagnose
-from ebm.runs.history import read_history
+from ebm.runs.history import History
 from ebm.runs.rollback import roll_back
 from ebm.runs.run import Run
 from ebm.training import ranks
@@ -54,11 +54,33 @@ def divergence_leaves_a_report(run: Run, seed: int, first: bool, going_back: boo
         raise
 
 
-def examine(step: int, folder: Path, fabric: Fabric) -> None:
+LOST = ("DataLoader worker", "DataLoader timed out")  # what torch says where a worker was killed
+PEERS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")  # where a rank was
+
+
+@contextmanager
+def lost_processes_are_named(folder: Path, processes: int) -> Iterator[None]:
+    """Says in one line that another process of a training is gone: a worker that loads data, or a rank."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        saved = checkpoints.steps(folder / "checkpoints")
+        onward = f"the same call with out={str(folder)!r} " + (f"goes on from step {saved[-1]}" if saved else "starts anew")
+        if text.startswith(LOST):
+            what = "a process that loads data was killed, by the system where memory is short: use fewer workers"
+            raise ChildProcessError(f"{what}; {onward} ({text.splitlines()[0]})") from error
+        if processes > 1 and any(word in text.lower() for word in PEERS):
+            raise ChildProcessError(f"another process of this training was killed or has failed; {onward}") from error
+        raise
+
+
+def examine(step: int, written: History | None, folder: Path, fabric: Fabric) -> None:
     """Raises Diverged where the history says so, before what diverged is saved as good."""
 
     def ask() -> str:
-        history = read_history(folder)
+        assert written is not None  # the first process has one
+        history = written.curves
         rows = max((len(values) for (split, _), (_, values) in history.items() if split == "train"), default=0)
         verdict = diagnose(history) if rows >= ROWS else None
         return "" if verdict is None or verdict.healthy else verdict.line
@@ -80,6 +102,7 @@ def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
 
 
 def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Any) -> FloatingPointError:
+    """Makes the error that names what is not finite, and whether the data are to blame."""
     values = {"loss": loss.value, **loss.terms, "gradient norm": norm}
     bad = ", ".join(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
     saved = checkpoints.latest(folder / "checkpoints")

@@ -213,6 +213,21 @@ def test_what_cannot_be_done_says_so_and_writes_nothing(run, photo, keywords, re
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize("side", ["noisy", "energy"])
+def test_a_file_written_beside_the_picture_never_replaces_the_photograph(run, photo, side):
+    named = photo.rename(f"cat-{side}.png")
+    before = named.read_bytes()
+    for out in ("cat.png", "./cat.png", named.resolve().parent / "cat.png"):
+        with pytest.raises(ValueError, match=rf"cat-{side}\.png' is the photo itself"):
+            denoise(run, named, out=out, add_noise=99)
+    assert os.listdir() == [named.name]
+    assert named.read_bytes() == before
+    if side == "energy":
+        assert "picture" in denoise(run, named, out="cat.png", map=False)
+    else:
+        assert "picture" in denoise(run, named, out="cat.png")
+
+
 def test_models_and_tasks_that_do_not_fit_say_so(run, photo):
     with pytest.raises(ValueError, match="is the photo itself"):
         denoise(run, photo, out=photo)

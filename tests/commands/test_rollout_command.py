@@ -261,6 +261,15 @@ def test_the_clip_itself_is_not_overwritten(run, clip):
     assert clip.read_bytes() == before
 
 
+def test_a_frame_of_the_clip_is_not_overwritten(run, clip):
+    folder = clip.parent / "frames"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="is a file of the clip"):
+        rollout(run, folder, out=folder / "0")
+    assert (folder / "0.png").read_bytes() == b"mine"
+
+
 def test_runs_that_do_not_fit_say_so(run, clip, monkeypatch):
     task = run.task
     run.task = lent(task, "tracks", "scaled", "cut")  # of another class, with all that is needed

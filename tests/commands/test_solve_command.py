@@ -73,6 +73,14 @@ def test_problems_that_cannot_be_are_one_line(run, capsys, arguments, message):
     assert err.count("\n") == 1
 
 
+def test_a_picture_never_replaces_the_puzzle(run, tmp_path, capsys):
+    path = tmp_path / "puzzle.txt"
+    path.write_text("." * 16)
+    code, _, err = called(capsys, "solve", run.path, path, "--out", path)
+    assert (code, path.read_text()) == (2, "." * 16)
+    assert "is the puzzle itself" in err
+
+
 def test_a_run_of_another_kind_is_refused(tmp_path, capsys):
     small = {"fit.steps": 2, "fit.evaluate_limit": 20, "energy.hidden": [8], "task.n": 200}
     run = ebm.run("density", small, out=tmp_path / "plane")

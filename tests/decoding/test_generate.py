@@ -412,6 +412,16 @@ def test_several_prompts_are_printed_at_the_end(said, text_run):
     assert out == "\n".join(said(text_run, "--prompt", prompt, *greedy)[1] for prompt in ("In the", "", "word")) + "\n"
 
 
+def test_what_a_terminal_would_obey_is_shown_escaped(said, text_run, monkeypatch):
+    """Of prompts, and of what is written: here a bell, an escape, a C1 control and one that turns text round."""
+    told = [7, 27, *"\x9b\u202e".encode(), 65]
+    drawn = iter([*told, *told])
+    monkeypatch.setattr("ebm.decoding.generate.draw", lambda logits, *_, **__: torch.full(logits.shape[:1], next(drawn)))
+    assert said(text_run, "--prompt", "w\x1bc\t\r", "--max-new-tokens", 8)[1] == "w\\x1bc\t\\x0d\\x07\\x1b\\x9b\\u202eA\n"
+    status, out, err = said(text_run, "--prompt", "\x1b]0;owned\x07 and much more than the context allows")
+    assert (status, "\x1b" in out + err) == (2, False)
+
+
 def test_it_ends_with_the_text(said, text_run, monkeypatch):
     monkeypatch.setattr("ebm.decoding.generate.draw", lambda logits, *_, **__: torch.full(logits.shape[:1], Bytes.end))
     assert said(text_run, "--prompt", "word")[1] == "word\n"

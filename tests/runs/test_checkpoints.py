@@ -222,6 +222,28 @@ def test_a_file_cut_anywhere_is_a_checkpoint_error_that_names_it(tmp_path, name)
         read(tmp_path, "x")
 
 
+def test_any_flipped_bit_is_a_checkpoint_error_that_names_the_file(tmp_path):
+    tree = {"a": torch.arange(5.0), "b": [{"c": torch.ones(2, dtype=torch.int32)}, 1.5, "text"], "d": {}, "seed": 12345}
+    write(tmp_path, "x", tree)
+    kept = 0
+    for name in ("x.safetensors", "x.json"):
+        content = (tmp_path / name).read_bytes()
+        for at in range(8 * len(content)):
+            changed = bytearray(content)
+            changed[at // 8] ^= 1 << at % 8
+            (tmp_path / name).write_bytes(bytes(changed))
+            try:
+                found = read(tmp_path, "x")
+            except CheckpointError as error:
+                assert "x." in str(error)  # noqa: PT017
+            else:
+                kept += 1
+                assert equal(tree, found), (name, at)  # a blank, or the digests' own name
+        (tmp_path / name).write_bytes(content)
+    assert kept < 100
+    assert equal(tree, read(tmp_path, "x"))
+
+
 FOREIGN = {
     "pickle": pickle.dumps({"a": 1}),
     "zeros": bytes(4096),

@@ -32,10 +32,15 @@ from ebm.runs import checkpoints
 from ebm.runs.checkpoints import CheckpointError
 from ebm.runs.folder import fresh_folder, open_folder
 from ebm.runs.history import History, read_history
+from ebm.runs.rollback import rollbacks
 from ebm.runs.run import sampler_of
 from ebm.samplers import GradientDescent, LangevinDynamics, ReplayAugmented
+from ebm.studies.probe import read_probe
+from ebm.studies.thinking import read_findings
 from ebm.tasks import Points, Rows
+from ebm.tasks.rows import RowsOf
 from ebm.training.loop import Trainee, _batches, _rate, fit
+from ebm.training.watch import lost_processes_are_named
 from tests.fake_plugins import (
     Around,
     Bare,
@@ -576,27 +581,27 @@ def test_failed_overwriting_does_not_continue_the_old_run(tmp_path, monkeypatch)
 # --------------------------------------------------------------------------------------------------------------- bad input
 
 ARGUMENTS = {
-    "steps": [0, -1],
-    "batch_size": [0, -8],
-    "lr": [0.0, -1.0, float("nan"), float("inf")],
+    "steps": [0, -1, 1.5, 2.0, 10**22, 1e22, None, True, "3", [3]],
+    "batch_size": [0, -8, None, 8.0, 10**22],
+    "lr": [0.0, -1.0, float("nan"), float("inf"), None, "1e-3", [1e-3], 1j],
     "sampler_lr": [-1.0, float("nan")],
-    "betas": [(1.0, 0.9), (-0.1, 0.9)],
+    "betas": [(1.0, 0.9), (-0.1, 0.9), 0.9, None, (0.9,), ("a", "b")],
     "weight_decay": [-1.0, float("nan")],
-    "warmup": [-1],
+    "warmup": [-1, 0.5],
     "schedule": ["cosin", ""],
     "clip_norm": [0.0, -1.0, float("nan")],
     "lr_end": [-0.1, 1.1, float("nan")],
     "ema": [-0.1, 1.0, float("nan")],
     "log_every": [0, -1],
     "evaluate_every": [-1],
-    "evaluate_limit": [0, -1],
+    "evaluate_limit": [0, -1, 1, 2.5, "all"],  # the metric of points needs two
     "checkpoint_every": [0, -1],
     "workers": [-1],
     "accelerator": ["abacus"],
     "strategy": ["luck"],
     "devices": [0, "none"],
     "precision": ["31-true"],
-    "seed": [-1],
+    "seed": [-1, 1.5, 1.0, "1", None, True],
 }
 
 
@@ -607,12 +612,50 @@ def test_a_wrong_argument_is_a_value_error_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "x").exists()
 
 
+def test_numbers_of_numpy_and_tensors_are_numbers(tmp_path):
+    plain = quick(tmp_path / "x", steps=3, seed=2, lr=0.01, evaluate_limit=5)
+    numbers = {"steps": np.int64(3), "seed": torch.tensor(2), "batch_size": np.array(8), "lr": np.float64(0.01)}
+    run = quick(tmp_path / "y", **numbers, evaluate_limit=np.int32(5))
+    assert contents(run.path) == contents(plain.path)
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_a_split_too_small_for_its_metric_is_found_before_training(tmp_path, rows):
+    untouched = interrupting(1, fail)(cd())
+    with pytest.raises(ValueError, match=r"(0|1|2) rows in split 'test': MMD needs halves|split 'test' is empty"):
+        quick(tmp_path / "x", objective=untouched, task=points(rows), batch_size=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_validation_split_too_small_is_found_where_it_is_used(tmp_path):
+    with pytest.raises(ValueError, match="split 'validation'"):
+        quick(tmp_path / "x", objective=interrupting(1, fail)(cd()), task=points(30), evaluate_every=2)
+    quick(tmp_path / "y", task=points(30))
+
+
 class Poisoned(Still):
     """Data of which one row is not finite."""
 
     def __init__(self, value):
         super().__init__(ROWS)
         self.splits["train"].target[13, 1] = value
+
+
+def test_what_is_wrong_with_the_data_is_not_blamed_on_the_learning_rate(tmp_path):
+    """Whether the loss notices, or a sampler before it."""
+
+    class Careless(Objective):
+        def forward(self, energy, batch, *, start=None, generator=None):
+            return Loss(energy(batch.target.nan_to_num()).mean() + batch.target.sum(), {})
+
+    for name, objective in (("a", Careless()), ("b", cd()), ("c", Reconstruction(GradientDescent(0.1), points()))):
+        for value, word in ((math.nan, "NaN"), (math.inf, "infinity")):
+            with pytest.raises(
+                FloatingPointError, match=rf"the data are not finite, the batch has {word} in target, row \d"
+            ) as found:
+                quick(tmp_path / f"{name}{word}", objective=objective, task=Poisoned(value), sampler=langevin(), steps=20)
+            assert "lr" not in str(found.value)
+            assert "step_size" not in str(found.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -692,6 +735,76 @@ def test_a_run_that_diverged_leaves_a_report_and_its_own_error(tmp_path, monkeyp
         quick(tmp_path / "y", objective=Broken(langevin()))
 
 
+class Killed(Still):
+    """Data whose loader's processes are killed."""
+
+    def loader(self, split, batch_size, *, seed=0, workers=0):
+        found = super().loader(split, batch_size, seed=seed, workers=workers)
+        if split == "train" and workers:
+            found.dataset.__class__ = Killing
+        return found
+
+
+class Killing(RowsOf):
+    def __getitems__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line(tmp_path):
+    with pytest.raises(
+        ChildProcessError, match=r"a process that loads data was killed.*fewer workers.*out=.*starts anew"
+    ) as found:
+        quick(tmp_path / "x", task=Killed(), workers=1)
+    assert "\n" not in str(found.value)
+
+
+def test_a_lost_rank_is_one_line_and_other_errors_stay_as_they_are(tmp_path):
+    told = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242"
+    with pytest.raises(ChildProcessError, match="another process of this training"), lost_processes_are_named(tmp_path, 2):
+        raise RuntimeError(told)
+    for error, processes in ((told, 1), ("mat1 and mat2 shapes cannot be multiplied", 2)):
+        with pytest.raises(RuntimeError, match=re.escape(error)), lost_processes_are_named(tmp_path, processes):
+            raise RuntimeError(error)
+
+
+def test_the_history_is_not_read_at_every_checkpoint(tmp_path, monkeypatch):
+    def read(path):
+        raise AssertionError("metrics.csv was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ebm.runs.history.read_csv", read)
+        run = quick(tmp_path / "x", steps=14, checkpoint_every=1, evaluate_every=4)
+    with pytest.raises(Interrupted):
+        quick(tmp_path / "y", steps=14, objective=stopping(9), checkpoint_every=4, evaluate_every=4)
+    calls, usual = [], History.__init__
+    monkeypatch.setattr(History, "__init__", lambda self, *args: (usual(self, *args), calls.append(self))[0])
+    quick(tmp_path / "y", steps=14, checkpoint_every=4, evaluate_every=4)
+    assert calls[0].curves == read_history(tmp_path / "y") == read_history(run.path)
+
+
+@pytest.mark.parametrize("content", ["step,split\n1,train\n", "step,split,name,value\n1,train,loss\n", "\xff"])
+def test_damaged_tables_are_named(tmp_path, content):
+    for name, read in (("metrics.csv", read_history), ("thinking.csv", read_findings), ("probe.csv", read_probe)):
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            read(tmp_path)
+    for content in ("\0", "step,split,nam", "step,split,name,valve\n"):
+        (tmp_path / "metrics.csv").write_text(content)
+        with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
+            read_history(tmp_path)
+    (tmp_path / "metrics.csv").write_text("step,split,name,value\n1,train,loss,0.5\n2,train,loss,o.5\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged: row 2"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "rollbacks.json"])
+def test_damaged_json_is_named(tmp_path, name):
+    quick(tmp_path / "x", sampler=langevin())
+    (tmp_path / "x" / name).write_text('{"loss": 0.')
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is damaged"):
+        ebm.load(tmp_path / "x", energy=mlp(), sampler=langevin()) if name == "metrics.json" else rollbacks(tmp_path / "x")
+
+
 def test_a_full_disk_while_saving_loses_nothing(tmp_path, monkeypatch):
     save, calls = checkpoints.save_file, []
 
@@ -728,32 +841,120 @@ def test_a_full_disk_elsewhere_loses_nothing(tmp_path, monkeypatch, where):
     assert read_history(run.path)["train", "loss"][0] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing", "other", "empty"])
-def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path, damage):
+def flip(file, at=-3, bit=2):
+    """Flips a bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1 << bit
+    file.write_bytes(bytes(content))
+
+
+def without_digest(file):
+    """Makes a checkpoint's part what older versions wrote."""
+    file = file.with_suffix(".json")
+    file.write_text(json.dumps(json.loads(file.read_text())["holds"]))
+
+
+def with_weights(file, value):
+    """Changes the saved weights, and leaves no digest that could tell."""
+    held = checkpoints.read(file.parent, "shared")
+    checkpoints.write(file.parent, "shared", {**held, "energy": {k: value(v) for k, v in held["energy"].items()}})
+    without_digest(file)
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:100]),
+    "foreign": lambda file: file.write_bytes(b"PK\x03\x04" * 99),
+    "empty": lambda file: file.write_bytes(b""),
+    "missing": lambda file: file.unlink(),
+    "bit": flip,
+    "bit of json": lambda file: file.with_suffix(".json").write_text(
+        file.with_suffix(".json").read_text().replace("place", "plack")
+    ),
+    "bit of a rank": lambda file: flip(file.with_name("rank0.safetensors")),
+    "not finite": lambda file: with_weights(file, lambda v: v.index_fill(0, torch.tensor([0]), math.nan)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_whole_one_and_says_so(tmp_path, damage):
     with pytest.raises(Interrupted):
         quick(tmp_path / "x", steps=6, objective=stopping(6), checkpoint_every=2)
     folder = tmp_path / "x" / "checkpoints"
     assert checkpoints.steps(folder) == [2, 4]
-    file = folder / "step-000000004" / "shared.safetensors"
-    if damage == "missing":
-        file.unlink()
-    elif damage == "other":  # of another shape, though whole
-        other = checkpoints.read(file.parent, "shared")
-        checkpoints.write(file.parent, "shared", {**other, "energy": {key: torch.zeros(3) for key in other["energy"]}})
-    else:
-        file.write_bytes({"truncated": file.read_bytes()[:100], "foreign": b"PK\x03\x04" * 99, "empty": b""}[damage])
+    older = checkpoints.read(folder / "step-000000002", "shared")["energy"]
+    DAMAGES[damage](folder / "step-000000004" / "shared.safetensors")
+    before = contents(tmp_path / "x")
+    said = r"step-000000004/(shared|rank0)\.(json|safetensors) .*step-000000002, is whole, and is used instead"
+    with pytest.warns(UserWarning, match=said):
+        run = ebm.load(tmp_path / "x", energy=mlp(), sampler=langevin())
+    assert all(torch.equal(value, older[name]) for name, value in run.energy.state_dict().items())
+    assert contents(tmp_path / "x") == before  # reading mends nothing
+    with pytest.warns(UserWarning, match=said):
+        quick(tmp_path / "x", steps=6, checkpoint_every=2)
+    quick(tmp_path / "y", steps=6, checkpoint_every=2)
+    found = contents(folder)
+    assert {p.parts[0] for p in found} == {"step-000000004", "step-000000006", "damaged-step-000000004"}
+    expected = contents(tmp_path / "y" / "checkpoints")
+    assert {p: content for p, content in found.items() if not p.parts[0].startswith("damaged")} == expected
+    assert (tmp_path / "x" / "metrics.csv").read_bytes() == (tmp_path / "y" / "metrics.csv").read_bytes()
+    quick(tmp_path / "x", steps=2, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["step-000000002"]
+
+
+@pytest.mark.parametrize("damage", ["bit", "not finite", "missing"])
+def test_where_no_checkpoint_is_whole_the_newest_is_named_and_nothing_is_lost(tmp_path, damage):
+    with pytest.raises(Interrupted):
+        quick(tmp_path / "x", steps=6, objective=stopping(6), checkpoint_every=2)
+    for step in (2, 4):
+        DAMAGES[damage](checkpoints.at(tmp_path / "x" / "checkpoints", step) / "shared.safetensors")
     before = contents(tmp_path / "x")
     for read in (lambda: quick(tmp_path / "x", steps=6, checkpoint_every=2), lambda: ebm.load(tmp_path / "x", energy=mlp())):
-        with pytest.raises(CheckpointError, match="step-000000004"):
+        with pytest.raises(CheckpointError, match=r"step-000000004/shared\.safetensors"):
             read()
     assert contents(tmp_path / "x") == before
-    # The older one is there in case a disk loses the newest: without that, the run goes on from it.
-    for path in (folder / "step-000000004").iterdir():
-        path.unlink()
-    (folder / "step-000000004").rmdir()
-    quick(tmp_path / "x", steps=6, checkpoint_every=2)
-    quick(tmp_path / "y", steps=6, checkpoint_every=2)
-    assert contents(folder) == contents(tmp_path / "y" / "checkpoints")
+
+
+def test_weights_of_other_shapes_or_dtypes_are_named(tmp_path):
+    run = quick(tmp_path / "x", sampler=langevin())
+    file = checkpoints.latest(run.path / "checkpoints") / "shared.safetensors"
+    whole = contents(run.path)
+    for change, said in (
+        (lambda v: torch.zeros(3), "does not fit"),
+        (lambda v: v.double(), r"shared\.safetensors holds energy\.\S+ as torch\.float64, and here it is torch\.float32"),
+        (lambda v: v.half(), r"as torch\.float16"),
+        (lambda v: v.to(torch.int32), r"as torch\.int32"),
+    ):
+        with_weights(file, change)
+        energy = mlp()
+        with pytest.raises(CheckpointError, match=said):
+            ebm.load(run.path, energy=energy, sampler=langevin())
+        if said != "does not fit":
+            assert all(torch.equal(a, b) for a, b in zip(energy.parameters(), mlp().parameters(), strict=True))
+    for path, content in whole.items():
+        (run.path / path).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"energy\.to\(torch\.float32\)"):
+        ebm.load(run.path, energy=mlp(torch.float64), sampler=langevin())
+
+
+def test_a_run_without_digests_loads(tmp_path):
+    run = quick(tmp_path / "x", sampler=langevin())
+    for name in ("shared", "rank0"):
+        without_digest(checkpoints.latest(run.path / "checkpoints") / f"{name}.safetensors")
+    again = ebm.load(run.path, energy=mlp(), sampler=langevin())
+    assert all(torch.equal(a, b) for a, b in zip(again.energy.parameters(), run.energy.parameters(), strict=True))
+
+
+class Masked(MLPEnergy):
+    """An energy with a mask that is infinite, as of attention."""
+
+    def __init__(self):
+        super().__init__(2, hidden=(8,))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+
+def test_a_buffer_may_be_infinite(tmp_path):
+    run = quick(tmp_path / "x", energy=Masked(), sampler=langevin())
+    assert ebm.load(run.path, energy=Masked(), sampler=langevin()).energy.mask.tolist() == [0.0, -math.inf]
 
 
 def test_a_history_that_was_cut_or_lost_is_an_error_not_a_file_of_zeros(tmp_path):
@@ -814,6 +1015,13 @@ def test_the_trainee_is_one_module():
     energy, objective = mlp(), Reconstruction(GradientDescent(0.1, learnable=True), points())
     assert len(list(Trainee(energy, objective).parameters())) == len(parameters(energy, objective))
     assert len(list(Trainee(lambda y: y.sum(-1), objective).parameters())) == 1
+
+
+@pytest.mark.parametrize("seed", [1.5, 2.0, "1", None, True, float("nan")])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="a seed is a whole number"):
+        subseed(seed, "a")
+    assert subseed(np.int64(3), "a") == subseed(3, "a") == subseed(torch.tensor(3), "a")
 
 
 def test_streams_differ_by_purpose_rank_and_seed():

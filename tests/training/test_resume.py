@@ -169,6 +169,7 @@ STOPS = {
     "exception": (fail, Interrupted),
     "SIGINT": (send(signal.SIGINT), KeyboardInterrupt),
     "SIGTERM": (send(signal.SIGTERM), SystemExit),
+    "SIGHUP": (send(signal.SIGHUP), SystemExit),
 }
 
 
@@ -206,7 +207,7 @@ def test_a_run_that_failed_at_any_step_goes_on_to_the_same_numbers(undisturbed, 
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_the_step_in_progress_and_loses_nothing(undisturbed, tmp_path, name, number):
     action, error = STOPS[number]
     for at, expected in ((4, 4), (1, 5), (1, 6), (4, 10)):  # steps since the last start, and steps done; 10 ends an epoch
@@ -242,6 +243,15 @@ def test_the_generators_of_the_caller_are_no_part_of_a_run(undisturbed, tmp_path
     torch.rand(5)
     random.random()
     assert_same(written(train("persistent, reservoir", tmp_path / "run").path, STEPS), undisturbed("persistent, reservoir"))
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(undisturbed, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        run = train("contrastive divergence", tmp_path / "run", interrupting(5, send(signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_same(written(run.path, STEPS), undisturbed("contrastive divergence"))
 
 
 def test_a_second_signal_stops_at_once(tmp_path):

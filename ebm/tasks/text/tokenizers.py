@@ -95,8 +95,9 @@ class Pretrained:
         try:
             from transformers import AutoTokenizer
 
-            self.model: Any = AutoTokenizer.from_pretrained(name)
-        except (ImportError, OSError, ValueError) as error:
+            # Without the refusal, transformers asks on standard input whether to run the folder's code.
+            self.model: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except Exception as error:  # transformers' own, of a dozen types
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"the Hugging Face tokenizer {name!r} cannot be loaded ({reason}): {way_out}") from error
         self.vocab_size = len(self.model)

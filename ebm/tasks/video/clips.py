@@ -230,8 +230,11 @@ def _kinetics(folder: Path, fold: int, seed: int) -> Splits | None:
 def _rows(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+    try:
+        with file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{file} is damaged, it is no csv: {error}") from error
 
 
 def _sorted(folder: Path, fold: int, seed: int) -> Splits:

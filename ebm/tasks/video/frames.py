@@ -14,12 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebm.encoders import Encoder, Pixels
-from ebm.files import atomic
+from ebm.files import atomic, sweep
 from ebm.interfaces import Batch, Prediction, Task
 from ebm.interfaces.task import check_limit
 from ebm.judging.ranking import rank_correlation
@@ -209,14 +210,13 @@ class Frames(Task):
         taken = learning_frames(self.clips["train"], self.sampling, self._drawn, self.learn_from, **where, generator=generator)
         path = self.cache / f"{digest(self.encoder, self.seed, taken.numpy().tobytes())}.safetensors"
         if path.exists():
-            self.encoder.load_state_dict(load_file(path))
+            self.encoder.load_state_dict(_weights(path))
         else:
             self.encoder.learn(taken, seed=self.seed, progress=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            mine = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be learning the same
-            with atomic(mine) as draft:
+            sweep(path.parent)
+            with atomic(path, by=str(os.getpid())) as draft:  # another process may be learning the same
                 save_file(self.encoder.state_dict(), draft)
-            mine.replace(path)
         self._learned = True
 
     @property
@@ -281,6 +281,12 @@ class Frames(Task):
         chosen = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
         for first in range(0, count, self.rows_at_once):
             yield windows[chosen[first : first + self.rows_at_once]]._replace(weight=None)
+
+    def check_split(self, split: str, limit: int | None = None) -> None:
+        """Raises ValueError where a split has no clip; how long clips are is known once they are encoded."""
+        check_limit(limit)
+        if not self.clips.get(split):
+            raise ValueError(f"{self.source}: split {split!r} has no clip to judge by")
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores frames (B, S), and beside them what copying the last frame gives.
@@ -364,3 +370,15 @@ class _Windows(Dataset[Batch]):
             step -= 1
         window = track.window(view, begin, begin + step * self.context + 1, step)
         return window.flip(0) if self.reverse and turn < 0.5 else window
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """Reads the weights that an encoder learned; ValueError names a file that is damaged."""
+    try:
+        found = load_file(path)
+        bad = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]
+        if bad:
+            raise ValueError(f"{', '.join(bad)} is not finite")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, and the encoder learns anew") from error
+    return found

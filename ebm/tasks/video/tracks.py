@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ebm.encoders.base import Encoder
-from ebm.files import atomic
+from ebm.files import atomic, sweep
 from ebm.tasks.video.clips import Clip
 from ebm.tasks.video.decoding import frame_files
 
@@ -136,7 +136,10 @@ class Track(NamedTuple):
 
 @lru_cache(maxsize=512)
 def _mapped(path: Path, width: int) -> np.ndarray:
-    return np.memmap(path, np.float32, "r").reshape(-1, width)
+    try:
+        return np.memmap(path, np.float32, "r").reshape(-1, width)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, its rows are not whole: remove it, and the clip is encoded anew") from error
 
 
 def squares(clip: Clip, sampling: Sampling, views: Views, size: int, shorter: int) -> Iterator[tuple[Tensor, float]]:
@@ -180,6 +183,7 @@ def encode_clips(
         progress: what a progress bar is called; none if empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     encoder.eval()  # once, and not by each thread
     same = (FORMAT, digest(encoder), encoder.size, shorter, *sampling, described)
 
@@ -198,15 +202,15 @@ def encode_clips(
             raise ValueError("it has no frames")
         path = folder / f"{name}-{len(first)}{SUFFIX}"
         at_once = max(1, SQUARES // len(first))
-        mine = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be encoding the same clip
-        with atomic(mine) as draft, draft.open("wb") as file:
+        # Another process may be encoding the same clip.
+        with atomic(path, by=str(os.getpid())) as draft, draft.open("wb") as file:
             rest = chain([(first, change)], rows)
             while part := list(islice(rest, at_once)):
                 pixels = torch.cat([frame for frame, _ in part]).to(device)
                 features = encoder.encode(pixels).cpu().reshape(len(part), -1)
                 changes = torch.tensor([[change] for _, change in part])
                 file.write(torch.cat([features, changes], 1).numpy().tobytes())
-        return mine.replace(path)
+        return path
 
     # Decoders have threads of their own; several clips keep all cores busy where one cannot.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,5 +1,6 @@
 """Laws of tokenizers: text comes back, end-of-text is never written, vocabularies are fixed by the documents."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -140,3 +141,18 @@ def test_what_is_no_tokenizer_says_why(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match="tokenizers is not installed"):
         BytePairs(TEXTS, 300)
+
+
+@pytest.mark.parametrize("listed", ["tokenizer_config.json", "config.json"])
+def test_a_tokenizers_folder_runs_no_code_whatever_is_answered(tmp_path, monkeypatch, listed):
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Mine: pass\n")
+    auto = {"AutoTokenizer": ["mine.Mine", None], "AutoConfig": "mine.Mine"}
+    (folder / listed).write_text(json.dumps({"auto_map": auto, "tokenizer_class": "Mine", "model_type": "mine"}))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    with pytest.raises(ValueError, match=r"tokenizer .*brought' cannot be loaded"):
+        Pretrained(str(folder))
+    assert asked == []
+    assert not (tmp_path / "ran").exists()

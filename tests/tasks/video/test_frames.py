@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ebm.baselines import CopyLast
 from ebm.encoders import Encoder, Pixels
@@ -377,6 +378,40 @@ def test_an_encoder_learns_once(make, tmp_path, calls):
     make(encoder=Learner(), cache=tmp_path, learn_from=8).loader("train", 4)
     make(encoder=Learner(0.5), cache=tmp_path).loader("train", 4)
     assert calls == [0, 5, 0, 0]
+
+
+class Killed(BaseException):
+    """What ends an encoder as a kill would: nothing is tidied up."""
+
+
+def kill(*_, **__):
+    raise Killed
+
+
+@pytest.mark.parametrize("encoder", [lambda: Pixels(SIZE), Learner])
+def test_what_a_killed_encoder_left_is_swept(make, tmp_path, monkeypatch, encoder):
+    (tmp_path / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("ebm.files.commit", kill)
+        patch.setattr("ebm.files.discard", lambda draft: None)
+        make(encoder=encoder(), cache=tmp_path).tracks("validation")
+    (draft,) = tmp_path.glob(".*.draft")
+    draft.rename(draft.with_name(draft.name.replace(str(os.getpid()), "1")))  # another process's
+    make(encoder=encoder(), cache=tmp_path).tracks("validation")
+    assert not [*tmp_path.glob(".*")]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 99, None])
+def test_damaged_weights_of_an_encoder_are_named(make, tmp_path, damage):
+    make(encoder=Learner(), cache=tmp_path).tracks("validation")
+    (file,) = tmp_path.glob("*.safetensors")
+    if damage is None:
+        save_file({name: torch.full_like(part, float("nan")) for name, part in load_file(file).items()}, file)
+    else:
+        file.write_bytes(damage)
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged .*: remove it"):
+        make(encoder=Learner(), cache=tmp_path).tracks("validation")
 
 
 @pytest.mark.parametrize("encoder", [Learner, lambda: Pixels(SIZE)])
