@@ -33,7 +33,7 @@ class Objective(nn.Module):
             return super().__call__(energy, batch, *positional, **keywords)
         except FloatingPointError as error:  # chains that start at NaN are no matter of step sizes
             if isinstance(batch, Batch) and (flaw := batch.flaw()):
-                raise FloatingPointError(f"{flaw}, so leave these rows out, or mend them ({error})") from error
+                raise FloatingPointError(flaw) from error
             raise
 
     def __init_subclass__(cls, **keywords: Any) -> None:

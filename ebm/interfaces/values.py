@@ -58,16 +58,18 @@ class Batch(NamedTuple):
         return self._map(lambda leaf: leaf[index])
 
     def flaw(self) -> str:
-        """Says which of target, context and weight is NaN or infinite, and in which rows; or "".
+        """Says which of target, context and weight is NaN, or infinite, and in which rows; or "".
 
         >>> Batch(torch.tensor([[1.0], [torch.nan]])).flaw()
-        "the batch's target is NaN or infinite in 1 of 2 rows (row 1 first)"
+        "the batch's target is NaN in 1 of 2 rows (row 1 first): mend the data, or leave such rows out"
         """
         for name, part in self._asdict().items():
             for leaf in tree_leaves(part):
                 if isinstance(leaf, Tensor) and leaf.ndim and not bool(leaf.isfinite().all()):
                     bad = (~leaf.isfinite()).reshape(len(leaf), -1).any(1).nonzero().flatten().tolist()
-                    return f"the batch's {name} is NaN or infinite in {len(bad)} of {len(leaf)} rows (row {bad[0]} first)"
+                    what = f"the batch's {name} is {'NaN' if bool(leaf.isnan().any()) else 'infinite'}"
+                    where = f"in {len(bad)} of {len(leaf)} rows (row {bad[0]} first)"
+                    return f"{what} {where}: mend the data, or leave such rows out"
         return ""
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

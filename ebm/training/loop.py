@@ -34,6 +34,7 @@ from ebm.training.settings import check_can_be_saved, check_data, checked, fabri
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import (
     check_parameters,
+    data_are_blamed,
     divergence_leaves_a_report,
     examine,
     lost_processes_are_named,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 KEEP = 2  # checkpoints: the newest, and one more in case a disk loses that
 
 
-@partial(plainly, arrays=False)
 @checked
+@partial(plainly, arrays=False)
 @retried
 @holding()
 def fit(
@@ -253,7 +254,7 @@ def fit(
             batch = fabric.to_device(ranks.shard(fabric, batch))
             portion, parts, losses = ranks.weight_of_rank(fabric, batch), pieces(batch, accumulate), []
             for number, (part, share) in enumerate(parts, start=1):
-                with fabric.no_backward_sync(model, enabled=number < len(parts)):
+                with fabric.no_backward_sync(model, enabled=number < len(parts)), data_are_blamed(step, batch):
                     losses.append(model(part, generator))
                     fabric.backward(losses[-1].value * (portion * share))
             loss = whole(losses, [share for _, share in parts])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,17 @@ def divergence_leaves_a_report(run: Run, seed: int, first: bool, going_back: boo
                 write_report(run, seed, stopped=str(error))
             except Exception as second:  # what stopped the run matters more
                 error.add_note(f"the report could not be written: {second}")
+        raise
+
+
+@contextmanager
+def data_are_blamed(step: int, batch: Batch) -> Iterator[None]:
+    """Says at which step numbers went wrong since the data were wrong, where they were."""
+    try:
+        yield
+    except FloatingPointError as error:
+        if flaw := batch.flaw():
+            raise FloatingPointError(f"training step {step}: {flaw}") from error
         raise
 
 
@@ -101,14 +112,14 @@ def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
         )
 
 
-def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Any) -> FloatingPointError:
+def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) -> FloatingPointError:
     """Makes the error that names what is not finite, and whether the data are to blame."""
     values = {"loss": loss.value, **loss.terms, "gradient norm": norm}
     bad = ", ".join(name for name, value in values.items() if not bool(torch.isfinite(value).all()))
     saved = checkpoints.latest(folder / "checkpoints")
-    flaw = batch.flaw() if isinstance(batch, Batch) else ""
-    way_out = f"It comes from the data: {flaw}" if flaw else "A lower lr, clip_norm, or a smaller step_size is the usual way out"
+    if flaw := batch.flaw():
+        return FloatingPointError(f"training step {step}: {flaw}")
     return FloatingPointError(
         f"training step {step}: {bad or 'an earlier loss'} is not finite; the weights were last saved in "
-        f"{saved or 'no checkpoint'}. {way_out}"
+        f"{saved or 'no checkpoint'}. A lower lr, clip_norm, or a smaller step_size is the usual way out"
     )
