@@ -160,7 +160,7 @@ def test_a_fit_takes_numpys_numbers_and_no_truth_values(tmp_path):
     run = ebm.fit(energy, objective, Points("moons", n=200), out=tmp_path / "run", **how)
     assert run.metrics
     for name in ("steps", "seed", "lr", "batch_size"):
-        with pytest.raises(ValueError, match=rf"fit\({name}=True\): pass a number"):
+        with pytest.raises(ValueError, match=rf"fit\({name}=True\): {name} is "):
             ebm.fit(energy, objective, Points("moons", n=200), out=tmp_path / "other", **{name: True})
 
 
