@@ -3,6 +3,7 @@ energies."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,14 @@ from ebm.energies.joint import JointClassifier, joint_conv
 from ebm.energies.latent import FreeEnergy, LatentEnergy
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
+from ebm.energies.posteriors import (
+    BrownianBridge,
+    EightSchools,
+    ItemResponse,
+    LogisticRegression,
+    Posterior,
+    StochasticVolatility,
+)
 from ebm.energies.rbm import RBM
 from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional, WeightedEnergy
 from ebm.registry import hookimpl
@@ -29,10 +38,12 @@ __all__ = [
     "RBM",
     "Banana",
     "BeliefEBT",
+    "BrownianBridge",
     "ConditionalMLP",
     "Constrained",
     "ConvEnergy",
     "DoubleWell",
+    "EightSchools",
     "FrameEBT",
     "FreeEnergy",
     "Funnel",
@@ -40,19 +51,23 @@ __all__ = [
     "GaussianMixture",
     "Hopfield",
     "ImageEBT",
+    "ItemResponse",
     "JointClassifier",
     "LatentEnergy",
+    "LogisticRegression",
     "MLPEnergy",
     "MixtureOfExperts",
     "ModernHopfield",
     "NoiseConditional",
     "NoiseEmbedded",
+    "Posterior",
     "ProductOfExperts",
     "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
     "Ring",
     "ScaledEnergy",
+    "StochasticVolatility",
     "SumEnergy",
     "TextEBT",
     "Unconditional",
@@ -83,6 +98,10 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
         "hopfield": example(lambda: Hopfield(((1, 1, -1), (1, -1, 1))), 3),
         "belief-ebt": example(lambda: BeliefEBT(3, dim=8, heads=2), 4, 3, context=torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)),
+        "logistic-regression": example(lambda: LogisticRegression([[0.5, -1.0], [1.0, 2.0], [-1.5, 0.0]], [0, 1, 1]), 3),
+        "brownian-bridge": example(lambda: BrownianBridge([0.1, math.nan, -0.2]), 5),
+        "stochastic-volatility": example(lambda: StochasticVolatility([0.1, -0.5, 0.3]), 6),
+        "item-response": example(lambda: ItemResponse([[1, 0], [math.nan, 1]]), 5),
         "latent": example(lambda: LatentEnergy(MLPEnergy(3), 1), 2),
         "free-energy": example(lambda: FreeEnergy(MLPEnergy(3), (-1.0, 1.0)), 2),
     }
@@ -116,6 +135,11 @@ def ebm_energies() -> dict[str, Callable[..., Any]]:
         "modern-hopfield": ModernHopfield,
         "hopfield": Hopfield,
         "rbm": RBM,
+        "eight-schools": EightSchools,
+        "logistic-regression": LogisticRegression,
+        "brownian-bridge": BrownianBridge,
+        "stochastic-volatility": StochasticVolatility,
+        "item-response": ItemResponse,
         "latent": LatentEnergy,
         "free-energy": FreeEnergy,
         "text-ebt": TextEBT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from ebm.energies import (
     RBM,
     Banana,
     BeliefEBT,
+    BrownianBridge,
     ConditionalMLP,
     Constrained,
     ConvEnergy,
     DoubleWell,
+    EightSchools,
     FrameEBT,
     FreeEnergy,
     Funnel,
@@ -27,8 +30,10 @@ from ebm.energies import (
     GaussianMixture,
     Hopfield,
     ImageEBT,
+    ItemResponse,
     JointClassifier,
     LatentEnergy,
+    LogisticRegression,
     MixtureOfExperts,
     MLPEnergy,
     ModernHopfield,
@@ -39,6 +44,7 @@ from ebm.energies import (
     ResidualImageEBT,
     Ring,
     ScaledEnergy,
+    StochasticVolatility,
     SumEnergy,
     WithPrior,
     joint_conv,
@@ -185,6 +191,12 @@ ENERGIES = {
     "latent-picture": (lambda: LatentEnergy(MLPEnergy(9, hidden=(4,)), 1, descent(), event=3), (2, 2, 2)),
     "free-energy": (lambda: FreeEnergy(MLPEnergy(4, hidden=(6,)), learn(((-1.0, 0.0), (0.5, 1.0), (2.0, -1.0))), 0.5), (2,)),
     "free-energy-picture": (lambda: FreeEnergy(MLPEnergy(5, hidden=(4,)), (-1.0, 1.0), event=2), (2, 2)),
+    "eight-schools": (lambda: EightSchools(), (10,)),
+    "eight-schools-non-centred": (lambda: EightSchools(centred=False), (10,)),
+    "logistic-regression": (lambda: LogisticRegression([[0.5, -1.0], [1.0, 2.0], [-1.5, 0.0]], [0, 1, 1]), (3,)),
+    "brownian-bridge": (lambda: BrownianBridge([0.1, math.nan, -0.2]), (5,)),
+    "stochastic-volatility": (lambda: StochasticVolatility([0.1, -0.5, 0.3]), (6,)),
+    "item-response": (lambda: ItemResponse([[1, 0], [math.nan, 1]]), (5,)),
 }
 
 
