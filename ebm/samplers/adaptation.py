@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from ebm.samplers.random_walk import RandomWalk
 from ebm.samplers.rehearsal import rehearsal
 from ebm.samplers.stepping import SteppingSampler, at
 
+NEVER = 1e-3  # an acceptance below is none
 GAIN, DELAY, POWER = 0.05, 10.0, 0.75  # γ, t₀ and κ of Hoffman and Gelman, section 3.2.1
 # Shares of the first steps, which find the typical set, and of the last, which settle the step size
 # (with Stan's tenth 0.74 are accepted for a target of 0.65); windows gather the covariance between.
@@ -121,7 +123,8 @@ def warm_up(
     too large on a Gaussian of one dimension, 2% of a hundred.) `ParallelTempering` and
     `TemperedTransitions` are tuned by their sampler at temperature 1, `Structured` and
     `Conditioned` by the coordinates that they move.
-    Others have no criterion, which is a ValueError.
+    Others have no criterion, which is a ValueError. A warning tells of chains that accepted nothing
+    in the second half: all share one step size, which a steeper place forbids.
     Source: Hoffman and Gelman, 2014 (JMLR 15), section 3.2 and algorithm 4; windows: Stan reference
     manual.
 
@@ -163,9 +166,12 @@ def warm_up(
     tuned.step_size = _doubled(tuned, energy, state, generator)
     aim = target if target is not None else _usual_target(sampler, energy, state.y)
     search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
-    for gathering, ending in _plan(steps if adapts else 0, steps):
+    stuck: Tensor | bool = True
+    for number, (gathering, ending) in enumerate(_plan(steps if adapts else 0, steps)):
         ((state, info),) = tuned.trajectory(energy, state, steps=1, generator=generator)
-        search.see(float(acceptance_of(info).mean()))
+        acceptance = acceptance_of(info)
+        stuck = stuck & (acceptance < NEVER) if number >= steps // 2 else stuck
+        search.see(float(acceptance.mean()))
         tuned.step_size = search.step_size
         if gathering:
             moments.see(state.y, info.energy.ndim)
@@ -177,6 +183,13 @@ def warm_up(
             tuned.step_size = _doubled(tuned, energy, state, generator)
             search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
     tuned.step_size = search.found
+    if bool((stuck := torch.as_tensor(stuck)).any()):
+        warnings.warn(
+            f"warm_up({type(sampler).__name__}): {int(stuck.sum())} of {stuck.numel()} chains accepted nothing in the last "
+            f"{steps - steps // 2} steps: where they stand the energy is too steep for the step size of the others. Start them "
+            "elsewhere, or warm up longer with a smaller step_size",
+            stacklevel=3,
+        )
     tuned.train(training)
     return Warmed(tuned, state.y)
 

@@ -1,5 +1,7 @@
 """Warm-up: the acceptance that was asked for, the mass that suits, and a sampler that is left as it was."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -180,3 +182,19 @@ def test_windows_double_between_the_first_and_the_last_steps():
 def test_errors_restate_the_call(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("sampler", [HMC(leapfrog_steps=3), MALA(), NUTS()])
+def test_chains_that_never_move_are_told(sampler):
+    """Fifteen chains tune a step size at which the sixteenth, on a wall, rejects everything."""
+
+    def walled(y):
+        return (y.square() / 2 + 1e4 * (y.abs() - 20).clamp(min=0) ** 2).sum(-1)
+
+    start = torch.randn(16, 1, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warm_up(sampler, walled, start, steps=60, generator=torch.Generator().manual_seed(1))
+    start[3] = 60.0
+    with pytest.warns(UserWarning, match="1 of 16 chains accepted nothing in the last 30 steps"):
+        warm_up(sampler, walled, start, steps=60, generator=torch.Generator().manual_seed(1))
