@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, SumEnergy, bind
+from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, SumEnergy, bind, energy_and_grad
 from ebm.testing.laws import (
     broken,
     built,
@@ -267,17 +267,34 @@ def the_loss_trains(case: Case) -> None:
             still &= {name for name, grad in zip(held, again, strict=False) if grad is None or not bool(grad.any())}
     except RuntimeError as error:
         broken(f"a second step fails: {error}", "something with a graph is kept from one loss to the next: detach it")
-    if still:
+    if alike := still & _moves_all_alike(case):
         broken(
-            f"{', '.join(sorted(still))}: no gradient from the loss",
-            "a parameter that moves all energies alike, such as a bias of the head, where only slopes or differences of energies "
-            "are trained: leave it out; or one that energies use where the loss does not look",
+            f"{', '.join(sorted(alike))}: no gradient from the loss",
+            "it moves all energies alike, as a bias of the head does, and this loss trains slopes or differences of energies: "
+            "leave it out",
         )
     if unused := [name for name in own if found[name] is None]:
         broken(
             f"{', '.join(unused)}: no gradient from the loss",
             "a parameter that forward never uses; or a learnable step size where the trajectory keeps no graph (unroll='none')",
         )
+
+
+def _moves_all_alike(case: Case) -> set[str]:
+    """Finds parameters that the energy depends on, and no slope of it."""
+    energy, target = case.energy(), case.batch.target
+    held = {f"the energy's {name}": p for name, p in _parameters(energy).items()}
+
+    def moving(of: Tensor) -> set[str]:
+        grads = torch.autograd.grad(of, [*held.values()], retain_graph=True, allow_unused=True)
+        return {name for name, grad in zip(held, grads, strict=True) if grad is not None and bool(grad.any())}
+
+    try:
+        value, slope = energy_and_grad(bind(energy, case.batch.context), target.detach(), create_graph=True)
+        noise = torch.randn(slope.shape, generator=generator(case.seed), dtype=slope.dtype)
+        return moving(value.sum()) - moving((slope * noise).sum())
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        return set()  # the target is no configuration, such as ids
 
 
 def _parameters(module: Any) -> dict[str, nn.Parameter]:

@@ -52,7 +52,6 @@ BEYOND = {
     "rows without weight count in the batch's statistics": "a loss that weighs rows against each other may have its own way",
     "rows without weight are negatives of others": "in-batch contrast may be meant so",
     "the start is ignored": "objectives without chains rightly ignore it",
-    "data's energies under no_grad": "the other phase still trains the energy",
     "sequences dealt out after they were doubled": "rows that repeat in every split may do so by nature",
     "held-out loaders have no generator": "a DataLoader without one draws a number from torch's, and orders nothing by it",
     "evaluate's limit counts batches": "what an example is, is the task's to say",
