@@ -36,8 +36,7 @@ class LeftToRight(BeliefNetwork):
 
     Arguments:
         vocab_size: how many answers a position has, V.
-        context_vocab: how many symbols the context has; by default V.
-        positions: S, for a learned embedding of each position; by default there is none, and rows
+        length: S, for a learned embedding of each position; by default there is none, and rows
             may be of any length.
         relations: how positions lie to each other, as a `BeliefEBT`'s; each has a bias of its own
             from question to question, from answer to question and from answer to answer.
@@ -45,6 +44,7 @@ class LeftToRight(BeliefNetwork):
         depth: how many blocks N has.
         heads: attention heads of a block.
         mlp_ratio: the hidden width of a block's MLP, over D.
+        context_vocab: how many symbols the context has; by default V.
         order: which end is written first: place 0 ("first", the lowest digit of a sum), or the
             "last" place.
         fixed: whether a known context fixes the answer; it needs context_vocab = vocab_size.
@@ -63,19 +63,19 @@ class LeftToRight(BeliefNetwork):
     def __init__(
         self,
         vocab_size: int,
-        context_vocab: int | None = None,
-        positions: int | None = None,
+        length: int | None = None,
         relations: Described = None,
         dim: int = 64,
         depth: int = 2,
         heads: int = 4,
         mlp_ratio: float = 1.5,
+        context_vocab: int | None = None,
         order: Order = "first",
         fixed: bool = True,
     ) -> None:
         if order not in ("first", "last"):
             raise ValueError(f"order={order!r}: choose first or last")
-        super().__init__(vocab_size, context_vocab, positions, relations, dim, depth, heads, mlp_ratio, 0, fixed)
+        super().__init__(vocab_size, context_vocab, length, relations, dim, depth, heads, mlp_ratio, 0, fixed)
         self.order = order
         self.relations = written_in_order(self.relations, order)
         self.blocks = nn.ModuleList(MutualBlock(dim, heads, int(mlp_ratio * dim), self.relations) for _ in range(depth))

@@ -28,18 +28,18 @@ class LoopedNetwork(BeliefNetwork):
 
     Arguments:
         vocab_size: how many answers a position has, V.
-        context_vocab: how many symbols the context has; by default V.
-        positions: S, for a learned embedding of each position; by default there is none.
+        length: S, for a learned embedding of each position; by default there is none.
         relations: how positions lie to each other, as a `BeliefEBT`'s.
         dim: the width D of a position's token.
         depth: how many blocks N has.
         heads: attention heads of a block.
         mlp_ratio: the hidden width of a block's MLP, over D.
+        context_vocab: how many symbols the context has; by default V.
         state: what a step hands to the next: "belief", or a "hidden" state of D numbers behind the
             logits, for which the sampler has hidden = D.
         fixed: whether a known context fixes the answer; it needs context_vocab = vocab_size.
 
-    >>> network = LoopedNetwork(vocab_size=6, positions=36)
+    >>> network = LoopedNetwork(vocab_size=6, length=36)
     >>> from ebm.samplers import FixedPoint
     >>> clues = torch.full((5, 36), -1)
     >>> FixedPoint(steps=3).sample(network.given(clues), torch.randn(5, 36, 6)).shape
@@ -49,20 +49,20 @@ class LoopedNetwork(BeliefNetwork):
     def __init__(
         self,
         vocab_size: int,
-        context_vocab: int | None = None,
-        positions: int | None = None,
+        length: int | None = None,
         relations: Described = None,
         dim: int = 64,
         depth: int = 1,
         heads: int = 4,
         mlp_ratio: float = 1.5,
+        context_vocab: int | None = None,
         state: Literal["belief", "hidden"] = "belief",
         fixed: bool = True,
     ) -> None:
         if state not in ("belief", "hidden"):
             raise ValueError(f"state={state!r}: choose belief or hidden")
         hidden = dim if state == "hidden" else 0
-        super().__init__(vocab_size, context_vocab, positions, relations, dim, depth, heads, mlp_ratio, hidden, fixed)
+        super().__init__(vocab_size, context_vocab, length, relations, dim, depth, heads, mlp_ratio, hidden, fixed)
         self.read_out = nn.Linear(dim, vocab_size)
         if self.hidden:
             del self.read_in  # a hidden state is read as it is

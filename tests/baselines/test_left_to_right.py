@@ -24,7 +24,7 @@ FORMS = {
     "related": {"relations": {"kind": "order", "reach": 2}},
     "window": {"relations": {"kind": "order", "reach": 1, "window": True}},
     "loose": {"fixed": False, "context_vocab": 7, "relations": {"kind": "order", "reach": 2}},
-    "placed": {"positions": 4, "depth": 1},
+    "placed": {"length": 4, "depth": 1},
 }
 ORDERS = ("first", "last")
 every = pytest.mark.parametrize("form", FORMS)
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused():
     model = made("placed")
     with pytest.raises(ValueError, match="the context is NoneType"):
         model.encode()
-    with pytest.raises(ValueError, match="3 positions, but LeftToRight has 4"):
+    with pytest.raises(ValueError, match="3 positions, but LeftToRight has length=4"):
         model.encode(CONTEXT[:, :3])
     for target in (answers(2, 3), answers(1, 4), normal(2, 4)):
         with pytest.raises(ValueError, match=r"the context \(2, 4\): pass whole numbers, a symbol for each"):

@@ -23,7 +23,7 @@ FORMS = {
     "hidden": {"hidden": 2},
     "scalar": {"head": "scalar"},
     "loose": {"fixed": False, "context_vocab": 7},
-    "placed": {"positions": 4, "relations": torch.arange(16).view(4, 4) % 3},
+    "placed": {"length": 4, "relations": torch.arange(16).view(4, 4) % 3},
     "window": {"relations": {"kind": "order", "reach": 1, "window": True}, "depth": 2},
 }
 every = pytest.mark.parametrize("form", FORMS)
@@ -193,7 +193,7 @@ def test_relations_number_pairs():
         (lambda: BeliefEBT(3, context_vocab=5), "fixed=False"),
         (lambda: BeliefEBT(3).given(torch.zeros(2, 4)), "float32"),
         (lambda: BeliefEBT(3).given(None), "NoneType"),
-        (lambda: BeliefEBT(3, positions=5).given(torch.zeros(2, 4, dtype=torch.long)), "4 positions"),
+        (lambda: BeliefEBT(3, length=5).given(torch.zeros(2, 4, dtype=torch.long)), "4 positions"),
         (lambda: BeliefEBT(3).given(torch.zeros(2, 4, dtype=torch.long))(torch.rand(2, 4, 2)), r"\(2, 4, 2\).*2, 4, 3"),
         (lambda: BeliefEBT(3)(torch.rand(2, 4, 3)), "energy.given"),
         (lambda: LoopedNetwork(3, state="belief and hidden"), "state="),
@@ -221,9 +221,9 @@ def test_a_trained_energy_thinks_and_a_loop_repeats():
     context = torch.where(torch.arange(3) == 0, orders, -1)
     context[:, 1] = orders[:, 1]
     networks = {
-        "energy": (BeliefEBT(3, positions=3, dim=16, heads=2), MirrorDescent(1.0, 4)),
-        "belief": (LoopedNetwork(3, positions=3, dim=16, heads=2), FixedPoint(4)),
-        "hidden": (LoopedNetwork(3, positions=3, dim=16, heads=2, state="hidden"), FixedPoint(4)),
+        "energy": (BeliefEBT(3, length=3, dim=16, heads=2), MirrorDescent(1.0, 4)),
+        "belief": (LoopedNetwork(3, length=3, dim=16, heads=2), FixedPoint(4)),
+        "hidden": (LoopedNetwork(3, length=3, dim=16, heads=2, state="hidden"), FixedPoint(4)),
     }
     for network, sampler in networks.values():
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)

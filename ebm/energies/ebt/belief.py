@@ -37,7 +37,7 @@ class BeliefNetwork(Energy):
         self,
         vocab_size: int,
         context_vocab: int | None,
-        positions: int | None,
+        length: int | None,
         relations: Any,
         dim: int,
         depth: int,
@@ -51,14 +51,14 @@ class BeliefNetwork(Energy):
             sizes = f"vocab_size={vocab_size}, dim={dim}, depth={depth}, heads={heads}, mlp_ratio={mlp_ratio}, hidden={hidden}"
             raise ValueError(f"{type(self).__name__}({sizes}): sizes are at least 1, hidden at least 0, and heads divide dim")
         self.vocab_size, self.context_vocab = vocab_size, vocab_size if context_vocab is None else context_vocab
-        self.hidden, self.fixed, self.positions = hidden, fixed, positions
+        self.hidden, self.fixed, self.length = hidden, fixed, length
         if fixed and self.context_vocab != vocab_size:
             raise ValueError(
                 f"fixed=True: a context of {context_vocab} symbols gives no answers in {vocab_size}: set fixed=False"
             )
         self.relations = relations_of(relations)
         self.known = nn.Embedding(self.context_vocab + 1, dim)
-        self.place = None if positions is None else nn.Parameter(0.1 * torch.randn(positions, dim))
+        self.place = None if length is None else nn.Parameter(0.1 * torch.randn(length, dim))
         self.blocks = nn.ModuleList(MutualBlock(dim, heads, int(mlp_ratio * dim), self.relations) for _ in range(depth))
         self.read_in = nn.Linear(vocab_size, dim, bias=False)
 
@@ -66,13 +66,13 @@ class BeliefNetwork(Energy):
         """Embeds ids (B, S), −1 where unknown.
 
         Raises:
-            ValueError: the context is no such tensor, or of another length than `positions`.
+            ValueError: the context is no such tensor, or of another length.
         """
         if not isinstance(context, Tensor) or context.ndim != 2 or context.is_floating_point():
             found = f"{context.dtype} {tuple(context.shape)}" if isinstance(context, Tensor) else type(context).__name__
             raise ValueError(f"the context is {found}: pass whole numbers (B, S), -1 where nothing is known")
-        if self.positions is not None and context.shape[1] != self.positions:
-            raise ValueError(f"the context has {context.shape[1]} positions, but {type(self).__name__} has {self.positions}")
+        if self.length is not None and context.shape[1] != self.length:
+            raise ValueError(f"the context has {context.shape[1]} positions, but {type(self).__name__} has length={self.length}")
         x = self.known(context + 1)
         if self.place is not None:
             x = x + self.place
@@ -135,8 +135,7 @@ class BeliefEBT(BeliefNetwork):
 
     Arguments:
         vocab_size: how many answers a position has, V.
-        context_vocab: how many symbols the context has; by default V.
-        positions: S, for a learned embedding of each position; by default there is none, and rows
+        length: S, for a learned embedding of each position; by default there is none, and rows
             may be of any length.
         relations: how positions lie to each other, for biases of attention: whole numbers (S, S),
             or {"kind": "boxes", "height": 2, "width": 3}, "lines", "offsets" or "order"
@@ -145,6 +144,7 @@ class BeliefEBT(BeliefNetwork):
         depth: how many blocks N has.
         heads: attention heads of a block.
         mlp_ratio: the hidden width of a block's MLP, over D.
+        context_vocab: how many symbols the context has; by default V.
         hidden: hidden units of a position.
         fixed: whether a known context fixes the answer; it needs context_vocab = vocab_size.
         head: "free", or "scalar" for the paper's energies, Σ_i ⟨w, f_i⟩ without an entropy.
@@ -152,7 +152,7 @@ class BeliefEBT(BeliefNetwork):
     Raises:
         ValueError: for sizes that cannot work, and (at the call) a y or a context of another shape.
 
-    >>> energy = BeliefEBT(vocab_size=6, positions=36, relations={"kind": "boxes", "height": 2, "width": 3})
+    >>> energy = BeliefEBT(vocab_size=6, length=36, relations={"kind": "boxes", "height": 2, "width": 3})
     >>> clues = torch.full((5, 36), -1)
     >>> energy.given(clues)(torch.full((2, 5, 36, 6), 1 / 6)).shape    # two candidates for each of five boards
     torch.Size([2, 5])
@@ -161,18 +161,18 @@ class BeliefEBT(BeliefNetwork):
     def __init__(
         self,
         vocab_size: int,
-        context_vocab: int | None = None,
-        positions: int | None = None,
+        length: int | None = None,
         relations: Described = None,
         dim: int = 64,
         depth: int = 1,
         heads: int = 4,
         mlp_ratio: float = 1.5,
+        context_vocab: int | None = None,
         hidden: int = 0,
         fixed: bool = True,
         head: Literal["free", "scalar"] = "free",
     ) -> None:
-        super().__init__(vocab_size, context_vocab, positions, relations, dim, depth, heads, mlp_ratio, hidden, fixed)
+        super().__init__(vocab_size, context_vocab, length, relations, dim, depth, heads, mlp_ratio, hidden, fixed)
         if head not in ("free", "scalar") or (head == "scalar" and hidden):
             raise ValueError(f"head={head!r}, hidden={hidden}: choose free, or scalar without hidden units")
         self.head = head

@@ -65,7 +65,7 @@ class Arithmetic(Answers):
         self.spec["relations"] = {"kind": "order", "reach": 1, "window": True}
         self.reads = f"problems such as {'1' * width[1]}{SIGNS[operation]}{'2' * width[1]}, drawn"
         if operation == "multiply":
-            self.spec = {"vocab_size": BASE, "positions": 4 * width[1]}
+            self.spec = {"vocab_size": BASE, "length": 4 * width[1]}
             self.splits = self._products(seed)
             return
         wide = width[1]

@@ -25,7 +25,7 @@ class Game(Protocol):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What an energy has to know: vocab_size, and positions, relations, context_vocab, fixed."""
+        """What an energy has to know: vocab_size, and length, relations, context_vocab, fixed."""
 
     def draw(self, n: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Draws n problems: split -> answers (n, S) and contexts (n, S), −1 where unknown."""

@@ -44,11 +44,7 @@ class Queens:
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {
-            "vocab_size": 2,
-            "positions": self.side**2,
-            "relations": {"kind": "lines", "rows": self.side, "columns": self.side},
-        }
+        return {"vocab_size": 2, "length": self.side**2, "relations": {"kind": "lines", "rows": self.side, "columns": self.side}}
 
     def draw(self, n: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Draws boards: split -> cells (n, S) and given queens (n, S), −1 where nothing is known."""

@@ -52,7 +52,7 @@ class Sudoku:
     @property
     def spec(self) -> dict[str, Any]:
         relations = {"kind": "boxes", "height": self.box[0], "width": self.box[1]}
-        return {"vocab_size": self.side, "positions": self.side**2, "relations": relations}
+        return {"vocab_size": self.side, "length": self.side**2, "relations": relations}
 
     def draw(self, n: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Draws boards: split -> solutions (n, S) and clues (n, S), −1 where empty."""

@@ -95,7 +95,7 @@ class ReasoningGym(Answers):
             )
         characters = sorted({c for core, item in self.entries.items() for c in core + item["answer"]})
         self.texts = texts._replace(characters="".join(characters))
-        self.spec: dict[str, Any] = {"vocab_size": len(characters) + 1, "positions": question_length + answer_length}
+        self.spec: dict[str, Any] = {"vocab_size": len(characters) + 1, "length": question_length + answer_length}
         target = torch.stack([self.texts.target(item["question"], item["answer"]) for item in self.entries.values()])
         context = target.clone()
         context[:, question_length:] = -1

@@ -79,7 +79,7 @@ def test_problems_are_a_function_of_the_seed_and_neighbouring_seeds_share_none()
 def test_targets_are_question_and_answer() -> None:
     task = made()
     batch = task.rows("test")
-    assert task.spec == {"vocab_size": 11, "positions": 13}  # ten digits, and padding
+    assert task.spec == {"vocab_size": 11, "length": 13}  # ten digits, and padding
     assert batch.target.shape[1] == 13
     assert torch.equal(task.unknown(batch.context)[0], torch.arange(13) >= 6)
     for ids in batch.target.tolist():

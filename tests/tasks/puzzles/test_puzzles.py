@@ -141,7 +141,7 @@ def test_a_game_of_ones_own_needs_no_base_class():
         """Fill in the last bit so that the sum is even."""
 
         def __init__(self):
-            self.spec = {"vocab_size": 2, "positions": 4}
+            self.spec = {"vocab_size": 2, "length": 4}
 
         def draw(self, n, seed):
             bits = torch.randint(2, (n, 3), generator=seeded(seed))
