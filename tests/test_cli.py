@@ -472,6 +472,9 @@ def test_sample_writes_samples_and_a_picture(said, run, tmp_path):
     assert str(tmp_path / "new" / "folder" / "samples.safetensors") in out
     said("sample", run, "--n", "5", "--out", tmp_path / "again")
     said("sample", run, "--n", "5", "--seed", "1", "--out", tmp_path / "other")
+    (tmp_path / "other" / "samples.png").write_bytes(b"mine")
+    assert "holds samples.safetensors, samples.png already" in fails(said, "sample", run, "--out", tmp_path / "other")
+    assert (tmp_path / "other" / "samples.png").read_bytes() == b"mine"
     same = [(tmp_path / name / "samples.safetensors").read_bytes() for name in ("new/folder", "again", "other")]
     assert same[0] == same[1] != same[2]
     assert (tmp_path / "again" / "samples.png").read_bytes() == (tmp_path / "new" / "folder" / "samples.png").read_bytes()

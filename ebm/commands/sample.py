@@ -10,8 +10,10 @@ from ebm.files import atomic, check_writable
 from ebm.reports.chains import picture_of_samples
 from ebm.runs.run import Run
 
+NAMES = ("samples.safetensors", "samples.png")  # of what is written
 
-def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) -> list[Path]:
+
+def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None, overwrite: bool = False) -> list[Path]:
     """Sample from a run: writes samples.safetensors and a picture.
 
     Args:
@@ -19,15 +21,19 @@ def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None) 
         n: how many samples.
         seed: what every random draw is derived from.
         out: the folder to write to; by default the run folder.
+        overwrite: replaces files of these names in a folder that is not the run's.
     """
     if n < 1:
         raise ValueError(f"--n {n}: ask for at least one sample")
     folder = out or run.path
     check_writable(folder)
+    there = [name for name in NAMES if (folder / name).exists()]
+    if there and not overwrite and folder.resolve() != run.path.resolve():
+        raise ValueError(f"--out {folder}: it holds {', '.join(there)} already: choose another folder, or pass --overwrite")
     samples = run.sample(n, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     picture = picture_of_samples(run, samples)
-    files = {"samples.safetensors": save({"samples": samples.contiguous()}), "samples.png": picture}
+    files = dict(zip(NAMES, (save({"samples": samples.contiguous()}), picture), strict=True))
     for name, content in files.items():
         if content is not None:
             with atomic(folder / name) as draft:

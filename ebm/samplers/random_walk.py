@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, evaluate, left
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, require_repeatable
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
 
@@ -67,11 +67,15 @@ class RandomWalk(AcceptingSampler):
 
 
 def energy_here(sampler: AcceptingSampler, energy: EnergyFn, state: AcceptingState, create_graph: bool) -> Tensor:
-    """Looks up, or computes, the energy at y without a gradient; raises ValueError if asked for a graph."""
+    """Looks up, or computes, the energy at y without a gradient; raises ValueError if asked for a graph,
+    and at a chain's start, where the energy is drawn anew at each call."""
     if create_graph:
         name = type(sampler).__name__
         raise ValueError(f"{name} accepts or rejects, and no gradient passes through that: leave create_graph=False")
     if state.energy is not None:
         return state.energy
     with torch.no_grad():
-        return evaluate(energy, state.y)
+        value = evaluate(energy, state.y)
+    if state.t == 0:
+        require_repeatable(type(sampler).__name__, energy, state.y, value)
+    return value

@@ -7,7 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from ebm.samplers import HMC, MALA, NUTS, Annealed, LangevinDynamics, ParallelTempering, ReplayAugmented, warm_up
+from ebm.samplers import (
+    HMC,
+    MALA,
+    NUTS,
+    Annealed,
+    LangevinDynamics,
+    ParallelTempering,
+    RandomWalk,
+    ReplayAugmented,
+    SliceSampler,
+    TemperedTransitions,
+    warm_up,
+)
 from tests.helpers import normal, quadratic, seeded
 
 
@@ -31,6 +43,9 @@ EXACT = {
     "mala": lambda: MALA(0.01, 3),
     "hmc": lambda: HMC(0.1, 3, leapfrog_steps=2),
     "nuts": lambda: NUTS(0.1, 3, max_depth=3),
+    "random walk": lambda: RandomWalk(0.1, 3),
+    "slice": lambda: SliceSampler(1.0, 3),
+    "tempered transitions": lambda: TemperedTransitions(MALA(0.01), temperatures=(1.0, 2.0)),
     "tempered mala": lambda: ParallelTempering(MALA(0.01, 3)),
     "tempered langevin": lambda: ParallelTempering(LangevinDynamics(0.01, 3)),
     "annealed": lambda: Annealed(MALA(0.01, 3), temperatures=[2.0, 1.0]),
