@@ -20,7 +20,8 @@ class RandomWalk(AcceptingSampler):
 
     For energies that are not differentiable (counts, simulators, kinks), in few dimensions: the
     number of steps grows with the dimension, and `MALA` needs far fewer where there is a gradient.
-    It rejects proposals whose energy is not finite. A step costs one evaluation, the first one two.
+    It rejects proposals whose energy is not finite. A step costs one evaluation, the first one three,
+    of which one finds energies that are drawn anew at each call.
     Aim at an acceptance of 0.44 in one dimension and 0.23 in many; `warm_up` finds σ, and C.
     Source: Metropolis et al., 1953; rates: Roberts, Gelman and Gilks, 1997.
 
