@@ -69,7 +69,7 @@ class MirrorDescent(GradientDescent):
         super().__init__(step_size, steps, momentum=momentum, nesterov=nesterov, grad_clip=grad_clip, **how)
         if hidden < 0:
             raise ValueError(f"hidden={hidden}: pass a number of at least 0")
-        self.hidden = hidden
+        self.hidden, self.shares = hidden, True
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> DescentState:
         return super().init(energy, widened(y, self.hidden, energy, generator), generator=generator)

@@ -61,6 +61,7 @@ class SteppingSampler(Sampler):
             raise ValueError(f"grad_clip={grad_clip}: pass a positive bound, or None")
         self.steps = low if low == high else (low, high)
         self.step_scale, self.grad_clip, self.retraction = float(step_scale), grad_clip, as_retraction(retraction)
+        self.shares = self.retraction is softmax  # whether entries along the last axis share one sum
         # Whether states lie in the retraction's image; None until the first y.
         self.projects: bool | None = False if self.retraction is softmax else None
         self._set_step_size(as_schedule(step_size), learnable)
@@ -110,6 +111,9 @@ class SteppingSampler(Sampler):
 
     def scale(self, state: Any, energy: Tensor, generator: Generator | None) -> Tensor | None:
         """Draws the trajectory's step-size scale (*chains,) at its first step, and keeps it."""
+        if self.shares and energy.ndim == state.y.ndim:
+            what = f"y {tuple(state.y.shape)} has an energy for each entry, but {type(self).__name__} takes y's last axis"
+            raise ValueError(f"{what} for one distribution, which would mix the chains: pass logits (*chains, symbols)")
         if state.scale is not None or self.step_scale == 1.0 or not self.training:
             return state.scale
         low, high = 1 / self.step_scale, self.step_scale

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm.energies import BeliefEBT
-from ebm.samplers import Linear, MirrorDescent
+from ebm.samplers import GradientDescent, LangevinDynamics, Linear, MirrorDescent
 from tests.helpers import close, laws, normal, seeded, seeds
 
 
@@ -157,3 +157,12 @@ def test_schedules_and_arguments():
         with pytest.raises(ValueError, match=message):
             MirrorDescent(0.1, 2, **how)
     assert math.isclose(MirrorDescent(0.3).step_size, 0.3)
+
+
+@pytest.mark.parametrize(
+    "sampler", [MirrorDescent(0.1), GradientDescent(0.1, retraction="softmax"), LangevinDynamics(0.1, retraction="softmax")]
+)
+def test_an_energy_for_each_entry_would_mix_chains(sampler):
+    with pytest.raises(ValueError, match=r"would mix the chains: pass logits"):
+        sampler.sample(lambda p: p**2, torch.zeros(5))
+    assert sampler.sample(lambda p: (p**2).sum(-1), torch.zeros(5)).shape == (5,)
