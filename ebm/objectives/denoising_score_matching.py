@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left, levels_of
+from ebm.interfaces import (
+    Batch,
+    EnergyFn,
+    Loss,
+    Objective,
+    bind,
+    check_configuration,
+    energy_and_grad,
+    interface_of,
+    left,
+    levels_of,
+)
 from ebm.objectives.ladder import at_rows, spread
 from ebm.randomness import randn_like
 from ebm.samplers.schedules import noise_levels
@@ -38,6 +49,7 @@ class DenoisingScoreMatching(Objective):
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces the noised points."""
+        energy = interface_of(energy)  # once, and not for each level
         levels = levels_of(energy)
         if levels not in (1, len(self.sigma)):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, left, levels_of
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, interface_of, left, levels_of
 from ebm.objectives.contrastive import run_chains
 from ebm.objectives.ladder import at_rows, per_row, spread
 from ebm.randomness import randn_like
@@ -46,6 +46,7 @@ class DiffusionRecoveryLikelihood(Objective):
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         """Computes the loss of a batch; `start` replaces ỹ as the start of the chains."""
+        energy = interface_of(energy)  # once, and not for each level
         levels = levels_of(energy)
         if levels > 1 and len(self.sigma) not in (1, levels):
             raise ValueError(f"{len(self.sigma)} noise levels for an energy with {levels} landscapes: pass one sigma for each")

@@ -58,6 +58,17 @@ class Choice:
         return value
 
 
+class Truth:
+    """True or False, and no word or number for them."""
+
+    what = "True or False"
+
+    def __call__(self, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError
+        return bool(value)
+
+
 class Pair:
     """Two numbers."""
 
@@ -95,6 +106,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
         *("32-true", "bf16-mixed", "16-mixed"),
         what="32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
     ),
+    "compile": Truth(),
     "on_divergence": Choice("stop", "rollback", "ignore"),
     "seed": Whole(0),
 }
@@ -110,24 +122,26 @@ def checked(fit: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(fit)
     def call(*args: P.args, **keywords: P.kwargs) -> R:
-        for name, value in keywords.items():
-            if name in KINDS and not (value is None and name in MAY_BE_NONE):
-                keywords[name] = _setting(name, value)
+        keywords.update(check(keywords))
         return fit(*args, **keywords)
 
     return call
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for a setting of a training that is of the wrong kind, or out of range.
+def check(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the settings of a training as plain Python numbers, truth values and names.
 
+    Raises:
+        ValueError: one is of the wrong kind, or out of range.
+
+    >>> check({"steps": np.int64(3)})
+    {'steps': 3}
     >>> check({"steps": 1.5})
     Traceback (most recent call last):
     ValueError: fit(steps=1.5): steps is a whole number of at least 1
     """
-    for name in KINDS.keys() & settings.keys():
-        if not (settings[name] is None and name in MAY_BE_NONE):
-            _setting(name, settings[name])
+    asked = [name for name in settings if name in KINDS]
+    return {name: _setting(name, settings[name]) for name in asked if settings[name] is not None or name not in MAY_BE_NONE}
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -634,6 +634,7 @@ WRONG = {
     "schedule": [None, 3],
     "precision": [32],
     "num_nodes": [0],
+    "compile": ["yes", 1, None],
 }
 
 
