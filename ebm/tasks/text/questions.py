@@ -76,7 +76,10 @@ class Questions(TokenTask):
         format: the fields of a row: "gsm8k" (question, answer), "squad" (context, question,
             answers), "arc" (question, choices, answerKey), "lambada" (text, whose last word is the
             answer), "bigbench" (inputs, targets).
-        tokenizer: "bytes", a Hugging Face tokenizer's folder or name, or a `Text`'s tokenizer.
+        tokenizer: "bytes", a Hugging Face tokenizer's folder, tokenizer.json or name, or a tokenizer,
+            such as a `Text`'s.
+        end_token: the token that ends a row, where a Hugging Face tokenizer names none, or another.
+        special_tokens: whether special tokens that a row names are encoded whole.
         context: tokens of a row at most, answer included.
         config: the hub dataset's configuration; the format's own if None.
         hub_split: the hub dataset's split; the format's own if None.
@@ -105,6 +108,8 @@ class Questions(TokenTask):
         tokenizer: str | Tokenizer = "bytes",
         context: int = 256,
         *,
+        end_token: str | None = None,
+        special_tokens: bool = False,
         config: str | None = None,
         hub_split: str | None = None,
         start: Literal["uniform", "noise"] = "uniform",
@@ -118,7 +123,7 @@ class Questions(TokenTask):
                 raise ValueError(f"{name}={value}: it must be at least 1")
         if tokenizer == "bpe":
             raise ValueError("tokenizer='bpe' is learned from text: pass a Text's, as in tokenizer=text.tokenizer")
-        self.tokenizer = make_tokenizer(tokenizer, list)
+        self.tokenizer = make_tokenizer(tokenizer, list, end_token=end_token, special_tokens=special_tokens)
         self.context_length, self.spec = context, {"vocab_size": self.tokenizer.vocab_size}
         hub, usual, split = HUBS.get(format, (None, None, "test"))
         source = hub if data is None else data

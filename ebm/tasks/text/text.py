@@ -46,9 +46,11 @@ class Text(TokenTask):
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
             of .txt, .json, .jsonl or .parquet; or the name of a hub dataset.
         tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face
-            tokenizer's folder or name; or a tokenizer.
+            tokenizer's folder, tokenizer.json or name; or a tokenizer, of `tokenizers` or transformers too.
         context: tokens that a window predicts.
         vocab_size: how many tokens "bpe" learns.
+        end_token: the token that ends a document, where a Hugging Face tokenizer names none, or another.
+        special_tokens: whether special tokens that a document names are encoded whole, as in chat data.
         column: where the text of a row is.
         config: the hub dataset's configuration, where it has several.
         hub_split: which split of a hub dataset is read, and then dealt out.
@@ -79,6 +81,8 @@ class Text(TokenTask):
         context: int = 128,
         *,
         vocab_size: int | None = None,
+        end_token: str | None = None,
+        special_tokens: bool = False,
         column: str = "text",
         config: str | None = None,
         hub_split: str = "train",
@@ -108,7 +112,7 @@ class Text(TokenTask):
             texts = documents(source, **where)[:limit_documents]
             self._documents = deal(texts, seed)
             self.reads = f"{len(texts):,} documents of {source}"
-        self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size)
+        self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, end_token=end_token, special_tokens=special_tokens)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
         if not streaming and (count := len(self._pack("train")[0]) - 1) < context:
             found = f"the training documents of {source!r} have only {count} tokens"

@@ -1,16 +1,24 @@
-"""Turns text into tokens: bytes, byte pairs learned on the spot, or a Hugging Face tokenizer."""
+"""Turns text into tokens: bytes, byte pairs learned on the spot, or a tokenizer of Hugging Face's; saves
+and reads them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ebm.files import commit, discard, draft_of, read_json, write_text
+from ebm.tasks.text.brackets import Brackets
+from ebm.tasks.text.subwords import BytePairs, Pretrained, Slow, Subwords, is_foreign
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What text needs of a tokenizer. Text never encodes to `end`; `decode` leaves it out."""
+    """What text needs of a tokenizer. Text never encodes to `end`, unless special tokens are encoded
+    whole; `decode` leaves it out."""
 
     vocab_size: int
     end: int  # the id of end-of-text
@@ -43,108 +51,127 @@ class Bytes:
         return bytes(token for token in ids if token != self.end).decode(errors="replace")
 
 
-class BytePairs:
-    """Merges frequent pairs of bytes into tokens; equal documents give equal vocabularies.
+def make_tokenizer(
+    name: Any,
+    documents: Callable[[], Iterable[str]],
+    vocab_size: int | None = None,
+    *,
+    end_token: str | None = None,
+    special_tokens: bool = False,
+) -> Tokenizer:
+    """Makes a tokenizer: "bytes", "bpe" (learned from `documents()`), or what `Pretrained` takes.
 
-    Arguments:
-        documents: what the merges are learned from.
-        vocab_size: how many tokens there are, end-of-text (the last id) included, at least 257;
-            fewer where the documents have no more pairs to merge.
-
-    >>> pairs = BytePairs(["low lower lowest"] * 4, vocab_size=260)
-    >>> pairs.vocab_size, pairs.decode(pairs.encode("slow, né"))
-    (260, 'slow, né')
-    """
-
-    unknown: int | None = None
-
-    def __init__(self, documents: Iterable[str], vocab_size: int) -> None:
-        if vocab_size < Bytes.vocab_size:
-            raise ValueError(f"vocab_size={vocab_size}: at least 257, for the 256 bytes and end-of-text")
-        try:
-            from tokenizers import Tokenizer as Model
-            from tokenizers import decoders, models, pre_tokenizers, trainers
-        except ImportError as error:
-            raise ImportError("tokenizers is not installed: pip install 'ebm-toolkit[recipes]'") from error
-        self.model = Model(models.BPE())
-        self.model.pre_tokenizer, self.model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        options: dict[str, Any] = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
-        self.model.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
-        self.end = self.model.get_vocab_size()
-        self.vocab_size = self.end + 1
-
-    def encode(self, text: str) -> list[int]:
-        return self.model.encode(text).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(found.ids, np.int32) for found in self.model.encode_batch_fast(list(texts))]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Joins tokens to a text; bytes that are no UTF-8 become U+FFFD."""
-        return self.model.decode([token for token in ids if token != self.end])
-
-
-class Pretrained:
-    """Takes a Hugging Face tokenizer, from a local folder or by its hub `name`.
-
-    ValueError where it cannot be loaded, has no vocabulary, or knows no end-of-text.
-    """
-
-    def __init__(self, name: str) -> None:
-        way_out = 'tokenizer="bytes" needs no network, no package and no training'
-        try:
-            from transformers import AutoTokenizer
-
-            # Without the refusal, transformers asks on standard input whether to run the folder's code.
-            self.model: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except Exception as error:  # transformers' own, of a dozen types
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the Hugging Face tokenizer {name!r} cannot be loaded ({reason}): {way_out}") from error
-        self.vocab_size = len(self.model)
-        if self.vocab_size < 2:
-            raise ValueError(f"tokenizer {name!r} has {self.vocab_size} tokens, its vocabulary was not found: {way_out}")
-        if self.model.eos_token_id is None:
-            raise ValueError(f"tokenizer {name!r} has no eos_token, which has to end every document: {way_out}")
-        self.end: int = self.model.eos_token_id
-        unknown = self.model.unk_token_id  # GPT-2's byte-level vocabulary has everything, and calls eos unknown
-        self.unknown: int | None = None if unknown == self.end else unknown
-
-    def encode(self, text: str) -> list[int]:
-        return self._ids([text])[0]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(ids, np.int32) for ids in self._ids(list(texts))]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.model.decode([token for token in ids if token != self.end], clean_up_tokenization_spaces=False)
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []  # which transformers cannot encode
-        # A text may say "<|endoftext|>" without ending there; and windows are cut later, so no
-        # length is too long.
-        return self.model(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-
-
-def make_tokenizer(name: str | Tokenizer, documents: Callable[[], Iterable[str]], vocab_size: int | None = None) -> Tokenizer:
-    """Makes a tokenizer: "bytes", "bpe" (learned from `documents()`), or Hugging Face's.
-
-    A tokenizer stays as it is. ValueError where vocab_size is missing or does not apply.
+    A tokenizer of this module or of a plugin stays as it is. ValueError where vocab_size is
+    missing, or a keyword does not apply.
 
     >>> make_tokenizer("bytes", list).vocab_size
     257
     """
-    if name == "bpe":
-        if vocab_size is None:
-            raise ValueError("tokenizer='bpe' needs vocab_size, the number of tokens to learn, as in vocab_size=4096")
-        return BytePairs(documents(), vocab_size)
-    if vocab_size is not None:
+    if name == "bpe" and vocab_size is None:
+        raise ValueError("tokenizer='bpe' needs vocab_size, the number of tokens to learn, as in vocab_size=4096")
+    if name != "bpe" and vocab_size is not None:
         raise ValueError(f"vocab_size={vocab_size} with tokenizer={name!r}: vocab_size is a keyword of tokenizer='bpe'")
-    if not name:
-        raise ValueError("tokenizer='': choose bytes, bpe, or a Hugging Face tokenizer's folder or name")
-    if not isinstance(name, str):
-        return name
-    return Bytes() if name == "bytes" else Pretrained(name)
+    if not name and isinstance(name, str):
+        raise ValueError("tokenizer='': choose bytes, bpe, or a Hugging Face tokenizer's folder, file or name")
+    if name not in ("bytes", "bpe") and (isinstance(name, str | Path) or is_foreign(name)):
+        return Pretrained(name, end_token, special_tokens)
+    for keyword, value in (("end_token", end_token), ("special_tokens", special_tokens)):
+        if value:
+            what = f"{keyword}={value!r} with tokenizer={name if isinstance(name, str) else type(name).__name__!r}"
+            raise ValueError(f"{what}: {keyword} is a keyword of Hugging Face tokenizers, this one has an end-of-text of its own")
+    if vocab_size is not None:
+        return BytePairs(documents(), vocab_size)
+    if isinstance(name, str):
+        return Bytes()
+    if missing := [part for part in ("vocab_size", "end", "encode", "encode_batch", "decode") if not hasattr(name, part)]:
+        raise ValueError(f"tokenizer={type(name).__name__} has no {' and no '.join(missing)}: pass a tokenizer, or its name")
+    return name
+
+
+SETTINGS = "tokenizer.settings.json"  # beside tokenizer.json, or beside the folder `tokenizer` of transformers
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes a tokenizer into a folder that exists, for `read_tokenizer` to read without a network.
+
+    The files are tokenizer.settings.json, and tokenizer.json in the format of `tokenizers`; a
+    transformers tokenizer that has no such form goes into the folder `tokenizer`. Those of a
+    tokenizer that was there are replaced. A plugin's own tokenizer is asked to `save(folder)`.
+
+    Raises:
+        ValueError: it is a plugin's own without `save`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tokenizer(Bytes(), Path(folder))
+    ...     read_tokenizer(Path(folder)).encode("né")
+    [110, 195, 169]
+    """
+    settings: dict[str, Any]
+    save = getattr(tokenizer, "save", None)
+    if type(tokenizer) is Bytes:
+        settings = {"kind": "bytes"}
+    elif type(tokenizer) is Brackets:
+        settings = {"kind": "brackets", "kinds": len(tokenizer.signs) // 2}
+    elif isinstance(tokenizer, Subwords) and type(tokenizer) in (Subwords, BytePairs, Pretrained):
+        settings = {key: getattr(tokenizer, key) for key in ("end", "unknown", "special_tokens")}
+        if isinstance(tokenizer.model, Slow):
+            settings = {"kind": "transformers", **settings}
+            draft, place = draft_of(folder / "tokenizer"), folder / "tokenizer"
+            discard(draft)
+            tokenizer.model.inner.save_pretrained(draft)
+            discard(place)
+            commit(draft, place)
+        else:
+            settings = {"kind": "tokenizers", **settings}
+            write_text(folder / "tokenizer.json", tokenizer.model.to_str())
+    elif callable(save):
+        settings = {"kind": "own", "class": type(tokenizer).__qualname__}
+        save(folder)
+    else:
+        raise ValueError(
+            f"the tokenizer {type(tokenizer).__name__} cannot be saved: give it save(folder), "
+            f"or pass a tokenizer of `tokenizers` or transformers, which can be"
+        )
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Reads the tokenizer that `save_tokenizer` wrote, which encodes as the saved one did.
+
+    No code of the folder runs, and there is no network.
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer.
+        ImportError: `tokenizers`, or transformers where it needs that, is not installed.
+        ValueError: a file is damaged, or it is a plugin's own tokenizer, which its task reads.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no tokenizer: there is no {SETTINGS}")
+    settings = read_json(path)
+    kind = settings.pop("kind", None) if isinstance(settings, dict) else None
+    if kind == "own":
+        raise ValueError(f"{folder} holds {settings.get('class')}, a plugin's own tokenizer: pass the task that has it")
+    try:
+        if kind == "bytes":
+            return Bytes(**settings)
+        if kind == "brackets":
+            return Brackets(**settings)
+        if kind == "tokenizers":
+            from tokenizers import Tokenizer as Model
+
+            return Subwords(Model.from_file(str(folder / "tokenizer.json")), **settings)
+        if kind == "transformers":
+            from transformers import AutoTokenizer
+
+            safe = {"trust_remote_code": False, "local_files_only": True}
+            return Subwords(Slow(AutoTokenizer.from_pretrained(str(folder / "tokenizer"), **safe)), **settings)
+    except ImportError as error:
+        raise ImportError(f"{folder}: its tokenizer needs {error.name}: pip install {error.name}") from error
+    except Exception as error:  # tokenizers' and transformers' own, of a dozen types
+        raise ValueError(f"{folder}: its tokenizer is damaged, or of a newer version ({error})") from error
+    raise ValueError(f"{path} is damaged, or of a newer version: it names no kind of tokenizer")
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -11,10 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Model
-from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from ebm.tasks.text.tokenizers import BytePairs, Bytes, Pretrained, Tokenizer, encode_prompt, make_tokenizer
+from ebm.tasks import Dyck, Questions, Text
+from ebm.tasks.text.tokenizers import (
+    BytePairs,
+    Bytes,
+    Pretrained,
+    Tokenizer,
+    encode_prompt,
+    make_tokenizer,
+    read_tokenizer,
+    save_tokenizer,
+)
 
 laws = settings(deadline=None, max_examples=50)
 TEXTS = ["In the beginning God created the heaven and the earth. " * 3, "naïve 第三 🙂\n\n\tdef f(x):\n    return x\n" * 3]
@@ -155,4 +165,236 @@ def test_a_tokenizers_folder_runs_no_code_whatever_is_answered(tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"tokenizer .*brought' cannot be loaded"):
         Pretrained(str(folder))
     assert asked == []
+    assert not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------------------------- other programs' tokenizers
+
+CHAT = ["<|end|>", "<|ask|>", "<|reply|>"]
+
+
+def chat_model():
+    """Makes a `tokenizers` model with three special tokens, which takes three characters at most of a text and wraps it."""
+    model = Model(models.BPE())
+    model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=CHAT, initial_alphabet=alphabet, show_progress=False)
+    model.train_from_iterator(TEXTS, trainer)
+    model.post_processor = processors.TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", 0)])
+    model.enable_truncation(3)
+    model.enable_padding(length=50)
+    return model
+
+
+def brought(folder):
+    """The same tokenizer in all forms that people bring, its end-of-text named where the form does not say."""
+    model = chat_model()
+    model.save(str(folder / "only.json"))
+    unpadded = chat_model()
+    unpadded.no_padding()  # for which transformers would add a token
+    fast = PreTrainedTokenizerFast(tokenizer_object=unpadded, eos_token="<|end|>")
+    fast.add_special_tokens({"additional_special_tokens": CHAT[1:]})
+    fast.save_pretrained(folder / "chat")
+    named = {"end_token": "<|end|>"}
+    return {
+        "object": (model, named),
+        "file": (str(folder / "only.json"), named),
+        "path": (folder / "only.json", named),
+        "transformers": (fast, {}),
+        "folder": (str(folder / "chat"), {}),
+    }
+
+
+@pytest.mark.parametrize("form", ["object", "file", "path", "transformers", "folder"])
+def test_every_form_of_a_tokenizer_encodes_alike(tmp_path, form):
+    source, named = brought(tmp_path)[form]
+    text = "<|ask|>hi<|reply|>yes, and much more than three<|end|>"
+    split = make_tokenizer(source, list, **named)
+    whole = make_tokenizer(source, list, **named, special_tokens=True)
+    oracle = chat_model()
+    oracle.no_truncation()
+    oracle.no_padding()
+    assert whole.encode(text) == oracle.encode(text, add_special_tokens=False).ids
+    assert [token for token in whole.encode(text) if token < 3] == [1, 2, 0]
+    assert not set(split.encode(text)) & {0, 1, 2}
+    assert split.decode(split.encode(text)) == text
+    assert whole.decode(whole.encode(text)) == text.removesuffix("<|end|>")  # an end ends a text, and is none of it
+    assert (split.end, split.unknown, split.vocab_size) == (0, None, 300)
+    assert pickle.loads(pickle.dumps(whole)).encode(text) == whole.encode(text)
+    other = make_tokenizer(source, list, end_token="<|reply|>")
+    assert other.end == 2
+    assert other.end not in other.encode(text)
+
+
+def test_a_tokenizer_that_was_passed_is_left_as_it_is():
+    model = chat_model()
+    before = model.to_str(), model.encode("a <|ask|>").ids
+    make_tokenizer(model, list, end_token="<|end|>").encode("x")
+    assert (model.to_str(), model.encode("a <|ask|>").ids) == before
+
+
+def test_a_folder_is_read_without_transformers_where_it_can_be(tmp_path, monkeypatch):
+    source, _ = brought(tmp_path)["folder"]
+    with_transformers = Pretrained(source)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    without = Pretrained(source)
+    assert (without.end, without.unknown) == (with_transformers.end, with_transformers.unknown)
+    assert without.encode(TEXTS[1] + "<|ask|>") == with_transformers.encode(TEXTS[1] + "<|ask|>")
+
+
+def test_an_end_that_the_vocabulary_names_as_a_word_is_never_encoded(tmp_path):
+    """An added token that is not special is whole in every text, but not where it would end one."""
+    model = chat_model()
+    model.add_tokens(["<stop>"])
+    assert 300 in make_tokenizer(model, list, end_token="<|end|>").encode("a<stop>b")
+    tokenizer = make_tokenizer(model, list, end_token="<stop>")
+    assert tokenizer.end == 300
+    assert tokenizer.decode(tokenizer.encode("a<stop>b")) == "a<stop>b"
+    assert 300 not in tokenizer.encode("a<stop>b")
+
+
+def test_ids_with_holes_fit_the_vocabulary():
+    words = Model(models.WordLevel({"the": 0, "cat": 7, "</s>": 9}, unk_token="the"))
+    assert Pretrained(words, "</s>").vocab_size == 10
+
+
+def test_a_tokenizer_that_cannot_serve_says_why_and_names_the_way_out(tmp_path):
+    for source in (chat_model(), brought(tmp_path)["file"][0]):
+        with pytest.raises(
+            ValueError, match=r"no eos_token.*as in end_token='<\|end\|>' \(its special tokens: <\|end\|>, <\|ask"
+        ):
+            make_tokenizer(source, list)
+        with pytest.raises(ValueError, match=r"end_token='<\|ned\|>' is no token .*'<\|end\|>'"):
+            make_tokenizer(source, list, end_token="<|ned|>")
+    (tmp_path / "broken.json").write_text('{"model": 3')
+    with pytest.raises(ValueError, match=r"broken.json' cannot be loaded"):
+        make_tokenizer(str(tmp_path / "broken.json"), list, end_token="x")
+    random = chat_model()
+    random.model.dropout = 0.1
+    with pytest.raises(ValueError, match="drops merges at random"):
+        make_tokenizer(random, list, end_token="<|end|>")
+    for name, keywords, words in (
+        ("bytes", {"end_token": "x"}, "end_token='x' with tokenizer='bytes'"),
+        ("bpe", {"vocab_size": 300, "special_tokens": True}, "special_tokens=True with tokenizer='bpe'"),
+        (Bytes(), {"end_token": "x"}, "end_token='x' with tokenizer='Bytes'"),
+        (object(), {}, "tokenizer=object has no vocab_size"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_tokenizer(name, lambda: TEXTS, **keywords)
+
+
+def test_tasks_hand_the_keywords_on(tmp_path):
+    (tmp_path / "chat.txt").write_text("<|ask|>hi<|reply|>yes" * 40)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "<|ask|>", "answer": "<|reply|>"}))
+    keywords = {"tokenizer": chat_model(), "end_token": "<|end|>", "special_tokens": True}
+    text = Text(str(tmp_path / "chat.txt"), context=8, **keywords)
+    assert {1, 2} <= set(text.data("train")[[0]].target.flatten().tolist())
+    assert 2 in Questions(str(tmp_path / "rows.jsonl"), **keywords).data("test")[[0]].target
+    assert 2 in Questions(str(tmp_path / "rows.jsonl"), tokenizer=text.tokenizer).data("test")[[0]].target
+
+
+# ----------------------------------------------------------------------------------------------------- saved and read again
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """name -> (a tokenizer, the one that was read from the folder that it was saved to)."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "words").mkdir()
+    found = {
+        "bytes": Bytes(),
+        "bpe": BytePairs(TEXTS, 300),
+        "chat": Pretrained(chat_model(), "<|end|>", special_tokens=True),
+        "split": Pretrained(chat_model(), "<|reply|>"),
+        "words": Pretrained(save_words(folder / "words", eos_token="</s>", unk_token="[UNK]")),
+        "slow": Pretrained(ByT5Tokenizer(), special_tokens=True),
+        "slow-split": Pretrained(ByT5Tokenizer()),
+    }
+    pairs = {}
+    for name, tokenizer in found.items():
+        place = folder / f"of-{name}"
+        place.mkdir()
+        for _ in range(2):  # the second replaces the first
+            save_tokenizer(tokenizer, place)
+        pairs[name] = tokenizer, read_tokenizer(place)
+    return pairs
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe", "chat", "split", "words", "slow", "slow-split"])
+@laws
+@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from([*TEXTS, "<|ask|>a<|end|> b</s>", "the cat"]))
+def test_a_tokenizer_that_was_read_encodes_as_the_saved_one_did(kept, name, text):
+    saved, read = kept[name]
+    ids = saved.encode(text)
+    assert read.encode(text) == ids
+    assert read.encode_batch([text])[0].tolist() == ids
+    assert read.decode(ids) == saved.decode(ids)
+    assert (read.vocab_size, read.end, read.unknown) == (saved.vocab_size, saved.end, saved.unknown)
+
+
+def test_slow_tokenizers_encode_as_transformers_does(kept):
+    inner = ByT5Tokenizer()
+    for name, split in (("slow", False), ("slow-split", True)):
+        expected = inner("a</s>é", add_special_tokens=False, split_special_tokens=split)["input_ids"]
+        assert kept[name][0].encode("a</s>é") == expected
+        assert (inner.eos_token_id in expected) != split
+
+
+def test_brackets_are_kept_too(tmp_path):
+    tokenizer = Dyck(kinds=3, length=8, depth=(1, 2), deep=(3, 4), n=10).tokenizer
+    save_tokenizer(tokenizer, tmp_path)
+    assert read_tokenizer(tmp_path).encode("({})") == tokenizer.encode("({})")
+
+
+def test_reading_needs_neither_transformers_nor_a_network(tmp_path, monkeypatch):
+    save_tokenizer(Pretrained(ByT5Tokenizer()), tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        read_tokenizer(tmp_path)
+    chat = Pretrained(chat_model(), "<|end|>")
+    save_tokenizer(chat, tmp_path)
+    assert read_tokenizer(tmp_path).encode("naïve") == chat.encode("naïve")
+    save_tokenizer(Bytes(), tmp_path)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert read_tokenizer(tmp_path).encode("é") == [195, 169]
+
+
+class Plain(Bytes):
+    """A plugin's tokenizer, which is Bytes to isinstance alone."""
+
+    def encode(self, text):
+        return [255 - byte for byte in text.encode()]
+
+
+def test_a_plugins_own_tokenizer_is_kept_by_itself_or_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Plain cannot be saved: give it save\(folder\)"):
+        save_tokenizer(Plain(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    own = Plain()
+    own.save = lambda folder: (folder / "mine.txt").write_text("x")
+    save_tokenizer(own, tmp_path)
+    assert (tmp_path / "mine.txt").exists()
+    with pytest.raises(ValueError, match="holds Plain, a plugin's own tokenizer: pass the task"):
+        read_tokenizer(tmp_path)
+
+
+def test_what_holds_no_tokenizer_or_a_damaged_one_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        read_tokenizer(tmp_path)
+    settings = tmp_path / "tokenizer.settings.json"
+    for text in ("{", "[]", '{"kind": "newer"}', '{"kind": "bytes", "more": 1}', '{"kind": "tokenizers", "end": 0}'):
+        settings.write_text(text)
+        with pytest.raises(ValueError, match="damaged"):
+            read_tokenizer(tmp_path)
+
+
+def test_a_saved_folder_runs_no_code(tmp_path):
+    save_tokenizer(Pretrained(ByT5Tokenizer()), tmp_path)
+    inner = tmp_path / "tokenizer"
+    (inner / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Mine: pass\n")
+    config = json.loads((inner / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}, "tokenizer_class": "Mine"}
+    (inner / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="damaged, or of a newer version"):
+        read_tokenizer(tmp_path)
     assert not (tmp_path / "ran").exists()
