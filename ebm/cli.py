@@ -18,7 +18,7 @@ from ebm.commands.console import as_data, print_json, print_run, print_study, pr
 from ebm.commands.console import show as show_result
 from ebm.commands.diagnose import diagnose
 from ebm.files import hold, holding
-from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, type_hints
+from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED, type_hints
 from ebm.registry import (
     KINDS,
     PARTS,
@@ -222,7 +222,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
         factory = component(kind, values["use"]).factory if kind in PARTS else fit if kind == "fit" else studies[kind].factory
         title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
         # A component has a table of its own, and fit is handed more than a recipe may say.
-        left_out = {*COMPONENT_PARAMETERS, *(FIT_HANDED if kind == "fit" else ()), *([] if kind in PARTS else ["run"])}
+        left_out = {*COMPONENT_PARAMETERS, LEARNED, *(FIT_HANDED if kind == "fit" else ()), *([] if kind in PARTS else ["run"])}
         rows = [row for row in describe(factory, values) if row[0] not in left_out]
         rows = [(n, t, "from the data" if v == "required" else v, m) for n, t, v, m in rows]
         print_table(title, ("name", "type", "value", "meaning"), rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,16 @@ class TimmEncoder(Encoder):
         model: its name in timm, as in "resnet18" or "vit_small_patch14_dinov2.lvd142m".
         weights: a file (.safetensors, .pth); None takes timm's, from the hub's cache or the hub.
         size: pixels a side of a frame; None takes the model's own.
+        learned: what a run with this encoder keeps, which has the weights.
     """
 
+    paths: ClassVar = {"weights": ()}
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: str = "resnet18", weights: str | None = None, size: int | None = None) -> None:
+    def __init__(
+        self, model: str = "resnet18", weights: str | None = None, size: int | None = None, learned: Path | None = None
+    ) -> None:
         try:
             import timm
         except ImportError as error:
@@ -39,7 +43,7 @@ class TimmEncoder(Encoder):
         if not timm.is_model(model):
             names = timm.list_models()
             raise ValueError(f"timm has no model {model!r}: {nearest(model, difflib.get_close_matches(model, names, 5, 0.5))}")
-        if weights is not None and not Path(weights).expanduser().is_file():
+        if learned is None and weights is not None and not Path(weights).expanduser().is_file():
             raise FileNotFoundError(f"there is no file {weights}: name one of {model}'s weights, or leave it out for timm's own")
         call = f"TimmEncoder(model={model!r}, size={size})"
         try:
@@ -53,9 +57,9 @@ class TimmEncoder(Encoder):
                 (features,) = network(torch.zeros(1, 3, side, side))[0].shape
         except Exception as error:  # timm's and the models' own, of a dozen types
             raise ValueError(f"{call}: {error}") from error
-        if file := weights or _cached(config):
+        if learned is None and (file := weights or _cached(config)):
             _load(network, file)
-        else:
+        elif learned is None:
             with hub(f"timm's {model}", "`weights` names a file that has them"), torch.random.fork_rng(devices=[]):
                 network = timm.create_model(model, pretrained=True, num_classes=0, **keywords)
         super().__init__(side, features)

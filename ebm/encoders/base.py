@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ebm.interfaces import eval_mode
@@ -14,6 +17,7 @@ from ebm.optional import reachable
 from ebm.registry import components
 
 BATCH = 256  # frames a pass, whose activations have to fit into memory
+WEIGHTS = "encoder.safetensors"  # in a run's folder
 WAY_OUT = "`--task.encoder.use autoencoder` needs no network"
 
 
@@ -69,6 +73,23 @@ class Encoder(nn.Module, ABC):
     def learn(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> dict[str, float]:
         """Learns from frames (n, 3, size, size) and returns measurements; the base does nothing."""
         return {}
+
+    def save_learned(self, folder: Path) -> None:
+        """Writes the weights into a folder, which a run keeps.
+
+        Where an encoder's factory has a keyword `learned`, loading the run hands it that folder, so
+        that it need not look for its weights elsewhere.
+        """
+        if weights := self.state_dict():
+            save_file({name: part.cpu().contiguous().clone() for name, part in weights.items()}, folder / WEIGHTS)
+
+    def load_learned(self, folder: Path) -> None:
+        """Reads what `save_learned` wrote; ValueError for a damaged file."""
+        if (path := folder / WEIGHTS).exists():
+            try:
+                self.load_state_dict(load_file(path))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise ValueError(f"{path} does not fit {type(self).__name__}, or is damaged: {error}") from error
 
     def _check(self, frames: Tensor) -> None:
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1:] != (3, self.size, self.size):

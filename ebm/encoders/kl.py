@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
 from ebm.encoders.base import Encoder, hub
+
+NETWORK = "autoencoder-kl"  # in a run's folder: diffusers' own folder of a network
 
 
 class KLAutoencoder(Encoder):
@@ -19,11 +22,14 @@ class KLAutoencoder(Encoder):
     Arguments:
         model: its name on the hub, or a local folder that has config.json and safetensors.
         size: pixels a side of a frame.
+        learned: what a run with this encoder keeps, which has the network.
     """
 
     decodes = True
+    paths: ClassVar = {"model": ()}
 
-    def __init__(self, model: str = "stabilityai/sd-vae-ft-mse", size: int = 224) -> None:
+    def __init__(self, model: str = "stabilityai/sd-vae-ft-mse", size: int = 224, learned: Path | None = None) -> None:
+        model = model if learned is None else str(learned / NETWORK)
         try:
             from diffusers import AutoencoderKL
         except ImportError as error:
@@ -55,6 +61,9 @@ class KLAutoencoder(Encoder):
         super().__init__(size, channels * (size // factor) ** 2)
         self.latent = (channels, size // factor, size // factor)
         self.network = network.float().requires_grad_(False)
+
+    def save_learned(self, folder: Path) -> None:
+        self.network.save_pretrained(folder / NETWORK)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         return self.network.encode(pixels).latent_dist.mean.flatten(1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,17 @@ class Task(ABC):
         spec: what the data decide (dim, vocab_size …); recipes fill in factories' keywords from it.
         headline: the metric that the task is judged by first.
         reads: which data the task reads, in a few words, for a task that reads some.
+        digest: a hash of what is in the data, whatever their files are called, where it is known.
+        paths: keywords of the factory that may name local files or folders, each with the words
+            that mean something else, such as the name of a bundled source.
         rows_at_once: how many rows are judged at a time.
     """
 
     spec: dict[str, Any]
     headline: str = "loss"
     reads: str = ""
+    digest: str = ""
+    paths: ClassVar[Mapping[str, Collection[str]]] = {}
     rows_at_once: int = 128
 
     @abstractmethod
@@ -71,6 +77,17 @@ class Task(ABC):
     @abstractmethod
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws y_0 for a batch."""
+
+    def save_learned(self, folder: Path) -> None:  # noqa: B027  # most tasks learn nothing
+        """Writes what the task took from its data into a folder, which a run keeps.
+
+        Where a task's factory has a keyword `learned`, loading the run hands it that folder, and
+        such a task opens its data only when they are asked for. By default nothing is written.
+        """
+
+    def blank(self, n: int) -> Batch | None:
+        """Makes a batch of n rows to draw samples for, without data; None where only data have one."""
+        return None
 
     def starts(self, predictor: Predictor, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws a predictor's starts: y_0, or one y_0 for each of its `candidates` in front."""

@@ -23,12 +23,14 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
+from ebm.recipes.paths import TYPED
 from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
 from ebm.training import fit
 from ebm.training.settings import LARGEST
 from ebm.words import nearest
 
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
+LEARNED = "learned"  # the keyword of tasks and encoders that takes what a run keeps, which no recipe says
 FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite")
 # A parameter of one of these names takes a component, or several, of the kind.
 COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {
@@ -76,9 +78,9 @@ def load(name: str | Path) -> dict[str, Any]:
 def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     tables = (*COMPONENTS, "fit", *components("study"))
     for key, value in recipe.items():
-        if key not in (known := (*tables, "summary", "seed", "baseline", "pace")):
+        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", TYPED)):
             raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
-        if key in tables and not isinstance(value, dict):
+        if key in (*tables, TYPED) and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
     if not isinstance(recipe.get("summary", ""), str):
         raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
@@ -139,6 +141,8 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
                 f"pace = {pace!r}: a baseline would take {steps * max(paces):.3g} steps, and at most 10^12 are possible"
             )
         resolved["pace"] = pace
+    if TYPED in recipe:
+        resolved[TYPED] = recipe[TYPED]
     return resolved
 
 
@@ -211,12 +215,13 @@ def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, An
     return resolve({**baseline, **own, "energy": energy, "fit": fit})
 
 
-def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
+def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None = None) -> Parts:
     """Builds a resolved recipe's components, with parameters that depend on the recipe's seed.
 
     Arguments:
         recipe: a resolved recipe.
         task: the recipe's task, where it was built before, as for a run's baseline.
+        learned: the folder of what a run keeps for its task, which then opens no data.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subseed(recipe["seed"], "parameters"))
@@ -226,7 +231,8 @@ def assemble(recipe: Mapping[str, Any], task: Any = None) -> Parts:
             if kind == "task" and task is not None:
                 built[kind], complete[kind] = task, recipe[kind]
             elif kind in recipe:
-                built[kind], complete[kind] = _build(kind, recipe[kind], built)
+                handed = {**built, LEARNED: learned} if kind == "task" else built
+                built[kind], complete[kind] = _build(kind, recipe[kind], handed)
         options, complete["fit"] = _fill(fit, recipe["fit"], built, handed=FIT_HANDED)
         complete |= {key: recipe[key] for key in recipe if key not in complete}
         if built["sampler"] is not None:
@@ -246,6 +252,8 @@ def _resolve_component(kind: str, table: Any, path: str) -> dict[str, Any]:
 def _resolve_keywords(
     factory: Callable[..., Any], keywords: dict[str, Any], what: str, path: str, handed: tuple[str, ...] = ()
 ) -> dict[str, Any]:
+    if path.partition(".")[0] == "task" and LEARNED in parameters(factory):
+        handed = (*handed, LEARNED)
     known = {name: p for name, p in parameters(factory).items() if name not in handed}
     if unknown := [name for name in keywords if name in handed]:
         raise ValueError(f"{path}.{unknown[0]} is not a recipe's to say: it comes from elsewhere in the recipe or the call")
@@ -314,6 +322,9 @@ def _build(kind: str, table: Mapping[str, Any], built: Mapping[str, Any]) -> tup
     factory = component(kind, table["use"]).factory
     given = {key: value for key, value in table.items() if key != "use"}
     keywords, complete = _fill(factory, given, built)
+    complete.pop(LEARNED, None)
+    if built.get(LEARNED) is not None and LEARNED in parameters(factory):
+        keywords[LEARNED] = built[LEARNED]
     if kind != "task":
         spec = getattr(built["task"], "spec", {})
         known = parameters(factory)

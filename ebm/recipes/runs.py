@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
+from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
 from ebm.registry import component, components
-from ebm.runs import checkpoints
+from ebm.runs import checkpoints, learned
 from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import newest, put_back
@@ -54,7 +56,7 @@ def run(
     (['energy', 'mmd'], None)
     """
     read_from = find(recipe) if isinstance(recipe, str | Path) else dict(recipe)
-    resolved = resolve(read_from, settings)
+    resolved = absolute(resolve(read_from, settings))
     check(resolved["fit"])
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
     folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
@@ -70,6 +72,8 @@ def run(
     for name, baseline in baselines.items():
         parts[name] = _assembled(baseline, next(iter(parts.values()), None))
     whole = _assembled(resolved, next(iter(parts.values()), None))
+    if str(recipe).endswith("recipe.toml"):  # a run's, whose data may have changed since
+        learned.warn_of_other_data(Path(str(recipe)).parent, whole.task, "this run trains on the new ones")
     if is_first_process() and baselines:
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)  # also while a baseline trains
@@ -152,7 +156,11 @@ def load(
     objective: Objective | None = None,
     task: Any = None,
 ) -> Run:
-    """Loads a run with its newest weights, and its baseline.
+    """Loads a run with its newest weights.
+
+    No data are opened where the run's task knows its meaning from what the run keeps, as all
+    bundled tasks do; they are when a loader is asked for, or an evaluation. Its baseline is loaded
+    when it is asked for.
 
     Arguments:
         path: the run's folder, or the name of a registered model.
@@ -175,7 +183,7 @@ def load(
     recipe: dict[str, Any] = {}
     if (folder / "recipe.toml").exists():
         recipe = resolve(read(folder / "recipe.toml"))
-        parts = assemble(recipe, task)
+        parts = assemble(recipe, task, learned.kept(folder))
         energy = parts.energy if energy is None else energy
         task = parts.task if task is None else task
         objective = parts.objective if objective is None else objective
@@ -191,8 +199,24 @@ def load(
     found = read_json(metrics) if metrics.exists() else {}
     listed: Any = recipe.get("baseline", [""])
     wanted: list[str] = [listed] if isinstance(listed, str) else listed
-    places = zip(wanted, places_of(folder, wanted), strict=True)
-    compared = {name: load(place, task=task) if finished(place) else None for name, place in places}
-    baseline, *others = compared.values()
-    further = {name: other for name, other in zip([*compared][1:], others, strict=True) if other is not None}
-    return Run(folder, recipe, energy, sampler, objective, task, found, baseline, further)
+    return Run(folder, recipe, energy, sampler, objective, task, found, Compared(wanted, places_of(folder, wanted), task))
+
+
+class Compared(Mapping[str, Run | None]):
+    """The runs that a run is compared with, by name: each is loaded when it is asked for."""
+
+    def __init__(self, names: Sequence[str], places: Sequence[Path], task: Any) -> None:
+        self.places, self.task = dict(zip(names, places, strict=True)), task
+
+    @cached_property
+    def _loaded(self) -> dict[str, Run | None]:
+        return {name: load(place, task=self.task) if finished(place) else None for name, place in self.places.items()}
+
+    def __getitem__(self, name: str) -> Run | None:
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)

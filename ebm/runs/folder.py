@@ -12,11 +12,11 @@ import tomli_w
 
 from ebm.files import hold, read_json, write_text
 from ebm.registry import components
-from ebm.runs import checkpoints
+from ebm.runs import checkpoints, learned
 
 BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
 MARKER = "run.json"  # says that this toolkit wrote the files of these names; the first that a run writes
-FOLDERS = ("checkpoints", "tensorboard")
+FOLDERS = ("checkpoints", "tensorboard", learned.FOLDER)
 WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", "report.html")
 EVENTS = "events.out.tfevents.*"  # what TensorBoard's writer calls its files
 
@@ -113,6 +113,7 @@ def fresh_folder(path: Path) -> Path:
 def clear(path: Path) -> None:
     """Removes what a run wrote into a folder, and nothing else; its marker stays until the next one."""
     checkpoints.clear(path / "checkpoints")
+    learned.forget(path)
     for events in (path / "tensorboard").glob(EVENTS):
         events.unlink()
     for folder in FOLDERS:
@@ -138,6 +139,12 @@ def _check_same(path: Path, described: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in sorted(differences(before, described))
         if not name.endswith("on_divergence") and not (trained and name.endswith("evaluate_limit"))
     ]
+    if different == ["data"]:
+        raise ValueError(
+            f"{path} holds an unfinished run with another data: they have changed since it began (their fingerprint was "
+            f"{before['data']}, and now it is {described.get('data')}): bring them back, choose another out, or pass "
+            f"overwrite=True to start anew"
+        )
     if different:
         raise ValueError(
             f"{path} holds an unfinished run with another {', '.join(different)}: choose another out, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ebm.interfaces import EnergyFn, FeedForward, Objective, Sampler, Task
 from ebm.randomness import stream
 from ebm.runs.doctor import Verdict, diagnose
 from ebm.runs.history import read_history
+from ebm.runs.learned import warn_of_other_data
 from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.thinking import Thinker
 
@@ -29,8 +31,21 @@ class Run:
     objective: Objective | None
     task: Task | None
     metrics: dict[str, float]
-    baseline: Run | None = None  # the finished run that it is compared with
-    others: dict[str, Run] = field(default_factory=dict)  # further ones, by the names of their recipes
+    compared: Mapping[str, Run | None] = field(default_factory=dict)  # the runs it is compared with, its baseline first
+
+    @property
+    def baseline(self) -> Run | None:
+        """The finished run that this one is compared with, where there is one."""
+        return next(iter(self.compared.values()), None)
+
+    @baseline.setter
+    def baseline(self, run: Run | None) -> None:
+        self.compared = {"": run, **self.others}
+
+    @property
+    def others(self) -> dict[str, Run]:
+        """Further finished runs to compare with, by the names of their recipes."""
+        return {name: run for name, run in [*self.compared.items()][1:] if run is not None}
 
     @property
     def thinker(self) -> Any:
@@ -71,17 +86,22 @@ class Run:
         """Judges the run by its task; without limit and seed, as the run itself did."""
         if limit is None:
             limit = self.recipe.get("fit", {}).get("evaluate_limit")
+        warn_of_other_data(self.path, self.judge(), "these numbers are of the new ones")
         generator = stream(self.recipe.get("seed", 0) if seed is None else seed, "evaluate", split, device=self.device)
         with torch.no_grad():
             found = self.judge().evaluate(self.thinker, split=split, limit=limit, generator=generator)
         return {name: float(value) for name, value in found.items()}
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
-        """Draws n samples, or predicts the first n test rows: (n, *event)."""
+        """Draws n samples, or predicts the first n test rows: (n, *event).
+
+        A task that knows a `blank` batch needs no data for that.
+        """
         task, generator = self.judge(), stream(seed, "sample", device=self.device)
-        found: list[torch.Tensor] = []
+        rows, found = min(n, 1000), list[torch.Tensor]()
+        blank = task.blank(rows) if isinstance(task, Task) else None
         while sum(map(len, found)) < n:
-            for batch in task.loader("test", min(n, 1000)):
+            for batch in task.loader("test", rows) if blank is None else [blank]:
                 batch = batch.to(generator.device)
                 start = task.starts(self.thinker, batch, generator=generator)
                 y = self.thinker.predict(batch, start, generator=generator).y

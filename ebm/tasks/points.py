@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ebm.interfaces import Batch
 from ebm.optional import installed
 from ebm.randomness import randn_like, stream
+from ebm.tasks.learned import read_tensors
 from ebm.tasks.rows import RowTask, draw_splits
 from ebm.tasks.tables import read_table
 from ebm.words import nearest
@@ -70,6 +73,9 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
 }
 
 
+SCALES = "points.safetensors"  # in a run's folder: the columns' means and standard deviations
+
+
 class Points(RowTask):
     """Points of a 2-D density (moons, rings, airports …) or of columns of a table.
 
@@ -86,6 +92,7 @@ class Points(RowTask):
             0.1 by default, and 0 for the checkerboard.
         columns: the table's columns; longitude and latitude, or petal length and width, by default.
         seed: decides synthetic points, and the split of each point.
+        learned: what a run of this task keeps; with it a table is read when its rows are needed.
 
     Raises:
         ValueError: an unknown name, split or column, data that are empty, not finite or constant,
@@ -101,6 +108,8 @@ class Points(RowTask):
     (torch.Size([64, 2]), torch.Size([64]))
     """
 
+    paths: ClassVar = {"name": [*SHAPES, *TABLES]}
+
     def __init__(
         self,
         name: str | Path = "moons",
@@ -108,33 +117,66 @@ class Points(RowTask):
         noise: float | None = None,
         columns: Sequence[str] | None = None,
         seed: int = 0,
+        learned: Path | None = None,
     ) -> None:
         name, columns = str(name), (columns,) if isinstance(columns, str) else columns
+        self._read: Callable[[], Tensor]
         if name in SHAPES:
-            points = self._shape(name, n, noise, columns, seed)
+            self._read = partial(self._shape, name, n, noise, columns, seed)
         elif noise is not None:
             raise ValueError(f"noise={noise} with {name!r}: noise is a keyword of synthetic points, {', '.join(SHAPES)}")
         elif name in TABLES:
             package, file, usual, options = TABLES[name]
             columns = columns or usual
-            points = read_table(installed(package) / file, columns, **options)
+            self._read = lambda: read_table(installed(package) / file, columns, **options)
         elif name.lower().endswith((".csv", ".csv.gz", ".parquet")):
             if not columns:
                 raise ValueError(f"columns={columns}: name the columns of {name} to take, as in columns=['lon', 'lat']")
-            points = read_table(Path(name).expanduser(), columns)
+            self._read = lambda: read_table(Path(name).expanduser(), columns)
         else:
             raise ValueError(f"unknown name {name!r}: {nearest(name, [*SHAPES, *TABLES])}, or a path ending in .csv or .parquet")
-        rows = draw_splits(len(points), n, seed)
-        train = points[rows["train"]]
-        self.mean, self.std = train.mean(0), train.std(0, correction=0)
-        constant = [column for column, std in zip(columns or "xy", self.std, strict=True) if not std > 0]
-        if constant:
-            raise ValueError(f"{name}: {constant} are constant over the {len(train)} training rows, and cannot be scaled")
+        self.name, self.columns, self.n, self.seed = name, columns, n, seed
         dtype = torch.get_default_dtype()
-        self.splits = {split: Batch(((points[row] - self.mean) / self.std).to(dtype)) for split, row in rows.items()}
-        self.mean, self.std = self.mean.to(dtype), self.std.to(dtype)
-        self.spec = {"dim": points.shape[1]}
-        self.reads = f"{sum(map(len, rows.values())):,} {'points of' if name in SHAPES else 'rows of'} {name}"
+        if learned is None:
+            self._mean, self._std = self._moments()
+            self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} "
+            self.reads += f"{'points of' if name in SHAPES else 'rows of'} {name}"
+        else:
+            found = read_tensors(learned / SCALES, "mean", "std")
+            self._mean, self._std = found["mean"], found["std"]
+        self.mean, self.std = self._mean.to(dtype), self._std.to(dtype)
+        self.spec = {"dim": len(self.mean)}
+
+    @cached_property
+    def _points(self) -> Tensor:
+        return self._read()
+
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        return draw_splits(len(self._points), self.n, self.seed)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        train = self._points[self._rows["train"]]
+        std = train.std(0, correction=0)
+        constant = [column for column, each in zip(self.columns or "xy", std, strict=True) if not each > 0]
+        if constant:
+            raise ValueError(f"{self.name}: {constant} are constant over the {len(train)} training rows, and cannot be scaled")
+        return train.mean(0), std
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:  # type: ignore[override]
+        """The standardised points of each split."""
+        dtype = torch.get_default_dtype()
+        scaled = {split: (self._points[rows] - self._mean) / self._std for split, rows in self._rows.items()}
+        return {split: Batch(points.to(dtype)) for split, points in scaled.items()}
+
+    def save_learned(self, folder: Path) -> None:
+        """Writes the columns' means and standard deviations."""
+        save_file({"mean": self._mean, "std": self._std}, folder / SCALES)
+
+    def blank(self, n: int) -> Batch:
+        """Makes a batch of n points to draw, without data."""
+        return Batch(torch.zeros(n, len(self.mean)))
 
     @staticmethod
     def _shape(name: str, n: int | None, noise: float | None, columns: Sequence[str] | None, seed: int) -> Tensor:

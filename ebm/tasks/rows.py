@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves  # private, but what torch.func itself maps trees by
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ebm.interfaces import Batch, Predictor, Task, raise_if_not_finite
@@ -26,10 +28,19 @@ JUDGED = 2_000  # samples that a task draws to judge a predictor, where no limit
 
 
 class InMemory(Task):
-    """Holds rows in memory. A task of this kind sets `spec` and `splits`, and writes `start`."""
+    """Holds rows in memory. A task of this kind sets `spec` and `splits`, and writes `start`.
+
+    One that reads files may make `splits` a cached property, and touch it in its constructor
+    unless that was handed what a run `learned`.
+    """
 
     splits: dict[str, Batch]
     rows_at_once = 1_000
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Hashes the rows of all splits: a run that was stopped must not go on with other data."""
+        return digest_of([leaf for rows in self.splits.values() for leaf in tree_leaves(rows) if isinstance(leaf, Tensor)])
 
     def rows(self, split: str) -> Batch:
         """Returns a split as one batch; ValueError for an unknown split, or an empty one."""
@@ -99,8 +110,6 @@ class Rows(InMemory):
             self.splits = {split: rows.rows(index) for split, index in draw_splits(len(rows.target), None, seed).items()}
         self.spec = _spec_of([*self.splits.values()])
         self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} rows of an array"
-        # A run that was stopped must not go on with other data.
-        self.digest = digest_of([leaf for rows in self.splits.values() for leaf in rows if leaf is not None])
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard normal noise of the target's shape."""

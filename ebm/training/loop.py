@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
-from ebm.runs import checkpoints
+from ebm.runs import checkpoints, learned
 from ebm.runs.folder import open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
@@ -190,15 +190,16 @@ def fit(
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described: dict[str, Any] = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     described["parts"] |= {"optimizer": described_as(made), "scheduler": type(pace).__qualname__}
-    described |= {"data": task.digest} if hasattr(task, "digest") else {}
 
     def opened() -> str:
         check_data(task, batch_size, evaluate_limit, ["validation"] * bool(evaluate_every) + ["test"], overwrite)
-        return str(open_folder(out, described, recipe, overwrite))
+        folder = open_folder(out, described | learned.fingerprint(task), recipe, overwrite)
+        learned.keep(folder, task, whole=recipe is not None)
+        return str(folder)
 
     folder = Path(ranks.broadcast_from_first(fabric, opened))
     mover = sampler_of(objective, judged) if sampler is None else sampler
-    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, baseline, dict(others or {}))
+    run = Run(folder, dict(recipe or {}), judged, mover, objective, task, {}, {"": baseline, **(others or {})})
 
     back = len(rollbacks(folder))
     drawn = subseed(seed, "rollback", back) if back else seed

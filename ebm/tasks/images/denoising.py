@@ -6,10 +6,10 @@ import math
 import re
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from ebm.tasks.images.corruptions import CORRUPTIONS
 from ebm.tasks.images.noising import NoiseSchedule, Noisy
 from ebm.tasks.images.photographs import Photograph, photographs
 from ebm.tasks.images.tiling import Restored, restore
-from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, errors, loader_of
+from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, digest_of, errors, loader_of
 from ebm.thinking import Considered
 from ebm.words import nearest
 
@@ -70,6 +70,7 @@ class Denoising(Task):
         hub_split: which split of a hub dataset is read, and then dealt out.
         config: the hub dataset's configuration, where it has several.
         seed: decides the split of each photograph, and the noise that predictors are judged on.
+        learned: what a run of this task keeps; with it photographs are read when they are needed.
 
     Raises:
         ValueError: an argument is out of range; and what `photographs` raises.
@@ -81,6 +82,7 @@ class Denoising(Task):
     """
 
     headline = "psnr"
+    paths: ClassVar = {"source": ("bundled", "foolbox")}
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Denoising(Task):
         hub_split: str = "train",
         config: str | None = None,
         seed: int = 0,
+        learned: Path | None = None,
     ) -> None:
         for name, value in (("tile", tile), ("tiles", tiles)):
             if value < 1:
@@ -117,10 +120,22 @@ class Denoising(Task):
         self.tile, self.channels, self.tiles, self.crop, self.stride = tile, channels, tiles, crop, stride
         self.loss, self.seed = loss, seed
         hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
-        self.photographs = photographs(source, channels=channels, smallest=smallest, strict=strict, seed=seed, **hub)
+        how: dict[str, Any] = {"channels": channels, "smallest": smallest, "strict": strict, "seed": seed}
+        self._read = partial(photographs, source, **how, **hub)
         self.spec = {"image_size": tile, "channels": channels}
-        counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
-        self.reads = f"{sum(map(len, self.photographs.values()))} photographs of {source} ({counts})"
+        if learned is None:
+            counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
+            self.reads = f"{sum(map(len, self.photographs.values()))} photographs of {source} ({counts})"
+
+    @cached_property
+    def photographs(self) -> dict[str, list[Photograph]]:
+        """The photographs of each split."""
+        return self._read()
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Hashes the pixels of all photographs, by split; their names do not count."""
+        return digest_of([photo.pixels for listed in self.photographs.values() for photo in listed])
 
     @property
     def noise_std(self) -> tuple[float, float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -64,6 +65,7 @@ class Puzzles(Answers):
         augment: whether training draws by symmetries.
         reveal: the share of training problems of which further cells are given away.
         seed: fixes the problems.
+        learned: what a run of this task keeps; with it problems are made when they are needed.
 
     Raises:
         ValueError: for an unknown game, keywords that it has not, or rows that cannot be read or
@@ -76,6 +78,8 @@ class Puzzles(Answers):
     (torch.Size([4, 16]), True, 4)
     """
 
+    paths: ClassVar = {"data": (), "more": ()}
+
     def __init__(
         self,
         game: str | dict[str, Any] | Game = "sudoku",
@@ -86,22 +90,32 @@ class Puzzles(Answers):
         augment: bool = True,
         reveal: float = 0.5,
         seed: int = 0,
+        learned: Path | None = None,
     ) -> None:
         if not 0 <= reveal <= 1:
             raise ValueError(f"reveal={reveal}: pass a share in [0, 1]")
         self.game: Any = game_of(game)
         self.augment, self.reveal = augment, reveal
         self.spec = self.game.spec
-        if data is None:
-            drawn = self.game.draw(n, seed)
-            self.reads = f"{sum(len(answers) for answers, _ in drawn.values()):,} problems of {type(self.game).__name__}, drawn"
+        self.n, self.seed, self.source, self.held_out, self.more = n, seed, data, held_out, dict(more or {})
+        if learned is None:
+            count = sum(len(rows.target) for split, rows in self.splits.items() if split not in self.more)
+            self.reads = f"{count:,} problems of {f'{type(self.game).__name__}, drawn' if data is None else data}"
+
+    @cached_property
+    def splits(self) -> dict[str, Batch]:  # type: ignore[override]
+        """The problems of each split, drawn or read."""
+        if self.source is None:
+            drawn = self.game.draw(self.n, self.seed)
         else:
-            drawn = _parted(*read_rows(Path(data), self.game), held_out, data, seed)
-            self.reads = f"{sum(len(answers) for answers, _ in drawn.values()):,} problems of {data}"
-        for name, path in (more or {}).items():
+            drawn = _parted(*read_rows(Path(self.source), self.game), self.held_out, self.source, self.seed)
+        for name, path in self.more.items():
             drawn[name] = read_rows(Path(path), self.game)
-        self.splits = {split: Batch(answers, contexts) for split, (answers, contexts) in drawn.items()}
-        self._held = torch.cat([self._keys(rows.target) for split, rows in self.splits.items() if split != "train"])
+        return {split: Batch(answers, contexts) for split, (answers, contexts) in drawn.items()}
+
+    @cached_property
+    def _held(self) -> Tensor:
+        return torch.cat([self._keys(rows.target) for split, rows in self.splits.items() if split != "train"])
 
     def _keys(self, answer: Tensor) -> Tensor:
         """Hashes answers (n, S) to whole numbers (n,)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from ebm.interfaces import Batch
 from ebm.randomness import stream, subseed
 from ebm.tasks.rows import SPLITS
-from ebm.tasks.text.corpora import documents, streamed_documents
-from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer
+from ebm.tasks.text.corpora import BUNDLED, documents, streamed_documents
+from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer, read_tokenizer, save_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
@@ -59,6 +61,8 @@ class Text(TokenTask):
         limit_documents: how many documents of the source are taken at most, in its order.
         shuffle_buffer: windows that a training stream draws from.
         seed: decides the split of each document.
+        learned: what a run of this task keeps: its tokenizer; with it the corpus is opened when its
+            documents are needed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,6 +77,8 @@ class Text(TokenTask):
     >>> torch.equal(batch.context[:, 1:], batch.target[:, :-1])
     True
     """
+
+    paths: ClassVar = {"source": BUNDLED, "tokenizer": ("bytes", "bpe")}
 
     def __init__(
         self,
@@ -91,32 +97,60 @@ class Text(TokenTask):
         limit_documents: int | None = None,
         shuffle_buffer: int = 1000,
         seed: int = 0,
+        learned: Path | None = None,
     ) -> None:
         super().__init__(start)
         for name, value in (("context", context), ("limit_documents", limit_documents), ("shuffle_buffer", shuffle_buffer)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: it must be at least 1")
         self.context_length, self.column, self.shuffle_buffer, self.seed = context, column, shuffle_buffer, seed
+        self.source, self.streaming, self.limit_documents = source, streaming, limit_documents
+        self.where: dict[str, Any] = {"column": column, "config": config, "hub_split": hub_split}
         self._packed: dict[str, tuple[Tensor, int]] = {}
-        self._documents: dict[str, list[str]] = {}
-        self._rows: Any = None
-        self._shards = 1
-        where: dict[str, Any] = {"column": column, "config": config, "hub_split": hub_split}
-        if streaming:
-            rows = streamed_documents(source, **where)
-            # Workers would share out the limit, too, and take other documents.
-            self._rows = rows if limit_documents is None else rows.take(limit_documents)
-            self._shards = rows.num_shards if limit_documents is None else 1
-            self.reads = f"a stream of {'all' if limit_documents is None else f'{limit_documents:,}'} documents of {source}"
+        if learned is not None:
+            self.tokenizer = read_tokenizer(learned)
         else:
-            texts = documents(source, **where)[:limit_documents]
-            self._documents = deal(texts, seed)
-            self.reads = f"{len(texts):,} documents of {source}"
-        self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, end_token=end_token, special_tokens=special_tokens)
+            how: dict[str, Any] = {"end_token": end_token, "special_tokens": special_tokens}
+            self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, **how)
+            limit = "all" if limit_documents is None else f"{limit_documents:,}"
+            many = f"a stream of {limit}" if streaming else f"{len(self._texts):,}"
+            self.reads = f"{many} documents of {source}"
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
-        if not streaming and (count := len(self._pack("train")[0]) - 1) < context:
+        if learned is None and not streaming and (count := len(self._pack("train")[0]) - 1) < context:
             found = f"the training documents of {source!r} have only {count} tokens"
             raise ValueError(f"context={context}: {found}: choose a smaller context")
+
+    @cached_property
+    def _rows(self) -> Any:
+        """The rows of a stream; None where all documents are in memory."""
+        if not self.streaming:
+            return None
+        rows, limit = streamed_documents(self.source, **self.where), self.limit_documents
+        # Workers would share out the limit, too, and take other documents.
+        return rows if limit is None else rows.take(limit)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return documents(self.source, **self.where)[: self.limit_documents]
+
+    @cached_property
+    def _documents(self) -> dict[str, list[str]]:
+        return deal(self._texts, self.seed)
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Hashes the documents of all splits; of a stream, whose end may be far, nothing."""
+        if self.streaming:
+            return ""
+        whole = blake2b(digest_size=8)
+        for split, texts in self._documents.items():
+            for text in texts:
+                whole.update(f"{split} {len(text)} {text}".encode())
+        return whole.hexdigest()
+
+    def save_learned(self, folder: Path) -> None:
+        """Writes the tokenizer."""
+        save_tokenizer(self.tokenizer, folder)
 
     def data(self, split: str, *, seed: int = 0) -> Dataset[Batch]:
         """Serves the windows of a split; the seed orders those of a training stream."""
@@ -128,7 +162,8 @@ class Text(TokenTask):
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader as every token task does; a stream has at most a worker per shard."""
-        workers = workers if self._rows is None else min(workers, self._shards)
+        if self._rows is not None:
+            workers = min(workers, self._rows.num_shards if self.limit_documents is None else 1)
         return super().loader(split, batch_size, seed=seed, workers=workers)
 
     def bytes_per_token(self, split: str) -> float | None:
@@ -145,7 +180,7 @@ class Text(TokenTask):
     def _pack(self, split: str) -> tuple[Tensor, int]:
         """Joins a split's documents, once: ids (1 + tokens,), and the bytes they stand for."""
         if split not in self._packed:
-            texts = documents(split) if split in FOREIGN else self._documents.pop(split)
+            texts = documents(split) if split in FOREIGN else self._documents[split]
             end, pieces = np.array([self.tokenizer.end], np.int32), []
             for first in range(0, len(texts), AT_ONCE):
                 for ids in self.tokenizer.encode_batch(texts[first : first + AT_ONCE]):

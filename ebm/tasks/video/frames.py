@@ -7,15 +7,15 @@ import os
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from platformdirs import user_cache_path
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,14 +25,26 @@ from ebm.interfaces import Batch, Prediction, Task
 from ebm.interfaces.task import check_limit
 from ebm.judging.ranking import rank_correlation
 from ebm.randomness import randn_like, stream
+from ebm.tasks.learned import read_tensors
 from ebm.tasks.rows import LOSSES, SPLITS, errors, loader_of
 from ebm.tasks.sources import few_of
 from ebm.tasks.video.clips import Clip, clips
 from ebm.tasks.video.decoding import frames as decoded
-from ebm.tasks.video.tracks import Sampling, Track, View, digest, drawn_views, encode_clips, learning_frames, side_by_side
+from ebm.tasks.video.tracks import (
+    Sampling,
+    Track,
+    View,
+    contents_of,
+    digest,
+    drawn_views,
+    encode_clips,
+    learning_frames,
+    side_by_side,
+)
 from ebm.words import nearest
 
 SAMPLED = 64  # rows of a clip that the mean and the deviation of features are taken from
+SCALES = "frames.safetensors"  # in a run's folder: the features' mean and deviation
 STILL = 0.05  # deviations per frame below which a window counts as still, where windows are balanced
 
 
@@ -73,6 +85,8 @@ class Frames(Task):
         config: the hub dataset's configuration, where it has several.
         cache: the folder that encoded frames are kept in; by default one in the user's cache.
         seed: decides the split of each clip, the squares, and the draws of an encoder that learns.
+        learned: what a run of this task keeps: the encoder's weights and the features' mean and
+            deviation; with it clips are opened when they are needed.
 
     Raises:
         ValueError: an argument is out of range; later, no clip of a split can be decoded or has a
@@ -87,6 +101,7 @@ class Frames(Task):
     """
 
     rows_at_once = 64
+    paths: ClassVar = {"source": ("bundled",), "cache": ()}
 
     def __init__(
         self,
@@ -114,6 +129,7 @@ class Frames(Task):
         config: str | None = None,
         cache: str | None = None,
         seed: int = 0,
+        learned: Path | None = None,
     ) -> None:
         whole = {"context": context, "views": views, "speeds": speeds, "learn_from": learn_from, "every": every}
         for name, value in {**whole, "limit_frames": limit_frames, "limit_clips": limit_clips}.items():
@@ -138,13 +154,33 @@ class Frames(Task):
         self.learn_from, self.seed, self.source = learn_from, seed, source
         self.sampling = Sampling(every, seconds, limit_frames)
         self.cache = user_cache_path("ebm") / "frames" if cache is None else Path(cache)
-        found = clips(source, fold=fold, column=column, hub_split=hub_split, config=config, seed=seed)
-        self.clips = {split: listed[:limit_clips] for split, listed in found.items()}
+        self._find = partial(clips, source, fold=fold, column=column, hub_split=hub_split, config=config, seed=seed)
+        self.limit_clips = limit_clips
         self.spec = {"features": self.encoder.features}
-        self.reads = f"{sum(map(len, self.clips.values()))} clips of {source}"
         self._tracks: dict[str, list[Track]] = {}
         self._learned = not self.encoder.learns
         self._moments: tuple[Tensor, float] | None = None
+        if learned is None:
+            self.reads = f"{sum(map(len, self.clips.values()))} clips of {source}"
+        else:
+            self.encoder.load_learned(learned)
+            self.load_state_dict(read_tensors(learned / SCALES, "mean", "deviation"))
+
+    @cached_property
+    def clips(self) -> dict[str, list[Clip]]:
+        """The clips of each split."""
+        return {split: listed[: self.limit_clips] for split, listed in self._find().items()}
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Hashes what the clips' files hold, by split; their names do not count."""
+        return contents_of(self.clips)
+
+    def save_learned(self, folder: Path) -> None:
+        """Writes the encoder's weights, and the features' mean and deviation."""
+        mean, deviation = self._scale()
+        save_file({"mean": mean, "deviation": torch.tensor(deviation)}, folder / SCALES)
+        self.encoder.save_learned(folder)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the features' mean and deviation, and what the encoder learned."""
@@ -154,8 +190,8 @@ class Frames(Task):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads what `state_dict` returned, so that nothing has to be learned anew."""
-        if self.encoder.learns:
-            weights = {key.removeprefix("encoder."): part for key, part in state.items() if key.startswith("encoder.")}
+        weights = {key.removeprefix("encoder."): part for key, part in state.items() if key.startswith("encoder.")}
+        if weights:
             self.encoder.load_state_dict(weights)
         self._learned, self._moments, self._tracks = True, (state["mean"].cpu(), state["deviation"].item()), {}
 
@@ -210,7 +246,7 @@ class Frames(Task):
         taken = learning_frames(self.clips["train"], self.sampling, self._drawn, self.learn_from, **where, generator=generator)
         path = self.cache / f"{digest(self.encoder, self.seed, taken.numpy().tobytes())}.safetensors"
         if path.exists():
-            self.encoder.load_state_dict(_weights(path))
+            self.encoder.load_state_dict(read_tensors(path, way_out="remove it, and the encoder learns anew"))
         else:
             self.encoder.learn(taken, seed=self.seed, progress=True)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -370,15 +406,3 @@ class _Windows(Dataset[Batch]):
             step -= 1
         window = track.window(view, begin, begin + step * self.context + 1, step)
         return window.flip(0) if self.reverse and turn < 0.5 else window
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    """Reads the weights that an encoder learned; ValueError names a file that is damaged."""
-    try:
-        found = load_file(path)
-        bad = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]
-        if bad:
-            raise ValueError(f"{', '.join(bad)} is not finite")
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, and the encoder learns anew") from error
-    return found
