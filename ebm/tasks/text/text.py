@@ -78,6 +78,7 @@ class Text(TokenTask):
     True
     """
 
+    inherits: ClassVar = ("tokenizer", "vocab_size", "end_token", "special_tokens")
     paths: ClassVar = {"source": BUNDLED, "tokenizer": ("bytes", "bpe")}
 
     def __init__(
@@ -111,14 +112,19 @@ class Text(TokenTask):
             self.tokenizer = read_tokenizer(learned)
         else:
             how: dict[str, Any] = {"end_token": end_token, "special_tokens": special_tokens}
+            _ = self._rows if streaming else self._documents  # what cannot be read is refused now
             self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, **how)
-            limit = "all" if limit_documents is None else f"{limit_documents:,}"
-            many = f"a stream of {limit}" if streaming else f"{len(self._texts):,}"
-            self.reads = f"{many} documents of {source}"
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
         if learned is None and not streaming and (count := len(self._pack("train")[0]) - 1) < context:
             found = f"the training documents of {source!r} have only {count} tokens"
             raise ValueError(f"context={context}: {found}: choose a smaller context")
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        limit = "all" if self.limit_documents is None else f"{self.limit_documents:,}"
+        many = f"a stream of {limit}" if self.streaming else f"{len(self._texts):,}"
+        return f"{many} documents of {self.source}"
 
     @cached_property
     def _rows(self) -> Any:
