@@ -80,6 +80,26 @@ def test_a_loss_is_a_function_of_its_generator(label, seed, shape, weighted):
 
 
 @every
+def test_every_evaluation_sees_the_labels_of_its_own_rows(label):
+    """Data and what they are contrasted with are judged under one label, which stays a whole number whatever y's dtype."""
+    seen = []
+
+    class Labelled(Bowl):
+        def encode(self, context=None, level=-1):
+            return context
+
+        def forward(self, y, code=None):
+            seen.append(code)
+            return quadratic(y - self.centre) * (1 + code)
+
+    labels = torch.tensor([0, 3, 1, 2, 1])
+    loss = objective(label)(Labelled(), Batch(normal(5, 2), labels), generator=seeded())
+    assert loss.value.requires_grad
+    assert seen
+    assert all(code.dtype == torch.int64 and torch.equal(code, labels.expand_as(code)) for code in seen)
+
+
+@every
 def test_every_parameter_receives_a_gradient(label):
     aim = objective(label)
     for name, energy in energies(label).items():
