@@ -210,6 +210,17 @@ def test_weights_of_another_shape_are_refused(label):
         objective(label)(Valley(), batch, generator=seeded())
 
 
+ROW_BY_ROW = ("energy-matching", "equilibrium-matching", "denoising-score-matching", "diffusion-recovery")
+
+
+@pytest.mark.parametrize("label", [label for label in OBJECTIVES if label.startswith(ROW_BY_ROW) and "ladder" not in label])
+@pytest.mark.parametrize("shape", [(1, 2), (2,), (6, 1), (5, 2), (12, 2), (6, 3)])
+def test_a_start_that_is_not_one_for_each_row_is_refused(label, shape):
+    """Spread over the rows, it would be one start, or one coordinate, for all of them."""
+    with pytest.raises(ValueError, match=r"start has shape .*\(6, 2\): pass a start for each row"):
+        objective(label)(quadratic, Batch(normal(6, 2)), start=normal(*shape, seed=1), generator=seeded())
+
+
 def moves_chains(label: str) -> bool:
     """Whether the objective's chains all begin at `start`; those of energy matching may begin at data instead."""
     return getattr(objective(label), "sampler", None) is not None and not label.startswith("energy-matching")
