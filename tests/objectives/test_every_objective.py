@@ -221,6 +221,14 @@ def test_a_start_that_is_not_one_for_each_row_is_refused(label, shape):
         objective(label)(quadratic, Batch(normal(6, 2)), start=normal(*shape, seed=1), generator=seeded())
 
 
+@pytest.mark.parametrize("label", [label for label in OBJECTIVES if "contrastive" in label])
+@pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6, 2, 2)])
+def test_samples_that_are_no_data_are_refused(label, shape):
+    """A plain function takes events of any width, but two widths have nothing to be contrasted by."""
+    with pytest.raises(ValueError, match=r"events \(2,\), .*: pass a start like the data"):
+        objective(label)(lambda y: y.square().flatten(1).sum(-1), Batch(normal(6, 2)), start=normal(*shape), generator=seeded())
+
+
 def moves_chains(label: str) -> bool:
     """Whether the objective's chains all begin at `start`; those of energy matching may begin at data instead."""
     return getattr(objective(label), "sampler", None) is not None and not label.startswith("energy-matching")
