@@ -24,6 +24,7 @@ KINDS = {
 }
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 READABLE = f"{', '.join(KINDS)}, each also with {', '.join(COMPRESSED)}"
+LONGEST = 1_000  # characters of a source's name
 WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -61,8 +62,10 @@ def find_files(source: str | Path) -> Found | None:
 
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
-        ValueError: a file that is named is of another kind.
+        ValueError: a file that is named is of another kind, or the source is a text itself.
     """
+    if isinstance(source, str) and ("\n" in source or len(source) > LONGEST):
+        raise ValueError(f"source={source[:40]!r}... is a text and no name: put texts into a list")
     path = Path(source).expanduser()
     if path.is_dir():
         found = _below(path)

@@ -13,7 +13,7 @@ from ebm.tasks.rows import SPLITS
 from ebm.tasks.sources import few_of
 from ebm.tasks.text.finding import COMPRESSED
 from ebm.tasks.text.reading import Reader, needed_of, texts_of
-from ebm.tasks.text.splits import dealt_out, draw, draws_until_complete, split_of
+from ebm.tasks.text.splits import draw, draws_until_complete, split_of
 
 AT_ONCE = 1_000  # rows of a table that are held at a time
 SQUEEZED = 4  # how many times smaller compressed text is, roughly
@@ -63,7 +63,7 @@ class ListShard:
         return texts_of(iter(self.texts), "", self.name)
 
     def size(self) -> int:
-        return sum(map(len, self.texts))
+        return sum(len(text) for text in self.texts if isinstance(text, str))
 
     def digest(self) -> bytes:
         return _digest(self)
@@ -127,10 +127,6 @@ class Pool:
 
     def __iter__(self) -> Iterator[str]:
         return islice((text for shard in self.shards for text in shard if text and not text.isspace()), self.limit)
-
-    def dealt(self) -> Iterator[tuple[str, str]]:
-        """Iterates over (split, document), no split empty, as `ebm.tasks.text.splits.deal`."""
-        return dealt_out(self, self.seed, self.splits)
 
     def streams(self, split: str) -> list[Stream]:
         """Divides a split's documents by shard, as far as a limit lets them be counted apart."""
