@@ -148,9 +148,17 @@ class Text(TokenTask):
             else:
                 self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, **how)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
-        if learned is None and not streaming and (count := sum(len(part.ids) - 1 for part in self._parts("train"))) < context:
+        if learned is None and not streaming:
+            self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Raises ValueError where training documents do not fill a window, or a split is empty."""
+        count = sum(len(part.ids) - 1 for part in self._parts("train"))
+        if count < self.context_length:
             found = f"the training documents of {self.corpus.name!r} have only {count} tokens"
-            raise ValueError(f"context={context}: {found}: choose a smaller context")
+            raise ValueError(f"context={self.context_length}: {found}: choose a smaller context")
+        for split in SPLITS[1:]:
+            self._parts(split)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -220,7 +228,11 @@ class Text(TokenTask):
             if (split, 0) not in self._foreign:
                 self._foreign |= pack(((split, 0, text) for text in documents(split)), self.tokenizer)
             return [self._foreign[split, 0]]
-        return [packed for (name, _), packed in sorted(self._tokens.items()) if name == split]
+        found = [packed for (name, _), packed in sorted(self._tokens.items()) if name == split]
+        if not found:
+            what = f"{self.corpus.name}: its text is too short to be cut into {', '.join(SPLITS)}, {split} is empty"
+            raise ValueError(f"{what}: bring more documents, or name a split's file, as in --task.validation FILE")
+        return found
 
     @cached_property
     def _tokens(self) -> dict[Part, Packed]:

@@ -357,7 +357,9 @@ def test_splits_are_what_files_are_called_and_the_task_says_so(tmp_path):
 
 
 def test_a_text_too_short_to_be_cut_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="its text is too short to be cut into train, validation, test: bring more documents"):
+    with pytest.raises(
+        ValueError, match="its text is too short to be cut into train, validation, test, test is empty: bring more documents"
+    ):
         Text(["abcdef"], context=1)
     task = Text(["abcdefghij" * 10], context=1)
     assert task.reads == "1 documents of a list; train, validation and test drawn"
