@@ -53,7 +53,7 @@ def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
 def from_hub(
     source: str,
     config: str | None = None,
-    hub_split: str = "train",
+    hub_split: str | None = "train",
     *,
     local: str,
     way_out: str,
@@ -63,7 +63,8 @@ def from_hub(
     """Opens a hub dataset, and fails within seconds where the hub does not answer.
 
     Errors name what else the source might have been (`local`: "file" or "folder"), a `way_out` that
-    needs no network, and the nearest of the `known` sources; `options` are `load_dataset`'s.
+    needs no network, and the nearest of the `known` sources; `options` are `load_dataset`'s. A
+    hub_split of None takes all splits, a dictionary.
 
     ValueError where the hub cannot be reached, or has no such dataset, configuration or split.
     """

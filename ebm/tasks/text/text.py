@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from ebm.interfaces import Batch
-from ebm.randomness import stream, subseed
 from ebm.tasks.rows import SPLITS
-from ebm.tasks.text.corpora import BUNDLED, documents, streamed_documents
+from ebm.tasks.text.corpora import BUNDLED, Corpus, documents, open_corpus
+from ebm.tasks.text.keeping import GIGABYTE, cache_folder, digest_of, kept, key_of, make_room
+from ebm.tasks.text.packing import Mixed, Packed, Part, Windows, pack, pack_into, packed_in
+from ebm.tasks.text.streaming import StreamedWindows
 from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer, read_tokenizer, save_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
-HELD_OUT = 0.05  # the share of documents in each of validation and test
 FOREIGN = ("documentation", "source-code")  # corpora that serve as splits out of distribution
-TAUGHT = 10_000  # documents of a stream that byte pairs are learned from
-AT_ONCE = 1_000  # documents that are tokenized at a time
+TAUGHT = 10_000  # documents of a large corpus that byte pairs are learned from
+LARGE = 64 << 20  # bytes of text from which on tokens are kept in files
 
 
 class Text(TokenTask):
@@ -37,29 +33,50 @@ class Text(TokenTask):
     stream begins with an end-of-text that is context alone, and its last window is padded with
     tokens of weight 0.
 
-    A document's text and the seed decide its split: 90 % go to train, 5 % to validation, 5 % to
-    test, and copies of a document go together. Where that leaves a split empty, the documents are
-    dealt in the order of the same draws. Fewer than three documents are each cut into contiguous
-    parts of 90, 5 and 5 % of their characters. A streamed document's draw alone decides its split,
-    since the stream's length is unknown. Two more splits are always there, from outside the corpus
-    unless one of them is the source: all of "documentation" and "source-code" of this Python.
+    Splits are what the source's files, folders or keys are called (train; valid, val, validation or
+    dev; test or eval), or what `validation` and `test` list; `reads` says which. A split that
+    nothing names is drawn from the other documents: a document's text and the seed decide; 90 % go
+    to train, 5 % to validation, 5 % to test, and copies of a document go together. Where that
+    leaves a split empty, the documents are dealt in the order of the same draws. Fewer documents
+    than splits are each cut into contiguous parts of 90, 5 and 5 % of their characters. A streamed
+    document's draw alone decides its split, since the stream's length is unknown. Two more splits
+    are always there, from outside the corpus unless one of them is the source: all of
+    "documentation" and "source-code" of this Python.
+
+    The tokens of a corpus of 64 MB or more are prepared once and mapped from files in `cache`, under
+    a name that is made of the corpus' content, the tokenizer and what decides the splits.
 
     Arguments:
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
-            of .txt, .json, .jsonl or .parquet; or the name of a hub dataset.
+            of .txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow, each also with
+            .gz, .zst, .bz2 or .xz; a folder of `save_to_disk`; the name of a hub dataset; in Python
+            also a list of texts, a dataset of `datasets`, or a dictionary of splits. Or a list of
+            several of these.
         tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face
             tokenizer's folder, tokenizer.json or name; or a tokenizer, of `tokenizers` or transformers too.
         context: tokens that a window predicts.
+        weights: for each of several sources, its share of the training windows: each window comes at
+            least once in a pass, those of sources that are smaller than their share again and again.
+            None: the sources are joined.
+        validation: what is read for validation, as `source` says it; None: as said above.
+        test: the same for the test.
         vocab_size: how many tokens "bpe" learns.
         end_token: the token that ends a document, where a Hugging Face tokenizer names none, or another.
         special_tokens: whether special tokens that a document names are encoded whole, as in chat data.
-        column: where the text of a row is.
+        column: where the text of a row is: a name, or a path such as document.text; a path through a
+            list joins what is there by line ends (messages.content).
+        separator: what stands between the documents of a text file, "\\n" for a document a line;
+            None: a file is a document.
+        encoding: of text, JSON and csv files, one of Python's names.
         config: the hub dataset's configuration, where it has several.
-        hub_split: which split of a hub dataset is read, and then dealt out.
-        streaming: whether documents are read as they are needed, for corpora larger than memory.
+        hub_split: the one split of a hub dataset that is read, and then dealt out; None: all, by name.
+        streaming: whether documents are read as they are needed, and nothing is kept.
         start: where thinking starts, "uniform" or "noise".
-        limit_documents: how many documents of the source are taken at most, in its order.
+        limit_documents: how many documents are taken at most of each source, and of each split that
+            is named, in their order.
         shuffle_buffer: windows that a training stream draws from.
+        cache: the folder that prepared tokens are kept in; by default $EBM_CACHE, or the user's cache.
+        cache_limit: gigabytes that all of it may take; what was not used for longest goes first.
         seed: decides the split of each document.
         learned: what a run of this task keeps: its tokenizer; with it the corpus is opened when its
             documents are needed.
@@ -67,8 +84,8 @@ class Text(TokenTask):
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: a package that the source or the tokenizer needs is not installed.
-        ValueError: the source or the tokenizer cannot be read, the training documents do not fill a
-            window, or an argument is out of range.
+        ValueError: the source or the tokenizer cannot be read, a split has no text, the training
+            documents do not fill a window, or an argument is out of range.
 
     >>> task = Text("documentation", context=64)
     >>> batch = next(iter(task.loader("train", 8)))
@@ -79,24 +96,31 @@ class Text(TokenTask):
     """
 
     inherits: ClassVar = ("tokenizer", "vocab_size", "end_token", "special_tokens")
-    paths: ClassVar = {"source": BUNDLED, "tokenizer": ("bytes", "bpe")}
+    paths: ClassVar = {"source": BUNDLED, "validation": BUNDLED, "test": BUNDLED, "tokenizer": ("bytes", "bpe"), "cache": ()}
 
     def __init__(
         self,
-        source: str = "kjv",
+        source: Any = "kjv",
         tokenizer: str | Tokenizer = "bytes",
         context: int = 128,
         *,
+        weights: Sequence[float] | None = None,
+        validation: Any = None,
+        test: Any = None,
         vocab_size: int | None = None,
         end_token: str | None = None,
         special_tokens: bool = False,
         column: str = "text",
+        separator: str | None = None,
+        encoding: str = "utf-8",
         config: str | None = None,
-        hub_split: str = "train",
+        hub_split: str | None = None,
         streaming: bool = False,
         start: Literal["uniform", "noise"] = "uniform",
         limit_documents: int | None = None,
         shuffle_buffer: int = 1000,
+        cache: str | None = None,
+        cache_limit: float = 50.0,
         seed: int = 0,
         learned: Path | None = None,
     ) -> None:
@@ -104,55 +128,68 @@ class Text(TokenTask):
         for name, value in (("context", context), ("limit_documents", limit_documents), ("shuffle_buffer", shuffle_buffer)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: it must be at least 1")
-        self.context_length, self.column, self.shuffle_buffer, self.seed = context, column, shuffle_buffer, seed
-        self.source, self.streaming, self.limit_documents = source, streaming, limit_documents
-        self.where: dict[str, Any] = {"column": column, "config": config, "hub_split": hub_split}
-        self._packed: dict[str, tuple[Tensor, int]] = {}
+        if not cache_limit > 0:
+            raise ValueError(f"cache_limit={cache_limit}: it must be more than 0 gigabytes")
+        self.context_length, self.shuffle_buffer, self.seed, self.streaming = context, shuffle_buffer, seed, streaming
+        self.cache, self.cache_limit = None if cache is None else Path(cache).expanduser(), cache_limit
+        self.opens: dict[str, Any] = {
+            **{"source": source, "weights": weights, "validation": validation, "test": test},
+            **{"column": column, "separator": separator, "encoding": encoding, "config": config, "hub_split": hub_split},
+            **{"streaming": streaming, "seed": seed, "limit": limit_documents},
+        }
+        self._foreign: dict[Part, Packed] = {}
+        self._held: list[tuple[str, int, str]] | None = None  # documents, until they are tokens
         if learned is not None:
             self.tokenizer = read_tokenizer(learned)
         else:
             how: dict[str, Any] = {"end_token": end_token, "special_tokens": special_tokens}
-            _ = self._rows if streaming else self._documents  # what cannot be read is refused now
-            self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, **how)
+            _ = self.reads  # what cannot be read is refused now
+            if tokenizer == "bpe" and vocab_size is not None and self._large:
+                self.tokenizer = self._learned_once(vocab_size, how)
+            else:
+                self.tokenizer = make_tokenizer(tokenizer, self._taught, vocab_size, **how)
         self.spec = {"vocab_size": self.tokenizer.vocab_size}
-        if learned is None and not streaming and (count := len(self._pack("train")[0]) - 1) < context:
-            found = f"the training documents of {source!r} have only {count} tokens"
-            raise ValueError(f"context={context}: {found}: choose a smaller context")
+        if learned is None and not streaming:
+            self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Raises ValueError where training documents do not fill a window, or a split is empty."""
+        count = sum(len(part.ids) - 1 for part in self._parts("train"))
+        if count < self.context_length:
+            found = f"the training documents of {self.corpus.name!r} have only {count} tokens"
+            raise ValueError(f"context={self.context_length}: {found}: choose a smaller context")
+        for split in SPLITS[1:]:
+            self._parts(split)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The documents and their splits; they are opened when this is first asked for."""
+        return open_corpus(**self.opens)
 
     @cached_property
     def reads(self) -> str:  # type: ignore[override]
-        """Which data are read."""
-        limit = "all" if self.limit_documents is None else f"{self.limit_documents:,}"
-        many = f"a stream of {limit}" if self.streaming else f"{len(self._texts):,}"
-        return f"{many} documents of {self.source}"
+        """Opens the corpus, refuses what cannot work, and says what is read."""
+        corpus, limit = self.corpus, self.opens["limit"]
+        what = f"a stream of {'all' if limit is None else f'{limit:,}'} documents"
+        if self.streaming:
+            for pool in corpus.pools:
+                pool.check_streams()
+        elif self._large:
+            what = f"{corpus.size() / 1e6:,.0f} MB"
+        else:
+            held, count = corpus.held()
+            self._held = None if "_tokens" in vars(self) else held
+            what = f"{count:,} documents"
+        return f"{what} of {corpus.name}{corpus.how and f'; {corpus.how}'}"
 
-    @cached_property
-    def _rows(self) -> Any:
-        """The rows of a stream; None where all documents are in memory."""
-        if not self.streaming:
-            return None
-        rows, limit = streamed_documents(self.source, **self.where), self.limit_documents
-        # Workers would share out the limit, too, and take other documents.
-        return rows if limit is None else rows.take(limit)
-
-    @cached_property
-    def _texts(self) -> list[str]:
-        return documents(self.source, **self.where)[: self.limit_documents]
-
-    @cached_property
-    def _documents(self) -> dict[str, list[str]]:
-        return deal(self._texts, self.seed)
+    @property
+    def _large(self) -> bool:
+        return not self.streaming and self.corpus.size() >= LARGE
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
-        """Hashes the documents of all splits; of a stream, whose end may be far, nothing."""
-        if self.streaming:
-            return ""
-        whole = blake2b(digest_size=8)
-        for split, texts in self._documents.items():
-            for text in texts:
-                whole.update(f"{split} {len(text)} {text}".encode())
-        return whole.hexdigest()
+        """Digests the corpus, as `Corpus.fingerprint` does: content, whatever its files are called."""
+        return self.corpus.fingerprint()[:16]
 
     def save_learned(self, folder: Path) -> None:
         """Writes the tokenizer."""
@@ -162,14 +199,19 @@ class Text(TokenTask):
         """Serves the windows of a split; the seed orders those of a training stream."""
         if split not in (*SPLITS, *FOREIGN):
             raise ValueError(f"unknown split {split!r}: {nearest(split, [*SPLITS, *FOREIGN])}")
-        if self._rows is not None and split in SPLITS:
-            return _Stream(self, split, seed)
-        return _Windows(self._pack(split)[0], self.context_length, self.tokenizer.end)
+        shares = self.corpus.weights if split == "train" else (1.0,)
+        if self.streaming and split in SPLITS:
+            sources = [self.corpus.streams(split, source) for source in range(len(shares))]
+            how: dict[str, Any] = {"buffer": self.shuffle_buffer if split == "train" else None, "seed": seed}
+            return StreamedWindows(sources, shares, self.tokenizer, self.context_length, **how)
+        windows = [Windows(part.ids, self.context_length, self.tokenizer.end) for part in self._parts(split)]
+        return windows[0] if len(windows) == 1 else Mixed(windows, shares)
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
         """Makes a loader as every token task does; a stream has at most a worker per shard."""
-        if self._rows is not None:
-            workers = min(workers, self._rows.num_shards if self.limit_documents is None else 1)
+        if self.streaming and split in SPLITS and workers:
+            sources = range(len(self.corpus.weights)) if split == "train" else [0]
+            workers = min(workers, *(len(self.corpus.streams(split, source)) for source in sources))
         return super().loader(split, batch_size, seed=seed, workers=workers)
 
     def bytes_per_token(self, split: str) -> float | None:
@@ -177,120 +219,65 @@ class Text(TokenTask):
 
         Bytes are UTF-8's, and one for each end-of-text.
         """
-        if self._rows is not None and split in SPLITS:
+        if self.streaming and split in SPLITS:
             return None
         self.data(split)  # checks the name
-        tokens, size = self._pack(split)
-        return size / (len(tokens) - 1)
+        parts = self._parts(split)
+        return sum(part.size for part in parts) / sum(len(part.ids) - 1 for part in parts)
 
-    def _pack(self, split: str) -> tuple[Tensor, int]:
-        """Joins a split's documents, once: ids (1 + tokens,), and the bytes they stand for."""
-        if split not in self._packed:
-            texts = documents(split) if split in FOREIGN else self._documents[split]
-            end, pieces = np.array([self.tokenizer.end], np.int32), []
-            for first in range(0, len(texts), AT_ONCE):
-                for ids in self.tokenizer.encode_batch(texts[first : first + AT_ONCE]):
-                    pieces += [ids, end]
-            tokens = torch.from_numpy(np.concatenate([end, *pieces], dtype=np.int32))
-            self._packed[split] = tokens, sum(len(text.encode()) + 1 for text in texts)
-        return self._packed[split]
+    def _parts(self, split: str) -> list[Packed]:
+        """The packed documents of a split, of each weighed source."""
+        if split in FOREIGN:
+            if (split, 0) not in self._foreign:
+                self._foreign |= pack(((split, 0, text) for text in documents(split)), self.tokenizer)
+            return [self._foreign[split, 0]]
+        found = [packed for (name, _), packed in sorted(self._tokens.items()) if name == split]
+        if not found:
+            what = f"{self.corpus.name}: its text is too short to be cut into {', '.join(SPLITS)}, {split} is empty"
+            raise ValueError(f"{what}: bring more documents, or name a split's file, as in --task.validation FILE")
+        return found
+
+    @cached_property
+    def _tokens(self) -> dict[Part, Packed]:
+        """Joins the documents of all splits, once."""
+        if self._large:
+            return packed_in(self._prepared())
+        held = self.corpus.held()[0] if self._held is None else self._held
+        self._held = None
+        return pack(held, self.tokenizer)
+
+    def _prepared(self) -> Path:
+        """Prepares the files of a large corpus' tokens, or finds them."""
+        cache, limit = self._cache, self.cache_limit * GIGABYTE
+        key = self._key(digest_of(self.tokenizer))
+        way_out = f"set --task.cache-limit above {self.cache_limit:g}, or --task.streaming true, which keeps nothing"
+
+        def make(folder: Path) -> None:
+            size = self.corpus.size()
+            make_room(cache, max(0.0, limit - 2 * size), keep=key)
+            pack_into(folder, self.corpus.documents(), self.tokenizer, most=limit, total=size, way_out=way_out)
+
+        return kept(cache, key, make)
+
+    def _learned_once(self, vocab_size: int, how: dict[str, Any]) -> Tokenizer:
+        """Learns byte pairs from the first documents of a large corpus, or finds what was learned."""
+        return read_tokenizer(
+            kept(
+                self._cache,
+                self._key("bpe", vocab_size, TAUGHT, how),
+                lambda folder: save_tokenizer(make_tokenizer("bpe", self._taught, vocab_size, **how), folder),
+            )
+        )
+
+    @property
+    def _cache(self) -> Path:
+        return cache_folder() if self.cache is None else self.cache
+
+    def _key(self, *more: object) -> str:
+        where = [self.opens[name] for name in ("column", "separator", "encoding", "seed", "limit")]
+        return key_of(1, self.corpus.fingerprint(), where, *more)
 
     def _taught(self) -> Iterable[str]:
-        if self._rows is None:
-            return self._documents["train"]
-        return islice(self._streamed("train", self._rows), TAUGHT)
-
-    def _streamed(self, split: str, rows: Any) -> Iterator[str]:
-        return (text for row in rows if split_of(draw(text := row[self.column], self.seed)) == split)
-
-
-def draw(document: str, seed: int) -> float:
-    """Draws a number in [0, 1) from a document's text and a seed."""
-    digest = blake2b(document.encode(), digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "little") / 2**64
-
-
-def split_of(number: float) -> str:
-    """Names the split of a document with this draw.
-
-    >>> [split_of(number) for number in (0.01, 0.07, 0.5)]
-    ['test', 'validation', 'train']
-    """
-    return "test" if number < HELD_OUT else "validation" if number < 2 * HELD_OUT else "train"
-
-
-def deal(texts: list[str], seed: int) -> dict[str, list[str]]:
-    """Deals documents out to splits, none of which is empty; each keeps the documents' order.
-
-    >>> {split: len(texts) for split, texts in deal([str(i) for i in range(10)], seed=0).items()}
-    {'train': 8, 'validation': 1, 'test': 1}
-    >>> deal(["x" * 100], seed=0)["test"]
-    ['xxxxx']
-    """
-    if len(texts) < len(SPLITS):
-        cuts = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
-        return {split: [text[round(a * len(text)) : round(b * len(text))] for text in texts] for split, (a, b) in cuts.items()}
-    draws = [draw(text, seed) for text in texts]
-    splits = [split_of(number) for number in draws]
-    if len(set(splits)) < len(SPLITS):
-        few = max(1, round(HELD_OUT * len(texts)))
-        for place, index in enumerate(sorted(range(len(texts)), key=draws.__getitem__)):
-            splits[index] = "test" if place < few else "validation" if place < 2 * few else "train"
-    return {name: [text for text, split in zip(texts, splits, strict=True) if split == name] for name in SPLITS}
-
-
-class _Windows(Dataset[Batch]):
-    """Cuts (1 + tokens,) ids into windows, and serves them to a loader, a whole batch at a time."""
-
-    def __init__(self, ids: Tensor, context: int, end: int) -> None:
-        self.count, self.context = len(ids) - 1, context
-        rows = -(-self.count // context)
-        self.ids = F.pad(ids, (0, rows * context - self.count), value=end)
-
-    def __len__(self) -> int:
-        return (len(self.ids) - 1) // self.context
-
-    def __getitem__(self, rows: Any) -> Batch:
-        windows = self.ids.unfold(0, self.context + 1, self.context)[rows].long()
-        places = torch.as_tensor(rows).unsqueeze(-1) * self.context + torch.arange(self.context)
-        return Batch(windows[..., 1:], windows[..., :-1], (places < self.count).to(torch.get_default_dtype()))
-
-    __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
-
-
-class _Stream(IterableDataset[Batch]):
-    """Packs streamed documents into windows as they come; each worker packs its own shards."""
-
-    def __init__(self, text: Text, split: str, seed: int) -> None:
-        self.text, self.split, self.seed = text, split, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.split != "train":
-            yield from self._windows(self.text._rows)
-            return
-        generator = stream(self.seed, "buffer", getattr(get_worker_info(), "id", 0))
-        # The shards come in another order, too; a buffer of one row leaves their rows in order.
-        rows = self.text._rows.shuffle(seed=subseed(self.seed, "shards"), buffer_size=1)
-        held: list[Batch] = []
-        for window in self._windows(rows):
-            held.append(window)
-            if len(held) == self.text.shuffle_buffer:
-                chosen = int(torch.randint(len(held), (), generator=generator))
-                held[chosen], held[-1] = held[-1], held[chosen]
-                yield held.pop()
-        yield from (held[index] for index in torch.randperm(len(held), generator=generator).tolist())
-
-    def _windows(self, rows: Any) -> Iterator[Batch]:
-        tokenizer, context = self.text.tokenizer, self.text.context_length
-        end = np.array([tokenizer.end], np.int32)
-        left = end
-        for document in self.text._streamed(self.split, rows):
-            left = np.concatenate([left, *tokenizer.encode_batch([document]), end], dtype=np.int32)
-            full = (len(left) - 1) // context * context
-            yield from self._rows(left[: full + 1])
-            left = left[full:]
-        yield from self._rows(left)
-
-    def _rows(self, ids: np.ndarray) -> Iterator[Batch]:
-        windows = _Windows(torch.from_numpy(ids), self.text.context_length, self.text.tokenizer.end)
-        return (windows[row] for row in range(len(windows)))
+        if self._held is not None:
+            return [text for split, _, text in self._held if split == "train"]
+        return islice((text for shard in self.corpus.streams("train") for text in shard), TAUGHT)

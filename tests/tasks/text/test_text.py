@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm.interfaces import Prediction
+from ebm.tasks.text import text
 from ebm.tasks.text.corpora import documents
-from ebm.tasks.text.text import SPLITS, Text, _Stream, _Windows, deal, draw, split_of
+from ebm.tasks.text.splits import SPLITS, deal, draw, split_of
+from ebm.tasks.text.streaming import StreamedWindows
+from ebm.tasks.text.text import Text
 from ebm.tasks.text.tokenizers import Bytes
 
 laws = settings(deadline=None, max_examples=25)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
 TEXTS = st.lists(TEXT, min_size=3, max_size=30)
 
 
@@ -88,7 +91,7 @@ def make(folder, texts, **keywords):
 def test_documents_come_back_whole_and_in_order(folder, texts, context, pairs, seed):
     kind = {"tokenizer": "bpe", "vocab_size": 260} if pairs else {}
     path = corpus(folder, texts)
-    tokens = Text(path, context=1, seed=seed, **kind)._pack("train")[0]
+    tokens = Text(path, context=1, seed=seed, **kind)._parts("train")[0].ids
     if len(tokens) - 1 < context:
         with pytest.raises(ValueError, match="choose a smaller context"):
             Text(path, context=context, seed=seed, **kind)
@@ -109,26 +112,10 @@ def test_documents_come_back_whole_and_in_order(folder, texts, context, pairs, s
             assert task.bytes_per_token(split) == 1.0
 
 
-@laws
-@given(count=st.integers(1, 40), context=st.integers(1, 9), data=st.data())
-def test_a_batch_of_windows_is_its_windows(count, context, data):
-    windows = _Windows(torch.arange(count + 1, dtype=torch.int32), context, end=99)
-    chosen = data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=5))
-    batch = windows[chosen]
-    for place, row in enumerate(chosen):
-        alone = windows[row]
-        assert all(torch.equal(field[place], one) for field, one in zip(batch, alone, strict=True))
-        first = row * context
-        real = [*range(first, min(first + context + 1, count + 1))]
-        whole = [*real, *[99] * (context + 1 - len(real))]
-        assert alone.context.tolist() == whole[:-1]
-        assert alone.target.tolist() == whole[1:]
-        assert alone.weight.tolist() == [1.0 if first + i < count else 0.0 for i in range(context)]
-
-
 def test_batches_are_ids_with_float_weights(folder):
-    task = make(folder, ["one", "two", "three"] * 20, context=5, streaming=False)
-    stream = make(folder, ["one", "two", "three"] * 20, context=5, streaming=True)
+    texts = [f"document {index}" for index in range(60)]
+    task = make(folder, texts, context=5, streaming=False)
+    stream = make(folder, texts, context=5, streaming=True)
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
         try:
@@ -193,7 +180,7 @@ def test_a_file_of_text(tmp_path):
 
 @pytest.mark.parametrize(("streaming", "split"), [(False, "source-code"), (True, "documentation")])
 def test_corpora_from_outside(folder, streaming, split):
-    task = make(folder, ["one" * 40, "two" * 40, "three" * 40], context=64, streaming=streaming)
+    task = make(folder, [f"{index} " * 40 for index in range(60)], context=64, streaming=streaming)
     assert told(task.tokenizer, scored(whole(task, split))) == documents(split)
     assert task.bytes_per_token(split) == 1.0
 
@@ -202,9 +189,9 @@ def test_corpora_from_outside(folder, streaming, split):
 
 
 @settings(laws, max_examples=8)
-@given(texts=TEXTS, context=st.integers(1, 5), buffer=st.integers(1, 40), limit=st.none() | st.integers(3, 30))
+@given(texts=TEXTS, context=st.integers(1, 5), buffer=st.integers(1, 40), limit=st.none() | st.integers(60, 90))
 def test_streaming_equals_in_memory(folder, texts, context, buffer, limit):
-    texts = [*texts, *(f"document number {index}" for index in range(80))]
+    texts = [*(f"document number {index}" for index in range(80)), *texts]
     keywords = {"context": context, "shuffle_buffer": buffer, "limit_documents": limit}
     streamed = make(folder, texts, streaming=True, **keywords)
     taken = texts[:limit]
@@ -214,10 +201,9 @@ def test_streaming_equals_in_memory(folder, texts, context, buffer, limit):
     assert Counter(scored(rows(streamed, "train"))) == Counter(
         token for text in expected["train"] for token in [*text.encode(), 256]
     )
-    if all(expected.values()):
-        memory = make(folder, texts, **keywords)
-        for split in SPLITS:
-            assert Counter(map(repr, rows(streamed, split))) == Counter(map(repr, rows(memory, split)))
+    memory = make(folder, texts, **keywords)
+    for split in SPLITS:
+        assert Counter(map(repr, rows(streamed, split))) == Counter(map(repr, rows(memory, split)))
 
 
 def test_many_files_are_read_in_another_order_for_each_seed(folder):
@@ -257,8 +243,8 @@ def test_workers_share_the_shards(folder, caplog, recwarn):
 
 
 def test_a_stream_survives_pickling(folder):
-    task = pickle.loads(pickle.dumps(make(folder, ["one", "two", "three"] * 5, streaming=True)))
-    assert isinstance(task.data("train"), _Stream)
+    task = pickle.loads(pickle.dumps(make(folder, [f"text {index}" for index in range(60)], streaming=True)))
+    assert isinstance(task.data("train"), StreamedWindows)
     assert scored(rows(task, "train"))
     assert task.bytes_per_token("train") is None
 
@@ -321,11 +307,10 @@ def test_what_makes_no_text_says_why(folder):
         task.loader("train", 0)
 
 
-def test_an_empty_stream_says_so(folder):
-    task = make(folder, ["one"], streaming=True)
-    empty = next(split for split in SPLITS if split != split_of(draw("one", 0)))
-    with pytest.raises(ValueError, match=f"split '{empty}' has no chain to score"):
-        task.evaluate(Flat(), split=empty)
+def test_a_stream_with_an_empty_split_is_refused_before_training(folder):
+    for texts in (["one"], ["one", "two"], [], [" "]):
+        with pytest.raises(ValueError, match="leave a split of train, validation, test empty|no text"):
+            make(folder, texts, streaming=True)
 
 
 def test_toml_builds_text(folder, tmp_path):
@@ -343,4 +328,115 @@ def test_king_james_fills_windows():
     task = Text(context=128)
     assert len(task.data("train")) > 25_000
     assert len(task.data("validation")) > 1_000 < len(task.data("test"))
-    assert sum(len(task._pack(split)[0]) - 1 for split in SPLITS) == 4_106_349 + (31_102 - 1_188) + 1_189
+    assert sum(len(task._parts(split)[0].ids) - 1 for split in SPLITS) == 4_106_349 + (31_102 - 1_188) + 1_189
+
+
+# ----------------------------------------------------------------------------------------------------- the user's own data
+
+
+def texts_of(task, split):
+    return told(task.tokenizer, scored(rows(task, split)) if split != "train" else scored(whole(task, split)))
+
+
+def test_splits_are_what_files_are_called_and_the_task_says_so(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": f"{name} {index}"}) for index in range(9)))
+    for streaming in (False, True):
+        task = Text(str(tmp_path), context=4, streaming=streaming)
+        assert texts_of(task, "validation") == [f"valid {index}" for index in range(9)]
+        assert texts_of(task, "test") == [f"test {index}" for index in range(9)]
+        seen = Counter(token for *_, window in [(0, row[0]) for row in rows(task, "train")] for token in window)
+        assert seen[ord("r")] == 9  # "train" alone has one
+        assert seen[ord("s")] == seen[ord("v")] == 0
+        many = "a stream of all" if streaming else "27"
+        assert task.reads == f"{many} documents of {tmp_path}; train, validation and test by the files' names"
+    listed = Text(str(tmp_path / "train.jsonl"), context=4, validation=str(tmp_path / "test.jsonl"), test=["by hand"])
+    assert texts_of(listed, "validation") == [f"test {index}" for index in range(9)]
+    assert texts_of(listed, "test") == ["by hand"]
+    assert texts_of(listed, "train") == [f"train {index}" for index in range(9)]
+
+
+def test_a_text_too_short_to_be_cut_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="its text is too short to be cut into train, validation, test, test is empty: bring more documents"
+    ):
+        Text(["abcdef"], context=1)
+    task = Text(["abcdefghij" * 10], context=1)
+    assert task.reads == "1 documents of a list; train, validation and test drawn"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_weights_are_shares_of_training_windows(streaming):
+    # The first source has 5 times as many windows as the second.
+    first, second = [f"a{index:03}" for index in range(500)], [f"b{index:03}" for index in range(100)]
+    task = Text([first, second], context=5, weights=[1, 3], streaming=streaming, shuffle_buffer=1)
+    counts = Counter(chr(target[0]) for target, *_ in rows(task, "train"))
+    assert counts["b"] / counts.total() == pytest.approx(0.75, abs=0.05 if streaming else 0.01)
+    assert sorted({*texts_of(task, "validation"), *texts_of(task, "test")})[-1][0] == "b"
+    seen = {bytes(target[:4]).decode() for target, *_ in rows(task, "train")}
+    held = {*texts_of(task, "validation"), *texts_of(task, "test")}
+    assert seen == {*first, *second} - held
+    with pytest.raises(ValueError, match="one positive number for each source is wanted, and there are 2"):
+        Text([first, second], context=5, weights=[1])
+
+
+def test_a_weighted_stream_has_no_more_workers_than_shards():
+    first, second = ([f"{name} {index}" for index in range(99)] for name in "ab")
+    task = Text([first, second], context=4, weights=[1, 1], streaming=True)
+    assert task.loader("train", 1, workers=2).num_workers == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ large corpora
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr(text, "LARGE", 0)
+
+
+@pytest.mark.parametrize("kind", [{}, {"tokenizer": "bpe", "vocab_size": 280}])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 60])
+def test_a_large_corpus_is_what_a_small_one_is(folder, tmp_path, large, monkeypatch, kind, count):
+    texts = [f"document number {index} " * 5 for index in range(count)]
+    task = make(folder, texts, context=3, cache=str(tmp_path), **kind)
+    again = make(folder, texts, context=3, cache=str(tmp_path), **kind)
+    monkeypatch.undo()
+    small = make(folder, texts, context=3, tokenizer=task.tokenizer)
+    for split in SPLITS:
+        assert whole(task, split) == whole(again, split) == whole(small, split)
+        assert task.bytes_per_token(split) == small.bytes_per_token(split)
+    assert rows(task, "train", seed=1) == rows(small, "train", seed=1)
+    assert task.digest == small.digest
+
+
+def test_a_large_corpus_is_prepared_once_for_what_it_holds(folder, tmp_path, large, monkeypatch):
+    texts = [f"document number {index}" for index in range(60)]
+    bpe = {"tokenizer": "bpe", "vocab_size": 270, "cache": str(tmp_path)}
+    first = make(folder, texts, **bpe)
+    assert first.reads == f"0 MB of {folder}; train, validation and test drawn"
+    monkeypatch.setattr(text, "pack_into", lambda *_, **__: pytest.fail("it is there"))
+    monkeypatch.setattr(text, "make_tokenizer", lambda *_, **__: pytest.fail("it is there"))
+    assert make(folder, texts, **bpe).tokenizer.encode(texts[0]) == first.tokenizer.encode(texts[0])
+    monkeypatch.undo()
+    monkeypatch.setattr(text, "LARGE", 0)
+    places = {first._prepared()}
+    for other in ({"seed": 1}, {"limit_documents": 50}, {"vocab_size": 275}):
+        places.add(make(folder, texts, **bpe | other)._prepared())
+    places.add(make(folder, [*texts, "one more"], **bpe)._prepared())
+    assert len(places) == 5
+    monkeypatch.setenv("EBM_CACHE", str(tmp_path / "named"))
+    assert make(folder, texts)._prepared().parent == tmp_path / "named" / "text"
+
+
+def test_what_the_cache_may_take_is_said(folder, tmp_path, large):
+    texts = [f"document number {index}" for index in range(60)]
+    with pytest.raises(ValueError, match=r"take more than 1e-06 GB: set --task\.cache-limit above 1e-06, or --task\.streaming"):
+        make(folder, texts * 50, cache=str(tmp_path), cache_limit=1e-6)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    with pytest.raises(ValueError, match="cache_limit=0"):
+        make(folder, texts, cache_limit=0)
+
+
+def test_workers_read_mapped_files(folder, tmp_path, large):
+    task = make(folder, [f"document number {index}" for index in range(60)], context=8, cache=str(tmp_path))
+    assert rows(task, "train", workers=2) == rows(task, "train")
