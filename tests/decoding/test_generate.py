@@ -340,6 +340,55 @@ def test_pieces_join_to_what_bytes_decode_to_even_where_they_are_no_text(ids):
     assert "".join(pieces(Bytes(), [65], ids)) == Bytes().decode(ids)
 
 
+def subwords(kind: str):
+    """Tokenizers whose pieces join in different ways: byte pairs, a space before a word, bytes that fall back, parts of words."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers
+
+    from ebm.tasks.text.subwords import BytePairs, Subwords
+
+    if kind == "bytes":
+        return Bytes()
+    if kind == "byte pairs":
+        return BytePairs(["naïve 第三 🙂 ends, né " * 4], 300)
+    if kind == "words":
+        words = ["</s>", "▁the", "▁cat", "s", "▁", "é", ",", "▁第三", "🙂"]
+        decoder = decoders.Metaspace()
+    else:
+        words = ["</s>", "the", "cat", "##s", "##é", ",", "第", "##三", "🙂"]
+        decoder = decoders.WordPiece(cleanup=False)
+    model = Model(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
+    model.pre_tokenizer, model.decoder = pre_tokenizers.WhitespaceSplit(), decoder
+    return Subwords(model, end=0)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte pairs", "words", "parts"])
+def test_pieces_are_the_decoding_of_everything_at_the_same_cost_for_each_token(kind):
+    tokenizer = subwords(kind)
+    cost: list[int] = []
+
+    class Counting:
+        end = tokenizer.end
+
+        def decode(self, ids):
+            cost.append(len(ids))
+            return tokenizer.decode(ids)
+
+    @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=120), st.integers(0, 120))
+    @settings(deadline=None, max_examples=100)
+    def law(ids, cut):
+        prompt, new = ids[:cut], [token for token in ids[cut:] if token != tokenizer.end]
+        if prompt and tokenizer.decode(prompt).endswith("\ufffd"):
+            prompt.append(tokenizer.encode("a")[-1] if "byte" in kind else 1)
+        cost.clear()
+        found = "".join(pieces(Counting(), prompt, new))
+        assert tokenizer.decode(prompt) + found == tokenizer.decode([*prompt, *new])
+        assert max(cost[1:], default=0) <= max(33, len(prompt) + 1)
+        assert all(count <= 33 for count in cost[4:])
+
+    law()
+
+
 def test_pieces_end_with_the_text():
     assert [*pieces(Bytes(), [256], [72, 105, 256, 72])] == ["H", "i"]
 

@@ -190,22 +190,34 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids or [tokenizer.end]
 
 
+KEPT = 16  # tokens: a character has at most four bytes, so what is decoded behind four tokens does not depend on what is left out
+
+
 def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
     """Decodes what follows a prompt as it comes, in whole characters, up to end-of-text.
+
+    Joined, the pieces are what decoding everything at once gives. A token costs the decoding of a
+    few last ones, however long the text has grown.
 
     >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
     ['é', '!']
     """
-    ids = [*prompt]
-    text = said = tokenizer.decode(ids)
+    ids = [token for token in prompt if token != tokenizer.end]
+    text = tokenizer.decode(ids)
+    said = len(text)
     for token in tokens:
         if token == tokenizer.end:
             break
+        if len(ids) >= 2 * KEPT:
+            recent = tokenizer.decode(ids[-KEPT:])
+            alike = len(text) - said + 1  # characters: what was not said yet, and one before it
+            if recent[-alike:] == text[-alike:]:
+                ids, text, said = ids[-KEPT:], recent, len(recent) - (len(text) - said)
         ids.append(token)
         text = tokenizer.decode(ids)
-        whole = text.rstrip("\ufffd")  # what may be the beginning of a character
-        if len(whole) > len(said):
-            yield whole[len(said) :]
-            said = whole
-    if len(text) > len(said):
-        yield text[len(said) :]
+        whole = text[:-3] + text[-3:].rstrip("\ufffd")  # three bytes may be the beginning of a character
+        if len(whole) > said:
+            yield whole[said:]
+            said = len(whole)
+    if len(text) > said:
+        yield text[said:]
