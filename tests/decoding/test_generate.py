@@ -194,6 +194,31 @@ def test_the_same_generator_draws_the_same_text_and_no_other_is_touched(start):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+NOISY = GradientDescent(step_size=3.0, steps=2, retraction="softmax", noise_std=1.0)
+
+
+@pytest.mark.parametrize("window", [64, 9])
+@pytest.mark.parametrize(
+    ("sampler", "keywords"),
+    [(SAMPLER, {}), (NOISY, {}), (SAMPLER, {"start": "noise", "candidates": 2}), (SAMPLER, {"candidates": 2, "patience": 1})],
+)
+@pytest.mark.parametrize("name", ["time-2", "residual", "transformer"])
+def test_with_a_generator_each_a_row_s_text_does_not_depend_on_the_rows_beside_it(name, sampler, keywords, window):
+    energy, prompts = energy_of(name), [[1, 2, 3], [4], [5, 6, 7], [1, 2, 3]]
+
+    def rows(which: list[int]) -> Tensor:
+        own = [generator(index) for index in which]
+        how = {"max_new_tokens": 12, "window": window, "temperature": 2.0, "generator": own, **keywords}
+        found = torch.stack([*generate(energy, sampler, [prompts[index] for index in which], **how)], 1)
+        return torch.nn.functional.pad(found, (0, 12 - found.shape[1]))  # a row that ended repeats its end, 0
+
+    together = rows([0, 1, 2, 3])
+    for index in range(4):
+        assert torch.equal(rows([index])[0], together[index])
+    assert torch.equal(rows([3, 1]), together[[3, 1]])
+    assert not torch.equal(together[0], together[3])
+
+
 @pytest.mark.parametrize(
     "keywords", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-300}, {"temperature": 1e-9, "top_p": 1.0}]
 )
@@ -292,6 +317,7 @@ def test_tokens_come_one_by_one_in_the_caller_s_own_modes():
     ("keywords", "words"),
     [
         ({"prompts": []}, "prompts is empty"),
+        ({"generator": [torch.Generator()] * 2}, "generator has 2 generators for 1 prompts"),
         ({"prompts": [[1], []]}, r"prompts\[1\] is empty"),
         ({"prompts": [[1] * 9]}, r"prompts\[0\] has 9 tokens, more than window=8"),
         ({"prompts": [[1, V]]}, "outside the 13 tokens"),
