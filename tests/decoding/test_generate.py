@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.text.tokenizers import Bytes, pieces
+from ebm.tasks.text.writing import Continuation
 from ebm.thinking import think
 from tests.concatenated import landscapes_of
 from tests.fake_plugins import quick_report
@@ -419,6 +422,30 @@ def test_pieces_end_with_the_text():
     assert [*pieces(Bytes(), [256], [72, 105, 256, 72])] == ["H", "i"]
 
 
+LETTERS = st.text("ab", max_size=3)
+
+
+@given(st.text("abé", max_size=12), st.lists(LETTERS.filter(bool), max_size=3), st.integers(0, 15))
+def test_a_continuation_ends_before_the_first_stop_string_and_never_says_a_part_of_it(text, stop, count):
+    tokens = [*text.encode(), Bytes.end][:count]
+    row = Continuation(Bytes(), [65], stop)
+    said = ""
+    whole = Bytes().decode(tokens)
+    first = min((whole.find(each) for each in stop if each in whole), default=None)
+    for token in tokens:
+        said += row.push(token)
+        assert first is None or len(said) <= first
+    said += row.close()
+    assert said == row.text == whole[:first]
+    assert row.finish == ("stop" if first is not None else "end" if Bytes.end in tokens else "length")
+    assert row.push(65) == row.close() == ""
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match="stop=''"):
+        Continuation(Bytes(), [65], ["x", ""])
+
+
 # --------------------------------------------------------------------------------------------------------- the command line
 
 
@@ -517,3 +544,71 @@ def test_the_command_says_what_it_cannot_do(said, text_run, monkeypatch):
     other = Run(text_run, {}, MLPEnergy(2), SAMPLER, None, Points("moons", n=60), {})
     monkeypatch.setattr("ebm.recipes.load_run", lambda _: other)
     assert "has no tokenizer" in said(text_run, "--prompt", "x")[2]
+
+
+def test_python_writes_what_the_command_does(said, text_run):
+    run = ebm.load(text_run)
+    prompts, how = ["In the", "", "né"], {"max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    texts = run.generate(prompts, n=2, **how)
+    assert len(texts) == len(set(texts)) == 6
+    assert run.generate(["In the", "In the", "né"], **how) == [texts[0], texts[1], texts[4]]  # whatever is beside it
+    assert run.generate("né", **how) == [texts[4]]
+    assert "".join(run.stream("né", **how)) == texts[4]
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    told = ("--max-new-tokens", 12, "--temperature", 1, "--seed", 3)
+    status, out, _ = said(text_run, *given, "-n", 2, *told, "--json")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["prompt"], row["text"]) for row in rows] == [
+        (prompt, texts[i]) for i, prompt in enumerate(sorted(prompts * 2, key=prompts.index))
+    ]
+    assert {row["finish_reason"] for row in rows} <= {"length", "end"}
+
+
+def test_many_prompts_are_written_in_parts_that_nobody_notices(text_run, monkeypatch):
+    run = ebm.load(text_run)
+    prompts = ["In", "a", "word", "a"]
+    whole = run.generate(prompts, max_new_tokens=6)
+    monkeypatch.setattr("ebm.runs.writing.ROWS_AT_ONCE", 3)
+    assert run.generate(prompts, max_new_tokens=6) == whole
+
+
+def test_a_stop_string_ends_a_text_and_is_left_out(said, text_run, monkeypatch):
+    told = iter([*b"one.\n\ntwo"] * 2)
+    monkeypatch.setattr("ebm.decoding.generate.draw", lambda logits, *_, **__: torch.full(logits.shape[:1], next(told)))
+    status, out, _ = said(text_run, "--prompt", "x", "--stop", "\n\n", "--stop", "zzz", "--json")
+    assert (status, json.loads(out)) == (0, {"prompt": "x", "text": "one.", "finish_reason": "stop"})
+
+
+def test_prompts_come_from_a_file_or_standard_input(said, text_run, tmp_path, monkeypatch):
+    greedy = ("--max-new-tokens", 4, "--temperature", 0)
+    expected = said(text_run, "--prompt", "In", "--prompt", "", "--prompt", "né", *greedy)
+    (tmp_path / "p.txt").write_text("In\n\nné\n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "In", "id": 1}\n""\n"n\\u00e9"')
+    assert said(text_run, "--prompts", tmp_path / "p.txt", *greedy) == expected
+    assert said(text_run, "--prompts", tmp_path / "p.jsonl", *greedy) == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("In\n\nné\n"))
+    assert said(text_run, "--prompts", "-", *greedy) == expected
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}')
+    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
+    for name, words in (
+        ("empty.txt", "no line"),
+        ("bad.jsonl", 'line 2 is no string, and no object with a "prompt"'),
+        ("latin.txt", "no UTF-8"),
+    ):
+        status, _, err = said(text_run, "--prompts", tmp_path / name)
+        assert (status, words in err) == (2, True)
+
+
+def test_a_prompt_longer_than_the_context_is_cut_on_request(said, text_run):
+    long, greedy = "y" + "x" * 16, ("--max-new-tokens", 5, "--temperature", 0)
+    status, _, err = said(text_run, "--prompt", long, *greedy)
+    assert (status, "--cut" in err) == (2, True)
+    status, out, _ = said(text_run, "--prompt", long, "--cut", *greedy)
+    assert status == 0
+    assert out == "y" + said(text_run, "--prompt", "x" * 16, *greedy)[1]
+
+
+def test_a_prompt_may_begin_with_a_hyphen(said, text_run):
+    assert said(text_run, "--prompt", "- a", "--stop", "---", "--max-new-tokens", 1)[1].startswith("- a")

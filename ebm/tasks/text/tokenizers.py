@@ -4,7 +4,7 @@ and reads them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ import numpy as np
 from ebm.files import commit, discard, draft_of, read_json, write_text
 from ebm.tasks.text.brackets import Brackets
 from ebm.tasks.text.subwords import BytePairs, Pretrained, Slow, Subwords, is_foreign
+from ebm.tasks.text.writing import pieces as pieces
 
 
 @runtime_checkable
@@ -188,36 +189,3 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
         words = (word for word in text.split() if unknown in tokenizer.encode(word))
         raise ValueError(f"the tokenizer has no token for {next(words, text)!r}: leave it out of the prompt")
     return ids or [tokenizer.end]
-
-
-KEPT = 16  # tokens: a character has at most four bytes, so what is decoded behind four tokens does not depend on what is left out
-
-
-def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Decodes what follows a prompt as it comes, in whole characters, up to end-of-text.
-
-    Joined, the pieces are what decoding everything at once gives. A token costs the decoding of a
-    few last ones, however long the text has grown.
-
-    >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
-    ['é', '!']
-    """
-    ids = [token for token in prompt if token != tokenizer.end]
-    text = tokenizer.decode(ids)
-    said = len(text)
-    for token in tokens:
-        if token == tokenizer.end:
-            break
-        if len(ids) >= 2 * KEPT:
-            recent = tokenizer.decode(ids[-KEPT:])
-            alike = len(text) - said + 1  # characters: what was not said yet, and one before it
-            if recent[-alike:] == text[-alike:]:
-                ids, text, said = ids[-KEPT:], recent, len(recent) - (len(text) - said)
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        whole = text[:-3] + text[-3:].rstrip("\ufffd")  # three bytes may be the beginning of a character
-        if len(whole) > said:
-            yield whole[said:]
-            said = len(whole)
-    if len(text) > said:
-        yield text[said:]
