@@ -261,7 +261,10 @@ def as_command(found: Component) -> Callable[..., Any]:
         show_result(result)
 
     path = first.replace(name="run", annotation=str, kind=first.POSITIONAL_ONLY, default=first.empty)
-    hints = {name: Annotated[hint, Parameter(name=["--out", "-o"])] if name == "out" else hint for name, hint in hints.items()}
+    told = {name: Parameter(name=[f"--{name}", f"-{name[0]}"]) for name in ("out", "n")}
+    # Texts of one's own may begin with a hyphen, and - is standard input.
+    told |= {name: Parameter(allow_leading_hyphen=True) for name in ("prompt", "prompts", "stop")}
+    hints = {name: Annotated[hint, told[name]] if name in told else hint for name, hint in hints.items()}
     typed = [p.replace(annotation=hints.get(p.name, p.empty if isinstance(p.annotation, str) else p.annotation)) for p in others]
     command.__signature__ = signature.replace(parameters=[path, *typed], return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [path, *typed] if p.annotation is not p.empty}
