@@ -99,5 +99,11 @@ def task_of(data: str, like: Any, format: str | None = None, column: str = "text
         "start": getattr(like, "starts_at", "uniform"),
     }
     if format is None:
-        format = "text" if data in BUNDLED else format_of(read_rows(data).column_names) or "text"
+        format = "text" if data in BUNDLED else format_of(_fields(read_rows(data))) or "text"
     return WholeText(data, column=column, **how) if format == "text" else Questions(data, format, **how)
+
+
+def _fields(rows: Any) -> list[str]:
+    """Names the fields of rows: of a dataset, or of the first of a list."""
+    names = getattr(rows, "column_names", None)
+    return list(names if names is not None else rows[0] if rows and isinstance(rows[0], dict) else [])
