@@ -1,4 +1,4 @@
-"""Written answers: what any predictor of tokens writes after prompts, taking the likeliest token."""
+"""Written answers: what any predictor of tokens writes after prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm.decoding.generate import generate
+from ebm.decoding.generate import draw, generate
 from ebm.interfaces import Batch, Predictor
 from ebm.interfaces.abilities import Decodes, FeedForward, lacking
 from ebm.samplers import GradientDescent
@@ -26,11 +26,12 @@ def written(
     *,
     stop: Sequence[str] = (),
     max_new_tokens: int,
+    temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[str]:
     """Writes on from prompts (rows of ids, none longer than the context) until a stop string or end-of-text."""
     texts = [Continuation(tokenizer, prompt, stop) for prompt in prompts]
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "window": task.context_length, "temperature": 0.0}
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "window": task.context_length, "temperature": temperature}
     how |= {"end": tokenizer.end, "start": task.starts_at, "generator": generator}
     plain = isinstance(predictor, Thinker) and predictor.residual is None and not predictor.tolerance
     if isinstance(predictor, Thinker) and plain and not lacking(predictor.energy, Decodes):
@@ -40,7 +41,7 @@ def written(
         step = GradientDescent(step_size=float(getattr(predictor, "natural_step", 1)), steps=1)
         columns = generate(predictor, step, prompts, **how)
     else:
-        columns = predicted(predictor, task, prompts, max_new_tokens, generator)
+        columns = predicted(predictor, task, prompts, max_new_tokens, temperature, generator)
     for ids in columns:
         for text, token in zip(texts, ids.tolist(), strict=True):
             text.push(token)
@@ -52,7 +53,12 @@ def written(
 
 
 def predicted(
-    predictor: Predictor, task: TokenTask, prompts: Sequence[Sequence[int]], count: int, generator: torch.Generator | None
+    predictor: Predictor,
+    task: TokenTask,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Predicts tokens (B,) from the whole context each time, as every predictor can."""
     rows, window = [[*prompt] for prompt in prompts], task.context_length
@@ -63,7 +69,7 @@ def predicted(
         context = torch.tensor([row + [0] * (int(last.max()) + 1 - len(row)) for row in recent], device=device)
         batch = Batch(torch.cat([context[:, 1:], torch.zeros_like(context[:, :1])], 1), context)
         y = predictor.predict(batch, task.starts(predictor, batch, generator=generator), generator=generator).y
-        ids = y[torch.arange(len(rows), device=device), last].argmax(-1)
+        ids = draw(y[torch.arange(len(rows), device=device), last], temperature, generator=generator)
         for row, token in zip(rows, ids.tolist(), strict=True):
             row.append(token)
         yield ids

@@ -393,7 +393,7 @@ def test_what_is_written_from_codes_is_what_predicting_everything_anew_writes(fo
     task = make(folder, "squad")
     prompts = [[256, 65, 66], [256], [256, 67, 68, 69]]
     for predictor in (Thinker(energy, SAMPLER), Thinker(energy, SAMPLER, candidates=2, steps=3), transformer):
-        slow = torch.stack([*predicted(predictor, task, prompts, 6, None)], 1)
+        slow = torch.stack([*predicted(predictor, task, prompts, 6)], 1)
         expected = [Bytes().decode(row.tolist()[: row.tolist().index(256)] if 256 in row else row.tolist()) for row in slow]
         assert written(predictor, task, Bytes(), prompts, max_new_tokens=6) == expected
     assert len({*expected}) > 1
