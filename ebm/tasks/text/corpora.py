@@ -195,6 +195,7 @@ def open_corpus(
         pools.append(Pool(tuple(part.all()), (split,), 0, seed, limit))
         said.append(f"{split} of {part.name}")
     name = _words([one.name for one in opened])
+    _check_apply([shard for pool in pools for shard in pool.shards], name, column, separator)
     return Corpus(tuple(pools), name, ", ".join(dict.fromkeys(said)), _shares(weights, len(sources)))
 
 
@@ -245,7 +246,7 @@ class _Opening(NamedTuple):
 
     def together(self, sources: list[Any]) -> list[_Opened]:
         """Opens sources that are joined: local files are sorted by their names among each other."""
-        local: dict[str, Found] = {}
+        local: list[tuple[str, Found]] = []
         others = []
         for source in sources:
             path = isinstance(source, str | Path) and source not in BUNDLED
@@ -253,8 +254,9 @@ class _Opening(NamedTuple):
             if found is None:
                 others.append(source)
             else:
-                local[str(source)] = found
-        joined = [self._files(_words([*local]), [*local.values()])] if local else []
+                local.append((str(source), found))
+        names, founds = zip(*local, strict=True) if local else ((), ())
+        joined = [self._files(_words(names), founds)] if local else []
         return joined + [self.open(source) for source in others]
 
     def flat(self, source: Any, split: str) -> _Opened:
@@ -329,6 +331,16 @@ class _Opening(NamedTuple):
 
 
 _TRAIN = "rename one, or name a source and --task.validation and --task.test apart"
+
+
+def _check_apply(shards: Sequence[Shard], name: str, column: str, separator: str | None) -> None:
+    """Raises ValueError where a keyword has nothing that it could apply to."""
+    rows = [shard for shard in shards if not isinstance(shard, ListShard)]
+    texts = [shard for shard in rows if isinstance(shard, FileShard) and kind_of(shard.file) == "text"]
+    if separator is not None and not texts:
+        raise ValueError(f"separator={separator!r}: it cuts text files, and {name} has none: leave it out")
+    if column != "text" and len(texts) == len(rows):
+        raise ValueError(f"column={column!r}: {name} has no column {column!r}, its documents are whole texts: leave it out")
 
 
 def _file(shard: Shard) -> Path | None:
