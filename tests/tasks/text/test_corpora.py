@@ -362,6 +362,16 @@ def test_splits_are_listed(tmp_path):
     found = splits(corpus)
     assert found["test"] == ["by", "hand"]
     assert len(found["train"]) + len(found["validation"]) == 120
+    for name in ("dev-1.jsonl", "test-1.jsonl"):
+        lines(tmp_path / "more" / name, [{"text": name}])
+    corpus = open_corpus(str(tmp_path / "a.jsonl"), validation=str(tmp_path / "more"), test={"train": ["x"], "test": ["y"]})
+    found = splits(corpus)
+    assert (found["validation"], found["test"]) == (["dev-1.jsonl", "test-1.jsonl"], ["y"])
+    found = splits(open_corpus(str(tmp_path), validation=str(tmp_path / "more")))
+    assert found["validation"] == ["dev-1.jsonl", "test-1.jsonl"]
+    assert len(found["train"]) + len(found["test"]) == 120
+    with pytest.raises(ValueError, match="validation='a dict' has no split 'validation'"):
+        open_corpus(source, validation={"train": ["x"], "test": ["y"]})
     with pytest.raises(ValueError, match="no file is left to train on, validation takes them all"):
         open_corpus(source, validation=source)
 
