@@ -11,7 +11,8 @@ once, Pyro one after the other. Only we tune a MALA. Of each run:
     off        the largest distance of a mean from the posterior's reference, in standard deviations
     rhat       the largest split R-hat: above 1.01 the effective draws mean little
 
-Numbers are means over seeds, with standard errors where there are several. The table is also written as csv.
+Numbers are means ± standard deviations over seeds, where there are several: how far one run lies from the next, its tuning
+included. The table is also written as csv, each deviation beside its mean.
 """
 
 from __future__ import annotations
@@ -228,8 +229,12 @@ def judged(energy: Posterior, found: Found) -> dict[str, float]:
 
 
 def shown(values: list[float]) -> str:
-    error = f" ±{np.std(values, ddof=1) / math.sqrt(len(values)):.2g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4g}{error}"
+    return f"{np.mean(values):.4g}" + (f" ±{spread(values):.2g}" if len(values) > 1 else "")
+
+
+def spread(values: list[float]) -> float:
+    """The standard deviation over seeds, NaN for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def main() -> None:
@@ -271,12 +276,14 @@ def main() -> None:
                         asked = Asked(posterior, energy, method, starts, draws, options.warming, seed)
                         rows.append(judged(energy, contestant(asked)))
                     if file.tell() == 0:
-                        table.writerow(["posterior", "method", "library", "seeds", "chains", "draws", "warming", *rows[0]])
+                        both = [column for name in rows[0] for column in (name, f"{name} deviation")]
+                        table.writerow(["posterior", "method", "library", "seeds", "chains", "draws", "warming", *both])
                         print(f"{'posterior':26}{'method':7}{'library':10}" + "".join(f"{name:>19}" for name in rows[0]))
-                    means = [f"{np.mean([row[name] for row in rows]):.6g}" for name in rows[0]]
-                    table.writerow([posterior, method, library, options.seeds, options.chains, draws, options.warming, *means])
+                    over = [[row[name] for row in rows] for name in rows[0]]
+                    numbers = [f"{number:.6g}" for values in over for number in (np.mean(values), spread(values))]
+                    table.writerow([posterior, method, library, options.seeds, options.chains, draws, options.warming, *numbers])
                     file.flush()
-                    columns = "".join(f"{shown([row[name] for row in rows]):>19}" for name in rows[0])
+                    columns = "".join(f"{shown(values):>19}" for values in over)
                     print(f"{posterior:26}{method:7}{library:10}{columns}", flush=True)
 
 

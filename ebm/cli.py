@@ -41,7 +41,16 @@ from ebm.words import nearest, visible
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
-def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite: bool = False, json: bool = False) -> None:
+def run(
+    recipe: str,
+    /,
+    *settings: Settings,
+    out: Path | None = None,
+    overwrite: bool = False,
+    extend: bool = False,
+    from_model: Annotated[str | None, Parameter(name="--from")] = None,
+    json: bool = False,
+) -> None:
     """Train what a recipe says, evaluate it, and write a run folder with a report.
 
     Any value of the recipe can be set: `--energy.width 64 --steps 500 --seed 1`. A name without a
@@ -52,9 +61,11 @@ def run(recipe: str, /, *settings: Settings, out: Path | None = None, overwrite:
         recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
         out: the run folder; by default runs/NAME, or runs/NAME-2 … where that holds a finished run.
         overwrite: start anew in a folder that holds another or a finished run.
+        extend: train a finished run on, named by its folder, to more steps: `--extend --steps 3200`.
+        from_model: start from a model's weights, with its tokenizer or encoder: a run, or a name.
         json: print what the run found as JSON.
     """
-    done = recipes.run(recipe, parse_settings(settings), out=out, overwrite=overwrite)
+    done = recipes.run(recipe, parse_settings(settings), out=out, overwrite=overwrite, extend=extend, from_model=from_model)
     if is_first_process():
         print_json(as_data(done)) if json else print_run(done)
 

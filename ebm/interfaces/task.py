@@ -60,6 +60,7 @@ class Task(ABC):
         digest: a hash of what is in the data, whatever their files are called, where it is known.
         paths: keywords of the factory that may name local files or folders, each with the words
             that mean something else, such as the name of a bundled source.
+        inherits: keywords of the factory that `learned` decides, such as a tokenizer's.
         rows_at_once: how many rows are judged at a time.
     """
 
@@ -68,6 +69,7 @@ class Task(ABC):
     reads: str = ""
     digest: str = ""
     paths: ClassVar[Mapping[str, Collection[str]]] = {}
+    inherits: ClassVar[Collection[str]] = ()
     rows_at_once: int = 128
 
     @abstractmethod

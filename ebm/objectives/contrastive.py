@@ -89,6 +89,10 @@ class ContrastiveDivergence(Objective):
         at_data = bind(energy, batch.context)
         at_samples = at_data if begun.context is batch.context else bind(energy, begun.context)
         positive, negative = at_data(data), at_samples(samples)
+        events = data.shape[positive.ndim :], samples.shape[negative.ndim :]
+        if events[0] != events[1]:
+            shapes = f"data {tuple(data.shape)} have events {tuple(events[0])}, samples {tuple(samples.shape)} {tuple(events[1])}"
+            raise ValueError(f"{shapes}: pass a start like the data")
         value = gap = batch.mean(positive) - begun.mean(negative)
         if self.energy_l2:
             value = value + self.energy_l2 * (batch.mean(positive**2) + begun.mean(negative**2))

@@ -20,6 +20,7 @@ from ebm.interfaces import (
     levels_of,
 )
 from ebm.objectives.ladder import at_rows, spread
+from ebm.objectives.start import same_rows
 from ebm.randomness import randn_like
 from ebm.samplers.schedules import noise_levels
 
@@ -58,7 +59,11 @@ class DenoisingScoreMatching(Objective):
         check_configuration(batch.target, generator)
         groups = spread(batch.target, len(self.sigma), generator)
         sigma = at_rows(self.sigma, groups, batch.target)
-        noise = randn_like(batch.target, generator) if start is None else (start - batch.target) / left(sigma, start)
+        noise = (
+            randn_like(batch.target, generator)
+            if start is None
+            else (same_rows(start, batch.target) - batch.target) / left(sigma, start)
+        )
         noised = batch.target + left(sigma, noise) * noise
         parts = {level: batch.rows(rows) for level, rows in groups.items()} if levels > 1 else {}
         graph = torch.is_grad_enabled()

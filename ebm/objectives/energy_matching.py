@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, energy_and_grad, left
 from ebm.objectives.contrastive import ContrastiveDivergence
 from ebm.objectives.equilibrium_matching import decay
+from ebm.objectives.start import same_rows
 from ebm.randomness import randn_like
 
 
@@ -61,7 +62,7 @@ class EnergyMatching(Objective):
         """Computes the loss of a batch; `start` replaces the noise x₀ before pairing."""
         x1 = batch.target
         check_configuration(x1, generator)
-        x0 = randn_like(x1, generator) if start is None else start
+        x0 = randn_like(x1, generator) if start is None else same_rows(start, x1)
         if self.pairing == "optimal":
             x0 = paired(x0, x1, batch.weight)
         t = torch.rand(len(x1), generator=generator, dtype=x1.dtype, device=x1.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, bind, check_configuration, energy_and_grad, left
+from ebm.objectives.start import same_rows
 from ebm.randomness import randn_like
 
 
@@ -43,7 +44,7 @@ class EquilibriumMatching(Objective):
         """Computes the loss of a batch; `start` replaces the noise ε."""
         x = batch.target
         check_configuration(x, generator)
-        epsilon = randn_like(x, generator) if start is None else start
+        epsilon = randn_like(x, generator) if start is None else same_rows(start, x)
         gamma = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
         point = torch.lerp(epsilon, x, left(gamma, x))
         value, grad = energy_and_grad(bind(energy, batch.context), point, create_graph=torch.is_grad_enabled())

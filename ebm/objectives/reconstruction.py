@@ -65,7 +65,12 @@ class Reconstruction(Objective):
         distances, energies = [], []
         for state, info in self.sampler.trajectory(functions, y, unroll=self.unroll, generator=generator):
             y = state.y
-            distances.append(batch.mean(self.distance(y, batch)))
+            distance = self.distance(y, batch)
+            both = min(distance.ndim, info.energy.ndim)
+            if distance.shape[:both] != info.energy.shape[:both] or (distance.ndim and not both):
+                shapes = f"y {tuple(y.shape)} has energies {tuple(info.energy.shape)} and distances {tuple(distance.shape)}"
+                raise ValueError(f"{shapes}: pass a start for each row of the batch, and a distance for each chain")
+            distances.append(batch.mean(distance))
             energies.append(info.energy.detach())
         if not distances:
             raise ValueError("Reconstruction's sampler takes no step, so there is nothing to train: set steps >= 1")

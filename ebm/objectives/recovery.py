@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, bind, check_configuration, interface_of, left, levels_of
 from ebm.objectives.contrastive import run_chains
 from ebm.objectives.ladder import at_rows, per_row, spread
+from ebm.objectives.start import same_rows
 from ebm.randomness import randn_like
 from ebm.samplers.recovery import Recovered, unretracted
 from ebm.samplers.schedules import noise_levels
@@ -63,7 +64,8 @@ class DiffusionRecoveryLikelihood(Objective):
             function = bind(energy, batch.context)
         sigma = at_rows(ladder, groups, data)
         noised = data + left(sigma, data) * randn_like(data, generator)
-        start, scale, recovered = noised if start is None else start, left(sigma, data), Recovered(function, noised, sigma)
+        start = noised if start is None else same_rows(start, data)
+        scale, recovered = left(sigma, data), Recovered(function, noised, sigma)
         with torch.no_grad():
             u, info, fared = run_chains(self.sampler, recovered, (start - noised) / scale, generator)
             samples = noised + scale * u

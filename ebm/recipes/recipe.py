@@ -23,6 +23,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
+from ebm.recipes.origin import FROM
 from ebm.recipes.paths import TYPED
 from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
 from ebm.training import fit
@@ -31,7 +32,7 @@ from ebm.words import nearest
 
 COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
 LEARNED = "learned"  # the keyword of tasks and encoders that takes what a run keeps, which no recipe says
-FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite")
+FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite", "extend")
 # A parameter of one of these names takes a component, or several, of the kind.
 COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {
     f"{kind}s": kind for kind in ("sampler", "objective", "callback", "logger")
@@ -78,9 +79,9 @@ def load(name: str | Path) -> dict[str, Any]:
 def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     tables = (*COMPONENTS, "fit", *components("study"))
     for key, value in recipe.items():
-        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", TYPED)):
+        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", TYPED, FROM)):
             raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
-        if key in (*tables, TYPED) and not isinstance(value, dict):
+        if key in (*tables, TYPED, FROM) and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
     if not isinstance(recipe.get("summary", ""), str):
         raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
@@ -141,9 +142,7 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
                 f"pace = {pace!r}: a baseline would take {steps * max(paces):.3g} steps, and at most 10^12 are possible"
             )
         resolved["pace"] = pace
-    if TYPED in recipe:
-        resolved[TYPED] = recipe[TYPED]
-    return resolved
+    return resolved | {key: recipe[key] for key in (TYPED, FROM) if key in recipe}
 
 
 def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
@@ -153,7 +152,7 @@ def _summary_of(recipe: Mapping[str, Any], draft: Mapping[str, Any]) -> str:
     if not changed or not isinstance(summary, str):
         return summary
     topic, colon, _ = summary.partition(":")
-    return f"{topic if colon else 'A recipe'}, changed: {', '.join(changed)}."
+    return f"{topic.removesuffix(', changed') if colon else 'A recipe'}, changed: {', '.join(changed)}."
 
 
 def _changes(old: Any, new: Any, path: str) -> list[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
+from ebm.recipes.origin import FROM, begin, inherits, take_weights
 from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
@@ -33,6 +34,8 @@ def run(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    extend: bool = False,
+    from_model: str | Path | None = None,
 ) -> Run:
     """Runs a recipe: trains its baseline and its model, evaluates both, and writes a run folder.
 
@@ -43,6 +46,11 @@ def run(
         settings: values to set, as in {"energy.dim": 32, "fit.steps": 500, "seed": 1}.
         out: the run folder; by default runs/NAME, or runs/NAME-2 … where that holds a finished run.
         overwrite: starts anew in a folder that holds another or a finished run.
+        extend: trains a finished run on, and its baseline: recipe is the run's folder (or its
+            recipe.toml, or a recipe, with `out`), and settings ask for more steps, maybe by another
+            schedule (`ebm.runs.folder.SCHEDULE`).
+        from_model: starts from a model's weights: a run's folder, or a model's name. The energy is
+            the model's, and the task inherits what the model's learned: tokenizer, encoder, scales.
 
     Raises:
         ValueError: for a recipe or settings that cannot work, or a folder that holds another run.
@@ -55,7 +63,21 @@ def run(
     >>> sorted(done.metrics)[:2], done.baseline
     (['energy', 'mmd'], None)
     """
+    if extend and isinstance(recipe, str | Path) and Path(recipe).is_dir():
+        recipe = Path(recipe) / "recipe.toml"
+    if extend and out is None and Path(str(recipe)).name == "recipe.toml":
+        out = Path(str(recipe)).parent
+    if extend and (out is None or not (Path(out) / MARKER).exists()):
+        raise ValueError(
+            f"extend: {out or recipe} is no run's folder: name the run, as in ebm run runs/text --extend --steps 3200"
+        )
     read_from = find(recipe) if isinstance(recipe, str | Path) else dict(recipe)
+    model, kept = None, None
+    if from_model := from_model or read_from.get(FROM, {}).get("model"):
+        model = load(from_model)
+        named = str(model.path.absolute()) if Path(from_model).exists() else str(from_model)
+        read_from = begin(read_from, settings or {}, model, named)
+        kept = learned.kept(model.path) if inherits(read_from, model) else None
     resolved = absolute(resolve(read_from, settings))
     check(resolved["fit"])
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
@@ -66,12 +88,14 @@ def run(
         if folder.is_dir():
             hold(folder)
             check_ours(folder)
-    if baselines and finished(folder) and not overwrite:
+    if baselines and finished(folder) and not overwrite and not extend:
         raise ValueError(f"{folder} holds a finished run: choose another --out, or pass --overwrite to start anew")
     parts: dict[str, Parts] = {}
     for name, baseline in baselines.items():
-        parts[name] = _assembled(baseline, next(iter(parts.values()), None))
-    whole = _assembled(resolved, next(iter(parts.values()), None))
+        parts[name] = _assembled(baseline, next(iter(parts.values()), None), kept)
+    whole = _assembled(resolved, next(iter(parts.values()), None), kept)
+    if model is not None:
+        take_weights(whole.energy, whole.objective, model, resolved[FROM]["model"])
     if str(recipe).endswith("recipe.toml"):  # a run's, whose data may have changed since
         learned.warn_of_other_data(Path(str(recipe)).parent, whole.task, "this run trains on the new ones")
     if is_first_process() and baselines:
@@ -81,20 +105,21 @@ def run(
             check_ours(place, folder)
     compared: dict[str, Run] = {}
     for name, place in places.items():
-        again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe)
-        compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite)
-    return _train(whole, folder, overwrite, compared)
+        again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
+        compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
+    return _train(whole, folder, overwrite, extend, compared)
 
 
-def _assembled(resolved: Mapping[str, Any], first: Parts | None) -> Parts:
+def _assembled(resolved: Mapping[str, Any], first: Parts | None, kept: Path | None) -> Parts:
     """Builds a resolved recipe, on the task of the first baseline."""
     if first is None:
-        return assemble(resolved)
+        return assemble(resolved, learned=kept)
     return assemble({**resolved, "task": first.recipe["task"]}, first.task)  # the same, with all defaults
 
 
-def _is_run_of(place: Path, recipe: Mapping[str, Any]) -> bool:
-    """Tells whether a finished baseline is of a recipe; where only its judging differs, it is judged anew.
+def _is_run_of(place: Path, recipe: Mapping[str, Any], extend: bool) -> bool:
+    """Tells whether a finished baseline is of a recipe; where only its judging differs, it is judged
+    anew, and with `extend` one that shall take more steps is trained on.
 
     Raises:
         ValueError: it is another run, of another recipe, seed or number of steps.
@@ -102,6 +127,8 @@ def _is_run_of(place: Path, recipe: Mapping[str, Any]) -> bool:
     before = read_json(place / MARKER)["recipe"]
     judging = {"summary", "fit.evaluate_limit"}  # nothing that was trained depends on them
     different = set(differences(before, json.loads(json.dumps(recipe))))
+    if extend and different:
+        return False
     if different - judging:
         raise ValueError(
             f"{place} holds a finished run that is not this run's baseline (another {', '.join(sorted(different - judging))}): "
@@ -123,9 +150,10 @@ def places_of(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / (BASELINE if not place else f"{BASELINE}-{name_of(name)}") for place, name in enumerate(names)]
 
 
-def _train(parts: Parts, folder: Path, overwrite: bool, compared: Mapping[str, Run] | None = None) -> Run:
+def _train(parts: Parts, folder: Path, overwrite: bool, extend: bool, compared: Mapping[str, Run] | None = None) -> Run:
     """Trains what was built of a recipe."""
     options: dict[str, Any] = {"seed": parts.recipe["seed"], "out": folder, "overwrite": overwrite, "recipe": parts.recipe}
+    options["extend"] = extend
     if is_first_process():
         reads = getattr(parts.task, "reads", "")
         said = f"{folder}: {parts.recipe['summary']}" + (f" Reads {reads}." if reads else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,11 @@ from ebm.runs import checkpoints, learned
 BASELINE = "baseline"  # the folder, in a run's own, of the run that it is compared with
 MARKER = "run.json"  # says that this toolkit wrote the files of these names; the first that a run writes
 FOLDERS = ("checkpoints", "tensorboard", learned.FOLDER)
-WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", "report.html")
+EXTENDED = "extended.json"  # lists where a finished run was trained on from: {"step", "metrics"}
+WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", EXTENDED, "report.html")
+# What an extension may change, beside callbacks: how long training goes on, by which schedule, and how it is told.
+SCHEDULE = ("steps", "lr", "sampler_lr", "warmup", "schedule", "lr_end", "scheduler")
+TOLD = ("log_every", "evaluate_every", "evaluate_limit", "checkpoint_every", "on_divergence")
 EVENTS = "events.out.tfevents.*"  # what TensorBoard's writer calls its files
 
 
@@ -26,9 +31,12 @@ def finished(path: Path) -> bool:
     return (path / "metrics.json").exists() and (path / "report.html").exists()
 
 
-def open_folder(out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool) -> Path:
+def open_folder(
+    out: str | Path | None, described: Mapping[str, Any], recipe: Mapping[str, Any] | None, overwrite: bool, extend: bool = False
+) -> Path:
     """Makes a run's folder, or finds the unfinished run of the same description in it, and holds it.
 
+    With `extend`, that is also a finished run that shall take more steps, or another schedule.
     Files that no run of this toolkit wrote are never touched. To be called inside `holding`.
 
     Raises:
@@ -42,7 +50,9 @@ def open_folder(out: str | Path | None, described: Mapping[str, Any], recipe: Ma
         hold(path)
         check_ours(path)
         if not overwrite and (path / MARKER).exists():
-            before = _check_same(path, described)
+            before = _check_same(path, described, extend)
+            if finished(path):
+                _reopen(path)
             if checkpoints.latest(path / "checkpoints") is not None:
                 if before != described:
                     _describe(path, described, recipe, marker_last=True)
@@ -123,11 +133,51 @@ def clear(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _check_same(path: Path, described: Mapping[str, Any]) -> Mapping[str, Any]:
+def _reopen(path: Path) -> None:
+    """Makes a finished run one that goes on: notes its last step and metrics, then takes those away."""
+    noted = {"step": checkpoints.steps(path / "checkpoints")[-1], "metrics": read_json(path / "metrics.json")}
+    write_text(path / EXTENDED, json.dumps([*extensions(path), noted], indent=2) + "\n")
+    (path / "metrics.json").unlink()
+
+
+def extensions(path: Path) -> list[dict[str, Any]]:
+    """Lists where a run, once finished, was trained on from: its step, and its metrics there."""
+    return read_json(path / EXTENDED) if (path / EXTENDED).exists() else []
+
+
+def _check_extension(path: Path, before: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Raises ValueError where a run cannot be trained on as it is described now."""
+    free = {f"{table}.{name}" for table in ("settings", "recipe.fit") for name in (*SCHEDULE, *TOLD)}
+    free |= {"recipe.summary", "parts.scheduler", "recipe.pace"}
+    before, described = (_without_rates(each) for each in (before, described))
+    different = sorted(differences(before, described))
+    others = [name for name in different if name not in free and not re.search(r"\.(scheduler|callbacks)\b", name)]
+    if others:
+        what = f"an extension may change {', '.join(SCHEDULE)}, and nothing that is learned or learned from"
+        raise ValueError(f"{path} holds a run with another {', '.join(others)}: {what}")
+    steps, taken = described["settings"]["steps"], checkpoints.steps(path / "checkpoints")[-1:]
+    if not taken or steps <= taken[0]:
+        done = f"has taken {taken[0]}" if taken else "has no checkpoint to go on from"
+        raise ValueError(f"steps={steps}: the run in {path} {done}: ask for more steps, as in --extend --steps {2 * steps}")
+
+
+def _without_rates(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves learning rates out of what a description says of the optimiser."""
+    parts = {**described["parts"], "optimizer": re.sub(r"\blr=[^,)]*", "", described["parts"].get("optimizer", ""))}
+    return {**described, "parts": parts}
+
+
+def _check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mapping[str, Any]:
     """Returns the description of the unfinished run that may go on."""
-    if finished(path):
-        raise ValueError(f"{path} holds a finished run: choose another out, or pass overwrite=True to start anew")
     before = read_json(path / MARKER)
+    if finished(path) and not extend:
+        raise ValueError(
+            f"{path} holds a finished run: choose another out, pass overwrite=True to start anew, "
+            f"or extend=True and more steps to train it on"
+        )
+    if extend and (finished(path) or before != described):
+        _check_extension(path, before, described)
+        return before
     saved = checkpoints.steps(path / "checkpoints")
     if not saved:
         return before  # it trained nothing that could be lost

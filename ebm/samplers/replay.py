@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 from typing import Any, Literal
 
@@ -20,9 +21,10 @@ class ReplayAugmented(Wrapper):
 
     A stored row is an end with its target, context and weight. With `join` = 0 each row of a batch
     and its start are swapped for a stored row with probability 1 − fresh: persistent contrastive
-    divergence. With `join` > 0 the batch keeps its rows, and stored ones are appended: an EBT's
-    second training stage. Only in train mode; rows are the first axis. The buffer is saved with the
-    module's state, and belongs to one process.
+    divergence. A batch meets no stored row twice, so that a buffer of a batch's size is that many
+    chains; one that is too small for its batches warns. With `join` > 0 the batch keeps its rows,
+    and stored ones are appended: an EBT's second training stage. Only in train mode; rows are the
+    first axis. The buffer is saved with the module's state, and belongs to one process.
     Source: Tieleman, 2008 (persistent chains); Du and Mordatch, 2019 (arXiv 1903.08689), section
     3.2 (5% fresh rows); joined rows: arXiv 2507.02092. Reservoir: Vitter, 1985, algorithm R.
 
@@ -78,6 +80,10 @@ class ReplayAugmented(Wrapper):
         if not self.training:
             return batch, y
         self._joined, self._begun = (0, 0), torch.zeros(len(y), dtype=torch.float32)
+        if (asked := int(self.join * len(y)) if self.join else len(y)) > self.capacity:
+            what = f"ReplayAugmented(capacity={self.capacity}): a batch of {len(y)} rows asks for {asked} stored ones"
+            lost = "fewer are joined" if self.join else "some chains are lost, and others go on in several rows"
+            warnings.warn(f"{what}, so that {lost}: pass capacity={asked} or more", stacklevel=2)
         device = "cpu" if generator is None else generator.device
         if self.policy == "reservoir":
             self._draw = int(torch.randint(2**62, (), generator=generator, device=device))
@@ -91,7 +97,8 @@ class ReplayAugmented(Wrapper):
             rows = torch.randperm(len(self), generator=generator, device=device)[:count]
             mix = partial(_join, rows=rows)
         else:
-            rows = torch.randint(len(self), (len(y),), generator=generator, device=device)
+            rounds = range(-(-len(y) // len(self)))  # one, unless fewer rows are stored than there are chains
+            rows = torch.cat([torch.randperm(len(self), generator=generator, device=device) for _ in rounds])[: len(y)]
             fresh = torch.rand(len(y), generator=generator, device=device) < self.fresh
             mix = partial(_swap, rows=rows, fresh=fresh)
         self._begun, stored = mix(self._begun, self.ages), iter(self.rows)

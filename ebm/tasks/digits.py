@@ -60,7 +60,12 @@ class Digits(RowTask):
         self.size, self.conditional, self.n, self.seed, self.named = size, conditional, n, seed, named
         self.spec = {"image_size": size, "channels": 1, "classes": 10}
         if learned is None:
-            self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} digits of {NAMES[size]}"
+            _ = self.splits  # what cannot be read is refused now
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        return f"{sum(len(rows.target) for rows in self.splits.values()):,} digits of {NAMES[self.size]}"
 
     @cached_property
     def _labelled(self) -> dict[str, Batch]:

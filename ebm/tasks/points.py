@@ -108,6 +108,7 @@ class Points(RowTask):
     (torch.Size([64, 2]), torch.Size([64]))
     """
 
+    inherits: ClassVar = ("columns",)
     paths: ClassVar = {"name": [*SHAPES, *TABLES]}
 
     def __init__(
@@ -139,13 +140,17 @@ class Points(RowTask):
         dtype = torch.get_default_dtype()
         if learned is None:
             self._mean, self._std = self._moments()
-            self.reads = f"{sum(len(rows.target) for rows in self.splits.values()):,} "
-            self.reads += f"{'points of' if name in SHAPES else 'rows of'} {name}"
         else:
             found = read_tensors(learned / SCALES, "mean", "std")
             self._mean, self._std = found["mean"], found["std"]
         self.mean, self.std = self._mean.to(dtype), self._std.to(dtype)
         self.spec = {"dim": len(self.mean)}
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        count = sum(len(rows.target) for rows in self.splits.values())
+        return f"{count:,} {'points of' if self.name in SHAPES else 'rows of'} {self.name}"
 
     @cached_property
     def _points(self) -> Tensor:

@@ -7,6 +7,7 @@ import json
 from ebm.files import write_text
 from ebm.registry import component, components, reason_of
 from ebm.reports.page import write_report
+from ebm.runs.folder import extensions
 from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 
@@ -18,7 +19,11 @@ def finish(run: Run, seed: int) -> None:
     is done.
     """
     write_text(run.path / "metrics.json", json.dumps(run.metrics, indent=2) + "\n")
-    notes = []
+    notes = [
+        f"Finished at step {each['step']:,}, and trained on from there by another schedule or to more steps: where the "
+        f"learning rate rose, the loss may have, too."
+        for each in extensions(run.path)
+    ]
     for name in [name for name in components("study") if name in run.recipe]:
         try:
             conduct(run, name, run.recipe[name], seed=seed)

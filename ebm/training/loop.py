@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints, learned
-from ebm.runs.folder import open_folder
+from ebm.runs.folder import SCHEDULE, open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
@@ -25,6 +26,7 @@ from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.accumulation import pieces, whole
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
+from ebm.training.extension import described_schedule, reschedule, told_of_extension
 from ebm.training.finish import finish
 from ebm.training.loggers import loggers_of, logging_to
 from ebm.training.optimizers import described_as, optimizer_of
@@ -41,6 +43,7 @@ from ebm.training.watch import (
     not_finite,
     relative_change,
 )
+from ebm.words import visible
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -89,6 +92,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
+    extend: bool = False,
     recipe: Mapping[str, Any] | None = None,
     baseline: Run | None = None,
     others: Mapping[str, Run] | None = None,
@@ -144,6 +148,8 @@ def fit(
         seed: what every random draw is derived from.
         out: the run folder; by default a new one below `runs`.
         overwrite: starts anew in a folder that holds another or a finished run.
+        extend: trains the finished run in the folder on, to more steps, maybe by another lr or
+            schedule; its curves go on where they ended.
         recipe: the resolved recipe that the parts were built from, which is saved with the run.
         baseline: the finished run that this one is compared with.
         others: further finished runs to compare with, by name.
@@ -155,7 +161,9 @@ def fit(
     """
     task = as_task(task)
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
-    settings = {key: value for key, value in settings.items() if key not in ("out", "overwrite", "callbacks", "loggers")}
+    settings = {
+        key: value for key, value in settings.items() if key not in ("out", "overwrite", "extend", "callbacks", "loggers")
+    }
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
     ranks.check(fabric, batch_size, accumulate)
@@ -179,8 +187,12 @@ def fit(
     callbacks, sinks = checked_callbacks(callbacks, evaluate_every), loggers_of(loggers) if first else []
     model, optimizer = fabric.setup(trainee, made)
 
+    # What decides the learning rate of a step: a checkpoint under another goes on by this one.
+    scheduled = {**{name: settings.get(name) for name in SCHEDULE}, "scheduler": described_schedule(pace)}
+
     def moving() -> dict[str, Any]:
-        return {"optimizer": optimizer.state_dict(), "scheduler": pace.state_dict(), "callbacks": states_of(callbacks)}
+        states = {"optimizer": optimizer.state_dict(), "scheduler": pace.state_dict(), "callbacks": states_of(callbacks)}
+        return states | {"scheduled": scheduled}
 
     check_can_be_saved(moving())
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
@@ -193,7 +205,7 @@ def fit(
 
     def opened() -> str:
         check_data(task, batch_size, evaluate_limit, ["validation"] * bool(evaluate_every) + ["test"], overwrite)
-        folder = open_folder(out, described | learned.fingerprint(task), recipe, overwrite)
+        folder = open_folder(out, described | learned.fingerprint(task), recipe, overwrite, extend)
         learned.keep(folder, task, whole=recipe is not None)
         return str(folder)
 
@@ -208,7 +220,7 @@ def fit(
     lost, logged = lost_processes_are_named(folder, fabric.world_size), logging_to(sinks, {"run": folder.name, **settings})
     with mine, stop_signals() as stop, lost, watched, logged:
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
-        done, place, size, own, ended = 0, (0, 0), 0, None, False
+        done, place, size, own, ended, used = 0, (0, 0), 0, None, False, 0.0
         unbroken = ranks.broadcast_from_first(
             fabric, lambda: str(newest(folder / "checkpoints", energy, objective, aside=True) or "")
         )
@@ -216,9 +228,16 @@ def fit(
             to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device, "verified": True}
             shared, own = put_back(saved, energy, objective, task, **to)
             with checkpoints.named(saved):
-                optimizer.load_state_dict(shared["optimizer"])
-                pace.load_state_dict(shared["scheduler"])
-                put_states_back(callbacks, shared["callbacks"])
+                if shared.get("scheduled", scheduled) == scheduled:
+                    optimizer.load_state_dict(shared["optimizer"])
+                    pace.load_state_dict(shared["scheduler"])
+                    put_states_back(callbacks, shared["callbacks"])
+                else:
+                    reschedule(optimizer, pace, shared["optimizer"], shared["step"])
+                    if first:
+                        rates = shared["lr"], optimizer.param_groups[0]["lr"]
+                        print(visible(told_of_extension(folder, shared["step"], steps, *rates)), file=sys.stderr)
+                    shared["ended"] = False
                 if average is not None:
                     average.load_state_dict(shared["average"])
             done, place, size, ended = shared["step"], tuple(shared["place"]), shared["history"], shared["ended"]
@@ -240,6 +259,7 @@ def fit(
                 "history": history.size() if history is not None else 0,
                 "rollbacks": back,
                 "ended": ended,
+                "lr": used,
                 **moving(),
                 **shared_state(energy, objective, task, average),
             }
@@ -283,6 +303,7 @@ def fit(
                 found = _evaluate(run, "validation", evaluate_limit, seed, fabric)
                 history.add(step, "validation", found)
                 row |= {f"validation/{name}": value for name, value in found.items()}
+            used = optimizer.param_groups[0]["lr"]
             pace.step()
             if callbacks and (logging or evaluating):
                 ended = fabric.broadcast(first and call(callbacks, step, row, run))

@@ -279,6 +279,19 @@ def test_non_finite_values_are_named():
 # -------------------------------------------------------------------------------------------------------------- energies
 
 
+@pytest.mark.parametrize("within", [lambda e: e, lambda e: e + quadratic, lambda e: 0.5 * e, lambda e: e - 0.1 * Valley(seed=1)])
+def test_forward_hooks_fire_at_every_evaluation(within):
+    """Whoever watches a module (a profiler, a data-parallel wrapper) sees each call of it, bound, composed or differentiated."""
+    energy, seen = Valley(), []
+    energy.register_forward_pre_hook(lambda module, inputs: seen.append("before"))
+    energy.register_forward_hook(lambda module, inputs, output: seen.append("after"))
+    function = bind(within(energy), normal(4, 3))
+    function(normal(4, 2))
+    energy_and_grad(function, normal(4, 2))
+    energy_and_grad(function, normal(4, 2).requires_grad_(), create_graph=True)
+    assert seen == ["before", "after"] * 3
+
+
 def test_a_bound_energy_encodes_once_and_at_the_level_asked_for():
     encoded = []
 

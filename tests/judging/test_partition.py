@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebm.energies import RBM, Gaussian
+from ebm.energies import RBM, Gaussian, MLPEnergy
 from ebm.judging import annealed_importance_sampling, geometric_path, reverse_annealed_importance_sampling
 from ebm.samplers import HMC, MALA, Annealed, BlockGibbs, GradientDescent, LangevinDynamics
 from tests.helpers import close, normal, quadratic, seeded
@@ -183,3 +183,17 @@ def test_an_unadjusted_sampler_is_warned_of():
 def test_weights_that_are_not_finite_stop():
     with pytest.raises(FloatingPointError, match="20 of 20 weights"):
         annealed_importance_sampling([BASE, lambda y: quadratic(y) + math.inf], MALA(0.1), Y)
+
+
+def test_the_energys_parameters_are_left_as_they_were():
+    torch.manual_seed(0)
+    energy, base = MLPEnergy(2, hidden=(8,)).double(), wide(2)
+    next(energy.parameters()).requires_grad_(False)
+    before = [(parameter.requires_grad, parameter.detach().clone()) for parameter in energy.parameters()]
+    path = geometric_path(base, energy, 4)
+    annealed_importance_sampling(path, MALA(0.2, steps=1), base.sample(20, generator=seeded()), generator=seeded())
+    reverse_annealed_importance_sampling(path, MALA(0.2, steps=1), normal(20, 2), generator=seeded())
+    for parameter, (learnable, value) in zip(energy.parameters(), before, strict=True):
+        assert parameter.grad is None
+        assert parameter.requires_grad is learnable
+        assert torch.equal(parameter, value)

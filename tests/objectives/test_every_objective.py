@@ -80,6 +80,26 @@ def test_a_loss_is_a_function_of_its_generator(label, seed, shape, weighted):
 
 
 @every
+def test_every_evaluation_sees_the_labels_of_its_own_rows(label):
+    """Data and what they are contrasted with are judged under one label, which stays a whole number whatever y's dtype."""
+    seen = []
+
+    class Labelled(Bowl):
+        def encode(self, context=None, level=-1):
+            return context
+
+        def forward(self, y, code=None):
+            seen.append(code)
+            return quadratic(y - self.centre) * (1 + code)
+
+    labels = torch.tensor([0, 3, 1, 2, 1])
+    loss = objective(label)(Labelled(), Batch(normal(5, 2), labels), generator=seeded())
+    assert loss.value.requires_grad
+    assert seen
+    assert all(code.dtype == torch.int64 and torch.equal(code, labels.expand_as(code)) for code in seen)
+
+
+@every
 def test_every_parameter_receives_a_gradient(label):
     aim = objective(label)
     for name, energy in energies(label).items():
@@ -188,6 +208,25 @@ def test_weights_of_another_shape_are_refused(label):
     batch = batch_of((4,), 0)._replace(weight=torch.ones(4, 2))
     with pytest.raises(ValueError, match=r"\(4, 2\).*\(4,\)"):
         objective(label)(Valley(), batch, generator=seeded())
+
+
+ROW_BY_ROW = ("energy-matching", "equilibrium-matching", "denoising-score-matching", "diffusion-recovery")
+
+
+@pytest.mark.parametrize("label", [label for label in OBJECTIVES if label.startswith(ROW_BY_ROW) and "ladder" not in label])
+@pytest.mark.parametrize("shape", [(1, 2), (2,), (6, 1), (5, 2), (12, 2), (6, 3)])
+def test_a_start_that_is_not_one_for_each_row_is_refused(label, shape):
+    """Spread over the rows, it would be one start, or one coordinate, for all of them."""
+    with pytest.raises(ValueError, match=r"start has shape .*\(6, 2\): pass a start for each row"):
+        objective(label)(quadratic, Batch(normal(6, 2)), start=normal(*shape, seed=1), generator=seeded())
+
+
+@pytest.mark.parametrize("label", [label for label in OBJECTIVES if "contrastive" in label])
+@pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6, 2, 2)])
+def test_samples_that_are_no_data_are_refused(label, shape):
+    """A plain function takes events of any width, but two widths have nothing to be contrasted by."""
+    with pytest.raises(ValueError, match=r"events \(2,\), .*: pass a start like the data"):
+        objective(label)(lambda y: y.square().flatten(1).sum(-1), Batch(normal(6, 2)), start=normal(*shape), generator=seeded())
 
 
 def moves_chains(label: str) -> bool:

@@ -134,6 +134,15 @@ def test_arguments_that_cannot_work_are_refused_when_made(arguments, message):
         Reconstruction(**{"sampler": GradientDescent(0.1), "start": from_noise, "distance": squared, **arguments})
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (2,)])
+def test_fewer_chains_than_distances_are_refused(shape):
+    aim = Reconstruction(GradientDescent(0.5, steps=3), start=from_noise, distance=squared)
+    with pytest.raises(ValueError, match=r"distances \(6,\): pass a start for each row"):
+        aim(quadratic, Batch(normal(6, 2)), start=normal(*shape))
+    value = aim(quadratic, Batch(normal(6, 2)), start=normal(4, 6, 2)).value  # candidates lead
+    assert value.shape == ()
+
+
 def test_a_sampler_without_steps_is_refused():
     with pytest.raises(ValueError, match="no step"):
         Reconstruction(GradientDescent(0.1, steps=0), start=from_noise, distance=squared)(quadratic, Batch(normal(3, 2)))

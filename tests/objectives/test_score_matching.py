@@ -40,6 +40,21 @@ def directions(shape, seed, count):
 
 
 @laws
+@given(seed=seeds, event=st.sampled_from([(3,), (2, 4), (3, 4, 2), (2, 1, 3, 2)]), cut=st.integers(1, 6))
+def test_a_bowl_is_known_for_events_of_any_shape_and_a_batch_is_the_mean_of_its_parts(seed, event, cut):
+    """E = |y|²/2 over d numbers: L = mean |y|²/2 − d, whose mean over standard normal data is −d/2."""
+
+    def bowl(y):
+        return y.flatten(1).square().sum(-1) / 2
+
+    data, size = normal(7, *event, seed=seed), math.prod(event)
+    known = data.square().sum() / 14 - size
+    close(ScoreMatching()(bowl, Batch(data)).value.detach(), known)
+    parts = [ScoreMatching()(bowl, Batch(part)).value.detach() * len(part) for part in (data[:cut], data[cut:])]
+    close(sum(parts) / 7, known)
+
+
+@laws
 @given(seed=seeds, log_s=st.floats(-0.7, 0.7), has_weight=st.booleans())
 def test_value_and_gradient_for_a_gaussian(seed, log_s, has_weight):
     """E = |y − m|²/2s²: L = ½ mean |y − m|²/s⁴ − d/s², dL/dm = −mean(y − m)/s⁴, dL/dlog s = −2 mean |y − m|²/s⁴ + 2d/s²."""

@@ -162,3 +162,16 @@ def test_retracted_states_of_the_inner_loop_are_on_the_simplex(seed, steps):
         close(p.sum(-1), torch.ones(3, dtype=torch.float64))
         assert bool((p > 0).all())
         assert info.energy.shape == (3,)
+
+
+@laws
+@given(momentum=st.floats(0.1, 0.95), size=sizes, seed=seeds)
+def test_nesterovs_states_are_the_points_ahead_at_which_slopes_are_taken(momentum, size, seed):
+    """Textbooks keep x⁺ = x + v⁺ with v⁺ = μv − ε∇E(x + μv); ours, as in torch, is x + μv: the same way, looked at ahead."""
+    x, velocity = normal(3, 2, seed=seed), torch.zeros(3, 2, dtype=torch.float64)
+    moving, ahead = GradientDescent(size, steps=5, momentum=momentum, nesterov=True), x
+    for state, _ in moving.trajectory(quadratic, x):
+        velocity = momentum * velocity - size * ahead
+        x = x + velocity
+        ahead = x + momentum * velocity
+        close(state.y, ahead)

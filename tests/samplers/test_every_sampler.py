@@ -368,6 +368,46 @@ def test_an_energy_that_is_not_finite_stops_naming_step_and_chain(label, chain, 
         next(path)
 
 
+# Basin hopping tests its hops alone.
+TESTED = [label for label in SAMPLERS if not sampler(label).differentiable and not label.startswith("basin-hopping")]
+
+
+@pytest.mark.parametrize("label", TESTED)
+@pytest.mark.parametrize("far", [1e3, 1e8])
+def test_where_quartic_walls_overflow_tested_chains_stay_or_move_to_what_is_finite(label, far):
+    """Far out on y⁴ a step is astronomically long: whoever tests it refuses it; nothing is clamped, replaced or lost."""
+
+    def energy(y):
+        return y.pow(4).sum(-1) / 10
+
+    y = torch.full((3, 2), far)
+    end = sampler(label).sample(energy, y, generator=seeded())
+    assert bool((energy(end) <= energy(y)).all())
+
+
+@pytest.mark.parametrize("label", [label for label in SAMPLERS if label.startswith(("langevin", "underdamped"))])
+def test_where_quartic_walls_overflow_untested_chains_stop(label):
+    with pytest.raises(FloatingPointError, match=r"step \d: the (energy|state|gradient) is not finite in 3 of 3 chains"):
+        sampler(label).sample(lambda y: y.pow(4).sum(-1) / 10, torch.full((3, 2), 1e8), generator=seeded())
+
+
+@pytest.mark.parametrize("label", TESTED)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_slope_that_is_not_finite_is_a_wall(label, bad):
+    """The energy is finite everywhere, its gradient within the ball alone: whoever asks for gradients stays there."""
+
+    def energy(y):
+        z = y * 1.0
+        if z.requires_grad:
+            z.register_hook(lambda grad: torch.where(y.norm(dim=-1, keepdim=True) > 1, bad, grad))
+        return quadratic(z)
+
+    y = 0.3 * normal(200, 2, seed=1).clamp(-2, 2)
+    for state, _ in sampler(label).trajectory(energy, y, steps=12, generator=seeded()):
+        assert bool(state.y.isfinite().all())
+        assert label.startswith(tuple(WITHOUT_GRADIENT)) or bool((sampler(label).point(state.y).norm(dim=-1) <= 1).all())
+
+
 class Elsewhere(torch.Tensor):
     """Passes for a tensor on an accelerator, where values are looked at when the trajectory ends."""
 

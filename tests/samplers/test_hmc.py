@@ -1,5 +1,7 @@
 """HMC: what it costs, what its leapfrogs keep, and what a mass is."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,6 +53,25 @@ def test_leapfrogs_keep_the_hamiltonian_to_second_order():
         return (total(end, mass) - total(start, mass)).abs().max()
 
     assert 3.5 < error(0.02) / error(0.01) < 4.5
+
+
+@laws
+@given(stiffness=st.floats(0.2, 4.0), heavy=st.floats(0.5, 3.0), size=st.floats(0.01, 1.9), steps=st.integers(1, 40), seed=seeds)
+def test_leapfrogs_of_an_oscillator_turn_by_a_known_angle(stiffness, heavy, size, steps, seed):
+    """E = ky²/2, mass m, h² = ε²k/m < 4: n steps turn (y, p) by nθ with cos θ = 1 − h²/2, on a known ellipse."""
+    step_size = size * math.sqrt(heavy / stiffness)
+
+    def energy(y):
+        return stiffness * quadratic(y)
+
+    start = end = phase(energy=energy, seed=seed % 1000)
+    for _ in range(steps):
+        end = leapfrog(energy, end, Mass(torch.tensor(heavy, dtype=torch.float64)), step_size, 1.0)
+    angle = math.acos(1 - size**2 / 2)
+    width = step_size / heavy / math.sin(angle)
+    turned = steps * angle
+    close(end.y, start.y * math.cos(turned) + width * start.momentum * math.sin(turned), rtol=1e-7, atol=1e-8)
+    close(end.momentum, start.momentum * math.cos(turned) - start.y / width * math.sin(turned), rtol=1e-7, atol=1e-8)
 
 
 def test_leapfrogs_keep_volumes():

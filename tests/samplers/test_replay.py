@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import warnings
 from collections import deque
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from ebm.interfaces import Batch
 from ebm.runs import checkpoints
 from ebm.samplers import MALA, GradientDescent, LangevinDynamics, ReplayAugmented
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
+
+pytestmark = pytest.mark.filterwarnings("ignore:ReplayAugmented.*asks for")  # buffers are small here on purpose
 
 
 class Pair(NamedTuple):
@@ -98,6 +101,39 @@ def test_swapped_rows_bring_their_weight_and_their_target(seed):
     begun, y = replay.begin(batch_of(range(10, 16)), ends_of(range(10, 16)), generator=seeded(seed))
     rows = tags_of((begun, y))
     assert all(row == rows[-1] for row in rows)
+
+
+@laws
+@given(seed=seeds, rows=st.integers(1, 20), stored_rows=st.integers(1, 8))
+def test_stored_rows_go_on_equally_often_and_none_twice_where_there_are_enough(seed, rows, stored_rows):
+    """Drawn with replacement, chains of a buffer of a batch's size would die out: a third of them at each batch."""
+    replay = make(capacity=20, fresh=0.0)
+    replay.finish(batch_of(range(stored_rows)), ends_of(range(stored_rows)))
+    begun, y = replay.begin(batch_of([-1] * rows), ends_of([-1] * rows), generator=seeded(seed))
+    counts = torch.bincount(torch.tensor(tags_of((begun.context, y))[-1]).long(), minlength=stored_rows)
+    assert counts.sum() == rows
+    assert counts.max() - counts.min() <= 1
+
+
+@laws
+@given(seed=seeds)
+def test_a_buffer_of_a_batchs_size_is_that_many_chains(seed):
+    replay, g = make(capacity=6, fresh=0.0), seeded(seed)
+    for _ in range(5):
+        begun, y = replay.begin(batch_of(range(6)), ends_of(range(6)), generator=g)
+        replay.finish(begun, y)
+        assert stored(replay) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("keywords", "lost"), [({}, "some chains are lost"), ({"join": 1.5}, "fewer are joined")])
+def test_a_buffer_that_is_too_small_for_its_batches_says_so(keywords, lost):
+    needed = 9 if keywords else 6
+    with pytest.warns(UserWarning, match=rf"capacity={needed - 1}.*6 rows asks for {needed} .*{lost}.*: pass capacity={needed} "):
+        make(capacity=needed - 1, **keywords).begin(batch_of(range(6)), ends_of(range(6)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(capacity=needed, **keywords).begin(batch_of(range(6)), ends_of(range(6)))
+        make(capacity=needed - 1, **keywords).eval().begin(batch_of(range(6)), ends_of(range(6)))
 
 
 @contexts

@@ -1,5 +1,6 @@
 """Structured states: a tree of tensors moves as its flat vector does, whatever the sampler."""
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from ebm.energies import Constrained
 from ebm.interfaces import Packing
-from ebm.samplers import HMC, MALA, Annealed, Conditioned, GradientDescent, LangevinDynamics, Structured
+from ebm.samplers import HMC, MALA, NUTS, Annealed, Conditioned, GradientDescent, LangevinDynamics, Structured
 from tests.helpers import SAMPLERS, Valley, close, laws, normal, quadratic, sampler, seeded, seeds
 
 
@@ -207,3 +208,25 @@ def test_another_kind_of_tree_is_not_packed():
 def test_a_plain_sampler_points_to_the_wrapper():
     with pytest.raises(ValueError, match="Structured"):
         MALA(0.1).trajectory(quadratic, START)
+
+
+def test_a_joint_energy_has_the_marginals_of_its_linear_gaussian_model():
+    """z ~ N(0, 1) and x | z ~ N(Wz, s²): x ~ N(0, WWᵀ + s²), z | x ~ N(SWᵀx/s², S) with S = (1 + WᵀW/s²)⁻¹."""
+    loads, s = torch.tensor([[1.2, 0.4], [0.3, 0.9]], dtype=torch.float64), 0.5
+
+    def energy(y):
+        return quadratic(y["z"]) + quadratic(y["x"] - y["z"] @ loads.mT) / s**2
+
+    y, chains = {"x": normal(10_000, 2), "z": normal(10_000, 2, seed=1)}, 10_000
+    end = Structured(NUTS(0.3, steps=10)).sample(energy, y, generator=seeded())
+    eye = torch.eye(2, dtype=torch.float64)
+    known = loads @ loads.mT + s**2 * eye
+    assert bool(((torch.cov(end["x"].mT) - known).abs() < 4 * known.diagonal().max() * math.sqrt(2 / chains)).all())
+
+    seen, shared = torch.tensor([1.0, -0.5], dtype=torch.float64), torch.linalg.inv(eye + loads.mT @ loads / s**2)
+    y = {"x": seen.expand(chains, 2).clone(), "z": normal(chains, 2)}
+    end = Structured(NUTS(0.3, steps=10)).sample(lambda z: energy({"x": y["x"], **z}), {"z": y["z"]}, generator=seeded())
+    mean = shared @ loads.mT @ seen / s**2
+    errors = 4 * shared.diagonal().sqrt() / math.sqrt(chains)
+    assert bool(((end["z"].mean(0) - mean).abs() < errors).all())
+    assert bool(((torch.cov(end["z"].mT) - shared).abs() < 4 * shared.diagonal().max() * math.sqrt(2 / chains)).all())

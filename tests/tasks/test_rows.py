@@ -178,6 +178,14 @@ def test_contexts_stay_with_the_rows_that_they_came_with(data):
         assert torch.equal(task.rows(split).context, CONTEXT[index])
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_dataset_of_a_loader_is_read(shuffle):
+    dataset = TensorDataset(TENSOR, CONTEXT)
+    with pytest.warns(UserWarning, match=r"its dataset is read, as by fit\(energy, objective, loader.dataset\)"):
+        task = as_task(DataLoader(dataset, batch_size=5, shuffle=shuffle))
+    assert task.digest == as_task(dataset).digest
+
+
 def test_a_task_stays_what_it_is():
     task = Points("moons", n=20)
     assert as_task(task) is task
@@ -186,7 +194,9 @@ def test_a_task_stays_what_it_is():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DataLoader(TensorDataset(TENSOR), batch_size=5), r"pass its dataset, as in .*loader\.dataset, batch_size=5\)"),
+        (DataLoader(TensorDataset(TENSOR), 5, collate_fn=list), r"pass its dataset, as in .*loader\.dataset, batch_size=5\)"),
+        (DataLoader(TensorDataset(TENSOR), sampler=[0, 0, 1]), r"a way of its own to choose rows"),
+        (DataLoader(TensorDataset(TENSOR), batch_sampler=[[0], [1]]), r"a way of its own to choose rows"),
         (Batch(TENSOR, None, torch.ones(12)), "Batch with weights: write a Task"),
         ([TENSOR, CONTEXT], r"two arrays of shapes \(12, 2\), \(12, 3\): pass a tuple"),
         ((TENSOR[:, 0], CONTEXT[:, 0]), r"two arrays of shapes \(12,\), \(12,\): pass a tuple"),

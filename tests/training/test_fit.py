@@ -270,6 +270,24 @@ def test_the_average_is_the_exponential_moving_average_of_the_weights(tmp_path):
         assert not any(torch.equal(a, b) for a, b in zip(parameters(found), parameters(energy), strict=True))
 
 
+def test_what_is_counted_is_not_averaged(tmp_path):
+    """Buffers (running statistics, counters) of the averaged energy are those of the trained one."""
+
+    class Counting(MLPEnergy):
+        def __init__(self):
+            super().__init__(2, hidden=(8,))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, y, code=None):
+            self.calls += self.training
+            return super().forward(y, code)
+
+    energy = Counting()
+    run = quick(tmp_path / "x", energy=energy, ema=0.9, steps=3)
+    assert run.energy is not energy
+    assert run.energy.calls == energy.calls > 0
+
+
 def test_float64_stays_float64(tmp_path):
     torch.set_default_dtype(torch.float64)
     try:

@@ -121,11 +121,17 @@ class Denoising(Task):
         self.loss, self.seed = loss, seed
         hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
         how: dict[str, Any] = {"channels": channels, "smallest": smallest, "strict": strict, "seed": seed}
+        self.source = source
         self._read = partial(photographs, source, **how, **hub)
         self.spec = {"image_size": tile, "channels": channels}
         if learned is None:
-            counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
-            self.reads = f"{sum(map(len, self.photographs.values()))} photographs of {source} ({counts})"
+            _ = self.photographs  # what cannot be read is refused now
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
+        return f"{sum(map(len, self.photographs.values()))} photographs of {self.source} ({counts})"
 
     @cached_property
     def photographs(self) -> dict[str, list[Photograph]]:

@@ -99,8 +99,13 @@ class Puzzles(Answers):
         self.spec = self.game.spec
         self.n, self.seed, self.source, self.held_out, self.more = n, seed, data, held_out, dict(more or {})
         if learned is None:
-            count = sum(len(rows.target) for split, rows in self.splits.items() if split not in self.more)
-            self.reads = f"{count:,} problems of {f'{type(self.game).__name__}, drawn' if data is None else data}"
+            _ = self.splits  # what cannot be read is refused now
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        count = sum(len(rows.target) for split, rows in self.splits.items() if split not in self.more)
+        return f"{count:,} problems of {f'{type(self.game).__name__}, drawn' if self.source is None else self.source}"
 
     @cached_property
     def splits(self) -> dict[str, Batch]:  # type: ignore[override]

@@ -101,6 +101,7 @@ class Frames(Task):
     """
 
     rows_at_once = 64
+    inherits: ClassVar = ("encoder",)
     paths: ClassVar = {"source": ("bundled",), "cache": ()}
 
     def __init__(
@@ -161,10 +162,15 @@ class Frames(Task):
         self._learned = not self.encoder.learns
         self._moments: tuple[Tensor, float] | None = None
         if learned is None:
-            self.reads = f"{sum(map(len, self.clips.values()))} clips of {source}"
+            _ = self.clips  # what cannot be read is refused now
         else:
             self.encoder.load_learned(learned)
             self.load_state_dict(read_tensors(learned / SCALES, "mean", "deviation"))
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read."""
+        return f"{sum(map(len, self.clips.values()))} clips of {self.source}"
 
     @cached_property
     def clips(self) -> dict[str, list[Clip]]:
