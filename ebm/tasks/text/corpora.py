@@ -175,7 +175,7 @@ def open_corpus(
         place = index if weights is not None else 0
         named = {split: [shard for shard in shards if _file(shard) not in taken] for split, shards in one.shards.items()}
         whole = named.pop(None, None)
-        by_name = {split: named[split] for split in SPLITS if split in named and split not in listed}
+        by_name = {split: named[split] for split in SPLITS if named.get(split) and split not in listed}
         drawn = [split for split in SPLITS[1:] if split not in by_name and split not in listed]
         train = by_name.get("train", whole or [])
         if not train and one.all():
@@ -195,6 +195,7 @@ def open_corpus(
         pools.append(Pool(tuple(part.all()), (split,), 0, seed, limit))
         said.append(f"{split} of {part.name}")
     name = _words([one.name for one in opened])
+    _check_apply([shard for pool in pools for shard in pool.shards], name, column, separator)
     return Corpus(tuple(pools), name, ", ".join(dict.fromkeys(said)), _shares(weights, len(sources)))
 
 
@@ -230,7 +231,7 @@ class _Opening(NamedTuple):
             shards = [ListShard(texts[a:b], source) for a, b in pairwise(edges)]
             return _Opened({None: [*shards]}, source)
         if isinstance(source, str | Path):
-            found = find_files(source)
+            found = _found(source)
             return self._hub(str(source)) if found is None else self._files(str(source), [found])
         if isinstance(source, Mapping):
             return self._splits(source, f"a {type(source).__name__}", "its keys", strict=type(source) is dict)
@@ -245,27 +246,26 @@ class _Opening(NamedTuple):
 
     def together(self, sources: list[Any]) -> list[_Opened]:
         """Opens sources that are joined: local files are sorted by their names among each other."""
-        local: dict[str, Found] = {}
-        others = []
-        for source in sources:
-            path = isinstance(source, str | Path) and source not in BUNDLED
-            found = find_files(source) if path else None
-            if found is None:
-                others.append(source)
-            else:
-                local[str(source)] = found
-        joined = [self._files(_words([*local]), [*local.values()])] if local else []
-        return joined + [self.open(source) for source in others]
+        local = [(str(source), found) for source in sources if (found := _found(source)) is not None]
+        names, founds = zip(*local, strict=True) if local else ((), ())
+        joined = [self._files(_words(names), founds)] if local else []
+        return joined + [self.open(source) for source in sources if _found(source) is None]
 
     def flat(self, source: Any, split: str) -> _Opened:
         """Opens what one split is made of: all of it, or what is called so where keys name splits."""
-        opened = [self.open(one) for one in _sources(source)]
-        shards = [
-            shard
-            for one in opened
-            for shard in (one.shards[split] if one.by in ("its keys", "the hub") and split in one.shards else one.all())
-        ]
-        return _Opened({None: shards}, _words([one.name for one in opened]))
+        shards: list[Shard] = []
+        names = []
+        for one in _sources(source):
+            if (found := _found(one)) is not None:
+                shards += [FileShard(file, self.reader) for file in found.files]
+                names.append(str(one))
+                continue
+            opened = self.open(one)
+            if None not in opened.shards and split not in opened.shards:
+                raise ValueError(f"{split}={opened.name!r} has no split {split!r}: {nearest(split, map(str, opened.shards))}")
+            shards += opened.shards.get(split) or opened.all()
+            names.append(opened.name)
+        return _Opened({None: shards}, _words(names))
 
     def _files(self, source: str, founds: Sequence[Found]) -> _Opened:
         named: dict[str | None, list[Path]] = {}
@@ -329,6 +329,21 @@ class _Opening(NamedTuple):
 
 
 _TRAIN = "rename one, or name a source and --task.validation and --task.test apart"
+
+
+def _check_apply(shards: Sequence[Shard], name: str, column: str, separator: str | None) -> None:
+    """Raises ValueError where a keyword has nothing that it could apply to."""
+    rows = [shard for shard in shards if not isinstance(shard, ListShard)]
+    texts = [shard for shard in rows if isinstance(shard, FileShard) and kind_of(shard.file) == "text"]
+    if separator is not None and not texts:
+        raise ValueError(f"separator={separator!r}: it cuts text files, and {name} has none: leave it out")
+    if column != "text" and len(texts) == len(rows):
+        raise ValueError(f"column={column!r}: {name} has no column {column!r}, its documents are whole texts: leave it out")
+
+
+def _found(source: Any) -> Found | None:
+    """Finds the files of a local source; None for what is no path."""
+    return find_files(source) if isinstance(source, str | Path) and source not in BUNDLED else None
 
 
 def _file(shard: Shard) -> Path | None:

@@ -30,7 +30,7 @@ WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-FILES_OF_ROWS = ("dataset_dict.json", "dataset_info.json", "state.json")  # beside the rows of `save_to_disk`
+ABOUT = ("readme", "license", "licence", "citation", "dataset_dict", "dataset_info", "dataset_infos")  # files about data, by stem
 
 
 class Found(NamedTuple):
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     root: Path  # what the files' names are told below
     files: list[Path]
     hidden: int = 0  # hidden files and folders
-    other: int = 0  # files of other kinds
+    other: int = 0  # files of other kinds, and about the data
 
 
 def kind_of(file: Path) -> str | None:
@@ -57,8 +57,8 @@ def find_files(source: str | Path) -> Found | None:
 
     Arguments:
         source: a file, a folder (with all below it), or a glob. Of a folder, hidden files and
-            folders and files of other kinds are left out and counted. A folder of
-            `Dataset.save_to_disk` gives the files of its rows.
+            folders are left out and counted, and others that are of no kind to read, or about the
+            data, such as README.md. A folder of `Dataset.save_to_disk` gives the files of its rows.
 
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
@@ -111,7 +111,7 @@ def _below(folder: Path) -> Found:
         if rows := _saved_rows(place, names):
             files += rows
             continue
-        known = [place / name for name in names if kind_of(Path(name)) and name not in FILES_OF_ROWS[:1]]
+        known = [place / name for name in names if kind_of(Path(name)) and name.lower().partition(".")[0] not in ABOUT]
         other += len(names) - len(known)
         files += known
     return Found(folder, sorted(files), hidden, other)

@@ -164,16 +164,18 @@ class Text(TokenTask):
     @cached_property
     def corpus(self) -> Corpus:
         """The documents and their splits; they are opened when this is first asked for."""
-        return open_corpus(**self.opens)
-
-    @cached_property
-    def reads(self) -> str:  # type: ignore[override]
-        """Opens the corpus, refuses what cannot work, and says what is read."""
-        corpus, limit = self.corpus, self.opens["limit"]
-        what = f"a stream of {'all' if limit is None else f'{limit:,}'} documents"
+        corpus = open_corpus(**self.opens)
         if self.streaming:
             for pool in corpus.pools:
                 pool.check_streams()
+        return corpus
+
+    @cached_property
+    def reads(self) -> str:  # type: ignore[override]
+        """Which data are read, and what says their splits."""
+        corpus, limit = self.corpus, self.opens["limit"]
+        if self.streaming:
+            what = f"a stream of {'all' if limit is None else f'{limit:,}'} documents"
         elif self._large:
             what = f"{corpus.size() / 1e6:,.0f} MB"
         else:
@@ -242,9 +244,9 @@ class Text(TokenTask):
         """Joins the documents of all splits, once."""
         if self._large:
             return packed_in(self._prepared())
-        held = self.corpus.held()[0] if self._held is None else self._held
-        self._held = None
-        return pack(held, self.tokenizer)
+        _ = self.reads  # which holds the documents
+        held, self._held = self._held, None
+        return pack(held or (), self.tokenizer)
 
     def _prepared(self) -> Path:
         """Prepares the files of a large corpus' tokens, or finds them."""

@@ -253,6 +253,27 @@ def test_hidden_and_other_files_are_left_out_and_counted(tmp_path):
     assert corpus.how.endswith("4 hidden files left out, 1 other file left out")
 
 
+def test_files_about_the_data_are_no_data(tmp_path):
+    lines(tmp_path / "data" / "part-0.jsonl", [{"text": "one"}])
+    for name in ("README.md", "LICENSE.txt", "dataset_infos.json", "data/readme.md"):
+        (tmp_path / name).write_text("{}")
+    assert documents(str(tmp_path)) == ["one"]
+    assert open_corpus(str(tmp_path)).how.endswith("4 other files left out")
+    assert documents(str(tmp_path / "README.md")) == ["{}"]
+
+
+def test_a_keyword_that_applies_to_nothing_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("one|two")
+    rows = lines(tmp_path / "b.jsonl", [{"text": "one"}])
+    for source in (rows, "documentation", ["a text"]):
+        with pytest.raises(ValueError, match=r"separator='\|': it cuts text files, and .* has none: leave it out"):
+            open_corpus(source, separator="|")
+    for source in (str(tmp_path / "a.txt"), "documentation", ["a text"]):
+        with pytest.raises(ValueError, match="column='body': .* has no column 'body', its documents are whole texts"):
+            open_corpus(source, column="body")
+    assert documents(str(tmp_path), separator="|") == ["one", "two", "one"]
+
+
 def test_linked_folders_are_read_once(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "a.txt").write_text("a")
@@ -316,6 +337,7 @@ def test_splits_are_what_files_are_called(tmp_path):
     found = splits(corpus)
     assert len(found["test"]) == 40
     assert whose({"train": found["train"]}) == {"train": {"one.jsonl", "two.jsonl"}}
+    assert documents([str(tmp_path / "c" / "one.jsonl")] * 2) == documents(str(tmp_path / "c" / "one.jsonl")) * 2
     listed = [str(tmp_path / "b" / name) for name in ("train.jsonl", "val.jsonl")]
     assert splits(open_corpus(listed)) == splits(open_corpus(str(tmp_path / "b")))
 
@@ -340,6 +362,16 @@ def test_splits_are_listed(tmp_path):
     found = splits(corpus)
     assert found["test"] == ["by", "hand"]
     assert len(found["train"]) + len(found["validation"]) == 120
+    for name in ("dev-1.jsonl", "test-1.jsonl"):
+        lines(tmp_path / "more" / name, [{"text": name}])
+    corpus = open_corpus(str(tmp_path / "a.jsonl"), validation=str(tmp_path / "more"), test={"train": ["x"], "test": ["y"]})
+    found = splits(corpus)
+    assert (found["validation"], found["test"]) == (["dev-1.jsonl", "test-1.jsonl"], ["y"])
+    found = splits(open_corpus(str(tmp_path), validation=str(tmp_path / "more")))
+    assert found["validation"] == ["dev-1.jsonl", "test-1.jsonl"]
+    assert len(found["train"]) + len(found["test"]) == 120
+    with pytest.raises(ValueError, match="validation='a dict' has no split 'validation'"):
+        open_corpus(source, validation={"train": ["x"], "test": ["y"]})
     with pytest.raises(ValueError, match="no file is left to train on, validation takes them all"):
         open_corpus(source, validation=source)
 
