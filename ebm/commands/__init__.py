@@ -16,4 +16,6 @@ def ebm_commands() -> dict[str, str]:
         "denoise": "ebm.commands.denoise:denoise",
         "rollout": "ebm.commands.rollout:rollout",
         "solve": "ebm.commands.solve:solve",
+        "export": "ebm.commands.export:export",
+        "push": "ebm.commands.push:push",
     }
