@@ -17,4 +17,6 @@ def ebm_commands() -> dict[str, str]:
         "rollout": "ebm.commands.rollout:rollout",
         "lm-eval": "ebm.interop.lm_eval:lm_eval",
         "solve": "ebm.commands.solve:solve",
+        "export": "ebm.commands.export:export",
+        "push": "ebm.commands.push:push",
     }

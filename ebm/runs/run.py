@@ -14,7 +14,9 @@ from torch import nn
 from ebm.interfaces import EnergyFn, FeedForward, Objective, Sampler, Task
 from ebm.randomness import stream
 from ebm.runs.doctor import Verdict, diagnose
+from ebm.runs.exported import UNKNOWN, DType, export
 from ebm.runs.history import read_history
+from ebm.runs.hub import push
 from ebm.runs.learned import warn_of_other_data
 from ebm.runs.writing import write
 from ebm.samplers import GradientDescent, LangevinDynamics
@@ -142,6 +144,23 @@ class Run:
     def stream(self, prompt: str, **how: Any) -> Iterator[str]:
         """Writes on from a prompt: iterates over pieces, as they come; keywords as of `generate`."""
         return (piece for _, piece, _ in write(self, [prompt], **how))
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        also: Sequence[Run | str | Path] = (),
+        dtype: DType | None = None,
+        licence: str = UNKNOWN,
+        name: str = "",
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes the model into a folder that can be given away, as `ebm.runs.exported.export`."""
+        return export(self, folder, also=also, dtype=dtype, licence=licence, name=name, overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, private: bool = False, message: str | None = None, **how: Any) -> str:
+        """Pushes the model to the hub as owner/name, as `ebm.runs.hub.push`; returns its address."""
+        return push(self, name, private=private, message=message, **how)
 
     def judge(self) -> Task:
         """Returns the task.
