@@ -22,6 +22,7 @@ from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEA
 from ebm.registry import (
     KINDS,
     PARTS,
+    PLURALS,
     VERBS,
     Component,
     blamed,
@@ -33,6 +34,7 @@ from ebm.registry import (
     problems,
 )
 from ebm.reports.page import write_report
+from ebm.runs.exported import CARD, check_is_run, headline_of
 from ebm.scaffold import new_plugin as write_package
 from ebm.studies.findings import conduct
 from ebm.training.ranks import is_first_process
@@ -74,23 +76,31 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
     """List what is registered with who offers it, and what is wrong with installed plugins.
 
     Args:
-        kind: only this kind, such as energy, sampler, task, recipe, study or command.
+        kind: only this kind, such as energy, sampler, task, recipe, study, command or model.
         json: print JSON.
     """
+    kind = PLURALS.get(kind or "", kind)
     if kind is not None and kind not in KINDS:
         raise ValueError(f"no kind is named {kind!r}: {nearest(kind, KINDS)}")
     listed = {each: components(each) for each in ([kind] if kind else KINDS)}
     if json:
         data: dict[str, list[Any]] = {"not loaded": [vars(problem) for problem in problems()]}
         for each, found in listed.items():
-            data[each] = [{"name": n, "from": c.distribution, "summary": summary(c)} for n, c in found.items()]
+            data[each] = [{"name": n, "from": c.distribution, "summary": summary(c), **facts(each, c)} for n, c in found.items()]
         print_json(data)
         return
     for each, found in listed.items():
         if found or kind:
-            print_table(each, ("name", "from", "what it is"), [(n, c.distribution, summary(c)) for n, c in found.items()])
+            more = ("number", "parameters") if each == "model" else ()
+            rows = [(n, c.distribution, *facts(each, c).values(), summary(c)) for n, c in found.items()]
+            print_table(each, ("name", "from", *more, "what it is"), rows)
     if wrong := problems():
         print_table("not loaded", ("from", "what", "reason"), [(p.distribution, p.what, p.reason) for p in wrong])
+
+
+def facts(kind: str, found: Component) -> dict[str, str]:
+    """Says of a model its first number and how many parameters it has; of other kinds nothing."""
+    return headline_of(Path(str(found.factory))) if kind == "model" else {}
 
 
 def summary(found: Component) -> str:
@@ -112,6 +122,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
         json: print JSON.
     """
     distribution, _, plain = name.rpartition(":")
+    kind = PLURALS.get(kind or "", kind)
 
     def offers(kind: str) -> bool:
         names = {c.name for c in components(kind).values() if not distribution or c.distribution == distribution}
@@ -130,8 +141,15 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
                 show_recipe(name, resolved)
             continue
         found = component(each, name)
-        text = inspect.getdoc(target := found.factory if each == "model" else imported(found)) or ""
-        rows = describe(target)[each in ("study", "rival", "command") :] if callable(target) else []  # what is handed to it
+        if each == "model":
+            card = Path(str(found.factory)) / CARD
+            text = card.read_text(encoding="utf-8") if card.exists() else found.summary
+            shown[each] = {"from": found.distribution, "folder": str(found.factory), "card": text}
+            if not json:
+                say(f"model {name} ({found.distribution})\n\n{text}")
+            continue
+        text = inspect.getdoc(target := imported(found)) or ""
+        rows = describe(target)[each in ("study", "rival", "command") :]  # without what is handed to it
         explained = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         shown[each] = {"from": found.distribution, "text": text, "parameters": explained}
         if not json:
@@ -156,6 +174,7 @@ def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> No
     """
     found = component("study", name)
     loaded = recipes.load_run(run)
+    check_is_run(loaded.path, "a study")
     hold(loaded.path)
     asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()}
     keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
@@ -251,7 +270,7 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
 def as_command(found: Component) -> Callable[..., Any]:
     """Makes a command of the command line, which loads the run, from one that takes a `Run`."""
     function = imported(found)
-    signature, hints = inspect.signature(function), type_hints(function)
+    signature, hints = inspect.signature(function), type_hints(function, include_extras=True)
     first, *others = signature.parameters.values()
 
     def command(run: str, /, *arguments: Any, **keywords: Any) -> None:
@@ -261,7 +280,10 @@ def as_command(found: Component) -> Callable[..., Any]:
         show_result(result)
 
     path = first.replace(name="run", annotation=str, kind=first.POSITIONAL_ONLY, default=first.empty)
-    hints = {name: Annotated[hint, Parameter(name=["--out", "-o"])] if name == "out" else hint for name, hint in hints.items()}
+    told = {name: Parameter(name=[f"--{name}", f"-{name[0]}"]) for name in ("out", "n")}
+    # Texts of one's own may begin with a hyphen, and - is standard input.
+    told |= {name: Parameter(allow_leading_hyphen=True) for name in ("prompt", "prompts", "stop")}
+    hints = {name: Annotated[hint, told[name]] if name in told else hint for name, hint in hints.items()}
     typed = [p.replace(annotation=hints.get(p.name, p.empty if isinstance(p.annotation, str) else p.annotation)) for p in others]
     command.__signature__ = signature.replace(parameters=[path, *typed], return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [path, *typed] if p.annotation is not p.empty}

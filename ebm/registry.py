@@ -44,6 +44,7 @@ CORE_MODULES = (
     "ebm.reports.video",
     "ebm.recipes",
     "ebm.commands",
+    "ebm.models",
 )
 KINDS = {
     "energy": "ebm_energies",
@@ -61,6 +62,7 @@ KINDS = {
     "command": "ebm_commands",
     "model": "ebm_models",
 }
+PLURALS = {hook.removeprefix("ebm_"): kind for kind, hook in KINDS.items()}
 # The kinds that recipes build: a model's parts, and a training's.
 PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "scheduler", "callback", "logger")
 VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
@@ -134,7 +136,7 @@ class Hooks:
 
     @hookspec
     def ebm_models(self) -> Any:
-        """Offers trained models: name -> the folder of a run."""
+        """Offers trained models: name -> the folder of an exported model, or of a run."""
 
     @hookspec
     def ebm_sections(self, run: Any, seed: int) -> Any:

@@ -15,5 +15,8 @@ def ebm_commands() -> dict[str, str]:
         "generate": "ebm.commands.generate:generate",
         "denoise": "ebm.commands.denoise:denoise",
         "rollout": "ebm.commands.rollout:rollout",
+        "lm-eval": "ebm.interop.lm_eval:lm_eval",
         "solve": "ebm.commands.solve:solve",
+        "export": "ebm.commands.export:export",
+        "push": "ebm.commands.push:push",
     }

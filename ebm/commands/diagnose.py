@@ -41,6 +41,8 @@ def diagnose(samples: Path, /, *, axes: Axes | None = None, rows: int = 20, out:
         raise ValueError(f"--rows {rows}: list at least one coordinate")
     if samples.suffix not in KINDS or not samples.is_file():
         what = "there is no such file" if samples.suffix in KINDS else f"a samples file ends in {', '.join(KINDS)}"
+        if samples.is_dir():
+            what = "a folder has no chains to diagnose, and a model no history: ebm sample it, and diagnose the samples"
         raise ValueError(f"{samples}: {what}")
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: name a folder, this is a file")

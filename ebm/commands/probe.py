@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebm.commands.console import print_study, say
 from ebm.files import hold, holding
 from ebm.reports.page import write_report
+from ebm.runs.exported import check_is_run
 from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 
@@ -19,6 +20,7 @@ def probe(run: Run, /, *, data: tuple[str, ...] = ("digits-28", "digits-8"), see
         seeds: how many splits of the images into training, validation and test parts.
         limit: how many images of each data set at most.
     """
+    check_is_run(run.path, "the probe")
     hold(run.path)  # the report is written anew
     conduct(run, "probe", {"data": data, "seeds": seeds, "limit": limit})
     write_report(run, run.recipe.get("seed", 0))

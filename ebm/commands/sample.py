@@ -8,6 +8,7 @@ from safetensors.torch import save
 
 from ebm.files import atomic, check_writable
 from ebm.reports.chains import picture_of_samples
+from ebm.runs.exported import is_model
 from ebm.runs.run import Run
 
 NAMES = ("samples.safetensors", "samples.png")  # of what is written
@@ -20,12 +21,12 @@ def sample(run: Run, /, *, n: int = 64, seed: int = 0, out: Path | None = None, 
         run: the run folder.
         n: how many samples.
         seed: what every random draw is derived from.
-        out: the folder to write to; by default the run folder.
+        out: the folder to write to; by default the run folder, and for a model this folder.
         overwrite: replaces files of these names in a folder that is not the run's.
     """
     if n < 1:
         raise ValueError(f"--n {n}: ask for at least one sample")
-    folder = out or run.path
+    folder = out or (Path() if is_model(run.path) else run.path)
     check_writable(folder)
     there = [name for name in NAMES if (folder / name).exists()]
     if there and not overwrite and folder.resolve() != run.path.resolve():

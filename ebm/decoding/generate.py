@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebm.decoding.codes import growing
-from ebm.interfaces import Sampler, check_configuration, check_steps, eval_mode
+from ebm.interfaces import EnergyFn, Sampler, check_configuration, check_steps, eval_mode
 from ebm.interfaces.abilities import Decodes, PadsRows, lacking
 from ebm.thinking import Select, check_choices, think
 
@@ -32,13 +32,14 @@ def generate(
     select: Select = "min",
     patience: int | None = None,
     start: Literal["uniform", "noise"] = "uniform",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Iterator[Tensor]:
     """Generates tokens: iterates over ids (B,), one for each prompt, until all rows have ended.
 
-    A token costs one trajectory (B, 1, V). Once a row has filled the window, the last half window
-    of every row is encoded anew. Prompts of different lengths are encoded together where the energy
-    `PadsRows`: then a full window, or noise, makes a row's text depend on the rows beside it.
+    A token costs one trajectory (B, 1, V). Once a row has filled the window, its last half window is
+    encoded anew. Prompts of different lengths are encoded together where the energy `PadsRows` and no
+    row can fill the window. With a generator for each row, a row's text is what it is alone (but for
+    rounding); where thinking draws noise, each row is then thought about by itself.
 
     Arguments:
         energy: an energy with `vocab_size` and `extend`, such as a TextEBT or a Transformer. Its
@@ -52,7 +53,7 @@ def generate(
         top_k, top_p: which tokens are drawn from, as `draw` says.
         candidates, steps, select, patience: how each token is thought about, as `think` says.
         start: where thinking starts, "uniform" (logits 0) or "noise" (standard normal logits).
-        generator: where starts, noise and tokens are drawn from.
+        generator: where starts, noise and tokens are drawn from: one for all rows, or one for each.
 
     Raises:
         ValueError: for arguments that cannot work, at the call.
@@ -93,10 +94,18 @@ def generate(
     check_steps(sampler.steps if steps is None else steps)
     weights = (*energy.parameters(), *energy.buffers())
     like = next((weight for weight in weights if weight.is_floating_point()), torch.empty(0))
-    check_configuration(like.new_empty(1), generator)
+    common = generator if generator is None or isinstance(generator, torch.Generator) else None
+    own = None if generator is common else [*generator]  # type: ignore[misc]  # one for each
+    if own is not None and len(own) != len(rows):
+        raise ValueError(f"generator has {len(own)} generators for {len(rows)} prompts: pass one for each, or one for all")
+    for one in [common] if own is None else own:
+        check_configuration(like.new_empty(1), one)
+    alone = own is not None and len(own) > 1 and (start == "noise" or _draws(sampler, like.new_zeros(1, 1, size), energy, steps))
+    fills = max(map(len, rows)) + max_new_tokens - 1 > window
 
-    def tokens(rows: list[list[int]]) -> Iterator[Tensor]:
-        """Generates for rows that are encoded together."""
+    def tokens(rows: list[list[int]], own: list[torch.Generator] | None) -> Iterator[Tensor]:
+        """Generates for rows that are encoded together; of several, only tokens are drawn by `own`."""
+        shared = common if own is None else own[0]
         origin = like.new_zeros(len(rows), 1, size)
         ended = torch.zeros(len(rows), dtype=torch.bool, device=like.device)
 
@@ -113,10 +122,11 @@ def generate(
             with torch.no_grad(), eval_mode([energy, sampler]):  # and out of both before a caller sees the token
                 bound = next(codes)
                 if candidates == 1 and patience is None:  # think would evaluate energies that nobody compares
-                    y = sampler.sample(bound, begin(generator), steps=steps, generator=generator)
+                    y = sampler.sample(bound, begin(shared), steps=steps, generator=shared)
                 else:
-                    y = think(bound, sampler, None, begin, candidates, steps, select, patience, generator=generator).y
-                ids = draw(y[:, -1], temperature, top_k, top_p, generator=generator)
+                    y = think(bound, sampler, None, begin, candidates, steps, select, patience, generator=shared).y
+                logits, by = (y[:, -1:], own) if own else (y[None, :, -1], [shared])  # draw by draw, (rows, V) each
+                ids = torch.cat([draw(part, temperature, top_k, top_p, generator=g) for part, g in zip(logits, by, strict=True)])
             if end is not None:
                 ids = ids.masked_fill(ended, end)
                 ended = ended | (ids == end)
@@ -130,8 +140,10 @@ def generate(
         """Joins the groups' tokens; a group stops first only where all of its rows ended."""
         groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
-            groups.setdefault(0 if isinstance(energy, PadsRows) else len(row), []).append(index)
-        for parts in zip_longest(*(tokens([rows[index] for index in group]) for group in groups.values())):
+            together = isinstance(energy, PadsRows) and not fills
+            groups.setdefault(index if alone else 0 if together else len(row), []).append(index)
+        found = (tokens([rows[i] for i in group], own and [own[i] for i in group]) for group in groups.values())
+        for parts in zip_longest(*found):
             ids = torch.full((len(rows),), end or 0, device=like.device)
             for group, part in zip(groups.values(), parts, strict=True):
                 if part is not None:
@@ -172,6 +184,19 @@ def draw(
         chances = chances.masked_fill(chances.cumsum(-1) - chances >= top_p, 0.0)
     choice = torch.multinomial(chances, 1, generator=generator)
     return (choice if order is None else order.gather(-1, choice))[:, 0]
+
+
+def _draws(sampler: Sampler, y: Tensor, energy: Any, steps: int | None) -> bool:
+    """Tells whether a trajectory of a sampler draws numbers, by trying one on a bowl."""
+    probe = torch.Generator(y.device).manual_seed(0)
+    before = probe.get_state()
+    bowls: list[EnergyFn] = [lambda y: y.square().sum(-1)] * getattr(energy, "levels", 1)
+    try:
+        with torch.no_grad(), eval_mode(sampler):
+            sampler.sample(bowls, y, steps=steps, generator=probe)
+    except (ValueError, TypeError, AttributeError, RuntimeError, FloatingPointError):
+        return True  # it asks for more than a function, so nobody knows
+    return not torch.equal(before, probe.get_state())
 
 
 def check_drawing(temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm.registry import component
-
-TYPED = "typed"  # the table of a recipe that says what was typed: path of the keyword -> value
+from ebm.runs.portable import TYPED
 
 
 def absolute(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -275,10 +275,10 @@ def _resolve_keywords(
     return resolved
 
 
-def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+def type_hints(factory: Callable[..., Any], *, include_extras: bool = False) -> dict[str, Any]:
     """Reads the types of a factory's keywords; none where its annotations cannot be resolved."""
     try:
-        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=include_extras)
     except Exception:  # annotations may name what only a type checker imports
         return {}
 

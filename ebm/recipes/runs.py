@@ -15,8 +15,8 @@ from ebm.recipes.origin import FROM, begin, inherits, take_weights
 from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
-from ebm.registry import component, components
-from ebm.runs import checkpoints, learned
+from ebm.runs import checkpoints, exported, learned
+from ebm.runs.finding import find as find_folder
 from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import newest, put_back
@@ -24,7 +24,7 @@ from ebm.tasks import as_task
 from ebm.training import fit
 from ebm.training.ranks import is_first_process
 from ebm.training.settings import check
-from ebm.words import nearest, visible
+from ebm.words import visible
 
 
 @holding()
@@ -184,43 +184,47 @@ def load(
     objective: Objective | None = None,
     task: Any = None,
 ) -> Run:
-    """Loads a run with its newest weights.
+    """Loads a run with its newest weights, or an exported model.
 
     No data are opened where the run's task knows its meaning from what the run keeps, as all
     bundled tasks do; they are when a loader is asked for, or an evaluation. Its baseline is loaded
     when it is asked for.
 
     Arguments:
-        path: the run's folder, or the name of a registered model.
+        path: the folder of a run or of an exported model, the name of a registered model, or the
+            name of one on the hub, owner/name.
         energy, sampler, objective, task: what was made by hand, or replaces what the recipe builds;
             a task may be data of one's own, as in `fit`.
 
     Raises:
-        ValueError: where there is no run, or an energy made by hand is not passed.
-        checkpoints.CheckpointError: where the weights are truncated, foreign, or do not fit.
+        ValueError: where there is no run, an energy made by hand is not passed, or a package that
+            offers a model's component is not installed.
+        OSError: a model of the hub cannot be reached.
+        ImportError: a library is not installed; names the extra that has it.
+        checkpoints.CheckpointError: where files are missing, damaged or foreign, or do not fit.
     """
-    folder = Path(path)
-    if not folder.exists() and str(path) in components("model"):
-        folder = Path(component("model", str(path)).factory)
-    saved = checkpoints.latest(folder / "checkpoints")
-    if saved is None:
-        known = components("model")
-        names = f", and no model is named so: {nearest(str(path), known)}" if known else ""
-        raise ValueError(f"{path} holds no run with a checkpoint{names}")
+    folder = find_folder(path)
+    model = exported.read(folder) if exported.is_model(folder) else None
+    if model is None and checkpoints.latest(folder / "checkpoints") is None:
+        raise ValueError(f"{path} holds no run with a checkpoint: its training has not come that far")
     task = None if task is None else as_task(task)
     recipe: dict[str, Any] = {}
     if (folder / "recipe.toml").exists():
-        recipe = resolve(read(folder / "recipe.toml"))
-        parts = assemble(recipe, task, learned.kept(folder))
+        with exported.built_with(model or {}, path):
+            recipe = resolve(read(folder / "recipe.toml"))
+            parts = assemble(recipe, task, learned.kept(folder))
         energy = parts.energy if energy is None else energy
         task = parts.task if task is None else task
         objective = parts.objective if objective is None else objective
         sampler = parts.fit.get("sampler") if sampler is None else sampler
     if energy is None:
         raise ValueError(f"{path} was trained with an energy made by hand: pass it, as in ebm.load({str(path)!r}, energy=…)")
-    saved = newest(folder / "checkpoints", energy, objective)
-    assert saved is not None  # there was one
-    put_back(saved, energy, objective, task, averaged=True, verified=True)
+    if model is not None:
+        exported.restore(folder, model, energy, objective, task)
+    else:
+        saved = newest(folder / "checkpoints", energy, objective)
+        assert saved is not None  # there was one
+        put_back(saved, energy, objective, task, averaged=True, verified=True)
     if sampler is None:
         sampler = sampler_of(objective, energy)
     metrics = folder / "metrics.json"

@@ -172,7 +172,7 @@ def _check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mappi
     before = read_json(path / MARKER)
     if finished(path) and not extend:
         raise ValueError(
-            f"{path} holds a finished run: choose another out, pass overwrite=True to start anew, "
+            f"{path} holds a finished run: choose another out, or pass overwrite=True to start anew, "
             f"or extend=True and more steps to train it on"
         )
     if extend and (finished(path) or before != described):

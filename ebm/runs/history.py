@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ebm.files import read_csv
+from ebm.runs.exported import check_is_run
 
 COLUMNS = ("step", "split", "name", "value")
 Curves: TypeAlias = dict[tuple[str, str], tuple[list[int], list[float]]]  # (split, name) -> steps, values
@@ -64,7 +65,12 @@ class History:
 
 
 def read_history(folder: Path) -> Curves:
-    """Reads `metrics.csv` as {(split, name): (steps, values)}; ValueError names a damaged file."""
+    """Reads `metrics.csv` as {(split, name): (steps, values)}.
+
+    Raises:
+        ValueError: the file is damaged, or the folder is an exported model, which has none.
+    """
+    check_is_run(folder, "this")
     found: Curves = {}
     for number, row in enumerate(read_csv(path := folder / "metrics.csv", COLUMNS), 1):
         try:

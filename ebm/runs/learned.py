@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def index_of(run: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("files", {}), dict):
         raise ValueError(f"{path} is damaged: it is no index of what a run keeps")
     return {"data": "", "reads": "", "files": {}, **found}
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """Reads a run's recipe.toml as it stands; ValueError names one that is damaged."""
+    try:
+        return tomllib.loads((path := run / "recipe.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as a recipe: {error}") from error
 
 
 def forget(run: Path) -> None:

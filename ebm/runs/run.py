@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from torch import nn
 from ebm.interfaces import EnergyFn, FeedForward, Objective, Sampler, Task
 from ebm.randomness import stream
 from ebm.runs.doctor import Verdict, diagnose
+from ebm.runs.exported import UNKNOWN, DType, export
 from ebm.runs.history import read_history
+from ebm.runs.hub import push
 from ebm.runs.learned import warn_of_other_data
+from ebm.runs.writing import write
 from ebm.samplers import GradientDescent, LangevinDynamics
 from ebm.thinking import Thinker
 
@@ -109,6 +112,55 @@ class Run:
                 if sum(map(len, found)) >= n:
                     break
         return torch.cat(found)[:n]
+
+    def generate(self, prompts: str | Sequence[str], *, n: int = 1, **how: Any) -> list[str]:
+        """Writes on from prompts: what follows each (the n texts of the first prompt come first).
+
+        A text does not depend on the others of the call. `stream` gives one as it comes.
+
+        Arguments:
+            prompts: what texts begin with ("" for a new document).
+            n: how many texts are drawn of each prompt.
+            max_new_tokens: how many tokens to add at most, by default 200; end-of-text ends a text before.
+            stop: a text, or several, that ends a text; the first to occur is left out, with all that follows.
+            temperature, top_k, top_p: how tokens are drawn, as `ebm.decoding.generate.draw` says; by
+                default at temperature 0.8.
+            think_steps, candidates, patience: how each token is thought about, as `think` says.
+            cut: keeps the end of a prompt that is longer than the run's context.
+            seed: what every random draw is derived from; by default 0.
+
+        Raises:
+            ValueError: the run was not trained on text, a prompt is longer than its context or has
+                no token, or an argument is out of range.
+            FloatingPointError: thinking left the finite numbers.
+        """
+        asked = [prompts] if isinstance(prompts, str) else [*prompts]
+        written = write(self, asked, n=n, **how)
+        texts = [""] * (len(asked) * n)
+        for row, piece, _ in written:
+            texts[row] += piece
+        return texts
+
+    def stream(self, prompt: str, **how: Any) -> Iterator[str]:
+        """Writes on from a prompt: iterates over pieces, as they come; keywords as of `generate`."""
+        return (piece for _, piece, _ in write(self, [prompt], **how))
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        also: Sequence[Run | str | Path] = (),
+        dtype: DType | None = None,
+        licence: str = UNKNOWN,
+        name: str = "",
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes the model into a folder that can be given away, as `ebm.runs.exported.export`."""
+        return export(self, folder, also=also, dtype=dtype, licence=licence, name=name, overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, private: bool = False, message: str | None = None, **how: Any) -> str:
+        """Pushes the model to the hub as owner/name, as `ebm.runs.hub.push`; returns its address."""
+        return push(self, name, private=private, message=message, **how)
 
     def judge(self) -> Task:
         """Returns the task.

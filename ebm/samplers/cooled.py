@@ -66,7 +66,7 @@ class Cooled(Wrapper):
     def step(
         self, energy: EnergyFn, state: CooledState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[CooledState, Info]:
-        more = at(self.temperature, state.t) - 1.0
+        more = at(self.temperature, state.t, positive=True) - 1.0
         cold: list[Tensor] = []  # energies at T = 1
 
         def heated(p: Tensor) -> Tensor:

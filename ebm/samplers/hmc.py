@@ -63,7 +63,7 @@ class HMC(AcceptingSampler):
         self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
-        chains, temperature = value.ndim, at(self.temperature, state.t)
+        chains, temperature = value.ndim, at(self.temperature, state.t, positive=True)
         scale = self.scale(state, value, generator)
         step_size = self.stride(state, scale, value, y)
         momentum = self.mass.draw(y, chains, generator)

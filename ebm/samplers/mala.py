@@ -57,7 +57,7 @@ class MALA(AcceptingSampler):
     ) -> tuple[AcceptingState, Info]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
         scale = self.scale(state, value, generator)
-        temperature = at(self.temperature, state.t)
+        temperature = at(self.temperature, state.t, positive=True)
         step_size, metric, chains = self.stride(state, scale, value, y), self.preconditioner, value.ndim
         noise = std_of(step_size, temperature) * metric.draw(y, chains, generator)
         proposal = y - step_size * metric.times(grad, chains) + noise

@@ -62,7 +62,7 @@ class RandomWalk(AcceptingSampler):
             proposal = y + self.stride(state, scale, value, y) * self.covariance.draw(y, value.ndim, generator)
             there = evaluate(energy, proposal)
             draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
-            accepted = (draw.log() < (value - there) / at(self.temperature, state.t)) & torch.isfinite(there)
+            accepted = (draw.log() < (value - there) / at(self.temperature, state.t, positive=True)) & torch.isfinite(there)
             moved, kept = torch.where(left(accepted, y), proposal, y), torch.where(accepted, there, value)
         return AcceptingState(moved, state.t + 1, scale, state.gain, kept), Info(value, None, accepted)
 

@@ -73,7 +73,7 @@ class SliceSampler(AcceptingSampler):
             return torch.rand(value.shape, generator=own, dtype=value.dtype, device=value.device)
 
         with torch.no_grad():
-            level = value - (1 - uniform()).log() * at(self.temperature, state.t)  # 1 − u is never 0
+            level = value - (1 - uniform()).log() * at(self.temperature, state.t, positive=True)  # 1 − u is never 0
             way = self.normals(y, own)
             length = way.reshape(*value.shape, -1).norm(dim=-1)
             way = self.stride(state, scale, value, y) * way / left(length, y)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left, plain
 from ebm.samplers.retractions import RETRACTIONS as RETRACTIONS
 from ebm.samplers.retractions import Retraction, as_retraction, is_projection, softmax
-from ebm.samplers.schedules import Schedule, as_schedule
+from ebm.samplers.schedules import Between, Schedule, as_schedule
 
 Steps: TypeAlias = int | tuple[int, int]
 Scheduled: TypeAlias = float | Schedule | Mapping[str, Any]
@@ -70,7 +70,7 @@ class SteppingSampler(Sampler):
         if callable(step_size):
             if learnable:
                 raise ValueError("a schedule cannot be learnable: pass step_size as a number or a tensor")
-            self.step_size = step_size
+            self.step_size = as_scheduled("step_size", step_size)
             return
         if not isinstance(step_size, int | float | Tensor):
             raise ValueError(f"step_size={step_size!r}: pass a number, a tensor, an nn.Parameter or a schedule")
@@ -164,16 +164,32 @@ class SteppingSampler(Sampler):
         return f"step_size={size}, steps={self.steps}"
 
 
-def at(value: Any, t: int) -> Any:
-    """Evaluates a schedule at step t; a number stays as it is."""
-    return plain(value(t)) if callable(value) else value
+def at(value: Any, t: int, positive: bool = False) -> Any:
+    """Evaluates a schedule at step t; a number stays as it is.
+
+    Raises:
+        ValueError: the schedule gives no finite number of at least 0 (above 0 if `positive`): a
+            step would go uphill, or chains would stand still without a word.
+    """
+    if not callable(value):
+        return value
+    now = plain(value(t))
+    if isinstance(now, Tensor):  # a network's is held above 0, and to look at others would wait for an accelerator
+        return now
+    if isinstance(now, bool) or not isinstance(now, int | float) or not (now > 0 if positive else now >= 0) or now == math.inf:
+        due = "above 0" if positive else "of at least 0"
+        raise ValueError(f"the schedule {value!r} gives {now!r} at step {t}: pass one whose numbers are finite and {due}")
+    return now
 
 
 def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
     """Reads a number of at least 0 (above 0 if `positive`), or a schedule of such numbers."""
-    if isinstance(value, int | float) and not (value > 0 if positive else value >= 0):
-        raise ValueError(f"{name}={value}: pass a {'positive number' if positive else 'number of at least 0'}")
-    return as_schedule(value)
+    found = as_schedule(value)
+    known = [found.start, found.end] if isinstance(found, Between) else [found] if isinstance(found, int | float) else []
+    if not all(one > 0 if positive else one >= 0 for one in known):
+        what = "a positive number" if positive else "a number of at least 0"
+        raise ValueError(f"{name}={found}: pass {what}" + (" at both ends" if len(known) > 1 else ""))
+    return found
 
 
 at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # a `stationary`

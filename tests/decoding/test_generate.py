@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.text.tokenizers import Bytes, pieces
+from ebm.tasks.text.writing import Continuation
 from ebm.thinking import think
 from tests.concatenated import landscapes_of
 from tests.fake_plugins import quick_report
@@ -194,6 +197,31 @@ def test_the_same_generator_draws_the_same_text_and_no_other_is_touched(start):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+NOISY = GradientDescent(step_size=3.0, steps=2, retraction="softmax", noise_std=1.0)
+
+
+@pytest.mark.parametrize("window", [64, 9])
+@pytest.mark.parametrize(
+    ("sampler", "keywords"),
+    [(SAMPLER, {}), (NOISY, {}), (SAMPLER, {"start": "noise", "candidates": 2}), (SAMPLER, {"candidates": 2, "patience": 1})],
+)
+@pytest.mark.parametrize("name", ["time-2", "residual", "transformer"])
+def test_with_a_generator_each_a_row_s_text_does_not_depend_on_the_rows_beside_it(name, sampler, keywords, window):
+    energy, prompts = energy_of(name), [[1, 2, 3], [4], [5, 6, 7], [1, 2, 3]]
+
+    def rows(which: list[int]) -> Tensor:
+        own = [generator(index) for index in which]
+        how = {"max_new_tokens": 12, "window": window, "temperature": 2.0, "generator": own, **keywords}
+        found = torch.stack([*generate(energy, sampler, [prompts[index] for index in which], **how)], 1)
+        return torch.nn.functional.pad(found, (0, 12 - found.shape[1]))  # a row that ended repeats its end, 0
+
+    together = rows([0, 1, 2, 3])
+    for index in range(4):
+        assert torch.equal(rows([index])[0], together[index])
+    assert torch.equal(rows([3, 1]), together[[3, 1]])
+    assert not torch.equal(together[0], together[3])
+
+
 @pytest.mark.parametrize(
     "keywords", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-300}, {"temperature": 1e-9, "top_p": 1.0}]
 )
@@ -292,6 +320,7 @@ def test_tokens_come_one_by_one_in_the_caller_s_own_modes():
     ("keywords", "words"),
     [
         ({"prompts": []}, "prompts is empty"),
+        ({"generator": [torch.Generator()] * 2}, "generator has 2 generators for 1 prompts"),
         ({"prompts": [[1], []]}, r"prompts\[1\] is empty"),
         ({"prompts": [[1] * 9]}, r"prompts\[0\] has 9 tokens, more than window=8"),
         ({"prompts": [[1, V]]}, "outside the 13 tokens"),
@@ -340,8 +369,81 @@ def test_pieces_join_to_what_bytes_decode_to_even_where_they_are_no_text(ids):
     assert "".join(pieces(Bytes(), [65], ids)) == Bytes().decode(ids)
 
 
+def subwords(kind: str):
+    """Tokenizers whose pieces join in different ways: byte pairs, a space before a word, bytes that fall back, parts of words."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers
+
+    from ebm.tasks.text.subwords import BytePairs, Subwords
+
+    if kind == "bytes":
+        return Bytes()
+    if kind == "byte pairs":
+        return BytePairs(["naïve 第三 🙂 ends, né " * 4], 300)
+    if kind == "words":
+        words = ["</s>", "▁the", "▁cat", "s", "▁", "é", ",", "▁第三", "🙂"]
+        decoder = decoders.Metaspace()
+    else:
+        words = ["</s>", "the", "cat", "##s", "##é", ",", "第", "##三", "🙂"]
+        decoder = decoders.WordPiece(cleanup=False)
+    model = Model(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
+    model.pre_tokenizer, model.decoder = pre_tokenizers.WhitespaceSplit(), decoder
+    return Subwords(model, end=0)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte pairs", "words", "parts"])
+def test_pieces_are_the_decoding_of_everything_at_the_same_cost_for_each_token(kind):
+    tokenizer = subwords(kind)
+    cost: list[int] = []
+
+    class Counting:
+        end = tokenizer.end
+
+        def decode(self, ids):
+            cost.append(len(ids))
+            return tokenizer.decode(ids)
+
+    @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=120), st.integers(0, 120))
+    @settings(deadline=None, max_examples=100)
+    def law(ids, cut):
+        prompt, new = ids[:cut], [token for token in ids[cut:] if token != tokenizer.end]
+        if prompt and tokenizer.decode(prompt).endswith("\ufffd"):
+            prompt.append(tokenizer.encode("a")[-1] if "byte" in kind else 1)
+        cost.clear()
+        found = "".join(pieces(Counting(), prompt, new))
+        assert tokenizer.decode(prompt) + found == tokenizer.decode([*prompt, *new])
+        assert max(cost[1:], default=0) <= max(33, len(prompt) + 1)
+        assert all(count <= 33 for count in cost[4:])
+
+    law()
+
+
 def test_pieces_end_with_the_text():
     assert [*pieces(Bytes(), [256], [72, 105, 256, 72])] == ["H", "i"]
+
+
+LETTERS = st.text("ab", max_size=3)
+
+
+@given(st.text("abé", max_size=12), st.lists(LETTERS.filter(bool), max_size=3), st.integers(0, 15))
+def test_a_continuation_ends_before_the_first_stop_string_and_never_says_a_part_of_it(text, stop, count):
+    tokens = [*text.encode(), Bytes.end][:count]
+    row = Continuation(Bytes(), [65], stop)
+    said = ""
+    whole = Bytes().decode(tokens)
+    first = min((whole.find(each) for each in stop if each in whole), default=None)
+    for token in tokens:
+        said += row.push(token)
+        assert first is None or len(said) <= first
+    said += row.close()
+    assert said == row.text == whole[:first]
+    assert row.finish == ("stop" if first is not None else "end" if Bytes.end in tokens else "length")
+    assert row.push(65) == row.close() == ""
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match="stop=''"):
+        Continuation(Bytes(), [65], ["x", ""])
 
 
 # --------------------------------------------------------------------------------------------------------- the command line
@@ -442,3 +544,71 @@ def test_the_command_says_what_it_cannot_do(said, text_run, monkeypatch):
     other = Run(text_run, {}, MLPEnergy(2), SAMPLER, None, Points("moons", n=60), {})
     monkeypatch.setattr("ebm.recipes.load_run", lambda _: other)
     assert "has no tokenizer" in said(text_run, "--prompt", "x")[2]
+
+
+def test_python_writes_what_the_command_does(said, text_run):
+    run = ebm.load(text_run)
+    prompts, how = ["In the", "", "né"], {"max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    texts = run.generate(prompts, n=2, **how)
+    assert len(texts) == len(set(texts)) == 6
+    assert run.generate(["In the", "In the", "né"], **how) == [texts[0], texts[1], texts[4]]  # whatever is beside it
+    assert run.generate("né", **how) == [texts[4]]
+    assert "".join(run.stream("né", **how)) == texts[4]
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    told = ("--max-new-tokens", 12, "--temperature", 1, "--seed", 3)
+    status, out, _ = said(text_run, *given, "-n", 2, *told, "--json")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["prompt"], row["text"]) for row in rows] == [
+        (prompt, texts[i]) for i, prompt in enumerate(sorted(prompts * 2, key=prompts.index))
+    ]
+    assert {row["finish_reason"] for row in rows} <= {"length", "end"}
+
+
+def test_many_prompts_are_written_in_parts_that_nobody_notices(text_run, monkeypatch):
+    run = ebm.load(text_run)
+    prompts = ["In", "a", "word", "a"]
+    whole = run.generate(prompts, max_new_tokens=6)
+    monkeypatch.setattr("ebm.runs.writing.ROWS_AT_ONCE", 3)
+    assert run.generate(prompts, max_new_tokens=6) == whole
+
+
+def test_a_stop_string_ends_a_text_and_is_left_out(said, text_run, monkeypatch):
+    told = iter([*b"one.\n\ntwo"] * 2)
+    monkeypatch.setattr("ebm.decoding.generate.draw", lambda logits, *_, **__: torch.full(logits.shape[:1], next(told)))
+    status, out, _ = said(text_run, "--prompt", "x", "--stop", "\n\n", "--stop", "zzz", "--json")
+    assert (status, json.loads(out)) == (0, {"prompt": "x", "text": "one.", "finish_reason": "stop"})
+
+
+def test_prompts_come_from_a_file_or_standard_input(said, text_run, tmp_path, monkeypatch):
+    greedy = ("--max-new-tokens", 4, "--temperature", 0)
+    expected = said(text_run, "--prompt", "In", "--prompt", "", "--prompt", "né", *greedy)
+    (tmp_path / "p.txt").write_text("In\n\nné\n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "In", "id": 1}\n""\n"n\\u00e9"')
+    assert said(text_run, "--prompts", tmp_path / "p.txt", *greedy) == expected
+    assert said(text_run, "--prompts", tmp_path / "p.jsonl", *greedy) == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("In\n\nné\n"))
+    assert said(text_run, "--prompts", "-", *greedy) == expected
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.jsonl").write_text('"a"\n{"text": "b"}')
+    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
+    for name, words in (
+        ("empty.txt", "no line"),
+        ("bad.jsonl", 'line 2 is no string, and no object with a "prompt"'),
+        ("latin.txt", "no UTF-8"),
+    ):
+        status, _, err = said(text_run, "--prompts", tmp_path / name)
+        assert (status, words in err) == (2, True)
+
+
+def test_a_prompt_longer_than_the_context_is_cut_on_request(said, text_run):
+    long, greedy = "y" + "x" * 16, ("--max-new-tokens", 5, "--temperature", 0)
+    status, _, err = said(text_run, "--prompt", long, *greedy)
+    assert (status, "--cut" in err) == (2, True)
+    status, out, _ = said(text_run, "--prompt", long, "--cut", *greedy)
+    assert status == 0
+    assert out == "y" + said(text_run, "--prompt", "x" * 16, *greedy)[1]
+
+
+def test_a_prompt_may_begin_with_a_hyphen(said, text_run):
+    assert said(text_run, "--prompt", "- a", "--stop", "---", "--max-new-tokens", 1)[1].startswith("- a")

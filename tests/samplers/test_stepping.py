@@ -9,7 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ebm.samplers import MALA, GradientDescent, LangevinDynamics
+from ebm.samplers import (
+    HMC,
+    MALA,
+    NUTS,
+    Cooled,
+    Cosine,
+    GradientDescent,
+    LangevinDynamics,
+    Linear,
+    MirrorDescent,
+    PreconditionedLangevin,
+    RandomWalk,
+    RMSpropLangevin,
+    SliceSampler,
+    SteinVariational,
+    UnderdampedLangevin,
+)
 from ebm.samplers.stepping import std_of
 from tests.helpers import close, gradient, laws, normal, quadratic, seeded, seeds
 
@@ -103,6 +119,65 @@ def test_steps_follow_a_schedule_of_the_steps_taken(first, ratio, seed):
     close(moving.sample([quadratic, quadratic], y, steps=2), expected)  # t goes on over landscapes
     *_, (half, _) = moving.trajectory(quadratic, y, steps=2)
     close(moving.sample(quadratic, half, steps=2), expected)  # and over trajectories
+
+
+TAKES = {
+    "step_size": [
+        lambda s: GradientDescent(s, steps=4),
+        lambda s: MirrorDescent(s, steps=4),
+        lambda s: LangevinDynamics(s, steps=4),
+        lambda s: UnderdampedLangevin(s, steps=4),
+        lambda s: PreconditionedLangevin(1.0, s, steps=4),
+        lambda s: RMSpropLangevin(s, steps=4),
+        lambda s: MALA(s, steps=4),
+        lambda s: HMC(s, leapfrog_steps=2, steps=4),
+        lambda s: NUTS(s, steps=4),
+        lambda s: RandomWalk(s, steps=4),
+        lambda s: SliceSampler(s, steps=4),
+        lambda s: SteinVariational(s, steps=4),
+    ],
+    "noise_std": [lambda s: GradientDescent(0.1, steps=4, noise_std=s), lambda s: LangevinDynamics(0.1, steps=4, noise_std=s)],
+    "temperature": [
+        lambda s: LangevinDynamics(0.1, steps=4, temperature=s),
+        lambda s: UnderdampedLangevin(0.1, steps=4, temperature=s),
+        lambda s: PreconditionedLangevin(1.0, 0.1, steps=4, temperature=s),
+        lambda s: RMSpropLangevin(0.1, steps=4, temperature=s),
+    ],
+    "temperature above 0": [
+        lambda s: MALA(0.1, steps=4, temperature=s),
+        lambda s: HMC(0.1, leapfrog_steps=2, steps=4, temperature=s),
+        lambda s: RandomWalk(0.1, steps=4, temperature=s),
+        lambda s: SliceSampler(0.1, steps=4, temperature=s),
+        lambda s: Cooled(MirrorDescent(0.1, steps=4), temperature=s),
+    ],
+}
+takes = pytest.mark.parametrize(("what", "make"), [(what, make) for what, makes in TAKES.items() for make in makes])
+
+
+@takes
+@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, True, "0.1", None])
+def test_a_schedule_that_gives_no_such_number_stops_at_that_step(what, make, bad):
+    """A negative step climbs, a negative temperature samples exp(+E), and tested chains would stand still at NaN."""
+    for wrong in (bad, 0.0) if "above" in what else (bad,):
+        moving = make(lambda t, wrong=wrong: wrong if t == 2 else 1.0 if "above" in what else 0.01)
+        path = moving.trajectory(quadratic, normal(3, 2), generator=seeded())
+        next(path)
+        next(path)
+        with pytest.raises(ValueError, match=f"gives {wrong!r} at step 2: pass one whose numbers are finite and"):
+            next(path)
+
+
+@takes
+def test_a_schedule_with_an_end_below_zero_is_refused_when_made(what, make):
+    with pytest.raises(ValueError, match=rf"{what.split()[0]}=Linear\(start=1.0, end=-0.1, steps=9\): pass .* at both ends"):
+        make({"schedule": "linear", "start": 1.0, "end": -0.1, "steps": 9})
+    with pytest.raises(ValueError, match="at both ends"):
+        make(Cosine(-1.0, 1.0, steps=2))
+    if "above" in what:
+        with pytest.raises(ValueError, match="at both ends"):
+            make(Linear(1.0, 0.0, steps=2))
+    else:
+        make(Linear(0.1, 0.0, steps=2)).sample(quadratic, normal(3, 2), generator=seeded())  # may end at 0
 
 
 @pytest.mark.parametrize("kind", [GradientDescent, LangevinDynamics])

@@ -180,7 +180,8 @@ class Text(TokenTask):
         elif self._large:
             what = f"{corpus.size() / 1e6:,.0f} MB"
         else:
-            self._held, count = corpus.held()
+            held, count = corpus.held()
+            self._held = None if "_tokens" in vars(self) else held
             what = f"{count:,} documents"
         return f"{what} of {corpus.name}{corpus.how and f'; {corpus.how}'}"
 

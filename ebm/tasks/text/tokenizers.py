@@ -4,7 +4,7 @@ and reads them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ import numpy as np
 from ebm.files import commit, discard, draft_of, read_json, write_text
 from ebm.tasks.text.brackets import Brackets
 from ebm.tasks.text.subwords import BytePairs, Pretrained, Slow, Subwords, is_foreign
+from ebm.tasks.text.writing import pieces as pieces
 
 
 @runtime_checkable
@@ -188,24 +189,3 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
         words = (word for word in text.split() if unknown in tokenizer.encode(word))
         raise ValueError(f"the tokenizer has no token for {next(words, text)!r}: leave it out of the prompt")
     return ids or [tokenizer.end]
-
-
-def pieces(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Decodes what follows a prompt as it comes, in whole characters, up to end-of-text.
-
-    >>> list(pieces(Bytes(), [110], [195, 169, 33, 256, 33]))
-    ['é', '!']
-    """
-    ids = [*prompt]
-    text = said = tokenizer.decode(ids)
-    for token in tokens:
-        if token == tokenizer.end:
-            break
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        whole = text.rstrip("\ufffd")  # what may be the beginning of a character
-        if len(whole) > len(said):
-            yield whole[len(said) :]
-            said = whole
-    if len(text) > len(said):
-        yield text[len(said) :]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import warnings
 
 import datasets
 import pydantic
@@ -10,10 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebm.interfaces import Prediction
+import ebm
+from ebm.interfaces import Batch, Prediction
 from ebm.tasks.text import questions
+from ebm.tasks.text.answering import predicted, written
+from ebm.tasks.text.metrics.choices import choices
+from ebm.tasks.text.metrics.final_number import final_number, number_in
+from ebm.tasks.text.metrics.overlap import overlap
 from ebm.tasks.text.questions import FORMATS, Questions
 from ebm.tasks.text.tokenizers import BytePairs, Bytes
+from ebm.thinking import Thinker
 
 laws = settings(deadline=None, max_examples=25)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -111,12 +119,22 @@ def test_answers_stay_whole_and_prompts_lose_their_beginning(folder, pairs, cont
     questions.FORMATS["law"] = lambda row: (row["q"], row["a"])
     try:
         path = write(folder, [{"q": prompt, "a": answer} for prompt, answer in pairs])
-        long = next((row for row, (_, answer) in enumerate(pairs) if len(answer.encode()) + 1 > context), None)
-        if long is not None:
-            with pytest.raises(ValueError, match=f"row {long}: the answer has .* tokens .* more than context={context}"):
+        kept = [pair for pair in pairs if len(pair[1].encode()) + 1 <= context]
+        long = next((row for row, pair in enumerate(pairs) if pair not in kept), None)
+        said = f"row {long}: the answer has .* tokens .* more than context={context}"
+        if not kept:
+            with pytest.raises(ValueError, match=said):
                 Questions(path, "law", context=context)
             return
-        task = Questions(path, "law", context=context)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            task = Questions(path, "law", context=context)
+        cut = sum(len((prompt + answer).encode()) + 1 > context for prompt, answer in kept)
+        assert task.left_out["too long"] == len(pairs) - len(kept)
+        assert [bool(re.search(said, str(each.message))) for each in found] == [True] * (long is not None) + [False] * (cut > 0)
+        judged = task.evaluate(Knows(lambda text: True))
+        assert [judged[name] for name in ("rows", "rows_left_out", "rows_cut")] == [len(kept), len(pairs) - len(kept), cut]
+        pairs = kept
     finally:
         del questions.FORMATS["law"]
     for split in ("test", "validation", "train"):
@@ -231,3 +249,151 @@ def test_toml_builds_questions(folder):
     build(task, data=write(folder, ROWS["gsm8k"]), tokenizer="bytes", context=64)
     assert task.spec == {"vocab_size": 257}
     assert math.isclose(task.bytes_per_token("train"), 1)
+
+
+# ------------------------------------------------------------------------------------------- what each benchmark counts
+
+
+class Tells:
+    """Predicts bytes: the next one of the texts that a row's text so far begins like, and else `otherwise`."""
+
+    def __init__(self, *texts, otherwise="?", sharpness=60.0):
+        self.texts, self.otherwise, self.sharpness = [text.encode() for text in texts], ord(otherwise), sharpness
+
+    def predict(self, batch, start, *, generator=None):
+        y = torch.zeros(*batch.context.shape, 257)
+        for row, ids in enumerate(batch.context.tolist()):
+            for place in range(len(ids)):
+                said = bytes(token for token in ids[1 : place + 1] if token < 256)
+                after = [text[len(said) :] for text in self.texts if text.startswith(said)]
+                y[row, place, (after[0][0] if after[0] else 256) if after else self.otherwise] = self.sharpness
+        return Prediction(y, None, 1)
+
+
+def test_lambada_counts_last_words_whatever_follows_them(folder):
+    rows = [{"text": "he opened the door"}, {"text": "she saw the sea"}, {"text": "we had rain"}]
+    task = make(folder, "lambada", rows)
+    # It goes on after "door", misses one letter of "sea", and nothing of "rain".
+    teller = Tells("he opened the door again", "she saw the sew", "we had rain", sharpness=3.0)
+    found = task.evaluate(teller)
+    assert found["accuracy"] == found["answer_accuracy"] == pytest.approx(2 / 3)
+    right, wrong = (math.log(math.exp(3) + 256) - shift for shift in (3, 0))
+    words = [5 * right, 3 * right + wrong, 5 * right]  # with their spaces
+    assert found["perplexity"] == pytest.approx(math.exp(sum(words) / 3), rel=1e-5)
+    assert task.evaluate(teller, limit=1)["accuracy"] == 1
+
+
+def test_gsm8k_counts_final_numbers_of_written_solutions(folder):
+    rows = [{"question": f"{n}?", "answer": f"It is {n}.\n#### {n}"} for n in (1, 2, 3000)]
+    prompt = "[[Question]]: {}?\n[[Answer]]:"
+    said = [
+        prompt.format(1) + " other words #### 1\n[[Question]]: #### 7",
+        prompt.format(2) + " 2",
+        prompt.format(3000) + "\n#### 3,000.",
+    ]
+    found = make(folder, "gsm8k", rows).evaluate(Tells(*said))
+    assert found["final_number"] == pytest.approx(2 / 3)
+    assert found["answer_accuracy"] == 0
+    assert "final_number" not in make(folder, "gsm8k", [{"question": "?", "answer": "yes"}]).evaluate(Tells("x"))
+
+
+@given(st.integers(-(10**6), 10**6), st.booleans())
+def test_final_numbers_are_read_as_the_grader_reads_them(number, commas):
+    text = f"so 3 + 4 = 7\n#### {number:,}" if commas else f"#### {number}\n#### 5"
+    assert number_in(text) == str(number)
+    assert final_number(text, [f"#### {number}"]) == {"final_number": 1.0}
+    assert (
+        final_number(f"#### {number + 1}", [f"#### {number}"])
+        == final_number(f"{number}", [f"#### {number}"])
+        == {"final_number": 0.0}
+    )
+
+
+def test_squad_counts_the_nearest_of_all_references(folder):
+    row = {"context": "c", "answers": {"text": ["Giant Mountains", "the Riesengebirge"], "answer_start": [0, 0]}}
+    rows = [row | {"question": question} for question in ("a?", "b?", "d?")]
+    prompt = "[[Question]]: c\n{}\n[[Answer]]:"
+    said = [
+        prompt.format("a?") + " Riesengebirge.\nand more",
+        prompt.format("b?") + " in the Giant Mountains",
+        prompt.format("d?") + " Harz",
+    ]
+    found = make(folder, "squad", rows).evaluate(Tells(*said))
+    assert found["exact_match"] == pytest.approx(1 / 3)
+    assert found["f1"] == pytest.approx((1 + 0.8 + 0) / 3)
+
+
+def test_squad_s_official_file_is_read(folder):
+    answers = [{"text": "Elbe", "answer_start": 4}]
+    asked = [
+        {"id": "1", "question": "What?", "answers": answers},
+        {"id": "2", "question": "Who?", "answers": [], "is_impossible": True},
+    ]
+    whole = {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": "The Elbe.", "qas": asked}]}]}
+    path = folder / "official.json"
+    path.write_text(json.dumps(whole))
+    task = Questions(str(path), "squad")
+    assert task.left_out == {"too long": 0, "without an answer": 1}
+    target, _, weight = task.data("test")[[0]]
+    assert task.tokenizer.decode(target[weight > 0].tolist()) == " Elbe"
+
+
+@given(st.text("ab the.", max_size=12), st.text("ab the.", max_size=12))
+def test_overlap_is_symmetric_at_most_one_and_one_for_the_same(one, other):
+    there, back = overlap(one, [other]), overlap(other, [one])
+    assert there == back
+    assert there["exact_match"] <= 1 >= there["f1"]
+    assert overlap(one, ["zzz", one]) == {"exact_match": 1.0, "f1": 1.0}
+    assert overlap(f"The  {one}!", [one]) == {"exact_match": 1.0, "f1": 1.0}
+
+
+def test_choices_are_judged_with_and_without_their_lengths(folder):
+    """Where all bytes are as likely, " cow" with 4 is the likeliest, and " giraffe" with 8 the likeliest for its 7 letters."""
+    rows = [{"question": "?", "choices": {"text": ["cow", "giraffe"], "label": ["A", "B"]}, "answerKey": "B"}]
+    found = make(folder, "arc", rows).evaluate(Tells("", sharpness=0.0))
+    assert (found["choice_accuracy"], found["choice_accuracy_normalized"]) == (0.0, 1.0)
+
+
+def test_the_end_of_text_is_none_of_a_choice():
+    assert choices([2.0, 1.0], ["a", "b"], [1, 0])["choice_accuracy"] == 0
+    batch = Batch(torch.zeros(1, 4), weight=torch.tensor([[0.0, 1, 1, 0]]))
+    assert questions._without_end(batch.weight).tolist() == [[0, 1, 0, 0]]
+    assert questions._without_end(torch.tensor([[0.0, 1, 1]])).tolist() == [[0, 1, 0]]
+
+
+def test_bigbench_credits_choices_and_rows_without_any_are_judged_as_answers(folder):
+    rows = [
+        {"inputs": "3 + 4", "targets": ["7"], "multiple_choice_targets": ["6", "7"], "multiple_choice_scores": [0, 1]},
+        {"inputs": "5 + 4", "targets": ["9"], "multiple_choice_targets": ["9", "8"], "multiple_choice_scores": [1, 0]},
+        {"inputs": "Hi", "targets": ["hi"], "multiple_choice_targets": [], "multiple_choice_scores": []},
+    ]
+    task = make(folder, "bigbench", rows)
+    prompt = "[[Question]]: {}\n[[Answer]]: {}"
+    found = task.evaluate(Tells(prompt.format("3 + 4", 7), prompt.format("5 + 4", 8), prompt.format("Hi", "ho")))
+    assert found["choice_accuracy"] == 0.5
+    assert found["answer_accuracy"] == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="2 multiple_choice_targets, but 1"):
+        make(folder, "bigbench", [rows[0] | {"multiple_choice_scores": [1]}])
+
+
+def test_arc_s_original_rows_are_read(folder):
+    choices = [{"text": "Moon", "label": "A"}, {"text": "Mars", "label": "B"}]
+    task = make(folder, "arc", [{"id": "1", "question": {"stem": "A planet?", "choices": choices}, "answerKey": "B"}])
+    assert task.evaluate(Tells("[[Question]]: A planet?\n[[Answer]]: Mars"))["choice_accuracy"] == 1
+
+
+def test_what_is_written_from_codes_is_what_predicting_everything_anew_writes(folder):
+    from tests.decoding.test_generate import SAMPLER
+
+    torch.manual_seed(0)
+    energy = ebm.build("energy", "residual-text-ebt", vocab_size=257, dim=8, depth=2, heads=2)
+    for parameter in energy.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    transformer = ebm.build("energy", "transformer", vocab_size=257, dim=8, depth=1, heads=2)
+    task = make(folder, "squad")
+    prompts = [[256, 65, 66], [256], [256, 67, 68, 69]]
+    for predictor in (Thinker(energy, SAMPLER), Thinker(energy, SAMPLER, candidates=2, steps=3), transformer):
+        slow = torch.stack([*predicted(predictor, task, prompts, 6)], 1)
+        expected = [Bytes().decode(row.tolist()[: row.tolist().index(256)] if 256 in row else row.tolist()) for row in slow]
+        assert written(predictor, task, Bytes(), prompts, max_new_tokens=6) == expected
+    assert len({*expected}) > 1
