@@ -128,61 +128,54 @@ def _pack(
     """Writes tokens to the sink of their part; returns (bytes, documents) of each."""
     end = np.array([tokenizer.end])
     counts: dict[Part, tuple[int, int]] = {}
-    for batch in _batches(documents):
+    for batch in _batches(documents, tokenizer):
         held: dict[Part, list[np.ndarray]] = {}
-        for (*part, text), ids in zip(batch, _encoded(tokenizer, [text for *_, text in batch]), strict=True):
-            where: Part = tuple(part)  # type: ignore[assignment]
-            if where not in counts:
-                held[where] = [end]
-            held.setdefault(where, []).extend((*ids, end))
-            size, count = counts.get(where, (0, 0))
-            counts[where] = size + len(text.encode()) + 1, count + 1
-        for where, ids in held.items():
-            sink(where).write(np.concatenate(ids).astype(dtype_of(tokenizer)).data)
-        progress(sum(len(text) for *_, text in batch))
+        for (part, piece, last), ids in zip(batch, tokenizer.encode_batch([piece for _, piece, _ in batch]), strict=True):
+            if part not in counts:
+                held[part] = [end]
+            held.setdefault(part, []).extend((ids, end) if last else (ids,))
+            size, count = counts.get(part, (0, 0))
+            counts[part] = size + len(piece.encode()) + last, count + last
+        for part, found in held.items():
+            sink(part).write(np.concatenate(found).astype(dtype_of(tokenizer)).data)
+        progress(sum(len(piece) for _, piece, _ in batch))
     return counts
 
 
-def _batches(documents: Iterable[tuple[str, int, str]]) -> Iterator[list[tuple[str, int, str]]]:
-    held: list[tuple[str, int, str]] = []
+def _batches(documents: Iterable[tuple[str, int, str]], tokenizer: Tokenizer) -> Iterator[list[tuple[Part, str, bool]]]:
+    """Gathers what is tokenized at a time: (part, piece of a document, whether it is the last)."""
+    held: list[tuple[Part, str, bool]] = []
     characters = 0
-    for document in documents:
-        held.append(document)
-        characters += len(document[2])
-        if len(held) == AT_ONCE or characters > CHARACTERS:
-            yield held
-            held, characters = [], 0
+    for split, source, text in documents:
+        for piece, last in cut(tokenizer, text):
+            held.append(((split, source), piece, last))
+            characters += len(piece)
+            if len(held) == AT_ONCE or characters > CHARACTERS:
+                yield held
+                held, characters = [], 0
     if held:
         yield held
 
 
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
-    """Encodes documents, long ones in pieces: a tokenizer takes many times a text's own memory."""
-    pieces = [cut(tokenizer, text) if len(text) > PIECE else [text] for text in texts]
-    found = iter(tokenizer.encode_batch([piece for several in pieces for piece in several]))
-    return ([next(found) for _ in several] for several in pieces)
+def cut(tokenizer: Tokenizer, text: str) -> Iterator[tuple[str, bool]]:
+    """Cuts a long document before spaces at which its tokens part in any case; elsewhere it stays whole.
 
-
-def cut(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Cuts a document before spaces at which its tokens part in any case; elsewhere it stays whole.
+    A tokenizer takes many times the memory of a text. Each piece comes with whether it is the last.
 
     >>> from ebm.tasks.text.tokenizers import Bytes
-    >>> [len(piece) for piece in cut(Bytes(), "ten chars " * 300_000)]
-    [1048579, 1048580, 902841]
+    >>> [(len(piece), last) for piece, last in cut(Bytes(), "ten chars " * 300_000)]
+    [(1048579, False), (1048580, False), (902841, True)]
     """
-    pieces, first, tries = [], 0, 0
-    place = PIECE
+    first, place, tries = 0, PIECE, 0
     while tries < BESIDE and (place := text.find(" ", place, len(text) - 1)) > 0:
         before, after = text[max(first, place - BESIDE) : place], text[place : place + BESIDE]
         apart = not before[-1:].isspace() and not after[1].isspace()
-        tries += 1
         if apart and tokenizer.encode(before + after) == [*tokenizer.encode(before), *tokenizer.encode(after)]:
-            pieces.append(text[first:place])
-            first, tries = place, 0
-            place += PIECE
+            yield text[first:place], False
+            first, place, tries = place, place + PIECE, 0
         else:
-            place += 1
-    return [*pieces, text[first:]]
+            place, tries = place + 1, tries + 1
+    yield text[first:], True
 
 
 # ---------------------------------------------------------------------------------------------------------------- windows

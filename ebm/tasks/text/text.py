@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,14 +14,15 @@ from ebm.interfaces import Batch
 from ebm.tasks.rows import SPLITS
 from ebm.tasks.text.corpora import BUNDLED, Corpus, documents, open_corpus
 from ebm.tasks.text.keeping import GIGABYTE, cache_folder, digest_of, kept, key_of, make_room
-from ebm.tasks.text.packing import Mixed, Packed, Part, Windows, pack, pack_into, packed_in
+from ebm.tasks.text.packing import Mixed, Packed, Part, Windows, cut, pack, pack_into, packed_in
 from ebm.tasks.text.streaming import StreamedWindows
-from ebm.tasks.text.tokenizers import Tokenizer, make_tokenizer, read_tokenizer, save_tokenizer
+from ebm.tasks.text.tokenizers import Bytes, Tokenizer, make_tokenizer, read_tokenizer, save_tokenizer
 from ebm.tasks.text.tokens import TokenTask
 from ebm.words import nearest
 
 FOREIGN = ("documentation", "source-code")  # corpora that serve as splits out of distribution
-TAUGHT = 10_000  # documents of a large corpus that byte pairs are learned from
+TAUGHT = 10_000  # documents of a large corpus or a stream that byte pairs are learned from,
+CHARACTERS = 1 << 24  # and characters of them
 LARGE = 64 << 20  # bytes of text from which on tokens are kept in files
 
 
@@ -266,7 +267,7 @@ class Text(TokenTask):
         return read_tokenizer(
             kept(
                 self._cache,
-                self._key("bpe", vocab_size, TAUGHT, how),
+                self._key("bpe", vocab_size, TAUGHT, CHARACTERS, how),
                 lambda folder: save_tokenizer(make_tokenizer("bpe", self._taught, vocab_size, **how), folder),
             )
         )
@@ -280,6 +281,17 @@ class Text(TokenTask):
         return key_of(1, self.corpus.fingerprint(), where, *more)
 
     def _taught(self) -> Iterable[str]:
+        """Gives what byte pairs are learned from: the training documents, the first ones of many."""
         if self._held is not None:
             return [text for split, _, text in self._held if split == "train"]
-        return islice((text for shard in self.corpus.streams("train") for text in shard), TAUGHT)
+        first = islice((text for shard in self.corpus.streams("train") for text in shard), TAUGHT)
+        pieces = (piece for text in first for piece, _ in cut(Bytes(), text))
+        return _up_to(CHARACTERS, pieces)
+
+
+def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters <= 0:
+            return

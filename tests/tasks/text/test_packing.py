@@ -75,7 +75,8 @@ def test_long_documents_are_cut_where_it_makes_no_difference(monkeypatch, words,
     monkeypatch.setattr(packing, "PIECE", piece)
     text = "".join(words)
     for tokenizer in (PAIRS, Bytes()):
-        pieces = cut(tokenizer, text)
+        pieces, last = zip(*cut(tokenizer, text), strict=True)
+        assert last == (*[False] * (len(pieces) - 1), True)
         assert "".join(pieces) == text
         assert [token for part in pieces for token in tokenizer.encode(part)] == tokenizer.encode(text)
     found = pack([("train", 0, text)], PAIRS)["train", 0].ids.tolist()
@@ -88,8 +89,8 @@ def test_a_tokenizer_whose_pieces_hang_together_gets_a_document_whole(monkeypatc
             return [0, *text.encode()]
 
     monkeypatch.setattr(packing, "PIECE", 10)
-    assert len(cut(Prefixed(), "one two " * 50)) == 1
-    assert len(cut(Bytes(), "one two " * 50)) > 10
+    assert len([*cut(Prefixed(), "one two " * 50)]) == 1
+    assert len([*cut(Bytes(), "one two " * 50)]) > 10
 
 
 # ---------------------------------------------------------------------------------------------------------------- windows

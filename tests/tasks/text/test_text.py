@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm.interfaces import Prediction
-from ebm.tasks.text import text
+from ebm.tasks.text import packing, text
 from ebm.tasks.text.corpora import documents
 from ebm.tasks.text.splits import SPLITS, deal, draw, split_of
 from ebm.tasks.text.streaming import StreamedWindows
@@ -440,3 +440,16 @@ def test_what_the_cache_may_take_is_said(folder, tmp_path, large):
 def test_workers_read_mapped_files(folder, tmp_path, large):
     task = make(folder, [f"document number {index}" for index in range(60)], context=8, cache=str(tmp_path))
     assert rows(task, "train", workers=2) == rows(task, "train")
+
+
+def test_byte_pairs_of_a_large_corpus_are_learned_from_its_beginning_in_pieces(folder, tmp_path, large, monkeypatch):
+    texts = ["low lower lowest slow " * 9] * 60
+    keywords = {"tokenizer": "bpe", "vocab_size": 270}
+    whole = make(folder, texts, cache=str(tmp_path / "a"), **keywords)
+    monkeypatch.setattr(packing, "PIECE", 20)  # as long documents are: the pairs are the same
+    assert make(folder, texts, cache=str(tmp_path / "b"), **keywords).tokenizer.encode(texts[0]) == whole.tokenizer.encode(
+        texts[0]
+    )
+    monkeypatch.setattr(text, "CHARACTERS", 100)
+    taught = [*make(folder, texts, cache=str(tmp_path / "c"), **keywords)._taught()]
+    assert 100 <= sum(map(len, taught)) < 130
