@@ -16,7 +16,7 @@ from ebm.interfaces.abilities import Films, HasAnswers, Tiled, WritesText, lacki
 from ebm.registry import CORE
 from ebm.runs import learned
 from ebm.runs.folder import BASELINE, differences
-from ebm.runs.portable import portable
+from ebm.runs.portable import bare_name, portable
 
 if TYPE_CHECKING:
     from ebm.runs.run import Run
@@ -116,12 +116,14 @@ def card(run: Run, recipe: Mapping[str, Any], numbers: Numbers, index: Mapping[s
     front = ["---", *_licence(index["licence"]), f"library_name: {CORE}", "tags:", "- energy-based-model"]
     front += [f"- {_slug(recipe[kind]['use'])}" for kind in ("energy", "task") if kind in recipe]
     front += ["metrics:", *(f"- {_slug(metric)}" for metric in numbers.found)] if numbers.found else []
+    begun = bare_name(str(run.recipe.get("from", {}).get("model", "")))
+    begun = f" It began from the weights of {begun}." if begun else ""
     data = about["reads"] or f"Data of the task {type(run.task).__name__}"
     finger = f"; their fingerprint is {about['data']}" if about["data"] else ""
     parts = [
         f"{chr(10).join(front)}\n---\n\n# {name}\n\n{summary}",
         f"An exported model of {CORE} {index['toolkit']}: {index['energy']}, "
-        f"{index['parameters']:,} parameters, {about['size']} on disk.{half}",
+        f"{index['parameters']:,} parameters, {about['size']} on disk.{begun}{half}",
         f"## Data\n\n{data}{finger}. No data are part of the model.",
         f"## Numbers\n\n{_numbers(numbers)}",
         f"## Use\n\n```\npip install '{CORE}[recipes]'\n{_command(run, name)}\n```\n\n```python\nimport ebm\n\n"

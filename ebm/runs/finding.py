@@ -23,7 +23,7 @@ def find(path: str | Path) -> Path:
     folder, name, known = Path(path), str(path), components("model")
     if is_model(folder) or (folder / MARKER).exists() or (folder / "checkpoints").is_dir():
         return folder
-    if name in known or any(name == found.name for found in known.values()):
+    if any(name in (found.name, f"{found.distribution}:{found.name}") for found in known.values()):
         return Path(str(component("model", name).factory))
     models = f"of the models {nearest(name, known)}" if known else "no model is registered"
     if folder.exists():

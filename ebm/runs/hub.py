@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ebm.runs.run import Run
 
 WAY_OUT = "check the network (HF_HUB_OFFLINE=1 takes what was downloaded before), or pass a folder"
-LOG_IN = "log in by `hf auth login` or set HF_TOKEN, check the network, and the repository's owner"
+LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
 
 
 def is_name(text: str) -> bool:
@@ -106,7 +106,7 @@ def push(run: Run, name: str, *, private: bool = False, message: str | None = No
         called = "" if exported.is_model(run.path) else name
         folder = exported.export(run, Path(place) / name, name=called, **how)
         with _client(f"the hub's {name}", LOG_IN):
-            api.create_repo(name, private=private, exist_ok=True)
+            api.create_repo(name, private=private or None, exist_ok=True)  # or as the account's settings say
             found = api.upload_folder(
                 folder_path=folder, repo_id=name, commit_message=message or f"Push {name.partition('/')[2]}"
             )
@@ -124,9 +124,29 @@ def _client(what: str, way_out: str = WAY_OUT) -> Iterator[None]:
     """
     try:
         installed("huggingface_hub")
-        yield
+        with _no_progress_bars():  # several for each of these small files
+            yield
     except ImportError as error:
         raise ImportError(f"{what} cannot be asked for: {error}") from error
     except Exception as error:  # its client reports in a dozen ways
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"{what} cannot be had ({str(error).strip().partition(chr(10))[0]}): {way_out}") from error
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+        if isinstance(error, RepositoryNotFoundError):
+            raise ValueError(f"{what} is not there, or is private: check its name, and {LOG_IN}") from error
+        kind = OSError if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError) else ValueError
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3] if line.strip())
+        raise kind(f"{what} cannot be had ({reason}): {way_out}") from error
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

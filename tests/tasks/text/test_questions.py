@@ -354,6 +354,13 @@ def test_choices_are_judged_with_and_without_their_lengths(folder):
     assert (found["choice_accuracy"], found["choice_accuracy_normalized"]) == (0.0, 1.0)
 
 
+def test_a_choice_may_go_on(folder):
+    """What ends is no matter: "bird" is likelier than "birds", which it begins, though the text does not end there."""
+    rows = [{"question": "?", "choices": {"text": ["birds", "bird"], "label": ["A", "B"]}, "answerKey": "B"}]
+    found = make(folder, "arc", rows).evaluate(Tells("[[Question]]: ?\n[[Answer]]: birds", sharpness=5.0))
+    assert found["choice_accuracy"] == 1
+
+
 def test_the_end_of_text_is_none_of_a_choice():
     assert choices([2.0, 1.0], ["a", "b"], [1, 0])["choice_accuracy"] == 0
     batch = Batch(torch.zeros(1, 4), weight=torch.tensor([[0.0, 1, 1, 0]]))
