@@ -240,3 +240,8 @@ def test_blank_batches_are_like_the_data():
             None if x is None else (x.shape, x.dtype) for x in batch
         ]
         assert torch.equal(blank.target, torch.zeros_like(batch.target))
+
+
+def test_a_text_is_no_path():
+    recipe = {"task": {"use": "text", "source": ["a text. " * 9999, "b"]}}
+    assert absolute(recipe) == recipe
