@@ -358,6 +358,14 @@ def test_loading_needs_no_extra_where_the_model_needs_none():
     assert done.stdout.startswith("Doc")
 
 
+def test_samples_are_drawn_and_pictured_without_the_data(capsys):
+    ebm.run(RUNS["a table"](), out="run").export("model")
+    Path("points.csv").unlink()
+    with pytest.warns(UserWarning, match="framed by the samples, since the data are not here"):
+        status, out, _ = said(capsys, "sample", "model", "--n", "5")
+    assert (status, out) == (0, "samples.safetensors\nsamples.png\n")
+
+
 def test_a_model_says_that_it_has_no_history(capsys):
     ebm.run(MOONS, out="run").export("model")
     model = ebm.load("model")
