@@ -358,6 +358,18 @@ def test_loading_needs_no_extra_where_the_model_needs_none():
     assert done.stdout.startswith("Doc")
 
 
+def test_what_watched_a_training_is_not_needed_to_use_what_it_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", type(sys)("wandb"))
+    for name in ("init", "log", "finish"):
+        setattr(sys.modules["wandb"], name, lambda *_, **__: None)
+    metrics = ebm.run(MOONS, {"fit.loggers": ["wandb"]}, out="run").metrics
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = ebm.load("run")
+    assert "loggers" in run.recipe["fit"]
+    assert "loggers" not in ebm.load(run.export("model")).recipe["fit"]
+    assert ebm.load("model").metrics == metrics
+
+
 def test_samples_are_drawn_and_pictured_without_the_data(capsys):
     ebm.run(RUNS["a table"](), out="run").export("model")
     Path("points.csv").unlink()
