@@ -271,6 +271,8 @@ def test_the_card_says_what_it_is_on_what_data_with_which_numbers(capsys):
     assert f"| loss | {cells[0]} | {cells[1]} |" in card
     assert "| held-out data | this model | text-transformer |" in card
     assert "ebm generate cats --prompt" in card
+    program = card.split("```python\n")[1].split("```")[0]
+    exec(program.replace('"cats"', '"model"').replace("=50", "=3"), {})
 
 
 def test_only_other_seeds_of_the_same_recipe_count(capsys):
@@ -333,7 +335,7 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     write_distribution(tmp_path, "ebm-own", source + "@hookimpl\ndef ebm_energies():\n    return {'own': Own}\n")
     with installed(tmp_path):
         ebm.run({**MOONS, "energy": {"use": "own", "hidden": [8]}}, out="run").export("model")
-        assert "It needs ebm-own, too." in Path("model/README.md").read_text()
+        assert "pip install 'ebm-toolkit[recipes]' ebm-own\n" in Path("model/README.md").read_text()
         ebm.load("model")
     way_out = r"model needs the energy 'own'; it is of the package ebm-own, which is not installed: pip install ebm-own"
     with pytest.raises(ValueError, match=way_out):
