@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ebm import __version__
-from ebm.files import check_writable, discard, draft_of, read_json, write_text
+from ebm.files import check_writable, discard, draft_of, hold, holding, read_json, write_text
 from ebm.interfaces import EnergyFn, Objective
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.registry import CORE, PARTS, PLURALS, component, components
@@ -63,6 +63,7 @@ def check_is_run(folder: Path, asked: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+@holding()
 def export(
     run: Run,
     folder: str | Path,
@@ -93,7 +94,7 @@ def export(
     Raises:
         ValueError: for a folder that holds anything else, runs that differ in more than their
             seed, weights that are not finite in this dtype, or a file that may not be given away.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or another export writes to it.
 
     >>> import ebm, tempfile
     >>> small = {"fit.steps": 2, "fit.evaluate_limit": 20, "energy.hidden": [8], "task.n": 200}
@@ -105,10 +106,13 @@ def export(
     """
     final = Path(folder)
     _check_place(final, overwrite)
-    discard(draft := draft_of(final))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft.mkdir()
+    if (draft := draft_of(final)).is_symlink():
+        draft.unlink()
+    draft.mkdir(parents=True, exist_ok=True)
+    hold(draft)
     try:
+        for left in draft.iterdir():  # by a killed export
+            discard(left)
         if is_model(run.path):
             if also or dtype is not None or licence != UNKNOWN or name:
                 raise ValueError(f"{run.path} is an exported model, which is copied as it is: export the run that it came from")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import sys
@@ -230,6 +232,20 @@ def test_an_export_that_fails_leaves_nothing_and_replaces_nothing(monkeypatch):
             run.export(folder, overwrite=True)
     assert files(Path("model")) == before
     assert sorted(path.name for path in Path().iterdir()) == ["model", "run"]
+
+
+def test_two_exports_at_once_do_not_mix():
+    run = ebm.run(MOONS, out="run")
+    Path(".model.draft").mkdir()
+    Path(".model.draft/left").write_text("by a killed export")
+    handle = os.open(".model.draft", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as another process does
+    with pytest.raises(BlockingIOError, match="another command is writing"):
+        run.export("model")
+    assert Path(".model.draft/left").exists()
+    os.close(handle)
+    assert not run.export("model").joinpath("left").exists()
+    run.export("model", overwrite=True)
 
 
 def test_a_model_is_copied_as_it_is(capsys):
