@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ebm import __version__
 from ebm.files import check_writable, discard, draft_of, hold, holding, read_json, write_text
-from ebm.interfaces import EnergyFn, Objective
+from ebm.interfaces import EnergyFn, Objective, Task
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.registry import CORE, PARTS, PLURALS, component, components
 from ebm.runs import checkpoints, learned
@@ -196,7 +196,7 @@ def _weights(run: Run, dtype: DType | None) -> tuple[dict[str, Tensor], Any, str
     parts: dict[str, Mapping[str, Any]] = {
         "energy": run.energy.state_dict() if isinstance(run.energy, nn.Module) else {},
         "objective": run.objective.state_dict() if isinstance(run.objective, nn.Module) else {},
-        "task": {} if lacking(run.task, Learns) else run.task.state_dict(),  # type: ignore[union-attr]
+        "task": {} if _keeps(run.task) or lacking(run.task, Learns) else run.task.state_dict(),  # type: ignore[union-attr]
     }
     tensors: dict[str, Tensor] = {}
     odd: dict[str, Any] = {}
@@ -211,6 +211,11 @@ def _weights(run: Run, dtype: DType | None) -> tuple[dict[str, Tensor], Any, str
     extra, holds = checkpoints.flatten({EXTRA[:-1]: odd} if odd else {})
     tensors |= {name: _stored(name, value, None) for name, value in extra.items()}
     return tensors, holds if odd else None, dtype or str(_dtype_of(run.energy)).removeprefix("torch.")
+
+
+def _keeps(task: Any) -> bool:
+    """Tells whether a task writes what it learned into a run's folder, where it need not stand twice."""
+    return isinstance(task, Task) and type(task).save_learned is not Task.save_learned
 
 
 def _stored(name: str, tensor: Tensor, dtype: DType | None) -> Tensor:

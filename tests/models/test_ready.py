@@ -70,7 +70,7 @@ def test_digits_are_sampled_without_data(monkeypatch):
 def test_noise_is_taken_off(name):
     model = ebm.load(name)
     task = model.task
-    label, clean, seen = task.held_out("test", 1)[0]
+    _, clean, seen = task.held_out("test", 1)[0]
     crop = seen.image[0][:, :64, :64]
     where = {"tile": task.tile, "stride": task.stride, "step": int(seen.step)}
     found = restore(model.thinker, crop, **where, generator=torch.Generator().manual_seed(0)).image
