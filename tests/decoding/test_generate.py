@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -426,12 +426,13 @@ LETTERS = st.text("ab", max_size=3)
 
 
 @given(st.text("abé", max_size=12), st.lists(LETTERS.filter(bool), max_size=3), st.integers(0, 15))
+@example("aba", ["b", "aba"], 3)
 def test_a_continuation_ends_before_the_first_stop_string_and_never_says_a_part_of_it(text, stop, count):
     tokens = [*text.encode(), Bytes.end][:count]
     row = Continuation(Bytes(), [65], stop)
     said = ""
     whole = Bytes().decode(tokens)
-    first = min((whole.find(each) for each in stop if each in whole), default=None)
+    first = min(((whole.find(each) + len(each), whole.find(each)) for each in stop if each in whole), default=(0, None))[1]
     for token in tokens:
         said += row.push(token)
         assert first is None or len(said) <= first

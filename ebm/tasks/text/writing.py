@@ -52,7 +52,7 @@ class Continuation:
     Arguments:
         tokenizer: what decodes tokens.
         prompt: ids.
-        stop: texts that end it; the first to occur is left out, with all that follows.
+        stop: texts that end it; the first to be complete is left out, with all that follows.
 
     Raises:
         ValueError: a stop string is empty.
@@ -90,9 +90,10 @@ class Continuation:
 
     def _take(self, piece: str) -> str:
         self.held += piece
-        found = [place for each in self.stop if (place := self.held.find(each)) >= 0]
+        # By where they end: so a text does not depend on how many characters a token has.
+        found = [(place + len(each), place) for each in self.stop if (place := self.held.find(each)) >= 0]
         if found:
-            piece, self.held, self.finish = self.held[: min(found)], "", "stop"
+            piece, self.held, self.finish = self.held[: min(found)[1]], "", "stop"
         else:
             sizes = (size for each in self.stop for size in range(1, len(each)) if self.held.endswith(each[:size]))
             ready = len(self.held) - max(sizes, default=0)
