@@ -18,7 +18,7 @@ FOLDERS = {name: Path(found.factory) for name, found in components("model").item
 
 
 def test_all_are_there_and_together_they_are_small():
-    assert {"text", "dyck", "sudoku", "digits"} <= FOLDERS.keys()
+    assert {"text", "dyck", "sudoku", "digits", "frames", "photograph", "photograph-grey"} <= FOLDERS.keys()
     assert sum(file.stat().st_size for folder in FOLDERS.values() for file in folder.rglob("*")) < 3e6
 
 
@@ -65,7 +65,6 @@ def test_digits_are_sampled_without_data(monkeypatch):
     assert 0.1 < (samples > 0).float().mean() < 0.6  # strokes on a dark ground
 
 
-@pytest.mark.skipif("photograph" not in FOLDERS, reason="this wheel brings no model of photographs")
 @pytest.mark.parametrize("name", ["photograph", "photograph-grey"])
 def test_noise_is_taken_off(name):
     model = ebm.load(name)
