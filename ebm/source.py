@@ -103,8 +103,10 @@ def definition(where: str) -> Definition:
         return definition(found)
     if not isinstance(found, ast.ClassDef | ast.FunctionDef):
         raise Unreadable(f"{where} is no class and no function")
-    if any(not _keeps(decorator) for decorator in found.decorator_list) or getattr(found, "keywords", None):
+    if any(not _keeps(module, decorator) for decorator in found.decorator_list) or getattr(found, "keywords", None):
         raise Unreadable(f"{where} is made by more than its source")
+    if isinstance(found, ast.ClassDef) and _bound(found) & {"__init__", "__new__", "__doc__", "__signature__"}:
+        raise Unreadable(f"{where} is given what it says")
     return Definition(module, found)
 
 
@@ -130,7 +132,7 @@ def _parsed(path: Path, package: str, written: int) -> dict[str, Any]:
                 names.setdefault(ast.unparse(target), []).append(node.value)  # also "Name.__doc__"
         else:  # what is bound under a condition, or once more, is not certain
             for part in ast.walk(node):
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load):
                     names.setdefault(part.id, []).extend([None, None])
                 elif isinstance(part, ast.ClassDef | ast.FunctionDef | ast.alias):
                     names.setdefault(getattr(part, "asname", None) or part.name, []).extend([None, None])
@@ -158,8 +160,16 @@ def _assigned(module: str, name: str) -> Any:
     return found
 
 
-def _keeps(decorator: ast.expr) -> bool:
-    return any(isinstance(part, ast.Name) and part.id in KEPT for part in ast.walk(decorator))
+def _keeps(module: str, decorator: ast.expr) -> bool:
+    named = any(isinstance(part, ast.Name) and part.id in KEPT for part in ast.walk(decorator))
+    return named and module.partition(".")[0] == "ebm"  # others may mean something else by the word
+
+
+def _bound(kind: ast.ClassDef) -> set[str]:
+    """Lists what a class's body gives a value to, or defines under a condition."""
+    rest = [part for node in kind.body if not isinstance(node, ast.FunctionDef | ast.ClassDef) for part in ast.walk(node)]
+    names = {part.id for part in rest if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load)}
+    return names | {part.name for part in rest if isinstance(part, ast.FunctionDef)}
 
 
 # -------------------------------------------------------------------------------------------------------------- classes
@@ -222,12 +232,16 @@ def _init(mro: tuple[type, ...]) -> tuple[Definition, ast.FunctionDef]:
             continue
         if found is None:
             break
+        assert isinstance(found.node, ast.ClassDef)
         own = {node.name: node for node in found.node.body if isinstance(node, ast.FunctionDef)}
-        odd = [*own.keys() & {"__new__"}, *(n for n in _module(found.module) if n == f"{found.node.name}.__signature__")]
-        if "__init__" in own and not odd:
-            return found, own["__init__"]
-        if odd:
+        if "__new__" in own or f"{found.node.name}.__signature__" in _module(found.module):
             break
+        if "__init__" in own:
+            defaults = [each for each in (*own["__init__"].args.defaults, *own["__init__"].args.kw_defaults) if each]
+            used = {part.id for each in defaults for part in ast.walk(each) if isinstance(part, ast.Name)}
+            if own["__init__"].decorator_list or used & _bound(found.node):  # the class's own, before the module's
+                break
+            return found, own["__init__"]
     else:
         raise LookupError(mro[0].__name__)
     raise Unreadable(f"{mro[0].__name__} has no constructor in its source")
@@ -275,7 +289,10 @@ def _value(module: str, node: Any) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(_value(module, part) for part in node.elts)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](_value(module, node.left), _value(module, node.right))
+        try:
+            return OPERATORS[type(node.op)](_value(module, node.left), _value(module, node.right))
+        except (ArithmeticError, TypeError) as error:
+            raise Unreadable(f"{module}: {ast.unparse(node)}: {error}") from error
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id[0].isupper():
         return Written(ast.unparse(node))
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "tuple" and len(node.args) == 1:
