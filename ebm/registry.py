@@ -285,6 +285,7 @@ class Registry:
         found = Component(name, factory, distribution, kind, told)
         if not found.by_name:
             _check_factory(found, found.factory)
+            found.summary  # noqa: B018 (read now: what it raises is recorded as the plugin's fault)
         self.offers[kind].setdefault(name, []).append(found)
 
 

@@ -164,6 +164,17 @@ BROKEN = {
     "empty-name": (offering("ebm_energies", ""), None, "a component's name"),
     "number-name": (offering("ebm_energies", 5), None, "a component's name"),
     "no-recipe": (offering("ebm_recipes", "gone", "'gone.toml'"), None, "recipe 'gone'"),
+    "odd-doc": (
+        "class Odd:\n    __doc__ = property(lambda self: 1 / 0)\n    def __call__(self): ...\n\n"
+        + offering("ebm_energies", "odd", "Odd()"),
+        None,
+        "energy 'odd': ZeroDivisionError",
+    ),
+    "no-function": (
+        offering("ebm_energies", "odd", "'nowhere'"),
+        None,
+        "'nowhere' names no function: write it as 'module:function'",
+    ),
     "odd-truth": ("import numpy\nplugin = numpy.zeros(3)\n", "odd_truth:plugin", "odd_truth:plugin"),
 }
 
