@@ -5,12 +5,15 @@ What takes torch is imported where it is used: help and lists are there at once.
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import os
 import sys
 import tomllib
+import typing
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from inspect import Parameter as InspectParameter
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +30,7 @@ from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEA
 from ebm.registry import CORE, KINDS, PARTS, PLURALS, TAKES, VERBS, Component, blamed, component, components, inspected, problems
 from ebm.runs.index import CARD, check_is_run, headline_of
 from ebm.scaffold import new_plugin as write_package
-from ebm.source import Said
+from ebm.source import Said, Written
 from ebm.words import nearest, visible
 
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -155,6 +158,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
 COLUMNS = ("name", "type", "default", "meaning")  # of a factory's parameters
 FIT = Component("fit", "ebm.training.loop:fit", CORE, "")
 DIAGNOSE = Component("diagnose", "ebm.commands.diagnose:diagnose", CORE, "")
+TYPES = {**vars(typing), **vars(collections.abc), "Path": Path}  # of which commands' options are
 THREADS = Annotated[int | None, Parameter(help="How many threads compute; by default one for each core.")]
 
 
@@ -271,13 +275,13 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
 
 
 def as_command(found: Component) -> Callable[..., Any]:
-    """Makes a command of the command line, which loads the run, from one that takes a `Run`."""
-    from ebm.recipes.recipe import type_hints
+    """Makes a command of the command line, which loads the run, from one that takes a `Run`.
 
-    function = found.factory
-    signature, hints = inspect.signature(function), type_hints(function, include_extras=True)
-    first, *others = signature.parameters.values()
-    threaded = "threads" not in signature.parameters  # a command may have a parameter of that name
+    It is imported when it is called, or where its source does not say what its options are.
+    """
+    parameters, hints = options_of(found)
+    first, *others = parameters
+    threaded = all(p.name != "threads" for p in others)  # a command may have a parameter of that name
     if threaded:
         open_end = [others.pop()] if others and others[-1].kind is first.VAR_KEYWORD else []
         others += [InspectParameter("threads", first.KEYWORD_ONLY, default=None), *open_end]
@@ -286,6 +290,7 @@ def as_command(found: Component) -> Callable[..., Any]:
     def command(run: str, /, *arguments: Any, **keywords: Any) -> None:
         if threaded and (threads := keywords.pop("threads", None)) is not None:
             use_threads(threads)
+        function = found.factory
         loaded = recipes.load_run(run)
         with blamed("command", found):
             result = function(loaded, *arguments, **keywords)
@@ -297,10 +302,23 @@ def as_command(found: Component) -> Callable[..., Any]:
     told |= {name: Parameter(allow_leading_hyphen=True) for name in ("prompt", "prompts", "stop")}
     hints = {name: Annotated[hint, told[name]] if name in told else hint for name, hint in hints.items()}
     typed = [p.replace(annotation=hints.get(p.name, p.empty if isinstance(p.annotation, str) else p.annotation)) for p in others]
-    command.__signature__ = signature.replace(parameters=[path, *typed], return_annotation=None)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([path, *typed], return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [path, *typed] if p.annotation is not p.empty}
-    command.__doc__ = visible(function.__doc__ or "")
+    command.__doc__ = visible(found.said.text)
     return command
+
+
+def options_of(found: Component) -> tuple[list[InspectParameter], dict[str, Any]]:
+    """Reads a command's parameters, the run first, and their types: of its source, or imported."""
+    if found.by_name and found.said.parameters:
+        first, *others = parameters = [*found.said.parameters.values()]
+        with suppress(Exception):  # types may have names of the command's own module
+            hints = {p.name: eval(p.annotation, dict(TYPES)) for p in others if p.annotation is not p.empty}
+            if first.kind is not first.KEYWORD_ONLY and not any(isinstance(p.default, Written) for p in others):
+                return parameters, hints
+    from ebm.recipes.recipe import type_hints
+
+    return [*inspect.signature(found.factory).parameters.values()], type_hints(found.factory, include_extras=True)
 
 
 def in_a_line(found: Component) -> Callable[..., None]:

@@ -7,14 +7,15 @@ import inspect
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm import recipes, source
-from ebm.cli import FIT, describe, recipe_of
-from ebm.registry import CORE, KINDS, Component, components, documentation, inspected
+from ebm.cli import FIT, as_command, describe, recipe_of
+from ebm.registry import CORE, KINDS, Component, component, components, documentation, inspected
 from ebm.source import Unreadable
 from tests.fake_plugins import offering, run_python, write_distribution
 
@@ -183,7 +184,7 @@ said()
 for kind in (None, *KINDS):
     said("list", *([kind] if kind else []))
     said("list", *([kind] if kind else []), "--json")
-for verb in ("run", "list", "show", "study", "new-plugin"):
+for verb in ("run", "list", "show", "study", "new-plugin", "eval", "generate", "sample", "denoise", "rollout", "solve", "probe"):
     said(verb, "--help")
 for kind in KINDS:
     for name in components(kind):
@@ -197,6 +198,14 @@ def test_help_and_lists_and_explanations_import_no_torch(tmp_path):
     done = run_python("-c", LIGHT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "langevin" in done.stdout
+
+
+@pytest.mark.parametrize("name", [found.name for found in NAMED if found.kind == "command"])
+def test_a_commands_options_are_the_functions_own(name):
+    found = component("command", name)
+    read, true = as_command(found), as_command(replace(found, offered=found.factory))
+    assert inspect.signature(read) == inspect.signature(true)
+    assert (read.__annotations__, inspect.getdoc(read)) == (true.__annotations__, inspect.getdoc(true))
 
 
 def test_a_plugin_that_offers_by_name_is_listed_without_an_import(tmp_path):
