@@ -307,7 +307,10 @@ def registry() -> Registry:
 
 @lru_cache(maxsize=1)
 def _core_parts() -> Registry:
-    return _core(CORE_PARTS)
+    found = _core(CORE_PARTS)
+    if offered := [f"{kind} {name!r}" for kind, offers in found.offers.items() for name in offers]:
+        raise RuntimeError(f"{offered[0]} is offered where nobody lists it: name it in ebm/offers")
+    return found
 
 
 def _core(modules: Iterable[str]) -> Registry:

@@ -243,6 +243,18 @@ def test_the_core_may_not_be_broken(monkeypatch):
     assert components("energy")
 
 
+def test_what_the_core_offers_beside_its_lists_is_not_lost(monkeypatch):
+    hidden = ModuleType("ebm.hidden")
+    hidden.ebm_samplers = hookimpl(lambda: {"mine": LangevinDynamics})
+    monkeypatch.setitem(sys.modules, "ebm.hidden", hidden)
+    monkeypatch.setattr(registry, "CORE_PARTS", (*registry.CORE_PARTS, "ebm.hidden"))
+    registry._core_parts.cache_clear()
+    with pytest.raises(RuntimeError, match="sampler 'mine' is offered where nobody lists it"):
+        registry.sections()
+    monkeypatch.undo()
+    assert registry.sections()
+
+
 def test_a_problem_reads_as_a_sentence():
     assert str(Problem("mine", "hook x", "no such hook")) == "mine: hook x: no such hook"
 
