@@ -161,7 +161,10 @@ class DrawsSamples(Protocol):
 
 @runtime_checkable
 class WritesText(Protocol):
-    """A task whose tokens a tokenizer reads and writes; it may say where thinking starts."""
+    """A task whose tokens a tokenizer reads and writes; it may say where thinking starts.
+
+    One with `rows_begin_with_end` puts end-of-text before each row, so it goes before prompts, too.
+    """
 
     tokenizer: Any  # an `ebm.tasks.text.tokenizers.Tokenizer`
     context_length: int  # how many tokens an energy sees at most

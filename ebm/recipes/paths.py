@@ -47,5 +47,9 @@ def _absolute(value: Any, words: Collection[str]) -> Any:
     if not isinstance(value, str) or value in words or not value:
         return value
     path = Path(value).expanduser()
-    is_path = value.startswith((".", "~", "/")) or path.exists() or (glob.has_magic(value) and bool(glob.glob(str(path))))
+    try:
+        there = path.exists() or (glob.has_magic(value) and bool(glob.glob(str(path))))
+    except OSError:  # a text, too long for a file's name
+        return value
+    is_path = there or value.startswith((".", "~", "/"))
     return str(path.absolute()) if is_path else value

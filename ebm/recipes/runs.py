@@ -20,6 +20,7 @@ from ebm.runs import checkpoints, exported, learned
 from ebm.runs.finding import find as find_folder
 from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
 from ebm.runs.index import is_model
+from ebm.runs.portable import WATCHING
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import newest, put_back
 from ebm.tasks import as_task
@@ -213,7 +214,8 @@ def load(
     if (folder / "recipe.toml").exists():
         with exported.built_with(model or {}, path):
             recipe = resolve(read(folder / "recipe.toml"))
-            parts = assemble(recipe, task, learned.kept(folder))
+            used = {key: value for key, value in recipe["fit"].items() if key not in WATCHING}  # nothing is trained here
+            parts = assemble({**recipe, "fit": used}, task, learned.kept(folder))
         energy = parts.energy if energy is None else energy
         task = parts.task if task is None else task
         objective = parts.objective if objective is None else objective

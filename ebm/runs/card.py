@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebm.files import read_csv, read_json
-from ebm.interfaces import FeedForward
+from ebm.interfaces import FeedForward, Task
 from ebm.interfaces.abilities import Films, HasAnswers, Tiled, WritesText, lacking
 from ebm.registry import CORE
 from ebm.runs import learned
@@ -110,15 +110,16 @@ def card(run: Run, recipe: Mapping[str, Any], numbers: Numbers, index: Mapping[s
     begun = f" It began from the weights of {begun}." if begun else ""
     data = about["reads"] or f"Data of the task {type(run.task).__name__}"
     finger = f"; their fingerprint is {about['data']}" if about["data"] else ""
+    packages = sorted({distribution for distribution in index["requires"].values() if distribution != CORE})
+    install = " ".join(["pip install", f"'{CORE}[recipes]'", *packages])
     parts = [
         f"{chr(10).join(front)}\n---\n\n# {name}\n\n{summary}",
         f"An exported model of {CORE} {index['toolkit']}: {index['energy']}, "
         f"{index['parameters']:,} parameters, {about['size']} on disk.{begun}{half}",
         f"## Data\n\n{data}{finger}. No data are part of the model.",
         f"## Numbers\n\n{_numbers(numbers)}",
-        f"## Use\n\n```\npip install '{CORE}[recipes]'\n{_command(run, name)}\n```\n\n```python\nimport ebm\n\n"
-        f"run = ebm.load({json.dumps(name)})  # or the folder's path\nprint(run.metrics)\n```\n\nLoading it runs no code of it."
-        + _needs(index["requires"])
+        f"## Use\n\n```\n{install}\n{_command(run, name)}\n```\n\n```python\nimport ebm\n\n"
+        f"run = ebm.load({json.dumps(name)})  # or the folder's path\n{_call(run)}\n```\n\nLoading it runs no code of it."
         + ("" if recipe else " The energy was made by hand: pass it, too, as energy=…."),
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(run, numbers)),
         f"## Licence\n\n{index['licence']}",
@@ -173,10 +174,11 @@ def _photographs(folder: Path, found: Mapping[str, float]) -> Iterator[tuple[str
 
 
 def _command(run: Run, name: str) -> str:
+    """Writes a command that works as it is, whatever the model's tokens; a text begins anew."""
     task: Any = run.task
     game = getattr(task, "game", task)
     if not lacking(task, WritesText):
-        return f'ebm generate {name} --prompt "In the beginning"'
+        return f'ebm generate {name} --prompt ""'
     if not lacking(task, Tiled):
         return f"ebm denoise {name} photo.jpg"
     if not lacking(task, Films):
@@ -186,9 +188,11 @@ def _command(run: Run, name: str) -> str:
     return f"ebm sample {name}"
 
 
-def _needs(requires: Mapping[str, str]) -> str:
-    packages = sorted({distribution for distribution in requires.values() if distribution != CORE})
-    return f" It needs {', '.join(packages)}, too." if packages else ""
+def _call(run: Run) -> str:
+    task: Any = run.task
+    if not lacking(task, WritesText):
+        return 'print(run.generate([""], max_new_tokens=50))'
+    return "print(run.sample(4))" if isinstance(task, Task) and task.blank(1) is not None else "print(run.energy, run.metrics)"
 
 
 def _licence(words: str) -> list[str]:

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ebm import __version__
-from ebm.files import check_writable, discard, draft_of, read_json, write_text
-from ebm.interfaces import EnergyFn, Objective
+from ebm.files import check_writable, discard, draft_of, hold, holding, read_json, write_text
+from ebm.interfaces import EnergyFn, Objective, Task
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.registry import CORE, PARTS, PLURALS, component, components
 from ebm.runs import checkpoints, learned
@@ -47,6 +47,7 @@ DType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+@holding()
 def export(
     run: Run,
     folder: str | Path,
@@ -77,7 +78,7 @@ def export(
     Raises:
         ValueError: for a folder that holds anything else, runs that differ in more than their
             seed, weights that are not finite in this dtype, or a file that may not be given away.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or another export writes to it.
 
     >>> import ebm, tempfile
     >>> small = {"fit.steps": 2, "fit.evaluate_limit": 20, "energy.hidden": [8], "task.n": 200}
@@ -89,10 +90,13 @@ def export(
     """
     final = Path(folder)
     _check_place(final, overwrite)
-    discard(draft := draft_of(final))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft.mkdir()
+    if (draft := draft_of(final)).is_symlink():
+        draft.unlink()
+    draft.mkdir(parents=True, exist_ok=True)
+    hold(draft)
     try:
+        for left in draft.iterdir():  # by a killed export
+            discard(left)
         if is_model(run.path):
             if also or dtype is not None or licence != UNKNOWN or name:
                 raise ValueError(f"{run.path} is an exported model, which is copied as it is: export the run that it came from")
@@ -176,7 +180,7 @@ def _weights(run: Run, dtype: DType | None) -> tuple[dict[str, Tensor], Any, str
     parts: dict[str, Mapping[str, Any]] = {
         "energy": run.energy.state_dict() if isinstance(run.energy, nn.Module) else {},
         "objective": run.objective.state_dict() if isinstance(run.objective, nn.Module) else {},
-        "task": {} if lacking(run.task, Learns) else run.task.state_dict(),  # type: ignore[union-attr]
+        "task": {} if _keeps(run.task) or lacking(run.task, Learns) else run.task.state_dict(),  # type: ignore[union-attr]
     }
     tensors: dict[str, Tensor] = {}
     odd: dict[str, Any] = {}
@@ -191,6 +195,11 @@ def _weights(run: Run, dtype: DType | None) -> tuple[dict[str, Tensor], Any, str
     extra, holds = checkpoints.flatten({EXTRA[:-1]: odd} if odd else {})
     tensors |= {name: _stored(name, value, None) for name, value in extra.items()}
     return tensors, holds if odd else None, dtype or str(_dtype_of(run.energy)).removeprefix("torch.")
+
+
+def _keeps(task: Any) -> bool:
+    """Tells whether a task writes what it learned into a run's folder, where it need not stand twice."""
+    return isinstance(task, Task) and type(task).save_learned is not Task.save_learned
 
 
 def _stored(name: str, tensor: Tensor, dtype: DType | None) -> Tensor:

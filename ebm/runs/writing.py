@@ -56,6 +56,8 @@ def write(
     rows: list[tuple[str, list[int], Any]] = []
     for text in prompts:
         ids = encode_prompt(task.tokenizer, text)
+        if getattr(task, "rows_begin_with_end", False) and text:
+            ids = [task.tokenizer.end, *ids]
         if len(ids) > window and not cut:
             what = f"the prompt {text[:20]!r}… has {len(ids)} tokens"
             raise ValueError(

@@ -17,6 +17,7 @@ from ebm.energies import MLPEnergy
 from ebm.interfaces import Batch, Energy, Sampler, Task, evaluate
 from ebm.recipes import Parts, assemble, load, resolve
 from ebm.recipes.recipe import COMPONENT_PARAMETERS, build_table
+from ebm.recipes.tables import LEARNED
 from ebm.registry import KINDS, Component, components, examples, parameters, registry
 from ebm.samplers import LangevinDynamics
 from ebm.tasks import Points
@@ -75,6 +76,10 @@ def checks_of(distribution: str) -> dict[str, Callable[[], None]]:
     return found | {f"recipe {each}": partial(package.one_step, each) for each in offered["recipe"]}
 
 
+def _built(kind: str, table: Mapping[str, Any], made: Mapping[str, Any], **more: Any) -> Any:
+    return build_table(kind, table, {**made, **more})
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -120,6 +125,8 @@ class Package:
         if kind == "objective":
             energy, batch = self._trained(parts)
             return check_objective(factory, energy, batch)
+        if kind == "task" and LEARNED in parameters(self.offered[kind][name].factory):
+            return check_task(factory, again=lambda folder: factory(learned=folder))
         return CHECKS[kind](factory)
 
     def one_step(self, name: str) -> None:
@@ -140,9 +147,9 @@ class Package:
     def _assembled(self, recipe: str) -> Parts:
         return assemble(resolve(load(f"{self.distribution}:{recipe}")))
 
-    def _factory(self, kind: str, name: str) -> tuple[Callable[[], Any], Parts | None]:
-        """Finds what makes a component: (a factory without arguments, the parts of the recipe that
-        it is from)."""
+    def _factory(self, kind: str, name: str) -> tuple[Callable[..., Any], Parts | None]:
+        """Finds what makes a component: (a factory without arguments, but maybe `learned`; the parts
+        of the recipe that it is from)."""
         for recipe in self.offered["recipe"]:
             try:
                 parts = self._assembled(recipe)
@@ -151,7 +158,7 @@ class Package:
             for table_kind, table in _tables(parts.recipe):
                 if (table_kind, table["use"].rpartition(":")[2]) == (kind, name):
                     made = {"task": parts.task, "energy": parts.energy, "sampler": parts.sampler, "objective": parts.objective}
-                    return partial(build_table, kind, table, made), parts
+                    return partial(_built, kind, table, made), parts
         factory = self.offered[kind][name].factory
         required = {n: p for n, p in parameters(factory).items() if p.default is p.empty}
         keywords = {}
@@ -169,7 +176,7 @@ class Package:
                     f"{kind} {name!r} needs {parameter}, and no recipe of {self.distribution} says what it is: offer a "
                     f"recipe that uses it, or the hook ebm_examples: {{({kind!r}, {name!r}): lambda: {{'factory': …}}}}"
                 )
-        return (lambda: factory(**keywords)), None
+        return (lambda **more: factory(**keywords, **more)), None
 
     def _task(self) -> Task:
         """Builds a task of the distribution's own, or points of a plane."""

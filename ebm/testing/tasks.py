@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebm.interfaces import Batch, Prediction, Task
+from ebm.registry import parameters
 from ebm.testing.laws import (
     broken,
     built,
@@ -38,13 +42,15 @@ MOST = 20_000  # rows of a split that are looked at
 JUDGED = 32  # examples that an evaluation is limited to
 
 
-def check_task(factory: Callable[[], Task], *, seed: int = 0) -> None:
+def check_task(factory: Callable[[], Task], *, again: Callable[[Path], Task] | None = None, seed: int = 0) -> None:
     """Holds a task to its laws: loaders that depend on their seed alone, disjoint splits, starts
     that do not read the answer, a differentiable distance per chain with the truth nearest, and an
     evaluation that looks at predictions.
 
     Arguments:
         factory: makes the task anew, without arguments; a small one will do.
+        again: makes it from the folder that its `save_learned` wrote, as loading a run does; by
+            default the factory itself, where it takes `learned`.
         seed: what every random draw of the check is derived from.
 
     Raises:
@@ -53,14 +59,20 @@ def check_task(factory: Callable[[], Task], *, seed: int = 0) -> None:
     >>> from ebm.tasks import Points
     >>> check_task(lambda: Points("moons", n=500))
     """
-    obey("task", LAWS, lambda: Case(factory, seed), seed)
+    if again is None and "learned" in parameters(factory):
+        again = partial(_again, factory)
+    obey("task", LAWS, lambda: Case(factory, seed, again), seed)
+
+
+def _again(factory: Callable[..., Task], folder: Path) -> Task:
+    return factory(learned=folder)
 
 
 class Case:
     """A task, and its first batches."""
 
-    def __init__(self, factory: Callable[[], Task], seed: int) -> None:
-        self.factory, self.seed = factory, seed
+    def __init__(self, factory: Callable[[], Task], seed: int, again: Callable[[Path], Task] | None = None) -> None:
+        self.factory, self.seed, self.again = factory, seed, again
         self.task: Task = built(factory, Task, "a task")
         self.splits: dict[str, list[Batch]] = {}  # batches of every split; set by the first law
         self.targets: dict[str, set[bytes]] = {}  # hashes of every split's targets
@@ -589,6 +601,39 @@ def _limit_is_kept(case: Case) -> None:
         broken(f"limit=2, but all {asked[0]} rows were predicted", "limit is the number of examples at most")
 
 
+def what_it_learned_makes_it_again(case: Case) -> None:
+    """From what save_learned wrote, a factory's keyword `learned` makes the same task: spec, starts
+    and distances agree, and nothing is read from the folder later."""
+    if case.again is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        case.task.save_learned(Path(folder))
+        try:
+            task = case.again(Path(folder))
+        except Exception as error:
+            broken(
+                f"learned=folder raised {type(error).__name__}: {error}", "read there what save_learned wrote, and nothing else"
+            )
+    if task.spec != case.task.spec:
+        broken(f"spec is {task.spec}, and was {case.task.spec}", "what the data decide is written by save_learned")
+    batch = case.batch
+    try:
+        start = task.start(cloned(batch), generator=generator(case.seed))
+        distances = [each.distance(case.start(), cloned(batch)) for each in (task, case.task)]
+    except Exception as error:
+        broken(
+            f"once its folder was gone, start or distance raised {type(error).__name__}: {error}",
+            "read what was learned when the task is made; data are opened when a loader is asked for",
+        )
+    if not same(start, case.start()):
+        broken("starts of the same draws differ", "scales, vocabularies and encoders are part of what is learned: write them")
+    if not same(*distances):
+        broken("distances of the same y differ", "scales, vocabularies and encoders are part of what is learned: write them")
+    blank = task.blank(BATCH)
+    if blank is not None and (_count(blank) != BATCH or task.start(blank).shape[1:] != start.shape[1:]):
+        broken(f"blank({BATCH}) starts at {tuple(task.start(blank).shape)}, data at {tuple(start.shape)}", "rows like the data's")
+
+
 LAWS = [
     loaders_give_batches,
     it_has_nothing_to_learn,
@@ -601,4 +646,5 @@ LAWS = [
     distance_can_be_differentiated,
     the_truth_is_nearest,
     evaluation_gives_numbers_about_predictions,
+    what_it_learned_makes_it_again,
 ]

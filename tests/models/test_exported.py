@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import sys
@@ -233,6 +235,20 @@ def test_an_export_that_fails_leaves_nothing_and_replaces_nothing(monkeypatch):
     assert sorted(path.name for path in Path().iterdir()) == ["model", "run"]
 
 
+def test_two_exports_at_once_do_not_mix():
+    run = ebm.run(MOONS, out="run")
+    Path(".model.draft").mkdir()
+    Path(".model.draft/left").write_text("by a killed export")
+    handle = os.open(".model.draft", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as another process does
+    with pytest.raises(BlockingIOError, match="another command is writing"):
+        run.export("model")
+    assert Path(".model.draft/left").exists()
+    os.close(handle)
+    assert not run.export("model").joinpath("left").exists()
+    run.export("model", overwrite=True)
+
+
 def test_a_model_is_copied_as_it_is(capsys):
     ebm.run(MOONS, out="run").export("model", licence="mit")
     assert said(capsys, "export", "model", "copy")[0] == 0
@@ -272,6 +288,8 @@ def test_the_card_says_what_it_is_on_what_data_with_which_numbers(capsys):
     assert f"| loss | {cells[0]} | {cells[1]} |" in card
     assert "| held-out data | this model | text-transformer |" in card
     assert "ebm generate cats --prompt" in card
+    program = card.split("```python\n")[1].split("```")[0]
+    exec(program.replace('"cats"', '"model"').replace("=50", "=3"), {})
 
 
 def test_only_other_seeds_of_the_same_recipe_count(capsys):
@@ -334,7 +352,7 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     write_distribution(tmp_path, "ebm-own", source + "@hookimpl\ndef ebm_energies():\n    return {'own': Own}\n")
     with installed(tmp_path):
         ebm.run({**MOONS, "energy": {"use": "own", "hidden": [8]}}, out="run").export("model")
-        assert "It needs ebm-own, too." in Path("model/README.md").read_text()
+        assert "pip install 'ebm-toolkit[recipes]' ebm-own\n" in Path("model/README.md").read_text()
         ebm.load("model")
     way_out = r"model needs the energy 'own'; it is of the package ebm-own, which is not installed: pip install ebm-own"
     with pytest.raises(ValueError, match=way_out):
@@ -357,6 +375,26 @@ def test_loading_needs_no_extra_where_the_model_needs_none():
     done = run_python("-c", code, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Doc")
+
+
+def test_what_watched_a_training_is_not_needed_to_use_what_it_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", type(sys)("wandb"))
+    for name in ("init", "log", "finish"):
+        setattr(sys.modules["wandb"], name, lambda *_, **__: None)
+    metrics = ebm.run(MOONS, {"fit.loggers": ["wandb"]}, out="run").metrics
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = ebm.load("run")
+    assert "loggers" in run.recipe["fit"]
+    assert "loggers" not in ebm.load(run.export("model")).recipe["fit"]
+    assert ebm.load("model").metrics == metrics
+
+
+def test_samples_are_drawn_and_pictured_without_the_data(capsys):
+    ebm.run(RUNS["a table"](), out="run").export("model")
+    Path("points.csv").unlink()
+    with pytest.warns(UserWarning, match="framed by the samples, since the data are not here"):
+        status, out, _ = said(capsys, "sample", "model", "--n", "5")
+    assert (status, out) == (0, "samples.safetensors\nsamples.png\n")
 
 
 def test_a_model_says_that_it_has_no_history(capsys):

@@ -43,6 +43,21 @@ def text(**task) -> dict:
     return {"task": task, "energy": energy, "objective": {"use": "reconstruction", "sampler": SOFT}, "fit": FIT}
 
 
+def tokenizer_folder() -> str:
+    """Writes a tokenizer as Hugging Face's libraries do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(signs)}, merges=[]))
+    model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model.add_special_tokens(["<end>"])
+    shutil.os.makedirs("tokenizer", exist_ok=True)
+    model.save("tokenizer/tokenizer.json")
+    with open("tokenizer/tokenizer_config.json", "w") as file:
+        json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}, file)
+    return "tokenizer"
+
+
 def photographs() -> dict:
     generator = np.random.default_rng(0)
     for split in ("train", "validation", "test"):
@@ -93,6 +108,7 @@ AUTOENCODER = {"use": "autoencoder", "size": 16, "channels": 4, "downsample": 8,
 RUNS = {
     "bytes": text,
     "byte pairs": lambda: text(tokenizer="bpe", vocab_size=280),
+    "a tokenizer's folder": lambda: text(tokenizer=tokenizer_folder()),
     "a stream": lambda: text(streaming=True),
     "photographs": photographs,
     "pixels of clips": lambda: frames({"use": "pixels", "size": 8}),
@@ -240,3 +256,8 @@ def test_blank_batches_are_like_the_data():
             None if x is None else (x.shape, x.dtype) for x in batch
         ]
         assert torch.equal(blank.target, torch.zeros_like(batch.target))
+
+
+def test_a_text_is_no_path():
+    recipe = {"task": {"use": "text", "source": ["a text. " * 9999, "b"]}}
+    assert absolute(recipe) == recipe

@@ -1281,3 +1281,46 @@ class Reseeds(InMemory):
     def rows(self):
         torch.manual_seed(0)  # the data are fixed, and everybody else's draws with them
         return Batch(torch.randn(160, 3))
+
+
+# ------------------------------------------------------------------------------------------------------- what a run keeps
+
+
+class Scaled(InMemory):
+    """Scales rows by what it learned of them, and reads that again from a run's folder."""
+
+    NAME, LATER, FORGETS, BLANK = "scale.txt", False, False, (3,)
+
+    def __init__(self, learned=None):
+        self.folder = learned
+        if learned is None:
+            super().__init__()
+        self.spec = {"dim": 3}
+        self.scale = self.read() if not self.LATER else None
+
+    def read(self):
+        return 2.0 if self.folder is None else float((self.folder / self.NAME).read_text())
+
+    def save_learned(self, folder):
+        (folder / self.NAME).write_text("1.0" if self.FORGETS else "2.0")
+
+    def blank(self, n):
+        return Batch(torch.zeros(n, *self.BLANK))
+
+    def distance(self, y, batch):
+        scale = self.scale or self.read()
+        return ((y - batch.target) / scale).square().mean(-1)
+
+
+def learned(subject):
+    return lambda: ((subject,), {})
+
+
+CORRECT["what it learned makes it again"] = learned(Scaled)
+for _name, _change, _pattern in (
+    ("what was learned is not written", {"save_learned": lambda self, folder: None}, r"learned|save_learned"),
+    ("another scale is written", {"FORGETS": True}, r"learned|distance"),
+    ("what was learned is read too late", {"LATER": True}, r"learned|folder was gone"),
+    ("blank rows of another width", {"BLANK": (4,)}, r"blank"),
+):
+    MUTANTS[_name] = (learned(type("Scaled", (Scaled,), _change)), _pattern)

@@ -133,6 +133,7 @@ BREAKS: dict[str, dict[str, str]] = {
         "distance can be differentiated": "the distance is one minus the accuracy",
         "the truth is nearest": "a distance of the wrong sign",
         "evaluation gives numbers about predictions": "scores that are tensors",
+        "what it learned makes it again": "another scale is written",
     },
 }
 MODULES = {"encoder": encoders, "energy": energies, "sampler": samplers, "objective": objectives, "task": tasks}

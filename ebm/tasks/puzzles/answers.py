@@ -47,6 +47,14 @@ class Answers(InMemory):
             return loader_of(RowsOf(rows), batch_size, False, seed, workers)
         return loader_of(Turned(rows, self.turned, seed), batch_size, True, seed, workers)
 
+    def blank(self, n: int) -> Batch | None:
+        """Makes n boards of which nothing is known; None for a task whose contexts say more."""
+        length = self.spec.get("length")
+        if length is None or "context_vocab" in self.spec or not self.spec.get("fixed", True):
+            return None
+        unknown = torch.full((n, length), -1)
+        return Batch(torch.zeros_like(unknown), unknown)
+
     def start(self, batch: Batch, *, generator: Generator | None = None) -> Tensor:
         """Draws standard normal logits (B, S, V); what is known is sure from the start."""
         context, vocab = batch.context, self.spec["vocab_size"]

@@ -124,8 +124,8 @@ def open_corpus(
             its standard library, a file a document); a file, folder or glob of .txt or .md (a file
             a document), .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow (a row a document),
             each also compressed (.gz, .zst, .bz2, .xz); a folder of `save_to_disk`; or a hub
-            dataset. In Python also a list of documents, a dataset of `datasets`, or a dictionary of
-            splits. Several sources are a list of these.
+            dataset. In Python also a list of documents or rows, a dataset of `datasets`, or a
+            dictionary of splits. Several sources are a list of these.
         weights: for each of several sources, its share in training; None joins them.
         validation: the documents of validation, said as `source` is; None: by name, or drawn.
         test: the same for the test.
@@ -239,10 +239,10 @@ class _Opening(NamedTuple):
         if hasattr(source, "select_columns"):
             return _Opened({None: self._rows(source, name)}, name, "draws")
         if isinstance(source, Sequence):
-            return _Opened({None: [ListShard([*source], name)]}, name, "draws")
-        raise ValueError(
-            f"source={source!r} is {name}: a path, a hub name, a list of texts, a dataset or a dictionary of splits is wanted"
-        )
+            column = self.reader.column if _are_rows(source) else ""
+            return _Opened({None: [ListShard([*source], name, column)]}, name, "draws")
+        wanted = "a path, a hub name, a list of texts or rows, a dataset of `datasets`, or a dictionary of splits"
+        raise ValueError(f"source is {name}: {wanted} is wanted")
 
     def together(self, sources: list[Any]) -> list[_Opened]:
         """Opens sources that are joined: local files are sorted by their names among each other."""
@@ -333,7 +333,7 @@ _TRAIN = "rename one, or name a source and --task.validation and --task.test apa
 
 def _check_apply(shards: Sequence[Shard], name: str, column: str, separator: str | None) -> None:
     """Raises ValueError where a keyword has nothing that it could apply to."""
-    rows = [shard for shard in shards if not isinstance(shard, ListShard)]
+    rows = [shard for shard in shards if not isinstance(shard, ListShard) or shard.column]
     texts = [shard for shard in rows if isinstance(shard, FileShard) and kind_of(shard.file) == "text"]
     if separator is not None and not texts:
         raise ValueError(f"separator={separator!r}: it cuts text files, and {name} has none: leave it out")
@@ -356,12 +356,18 @@ def _sources(source: Any) -> list[Any]:
     >>> _sources(["a.jsonl", "b.txt"]), _sources(["one text", "two"])
     (['a.jsonl', 'b.txt'], [['one text', 'two']])
     """
-    if isinstance(source, str) or not isinstance(source, Sequence) or hasattr(source, "select_columns"):
+    if hasattr(source, "tolist"):  # an array's or a series' texts
+        source = source.tolist()
+    if isinstance(source, str) or not isinstance(source, Sequence) or hasattr(source, "select_columns") or _are_rows(source):
         return [source]
     names = [_names_a_source(item) for item in source]
     if any(names) and not all(names) and not all(isinstance(item, str) for item in source):
         raise ValueError("source: some items of the list are texts, others are not: put texts into a list of their own")
     return list(source) if all(names) else [source]
+
+
+def _are_rows(source: Sequence[Any]) -> bool:
+    return len(source) > 0 and all(type(item) is dict for item in source)
 
 
 def _names_a_source(item: Any) -> bool:

@@ -57,6 +57,8 @@ class Dyck(TokenTask):
     0
     """
 
+    rows_begin_with_end = True
+
     def __init__(
         self,
         kinds: int = 2,

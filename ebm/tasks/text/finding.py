@@ -62,10 +62,12 @@ def find_files(source: str | Path) -> Found | None:
 
     Raises:
         FileNotFoundError: there is no such file, or none of a kind that can be read.
-        ValueError: a file that is named is of another kind, or the source is a text itself.
+        ValueError: a file that is named is of another kind, or the source is a text itself, or empty.
     """
     if isinstance(source, str) and ("\n" in source or len(source) > LONGEST):
         raise ValueError(f"source={source[:40]!r}... is a text and no name: put texts into a list")
+    if source == "":
+        raise ValueError("source='': name a file, a folder, a hub dataset, or a bundled corpus such as kjv")
     path = Path(source).expanduser()
     if path.is_dir():
         found = _below(path)

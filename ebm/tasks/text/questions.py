@@ -78,6 +78,8 @@ class Questions(TokenTask):
     ' 42'
     """
 
+    rows_begin_with_end = True
+
     def __init__(
         self,
         data: str | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -54,7 +55,8 @@ class Reader(NamedTuple):
                     yield row
         except UnicodeDecodeError as error:
             what = f"{file}, after row {count}" if count >= 0 else str(file)
-            way_out = "name its encoding, as in --task.encoding latin-1"
+            likely = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
+            way_out = f"name its encoding, as in --task.encoding {likely}"
             raise ValueError(f"{what}: it is no {self.encoding} ({error.reason}): {way_out}") from error
         except (ValueError, csv.Error, EOFError, OSError, RecursionError, zlib.error, lzma.LZMAError) as error:
             reason = str(error).strip().partition("\n")[0]

@@ -54,13 +54,14 @@ class FileShard:
 
 @dataclass(frozen=True)
 class ListShard:
-    """The documents of a list."""
+    """The documents of a list, or those in a column of a list of rows."""
 
-    texts: Sequence[str]
+    texts: Sequence[Any]
     name: str
+    column: str = ""
 
     def __iter__(self) -> Iterator[str]:
-        return texts_of(iter(self.texts), "", self.name)
+        return texts_of(iter(self.texts), self.column, self.name)
 
     def size(self) -> int:
         return sum(len(text) for text in self.texts if isinstance(text, str))

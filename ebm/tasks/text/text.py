@@ -51,7 +51,7 @@ class Text(TokenTask):
         source: "kjv" (the King James Bible), "documentation", "source-code"; a file, folder or glob
             of .txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow, each also with
             .gz, .zst, .bz2 or .xz; a folder of `save_to_disk`; the name of a hub dataset; in Python
-            also a list of texts, a dataset of `datasets`, or a dictionary of splits. Or a list of
+            also a list of texts or rows, a dataset of `datasets`, or a dictionary of splits. Or a list of
             several of these.
         tokenizer: "bytes"; "bpe", byte pairs learned from the training documents; a Hugging Face
             tokenizer's folder, tokenizer.json or name; or a tokenizer, of `tokenizers` or transformers too.

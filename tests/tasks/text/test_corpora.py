@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -187,6 +188,9 @@ def test_encodings_are_named(tmp_path):
     path.write_text("déjà vu", encoding="latin-1")
     with pytest.raises(ValueError, match=r"x\.txt: it is no utf-8 .*: name its encoding, as in --task\.encoding latin-1"):
         documents(str(tmp_path))
+    path.write_text("déjà vu", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"--task\.encoding utf-16"):
+        documents(path)
     with pytest.raises(ValueError, match="encoding='utf-9' is unknown: name one of Python's"):
         documents("kjv", encoding="utf-9")
 
@@ -296,8 +300,10 @@ def test_what_cannot_be_read_says_why(tmp_path):
     for source in ("In the beginning\nGod", "In the beginning " * 100):
         with pytest.raises(ValueError, match=r"source='In the beginning.* is a text and no name: put texts into a list"):
             documents(source)
-    with pytest.raises(ValueError, match="source=3 is a int: a path, a hub name, a list of texts"):
+    with pytest.raises(ValueError, match="source is a int: a path, a hub name, a list of texts"):
         documents(3)
+    with pytest.raises(ValueError, match="source='': name a file"):
+        documents("")
 
 
 # ----------------------------------------------------------------------------------------------------------------- splits
@@ -431,7 +437,8 @@ def test_every_document_is_dealt_to_one_split(texts, seed, some):
 def test_what_python_holds(tmp_path):
     texts = [f"text {index}" for index in range(40)]
     rows = datasets.Dataset.from_dict({"text": texts, "id": range(40)})
-    for source in (texts, tuple(texts), rows, rows.with_format("torch")):
+    dicts = [{"text": text, "n": 1} for text in texts]
+    for source in (texts, tuple(texts), np.array(texts), dicts, rows, rows.with_format("torch")):
         assert splits(open_corpus(source)) == deal(texts, 0)
     parts = {"train": texts[:20], "val": texts[20:30], "test": texts[30:]}
     wanted = dict(zip(SPLITS, parts.values(), strict=True))
@@ -454,8 +461,10 @@ def test_what_python_holds(tmp_path):
         documents(["one", 2])
     with pytest.raises(ValueError, match="no text, it has no documents"):
         documents([])
-    with pytest.raises(ValueError, match=r"no column 'txt': did you mean 'text'"):
-        documents(rows, column="txt")
+    assert documents([{"a": {"b": "one"}}], column="a.b") == ["one"]
+    for source in (rows, dicts):
+        with pytest.raises(ValueError, match=r"no column 'txt': did you mean 'text'"):
+            documents(source, column="txt")
 
 
 def test_streams_are_the_same_documents_in_shards(tmp_path):
