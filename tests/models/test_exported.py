@@ -458,9 +458,9 @@ def test_a_folder_that_holds_a_run_comes_first(shop):
 def test_the_bundled_models_are_those_with_a_model_json(tmp_path, monkeypatch):
     import ebm.models
 
-    monkeypatch.setattr(ebm.models, "__file__", str(tmp_path / "__init__.py"))
+    ebm.run(MOONS, out="run").export(tmp_path / "moons")  # first, for the registry keeps what it found
     (tmp_path / "notes").mkdir()
-    ebm.run(MOONS, out="run").export(tmp_path / "moons")
+    monkeypatch.setattr(ebm.models, "__file__", str(tmp_path / "__init__.py"))
     assert ebm.models.ebm_models() == {"moons": tmp_path / "moons"}
 
 
