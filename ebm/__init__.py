@@ -8,11 +8,22 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from ebm.interfaces import Batch, Energy, EnergyFn, Info, Loss, Objective, Prediction, Predictor, Sampler, State, Task
-from ebm.interfaces import energy_and_grad as energy_and_grad
-
 if TYPE_CHECKING:
-    from ebm.recipes.runs import load
+    from ebm.interfaces import (
+        Batch,
+        Energy,
+        EnergyFn,
+        Info,
+        Loss,
+        Objective,
+        Prediction,
+        Predictor,
+        Sampler,
+        State,
+        Task,
+        energy_and_grad,
+    )
+    from ebm.recipes.runs import load, run
     from ebm.registry import build, components
     from ebm.runs.run import Run
     from ebm.thinking import Thinker, Thought, think
@@ -44,8 +55,13 @@ __all__ = [
     "think",
 ]
 
-# Loaded when first asked for, so that `import ebm` costs little more than `import torch` and runs no plugin's code.
+# Loaded when first asked for: the command line answers without torch, and `import ebm` runs no plugin's code.
 _LAZY = {
+    **dict.fromkeys(
+        ("Batch", "Energy", "EnergyFn", "Info", "Loss", "Objective", "Prediction", "Predictor", "Sampler", "State", "Task"),
+        "ebm.interfaces",
+    ),
+    "energy_and_grad": "ebm.interfaces",
     "build": "ebm.registry",
     "components": "ebm.registry",
     "Thinker": "ebm.thinking",

@@ -1,12 +1,20 @@
-"""The command line: its own verbs and the offered commands, parsed by cyclopts."""
+"""The command line: its own verbs and the offered commands, parsed by cyclopts.
+
+What takes torch is imported where it is used: help and lists are there at once.
+"""
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import os
 import sys
+import tomllib
+import typing
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from inspect import Parameter as InspectParameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,28 +24,13 @@ from docstring_parser import parse as parse_docstring
 from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
-from ebm.commands.diagnose import diagnose
 from ebm.files import hold, holding
-from ebm.recipes.recipe import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED, type_hints
-from ebm.registry import (
-    KINDS,
-    PARTS,
-    PLURALS,
-    VERBS,
-    Component,
-    blamed,
-    component,
-    components,
-    first_paragraph,
-    imported,
-    parameters,
-    problems,
-)
-from ebm.reports.page import write_report
-from ebm.runs.exported import CARD, check_is_run, headline_of
+from ebm.processes import is_first_process, use_threads, wait_passively
+from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
+from ebm.registry import CORE, KINDS, PARTS, PLURALS, TAKES, VERBS, Component, blamed, component, components, inspected, problems
+from ebm.runs.index import CARD, check_is_run, headline_of
 from ebm.scaffold import new_plugin as write_package
-from ebm.studies.findings import conduct
-from ebm.training.ranks import is_first_process
+from ebm.source import Said, Written
 from ebm.words import nearest, visible
 
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
@@ -51,6 +44,7 @@ def run(
     overwrite: bool = False,
     extend: bool = False,
     from_model: Annotated[str | None, Parameter(name="--from")] = None,
+    threads: int | None = None,
     json: bool = False,
 ) -> None:
     """Train what a recipe says, evaluate it, and write a run folder with a report.
@@ -65,8 +59,12 @@ def run(
         overwrite: start anew in a folder that holds another or a finished run.
         extend: train a finished run on, named by its folder, to more steps: `--extend --steps 3200`.
         from_model: start from a model's weights, with its tokenizer or encoder: a run, or a name.
+        threads: how many threads compute; by default one for each core. On a machine with other
+            work fewer are faster.
         json: print what the run found as JSON.
     """
+    if threads is not None:
+        use_threads(threads)
     done = recipes.run(recipe, parse_settings(settings), out=out, overwrite=overwrite, extend=extend, from_model=from_model)
     if is_first_process():
         print_json(as_data(done)) if json else print_run(done)
@@ -104,11 +102,9 @@ def facts(kind: str, found: Component) -> dict[str, str]:
 
 
 def summary(found: Component) -> str:
-    """Says in a line what a component is; a command given as a string is imported for that."""
-    if found.summary or not isinstance(found.factory, str):
-        return found.summary
+    """Says in a line what a component is, or why it cannot be imported."""
     try:
-        return first_paragraph(imported(found))
+        return found.summary
     except ValueError as error:
         return str(error)
 
@@ -135,7 +131,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
     shown: dict[str, Any] = {}
     for each in kinds:
         if each == "recipe":
-            resolved = recipes.resolve(recipes.load(name))
+            resolved = recipe_of(name)
             shown[each] = resolved
             if not json:
                 show_recipe(name, resolved)
@@ -148,8 +144,8 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
             if not json:
                 say(f"model {name} ({found.distribution})\n\n{text}")
             continue
-        text = inspect.getdoc(target := imported(found)) or ""
-        rows = describe(target)[each in ("study", "rival", "command") :]  # without what is handed to it
+        text = found.said.text
+        rows = describe(found.said)[each in TAKES :]  # without what is handed to it
         explained = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         shown[each] = {"from": found.distribution, "text": text, "parameters": explained}
         if not json:
@@ -160,18 +156,35 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
 
 
 COLUMNS = ("name", "type", "default", "meaning")  # of a factory's parameters
+FIT = Component("fit", "ebm.training.loop:fit", CORE, "")
+DIAGNOSE = Component("diagnose", "ebm.commands.diagnose:diagnose", CORE, "")
+TYPES = {**vars(typing), **vars(collections.abc), "Path": Path}  # of which commands' options are
+THREADS = Annotated[int | None, Parameter(help="How many threads compute; by default one for each core.")]
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    """Reads a recipe to be shown: a bundled one as it is, others once they were checked, by torch."""
+    if not name.endswith(".toml") and (found := component("recipe", name)).distribution == CORE:
+        return {"summary": "", "seed": 0, **tomllib.loads(found.offered.read_text(encoding="utf-8"))}
+    return recipes.resolve(recipes.load(name))
 
 
 @holding()
-def study(name: str, run: str, /, *settings: Settings, json: bool = False) -> None:
+def study(name: str, run: str, /, *settings: Settings, threads: int | None = None, json: bool = False) -> None:
     """Ask a study of a finished run: writes NAME.csv, and the report anew.
 
     Args:
         name: the study's name, such as thinking or probe. `ebm show NAME` lists its keywords, which
             are set as in --steps "[1, 2]"; the others are the recipe's.
         run: the run folder, or a model's name.
+        threads: how many threads compute; by default one for each core.
         json: print what was found as JSON.
     """
+    if threads is not None:
+        use_threads(threads)
+    from ebm.reports.page import write_report
+    from ebm.studies.findings import conduct
+
     found = component("study", name)
     loaded = recipes.load_run(run)
     check_is_run(loaded.path, "a study")
@@ -221,17 +234,14 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[str, str, str, str]]:
-    """Lists a factory's parameters: (name, type, value or default, meaning from the docstring).
-
-    A class explains its own keywords and leaves the others to its bases.
-    """
-    texts = [inspect.getdoc(factory)]
-    if inspect.isclass(factory):
-        texts = [text for each in reversed(factory.__mro__) for text in (each.__init__.__doc__, each.__doc__)]  # type: ignore[misc]
-    explained = [p for text in texts for p in parse_docstring(text or "").params]
+    """Lists a factory's parameters: (name, type, value or default, meaning from the docstring)."""
+    said = factory if isinstance(factory, Said) else inspected(factory)
+    explained = [p for text in said.texts for p in parse_docstring(text or "").params]
     meanings = {p.arg_name: " ".join((p.description or "").split()) for p in explained}
     rows = []
-    for name, p in parameters(factory).items():
+    for name, p in said.parameters.items():
+        if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            continue
         kind = "" if p.annotation is p.empty else str(getattr(p.annotation, "__name__", p.annotation))
         default = "required" if p.default is p.empty else repr(p.default)
         if name in (values or {}):
@@ -242,18 +252,15 @@ def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[s
 
 def show_recipe(name: str, recipe: dict[str, Any]) -> None:
     """Prints a resolved recipe, table by table, with what every value means."""
-    from ebm.registry import component
-    from ebm.training.loop import fit
-
     studies = components("study")
     say(f"recipe {name}: {recipe['summary']}\nseed = {recipe['seed']}\n")
 
     def table(path: str, kind: str, values: dict[str, Any]) -> None:
-        factory = component(kind, values["use"]).factory if kind in PARTS else fit if kind == "fit" else studies[kind].factory
+        said = component(kind, values["use"]).said if kind in PARTS else FIT.said if kind == "fit" else studies[kind].said
         title = f"[{path}]" + (f" use = {values['use']}" if "use" in values else "")
         # A component has a table of its own, and fit is handed more than a recipe may say.
         left_out = {*COMPONENT_PARAMETERS, LEARNED, *(FIT_HANDED if kind == "fit" else ()), *([] if kind in PARTS else ["run"])}
-        rows = [row for row in describe(factory, values) if row[0] not in left_out]
+        rows = [row for row in describe(said, values) if row[0] not in left_out]
         rows = [(n, t, "from the data" if v == "required" else v, m) for n, t, v, m in rows]
         print_table(title, ("name", "type", "value", "meaning"), rows)
         for key, value in values.items():
@@ -268,12 +275,22 @@ def show_recipe(name: str, recipe: dict[str, Any]) -> None:
 
 
 def as_command(found: Component) -> Callable[..., Any]:
-    """Makes a command of the command line, which loads the run, from one that takes a `Run`."""
-    function = imported(found)
-    signature, hints = inspect.signature(function), type_hints(function, include_extras=True)
-    first, *others = signature.parameters.values()
+    """Makes a command of the command line, which loads the run, from one that takes a `Run`.
+
+    It is imported when it is called, or where its source does not say what its options are.
+    """
+    parameters, hints = options_of(found)
+    first, *others = parameters
+    threaded = all(p.name != "threads" for p in others)  # a command may have a parameter of that name
+    if threaded:
+        open_end = [others.pop()] if others and others[-1].kind is first.VAR_KEYWORD else []
+        others += [InspectParameter("threads", first.KEYWORD_ONLY, default=None), *open_end]
+        hints["threads"] = THREADS
 
     def command(run: str, /, *arguments: Any, **keywords: Any) -> None:
+        if threaded and (threads := keywords.pop("threads", None)) is not None:
+            use_threads(threads)
+        function = found.factory
         loaded = recipes.load_run(run)
         with blamed("command", found):
             result = function(loaded, *arguments, **keywords)
@@ -285,34 +302,58 @@ def as_command(found: Component) -> Callable[..., Any]:
     told |= {name: Parameter(allow_leading_hyphen=True) for name in ("prompt", "prompts", "stop")}
     hints = {name: Annotated[hint, told[name]] if name in told else hint for name, hint in hints.items()}
     typed = [p.replace(annotation=hints.get(p.name, p.empty if isinstance(p.annotation, str) else p.annotation)) for p in others]
-    command.__signature__ = signature.replace(parameters=[path, *typed], return_annotation=None)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([path, *typed], return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [path, *typed] if p.annotation is not p.empty}
-    command.__doc__ = visible(function.__doc__ or "")
+    command.__doc__ = visible(found.said.text)
+    return command
+
+
+def options_of(found: Component) -> tuple[list[InspectParameter], dict[str, Any]]:
+    """Reads a command's parameters, the run first, and their types: of its source, or imported."""
+    if found.by_name and found.said.parameters:
+        first, *others = parameters = [*found.said.parameters.values()]
+        with suppress(Exception):  # types may have names of the command's own module
+            hints = {p.name: eval(p.annotation, dict(TYPES)) for p in others if p.annotation is not p.empty}
+            if first.kind is not first.KEYWORD_ONLY and not any(isinstance(p.default, Written) for p in others):
+                return parameters, hints
+    from ebm.recipes.recipe import type_hints
+
+    return [*inspect.signature(found.factory).parameters.values()], type_hints(found.factory, include_extras=True)
+
+
+def in_a_line(found: Component) -> Callable[..., None]:
+    """Makes what stands for a command where commands are listed, without importing it."""
+
+    def command(*_: str) -> None:
+        """Does nothing: who calls a command gets the command itself."""
+
+    command.__doc__ = visible(found.summary)
     return command
 
 
 def application(verb: str | None) -> App:
-    """Makes the parser of the core's verbs and of the command that is called, or of all commands."""
+    """Makes the parser of the command that is called; of others it has what they are in a line."""
     app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
+    diagnose = DIAGNOSE.factory if verb == DIAGNOSE.name else in_a_line(DIAGNOSE)
     own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, diagnose, new_plugin)
     for name, function in zip(VERBS, own, strict=True):
         app.command(function, name=name)
-    if verb in VERBS:
+    if verb in (*VERBS, "--version"):
         return app
     offered = components("command")
-    for name, found in offered.items():
-        if name == verb or verb not in offered:
-            try:
-                app.command(as_command(found), name=name)
-            except ValueError as error:
-                if name == verb:
-                    raise
-                complain(f"ebm: {error}")
+    for name, found in {verb: offered[verb]}.items() if verb in offered else offered.items():
+        try:
+            app.command(as_command(found) if name == verb else in_a_line(found), name=name)
+        except ValueError as error:
+            if name == verb:
+                raise
+            complain(f"ebm: {error}")
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits; an error of input is one line on stderr and status 2."""
+    wait_passively()
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     usual = warnings.formatwarning
     warnings.formatwarning = _warning

@@ -9,31 +9,39 @@ import importlib
 import inspect
 import tomllib
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
+from ebm import source
+from ebm.source import Said, Unreadable
 from ebm.words import nearest
 
 CORE = "ebm-toolkit"  # the distribution whose names cannot be taken
-CORE_MODULES = (
+CORE_MODULES = (  # who offers what: they name it, and import nothing of it
+    "ebm.offers.energies",
+    "ebm.offers.baselines",
+    "ebm.offers.samplers",
+    "ebm.offers.objectives",
+    "ebm.offers.encoders",
+    "ebm.offers.tasks",
+    "ebm.offers.training",
+    "ebm.offers.studies",
+    "ebm.offers.recipes",
+    "ebm.commands",
+    "ebm.models",
+)
+CORE_PARTS = (  # what is called, not named: sections of a report, and examples for the conformance kit
     "ebm.energies",
     "ebm.baselines",
     "ebm.samplers",
-    "ebm.objectives",
     "ebm.encoders",
-    "ebm.tasks",
-    "ebm.training.optimizers",
-    "ebm.training.schedulers",
-    "ebm.training.callbacks",
-    "ebm.training.loggers",
-    "ebm.studies",
     "ebm.reports.chains",
     "ebm.reports.curves",
     "ebm.reports.studies",
@@ -42,9 +50,6 @@ CORE_MODULES = (
     "ebm.reports.text",
     "ebm.reports.images",
     "ebm.reports.video",
-    "ebm.recipes",
-    "ebm.commands",
-    "ebm.models",
 )
 KINDS = {
     "energy": "ebm_energies",
@@ -66,6 +71,8 @@ PLURALS = {hook.removeprefix("ebm_"): kind for kind, hook in KINDS.items()}
 # The kinds that recipes build: a model's parts, and a training's.
 PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "scheduler", "callback", "logger")
 VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
+TAKES = {"study": "run", "rival": "task", "command": "run"}  # what is handed to it, as its first parameter
+PATHS = ("recipe", "model")  # the kinds that are files, not factories
 TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace")  # a recipe's own
 
 SECTIONS = "ebm_sections"  # called for each report, with arguments: it offers nothing by name
@@ -77,7 +84,11 @@ hookimpl = pluggy.HookimplMarker("ebm")
 
 
 class Hooks:
-    """What a plugin may implement; all but `ebm_sections` return a dictionary by name."""
+    """What a plugin may implement; all but `ebm_sections` return a dictionary by name.
+
+    A factory, a study or a command is offered as itself, or as "module:name", and is then imported
+    when it is asked for: listing it reads its source.
+    """
 
     @hookspec
     def ebm_energies(self) -> Any:
@@ -132,7 +143,7 @@ class Hooks:
 
     @hookspec
     def ebm_commands(self) -> Any:
-        """Offers commands: verb -> function(run, …), or "module:function", imported when called."""
+        """Offers commands: verb -> function(run, …)."""
 
     @hookspec
     def ebm_models(self) -> Any:
@@ -147,14 +158,53 @@ class Hooks:
         """Says how `pytest --ebm` builds a component: (kind, name) -> the check's keywords."""
 
 
+class Offer(NamedTuple):
+    """What is made of something else, and documented by it: "module:name", and of what it is made."""
+
+    where: str
+    like: str  # "module:name" of what has the documentation and the keywords
+    without: Sequence[str] = ()  # the keywords that it does not take
+
+
 @dataclass(frozen=True)
 class Component:
-    """A registered component: its name, its factory (a recipe's is a path), and who offers it."""
+    """A registered component: its name, what was offered, who offers it, and of which kind it is."""
 
     name: str
-    factory: Any
+    offered: Any  # a factory, or "module:name" of one; a recipe's path; a model's folder
     distribution: str
-    summary: str
+    kind: str  # or "", of what is no component
+    told: str = ""  # a recipe's or a model's summary
+
+    @cached_property
+    def factory(self) -> Any:
+        """The class or the function, imported where it was offered by name; a recipe's path."""
+        return imported(self) if self.by_name else self.offered
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it was offered by name, and is imported when it is asked for."""
+        return self.kind not in PATHS and isinstance(self.offered, str | Offer)
+
+    @cached_property
+    def summary(self) -> str:
+        """What it is, in a line; ValueError where it was offered by name and cannot be imported."""
+        if self.kind in PATHS:
+            return self.told
+        if self.by_name:
+            with suppress(Unreadable, RecursionError):
+                return first_paragraph(source.text(getattr(self.offered, "like", self.offered)))
+        return first_paragraph(documentation(self.factory))
+
+    @cached_property
+    def said(self) -> Said:
+        """Its documentation and its keywords, without an import where its source says them."""
+        if self.by_name:
+            with suppress(Unreadable, RecursionError):
+                found = source.said(getattr(self.offered, "like", self.offered))
+                without = getattr(self.offered, "without", ())
+                return found._replace(parameters={n: p for n, p in found.parameters.items() if n not in without})
+        return inspected(self.factory)
 
 
 @dataclass(frozen=True)
@@ -231,20 +281,18 @@ class Registry:
             raise ValueError("the name belongs to the core, so this offer is refused")
         if any(other.distribution == distribution for other in known):
             raise ValueError("offered twice by the same distribution; the first stands")
-        summary = {"recipe": _recipe_summary, "model": _model_summary, "command": _command_summary}.get(kind, _summary)(factory)
-        if kind in ("study", "rival"):
-            _check_takes(factory, "run" if kind == "study" else "task")
-        self.offers[kind].setdefault(name, []).append(Component(name, factory, distribution, summary))
+        told = {"recipe": _recipe_summary, "model": _model_summary}.get(kind, _check_offered)(factory)
+        found = Component(name, factory, distribution, kind, told)
+        if not found.by_name:
+            _check_factory(found, found.factory)
+            found.summary  # noqa: B018 (read now: what it raises is recorded as the plugin's fault)
+        self.offers[kind].setdefault(name, []).append(found)
 
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
     """Loads the core's components and every installed plugin, once."""
-    found = Registry()
-    for name in CORE_MODULES:
-        found.add(importlib.import_module(name), CORE)
-    if found.problems:
-        raise RuntimeError(f"the core's own components are broken: {found.problems[0]}")
+    found = _core(CORE_MODULES)
     for entry in entry_points(group="ebm"):
         distribution = entry.dist.name if entry.dist is not None else entry.name
         what = f"entry point {entry.name} = {entry.value}"
@@ -254,6 +302,23 @@ def registry() -> Registry:
             found.problems.append(Problem(distribution, what, reason_of(error)))
             continue
         found.add(plugin, distribution, what)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _core_parts() -> Registry:
+    found = _core(CORE_PARTS)
+    if offered := [f"{kind} {name!r}" for kind, offers in found.offers.items() for name in offers]:
+        raise RuntimeError(f"{offered[0]} is offered where nobody lists it: name it in ebm/offers")
+    return found
+
+
+def _core(modules: Iterable[str]) -> Registry:
+    found = Registry()
+    for name in modules:
+        found.add(importlib.import_module(name), CORE)
+    if found.problems:
+        raise RuntimeError(f"the core's own components are broken: {found.problems[0]}")
     return found
 
 
@@ -271,7 +336,12 @@ def register(plugin: Any, distribution: str = "local") -> None:
 
 def sections() -> list[tuple[str, Callable[..., Any]]]:
     """Lists what draws a report's sections: (distribution, function), the core's first."""
-    return list(registry().sections)
+    return [*_core_parts().sections, *registry().sections]
+
+
+def examples(distribution: str) -> list[Callable[[], Any]]:
+    """Lists what says how the conformance kit builds a distribution's components."""
+    return (_core_parts() if distribution == CORE else registry()).examples.get(distribution, [])
 
 
 def problems() -> list[Problem]:
@@ -383,49 +453,66 @@ def _offers(kind: str) -> dict[str, list[Component]]:
 
 
 def imported(found: Component) -> Callable[..., Any]:
-    """Returns a component's factory, imported where it was offered as "module:function".
+    """Returns a component's factory, imported where it was offered as "module:name".
 
     Raises:
         ValueError: it cannot be imported; says whose it is and why.
     """
-    if not isinstance(found.factory, str):
-        return found.factory
-    module, _, name = found.factory.partition(":")
+    if not found.by_name:
+        return found.offered
+    where = getattr(found.offered, "where", found.offered)
+    module, _, name = where.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        factory: Any = importlib.import_module(module)
+        for part in name.split("."):
+            factory = getattr(factory, part)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything
-        why = f"{found.factory} cannot be imported: {reason_of(error)}"
+        why = f"{where} cannot be imported: {reason_of(error)}"
         raise ValueError(f"{found.name!r} of {found.distribution}: {why}") from error
-    _check_takes(function, "run")
-    return function
+    _check_factory(found, factory)
+    return factory
 
 
-def _summary(factory: Any) -> str:
-    if not callable(factory):
+def inspected(factory: Any) -> Said:
+    """Asks a class or a function what it says of itself.
+
+    A class explains its own keywords and leaves the others to its bases.
+    """
+    texts = [inspect.getdoc(factory)]
+    if inspect.isclass(factory):
+        texts = [text for each in reversed(factory.__mro__) for text in (each.__init__.__doc__, each.__doc__)]  # type: ignore[misc]
+    return Said(documentation(factory), texts, dict(_signature(factory)))
+
+
+def documentation(thing: Any) -> str:
+    """Reads the docstring of a class or a function."""
+    return inspect.getdoc(thing) or ""
+
+
+def first_paragraph(text: str) -> str:
+    """Makes one line of a text's first paragraph."""
+    return " ".join(text.strip().partition("\n\n")[0].split())
+
+
+def _check_offered(factory: Any) -> str:
+    """Raises ValueError for what is neither callable nor names something."""
+    where = getattr(factory, "where", factory)
+    if isinstance(where, str) and not all(part.strip() for part in where.partition(":")):
+        raise ValueError(f"{where!r} names no function: write it as 'module:function'")
+    if not isinstance(where, str) and not callable(factory):
         raise ValueError(f"{factory!r} is not callable: offer a class or a function")
-    return first_paragraph(factory)
+    return ""
 
 
-def first_paragraph(thing: Any) -> str:
-    """Reads the first paragraph of a docstring as one line."""
-    return " ".join((inspect.getdoc(thing) or "").strip().partition("\n\n")[0].split())
-
-
-def _check_takes(function: Any, what: str) -> None:
-    """Raises ValueError where a function has no first parameter to hand something to."""
-    first = next(iter(_signature(function).values()), None)
-    if first is None or first.kind is first.KEYWORD_ONLY:
-        raise ValueError(f"{function!r} takes no {what}: its first parameter is the {what}")
-
-
-def _command_summary(command: Any) -> str:
-    if isinstance(command, str):
-        if not all(part.strip() for part in command.partition(":")):
-            raise ValueError(f"{command!r} names no function: write it as 'module:function'")
-        return ""  # it is imported when it is called
-    summary = _summary(command)
-    _check_takes(command, "run")
-    return summary
+def _check_factory(found: Component, factory: Any) -> None:
+    """Raises ValueError where what was offered has no first parameter for what it is handed."""
+    if found.kind not in PATHS and not callable(factory):
+        raise ValueError(f"{factory!r} is not callable: offer a class or a function")
+    if found.kind in TAKES:
+        first = next(iter(_signature(factory).values()), None)
+        if first is None or first.kind is first.KEYWORD_ONLY:
+            what = TAKES[found.kind]
+            raise ValueError(f"{factory!r} takes no {what}: its first parameter is the {what}")
 
 
 def _recipe_summary(path: Any) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ebm.baselines import classical, frames
-from ebm.baselines.classical import METHODS, Classical, tuned
+from ebm.baselines.classical import Classical, tuned
 from ebm.baselines.dit import DiT
 from ebm.baselines.frames import CopyLast, Extrapolate, FrameTransformer
 from ebm.baselines.left_to_right import LeftToRight
@@ -30,24 +29,9 @@ __all__ = [
 
 
 @hookimpl
-def ebm_energies() -> dict[str, Callable[..., Any]]:
-    """Offers looped networks, and feed-forward models as energies whose one step is a prediction."""
-    feed_forward = {"dit": DiT, "frame-transformer": FrameTransformer, "left-to-right": LeftToRight, "transformer": Transformer}
-    return {**feed_forward, "looped": LoopedNetwork}
-
-
-@hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Builds networks of whole answers, which have no default size."""
     context = torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)
     looped = {"factory": lambda: LoopedNetwork(3, dim=8, heads=2), "y": torch.randn(6, 4, 3), "context": context}
     written = {**looped, "factory": lambda: LeftToRight(3, dim=8, heads=2)}
     return {("energy", "looped"): lambda: looped, ("energy", "left-to-right"): lambda: written}
-
-
-@hookimpl
-def ebm_rivals() -> dict[str, Callable[..., Any]]:
-    """Offers methods without a model: of video, and of pictures."""
-    of_video = {"copy": CopyLast, "linear": Extrapolate}
-    pictures = {method: classical.rival(method) for method in METHODS}
-    return {name: frames.rival(name, kind) for name, kind in of_video.items()} | pictures

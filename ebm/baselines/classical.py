@@ -195,16 +195,36 @@ class Tuned:
         return Prediction(torch.stack([self.denoise(image, *self.level(int(step))) for image, step in seen]), None, 0)
 
 
-def rival(method: Method) -> Callable[[Any], Tuned]:
-    """Makes the rival of a method: what tunes it on a task's examples."""
+def by_bilateral(task: Any) -> Tuned:
+    """Denoises pictures by bilateral filters, tuned on the task's training pictures."""
+    return _tuned_on(task, "bilateral")
 
-    def tune(task: Any) -> Tuned:
-        if not isinstance(task, Tunes):
-            needed = f"the rival {method!r} needs a task with examples() and level(step), as Denoising has"
-            raise ValueError(f"{type(task).__name__} has no noisy pictures: {needed}")
-        examples = task.examples()
-        noise = task.level(int(examples[0][1].step))
-        return Tuned(tuned(method, [(clean, seen.image[0]) for clean, seen in examples], *noise), task.level)
 
-    tune.__doc__ = f"Denoises pictures by {method}, tuned on the task's training pictures."
-    return tune
+def by_bm3d(task: Any) -> Tuned:
+    """Denoises pictures by BM3D, tuned on the task's training pictures."""
+    return _tuned_on(task, "bm3d")
+
+
+def by_non_local_means(task: Any) -> Tuned:
+    """Denoises pictures by non-local means, tuned on the task's training pictures."""
+    return _tuned_on(task, "non-local-means")
+
+
+def by_total_variation(task: Any) -> Tuned:
+    """Denoises pictures by total variation, tuned on the task's training pictures."""
+    return _tuned_on(task, "total-variation")
+
+
+def by_wavelet(task: Any) -> Tuned:
+    """Denoises pictures by wavelets, tuned on the task's training pictures."""
+    return _tuned_on(task, "wavelet")
+
+
+def _tuned_on(task: Any, method: Method) -> Tuned:
+    """Makes the rival of a method: tunes it on a task's examples."""
+    if not isinstance(task, Tunes):
+        needed = f"the rival {method!r} needs a task with examples() and level(step), as Denoising has"
+        raise ValueError(f"{type(task).__name__} has no noisy pictures: {needed}")
+    examples = task.examples()
+    noise = task.level(int(examples[0][1].step))
+    return Tuned(tuned(method, [(clean, seen.image[0]) for clean, seen in examples], *noise), task.level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,17 +43,22 @@ class Extrapolate(CopyLast):
         return frames + frames.diff(dim=1, prepend=frames[:, :1])
 
 
-def rival(name: str, kind: type[CopyLast]) -> Callable[[Any], CopyLast]:
-    """Makes the rival of a name: what makes a predictor for a task of frames."""
+def copying(task: Any) -> CopyLast:
+    """Predicts that nothing changes: the next frame is the last one."""
+    _check_frames(task, "copy")
+    return CopyLast()
 
-    def make(task: Any) -> CopyLast:
-        if "features" not in getattr(task, "spec", {}):
-            needed = "a task whose context is the frames before its targets, with spec['features'], as Frames has"
-            raise ValueError(f"{type(task).__name__} has no frames: the rival {name!r} needs {needed}")
-        return kind()
 
-    make.__doc__ = kind.__doc__
-    return make
+def extrapolating(task: Any) -> Extrapolate:
+    """Predicts that the last change happens once more: 2 x_i - x_{i-1}."""
+    _check_frames(task, "linear")
+    return Extrapolate()
+
+
+def _check_frames(task: Any, name: str) -> None:
+    if "features" not in getattr(task, "spec", {}):
+        needed = "a task whose context is the frames before its targets, with spec['features'], as Frames has"
+        raise ValueError(f"{type(task).__name__} has no frames: the rival {name!r} needs {needed}")
 
 
 class FrameTransformer(MotionStream):

@@ -6,15 +6,13 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebm.registry import components
-from ebm.runs.run import Run
-from ebm.studies.answers import answer_tables
-from ebm.studies.findings import headline_in, read_rows
-from ebm.studies.probe import COLUMNS, lines, read_probe
-from ebm.studies.thinking import headline_of, read_findings
 from ebm.words import visible
+
+if TYPE_CHECKING:
+    from ebm.runs.run import Run
 
 
 def say(*words: object, **how: Any) -> None:
@@ -68,6 +66,8 @@ def show(result: Any) -> None:
 
 def as_data(run: Run) -> dict[str, Any]:
     """Describes what a run found, for programs."""
+    from ebm.studies.findings import read_rows  # lazy, here and below: what prints a list needs no torch
+
     verdict = run.verdict
     return {
         "path": str(run.path),
@@ -98,6 +98,9 @@ def print_run(run: Run) -> None:
 
 def print_study(run: Run, name: str) -> None:
     """Prints what a study found of a run, by its headline; nothing where it was not asked."""
+    from ebm.studies.findings import headline_in, read_rows
+    from ebm.studies.probe import COLUMNS, lines, read_probe
+
     if name == "thinking":
         _print_thinking(run)
     elif name == "probe":
@@ -115,6 +118,9 @@ def print_study(run: Run, name: str) -> None:
 
 def _print_thinking(run: Run) -> None:
     """Prints the headline by split, who predicted, steps and candidates."""
+    from ebm.studies.answers import answer_tables
+    from ebm.studies.thinking import headline_of, read_findings
+
     found = read_findings(run.path)
     headline = headline_of(run, found)
     if any(finding.choice for finding in found):

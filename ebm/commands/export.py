@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ebm.runs.card import size_of
-from ebm.runs.exported import CARD, UNKNOWN, DType
+from ebm.runs.exported import UNKNOWN, DType
 from ebm.runs.finding import find
+from ebm.runs.index import CARD
 from ebm.runs.run import Run
 
 

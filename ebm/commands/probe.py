@@ -5,7 +5,7 @@ from __future__ import annotations
 from ebm.commands.console import print_study, say
 from ebm.files import hold, holding
 from ebm.reports.page import write_report
-from ebm.runs.exported import check_is_run
+from ebm.runs.index import check_is_run
 from ebm.runs.run import Run
 from ebm.studies.findings import conduct
 

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from ebm.files import atomic, check_writable
 from ebm.reports.chains import picture_of_samples
-from ebm.runs.exported import is_model
+from ebm.runs.index import is_model
 from ebm.runs.run import Run
 
 NAMES = ("samples.safetensors", "samples.png")  # of what is written

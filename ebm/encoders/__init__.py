@@ -16,11 +16,6 @@ __all__ = ["Autoencoder", "Encoder", "KLAutoencoder", "Pixels", "TimmEncoder"]
 
 
 @hookimpl
-def ebm_encoders() -> dict[str, type[Encoder]]:
-    return {"pixels": Pixels, "autoencoder": Autoencoder, "timm": TimmEncoder, "autoencoder-kl": KLAutoencoder}
-
-
-@hookimpl
 def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Says how the conformance kit builds what by default learns for a minute."""
     small = {"size": 16, "channels": 4, "downsample": 8, "width": 4, "steps": 3}

@@ -16,7 +16,6 @@ from ebm.objectives.next_symbol import NextSymbol
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.recovery import DiffusionRecoveryLikelihood
 from ebm.objectives.score_matching import ScoreMatching, SlicedScoreMatching
-from ebm.registry import hookimpl
 
 __all__ = [
     "ContrastiveDivergence",
@@ -38,26 +37,3 @@ __all__ = [
     "SlicedScoreMatching",
     "WeightedSum",
 ]
-
-
-@hookimpl
-def ebm_objectives() -> dict[str, type[Objective]]:
-    return {
-        "contrastive-divergence": ContrastiveDivergence,
-        "cross-entropy": CrossEntropy,
-        "denoising-score-matching": DenoisingScoreMatching,
-        "diffusion": Diffusion,
-        "diffusion-recovery": DiffusionRecoveryLikelihood,
-        "energy-matching": EnergyMatching,
-        "equilibrium-matching": EquilibriumMatching,
-        "energy-discrepancy": EnergyDiscrepancy,
-        "improved-contrastive-divergence": ImprovedContrastiveDivergence,
-        "infonce": InfoNCE,
-        "joint": JointLikelihood,
-        "nce": NoiseContrastiveEstimation,
-        "next-symbol": NextSymbol,
-        "reconstruction": Reconstruction,
-        "score-matching": ScoreMatching,
-        "sliced-score-matching": SlicedScoreMatching,
-        "weighted-sum": WeightedSum,
-    }

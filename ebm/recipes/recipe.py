@@ -25,19 +25,12 @@ from pydantic_core import SchemaError
 from ebm.randomness import subseed
 from ebm.recipes.origin import FROM
 from ebm.recipes.paths import TYPED
-from ebm.registry import PARTS, Component, check_keywords, component, components, imported, make, parameters
+from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
+from ebm.registry import Component, check_keywords, component, components, imported, make, parameters
 from ebm.training import fit
 from ebm.training.settings import LARGEST
 from ebm.words import nearest
 
-COMPONENTS = ("task", "energy", "sampler", "objective")  # the tables that name one
-LEARNED = "learned"  # the keyword of tasks and encoders that takes what a run keeps, which no recipe says
-FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "others", "out", "overwrite", "extend")
-# A parameter of one of these names takes a component, or several, of the kind.
-COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {
-    f"{kind}s": kind for kind in ("sampler", "objective", "callback", "logger")
-}
-COMPONENT_PARAMETERS |= {"energies": "energy"}
 NAMES_DO = ("optimizer", "scheduler", "logger")  # the kinds of which a bare name stands for a table
 
 

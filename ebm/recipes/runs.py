@@ -11,6 +11,7 @@ from typing import Any
 
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
+from ebm.processes import is_first_process
 from ebm.recipes.origin import FROM, begin, inherits, take_weights
 from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
@@ -18,12 +19,12 @@ from ebm.recipes.recipe import load as find
 from ebm.runs import checkpoints, exported, learned
 from ebm.runs.finding import find as find_folder
 from ebm.runs.folder import BASELINE, MARKER, check_ours, differences, finished, fresh_folder
+from ebm.runs.index import is_model
 from ebm.runs.portable import WATCHING
 from ebm.runs.run import Run, sampler_of
 from ebm.runs.snapshots import newest, put_back
 from ebm.tasks import as_task
 from ebm.training import fit
-from ebm.training.ranks import is_first_process
 from ebm.training.settings import check
 from ebm.words import visible
 
@@ -205,7 +206,7 @@ def load(
         checkpoints.CheckpointError: where files are missing, damaged or foreign, or do not fit.
     """
     folder = find_folder(path)
-    model = exported.read(folder) if exported.is_model(folder) else None
+    model = exported.read(folder) if is_model(folder) else None
     if model is None and checkpoints.latest(folder / "checkpoints") is None:
         raise ValueError(f"{path} holds no run with a checkpoint: its training has not come that far")
     task = None if task is None else as_task(task)

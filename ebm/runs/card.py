@@ -16,6 +16,7 @@ from ebm.interfaces.abilities import Films, HasAnswers, Tiled, WritesText, lacki
 from ebm.registry import CORE
 from ebm.runs import learned
 from ebm.runs.folder import BASELINE, differences
+from ebm.runs.index import Stat
 from ebm.runs.portable import bare_name, portable
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 # What may differ between runs of one recipe: the seed, and what changes no number.
 FREE = ("seed", "summary", "fit.workers", "fit.accelerator", "fit.checkpoint_every", "fit.log_every")
 DECIBEL = 0.05  # below it a photograph is as noisy after as before
-
-
-class Stat(NamedTuple):
-    """A number over seeds: its mean, its standard deviation (None for one seed), and of how many."""
-
-    mean: float
-    deviation: float | None = None
-    seeds: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g}" if self.deviation is None else f"{self.mean:.4g} ± {self.deviation:.2g}"
 
 
 class Numbers(NamedTuple):

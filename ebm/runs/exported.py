@@ -26,38 +26,22 @@ from ebm.interfaces import EnergyFn, Objective, Task
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.registry import CORE, PARTS, PLURALS, component, components
 from ebm.runs import checkpoints, learned
-from ebm.runs.card import Numbers, Stat, card, numbers_of, size_of
+from ebm.runs.card import Numbers, card, numbers_of, size_of
 from ebm.runs.checkpoints import CheckpointError
+from ebm.runs.index import CARD, FORMAT, INDEX, index_of, is_model, seal
 from ebm.runs.portable import portable, unplaced, unplaced_json
 from ebm.words import nearest
 
 if TYPE_CHECKING:
     from ebm.runs.run import Run
 
-FORMAT = 1
-INDEX, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+WEIGHTS = "model.safetensors"
 SUFFIXES = (".safetensors", ".json", ".toml", ".md", ".txt", ".model")  # of a model's files; none is code
 LEFT = (".jinja",)  # templates of chats, which transformers writes beside tokenizers and no task uses
 EXTRA = "extra/"  # before the names of tensors that are not weights, in a module's own state
 UNKNOWN = "unknown: ask its author"  # the licence, where nobody says one
 
 DType: TypeAlias = Literal["float32", "float16", "bfloat16"]
-
-
-def is_model(folder: Path) -> bool:
-    """Tells whether a folder is that of an exported model."""
-    return (folder / INDEX).is_file()
-
-
-def check_is_run(folder: Path, asked: str) -> None:
-    """Raises ValueError where a folder is a model, which has no history, and a run is needed.
-
-    >>> check_is_run(Path("runs/x"), "a study")
-    """
-    if is_model(folder) and not (folder / "run.json").exists():
-        raise ValueError(
-            f"{folder} is a model, which has no history, and {asked} needs that of its run: its card tells its numbers"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -186,7 +170,7 @@ def _write(run: Run, draft: Path, numbers: Numbers, dtype: DType | None, licence
         "requires": requires_of(recipe),
         "files": files,
     } | ({"holds": holds} if holds else {})
-    write_text(draft / INDEX, json.dumps({**index, "sha256": _seal(index)}, indent=2) + "\n")
+    write_text(draft / INDEX, json.dumps({**index, "sha256": seal(index)}, indent=2) + "\n")
     about = {**learned.index_of(draft), "size": size_of(draft), "judged": str(_dtype_of(run.energy)), "name": name}
     write_text(draft / CARD, card(run, recipe, numbers, index, about))
 
@@ -269,39 +253,6 @@ def requires_of(recipe: Mapping[str, Any]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def index_of(folder: Path) -> dict[str, Any]:
-    """Reads a model's model.json: "format", "parameters", "dtype", "headline", "requires", "files" …
-
-    Raises:
-        ValueError: it is no model of this toolkit, or of a newer version.
-        CheckpointError: it is damaged.
-    """
-    path = folder / INDEX
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("format"), int) or not isinstance(found.get("files"), dict):
-        raise ValueError(
-            f"{folder} is no model of this toolkit: its {INDEX} has no format and no files, as `ebm export` writes them"
-        )
-    if found["format"] > FORMAT:
-        what = f"format {found['format']} of ebm-toolkit {found.get('toolkit')}, and this one reads up to {FORMAT}"
-        raise ValueError(f"{folder} was made by a newer version, in {what}: pip install --upgrade {CORE}")
-    if found.pop("sha256", None) != _seal(found):
-        raise CheckpointError(f"{path} is damaged: it is not what was written, by its SHA-256")
-    return found
-
-
-def headline_of(folder: Path) -> dict[str, str]:
-    """Says of a model, without its weights, its first number over seeds, and its parameters."""
-    if is_model(folder):
-        index = index_of(folder)
-        stat = dict(index["headline"] or {})
-        name = stat.pop("name", "")
-        return {"number": f"{name} {Stat(**stat)}" if name else "", "parameters": f"{index['parameters']:,}"}
-    path = folder / "metrics.json"  # of a run
-    found = [f"{name} {value:.4g}" for name, value in (read_json(path) if path.exists() else {}).items()]
-    return {"number": next(iter(found), ""), "parameters": ""}
-
-
 def read(folder: Path) -> dict[str, Any]:
     """Reads a model's model.json, once all files that it lists are what was written.
 
@@ -381,10 +332,6 @@ def _load(part: nn.Module, state: Mapping[str, Any], complaint: str) -> None:
         raise ValueError(f"it has no {', '.join(missing)}")
     if unexpected:
         raise ValueError(f"it has {', '.join(unexpected)}, which {type(part).__name__} has not")
-
-
-def _seal(index: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

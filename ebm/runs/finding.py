@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ebm.registry import component, components
 from ebm.runs import hub
-from ebm.runs.exported import INDEX, is_model
 from ebm.runs.folder import MARKER
+from ebm.runs.index import INDEX, is_model
 from ebm.words import nearest
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ebm.files import read_csv
-from ebm.runs.exported import check_is_run
+from ebm.runs.index import check_is_run
 
 COLUMNS = ("step", "split", "name", "value")
 Curves: TypeAlias = dict[tuple[str, str], tuple[list[int], list[float]]]  # (split, name) -> steps, values

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ebm.optional import installed, reachable
 from ebm.runs import exported
-from ebm.runs.exported import CARD, INDEX, SUFFIXES
+from ebm.runs.exported import SUFFIXES
+from ebm.runs.index import CARD, INDEX, index_of, is_model
 
 if TYPE_CHECKING:
     from ebm.runs.run import Run
@@ -61,9 +62,9 @@ def fetch(name: str, otherwise: str = "") -> Path:
             warnings.warn(f"the hub cannot be reached ({error}): {name} is taken as it was downloaded before", stacklevel=2)
         else:
             folder = Path(snapshot_download(name, allow_patterns=[INDEX], local_files_only=local))
-    if not exported.is_model(folder):
+    if not is_model(folder):
         raise ValueError(f"{name} of the hub is no model of this toolkit: it has no {INDEX}, as `ebm push` writes it")
-    files = [CARD, INDEX, *exported.index_of(folder)["files"]]
+    files = [CARD, INDEX, *index_of(folder)["files"]]
     if odd := [file for file in files if not file.endswith(SUFFIXES) or re.search(r"[*?\[\]]", file)]:
         raise ValueError(f"{name} of the hub lists {odd[0]}, and only {', '.join(SUFFIXES)} are taken from there")
     with _client(what):
@@ -103,7 +104,7 @@ def push(run: Run, name: str, *, private: bool = False, message: str | None = No
     if seen is False:
         raise ValueError(f"{name} is there, and everybody sees it: make it private on the hub, or leave out private")
     with tempfile.TemporaryDirectory() as place:
-        called = "" if exported.is_model(run.path) else name
+        called = "" if is_model(run.path) else name
         folder = exported.export(run, Path(place) / name, name=called, **how)
         with _client(f"the hub's {name}", LOG_IN):
             api.create_repo(name, private=private or None, exist_ok=True)  # or as the account's settings say

@@ -88,34 +88,3 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         ("sampler", "predictor-corrector"): lambda: {"factory": lambda: PredictorCorrector(LangevinDynamics(0.02), 1.0)},
         ("sampler", "preconditioned-langevin"): lambda: {"factory": lambda: PreconditionedLangevin(0.5, 0.04, steps=4)},
     }
-
-
-@hookimpl
-def ebm_samplers() -> dict[str, type[Sampler]]:
-    return {
-        "annealed": Annealed,
-        "basin-hopping": BasinHopping,
-        "block-gibbs": BlockGibbs,
-        "conditioned": Conditioned,
-        "cooled": Cooled,
-        "gradient-descent": GradientDescent,
-        "fixed-point": FixedPoint,
-        "hmc": HMC,
-        "langevin": LangevinDynamics,
-        "mala": MALA,
-        "mirror-descent": MirrorDescent,
-        "monotone": Monotone,
-        "nuts": NUTS,
-        "parallel-tempering": ParallelTempering,
-        "preconditioned-langevin": PreconditionedLangevin,
-        "predictor-corrector": PredictorCorrector,
-        "random-walk": RandomWalk,
-        "recovery": Recovery,
-        "replay": ReplayAugmented,
-        "rmsprop-langevin": RMSpropLangevin,
-        "slice": SliceSampler,
-        "stein": SteinVariational,
-        "structured": Structured,
-        "tempered-transitions": TemperedTransitions,
-        "underdamped-langevin": UnderdampedLangevin,
-    }

@@ -53,7 +53,7 @@ class Cooled(Wrapper):
 
     stationary = False
 
-    def __init__(self, sampler: Sampler, temperature: Scheduled = Linear(2.0, 1.0, 48)) -> None:  # noqa: B008
+    def __init__(self, sampler: Sampler, temperature: Scheduled = Linear(start=2.0, end=1.0, steps=48)) -> None:  # noqa: B008
         super().__init__(sampler)
         self.temperature = as_scheduled("temperature", temperature, positive=True)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ebm.interfaces import Task
-from ebm.registry import hookimpl
 from ebm.tasks.conversion import as_task
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.denoising import Denoising
@@ -37,19 +35,3 @@ __all__ = [
     "draw_splits",
     "loader_of",
 ]
-
-
-@hookimpl
-def ebm_tasks() -> dict[str, type[Task]]:
-    return {
-        "points": Points,
-        "digits": Digits,
-        "rows": Rows,
-        "text": Text,
-        "dyck": Dyck,
-        "questions": Questions,
-        "denoising": Denoising,
-        "frames": Frames,
-        "puzzles": Puzzles,
-        "arithmetic": Arithmetic,
-    }

@@ -16,8 +16,9 @@ from torch import Tensor
 from ebm.energies import MLPEnergy
 from ebm.interfaces import Batch, Energy, Sampler, Task, evaluate
 from ebm.recipes import Parts, assemble, load, resolve
-from ebm.recipes.recipe import COMPONENT_PARAMETERS, LEARNED, build_table
-from ebm.registry import KINDS, Component, components, parameters, registry
+from ebm.recipes.recipe import COMPONENT_PARAMETERS, build_table
+from ebm.recipes.tables import LEARNED
+from ebm.registry import KINDS, Component, components, examples, parameters, registry
 from ebm.samplers import LangevinDynamics
 from ebm.tasks import Points
 from ebm.testing.encoders import check_encoder
@@ -114,8 +115,8 @@ class Package:
             raise
 
     def _hold(self, kind: str, name: str) -> None:
-        for examples in registry().examples.get(self.distribution, ()):
-            if example := examples().get((kind, name)):
+        for ready in examples(self.distribution):
+            if example := ready().get((kind, name)):
                 return CHECKS[kind](**example())
         factory, parts = self._factory(kind, name)
         if kind == "energy":

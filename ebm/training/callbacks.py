@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ebm.interfaces.abilities import Learns, lacking
-from ebm.registry import hookimpl
 from ebm.runs.run import Run
 from ebm.words import nearest
 
@@ -101,8 +100,3 @@ def put_states_back(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
     for callback, state in zip(callbacks, states, strict=True):
         if state is not None:
             callback.load_state_dict(state)
-
-
-@hookimpl
-def ebm_callbacks() -> dict[str, Callable[..., Callback]]:
-    return {"early-stopping": EarlyStopping}

@@ -7,11 +7,11 @@ A run writes metrics.csv and TensorBoard's files in any case. A logger is an obj
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ebm.registry import build, components, hookimpl
+from ebm.registry import build, components
 
 METHODS = ("log_metrics", "log_hyperparams", "finalize")
 
@@ -64,11 +64,6 @@ def trackio(project: str = "ebm", name: str | None = None) -> Tracker:
         name: the run's name there; the run folder's by default.
     """
     return Tracker("trackio", project, name)
-
-
-@hookimpl
-def ebm_loggers() -> dict[str, Callable[..., Any]]:
-    return {"wandb": wandb, "trackio": trackio}
 
 
 def loggers_of(loggers: Sequence[Any]) -> list[Any]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ebm.registry import build, hookimpl
+from ebm.offers.training import FITS, OPTIMIZERS
+from ebm.registry import build
 from ebm.training.later import Later, later
 
-FITS = ("params", "lr", "weight_decay", "betas")  # what `fit` says itself, the same for all
-NAMED = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adafactor", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD")
 DEFAULTS = {"lr": 1e-3, "sampler_lr": None, "betas": (0.9, 0.999), "weight_decay": 0.0}  # of `fit`
 
 
@@ -83,10 +83,7 @@ def _of(groups: Any, fits: Callable[[torch.Tensor], bool]) -> list[dict[str, Any
     return [group for group in chosen if group["params"]]
 
 
-@hookimpl
-def ebm_optimizers() -> dict[str, Callable[..., Later]]:
-    """Offers torch's optimisers that take one gradient a step, for dense gradients."""
-    return {name.lower(): later(getattr(torch.optim, name), FITS) for name in NAMED} | {"muon": later(muon, FITS)}
+MADE = SimpleNamespace(**{name.lower(): later(getattr(torch.optim, name), FITS) for name in OPTIMIZERS}, muon=later(muon, FITS))
 
 
 def optimizer_of(

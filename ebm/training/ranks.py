@@ -76,8 +76,3 @@ def mean(fabric: Fabric, values: Mapping[str, Tensor], weight: Tensor | float) -
         assert isinstance(reduced, Tensor)
         stacked = reduced
     return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def is_first_process() -> bool:
-    """Tells whether this is rank 0, also before Fabric has joined the processes."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

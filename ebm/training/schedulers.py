@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from ebm.registry import build, hookimpl
-from ebm.training.later import Later, later
+from ebm.offers.training import HANDED, SCHEDULERS
+from ebm.registry import build
+from ebm.training.later import later
 
-NAMED = {
-    "constant": lr_scheduler.ConstantLR,
-    "cosine-annealing": lr_scheduler.CosineAnnealingLR,
-    "cosine-warm-restarts": lr_scheduler.CosineAnnealingWarmRestarts,
-    "cyclic": lr_scheduler.CyclicLR,
-    "exponential": lr_scheduler.ExponentialLR,
-    "linear": lr_scheduler.LinearLR,
-    "multi-step": lr_scheduler.MultiStepLR,
-    "one-cycle": lr_scheduler.OneCycleLR,
-    "polynomial": lr_scheduler.PolynomialLR,
-    "step": lr_scheduler.StepLR,
-}
-
-
-@hookimpl
-def ebm_schedulers() -> dict[str, Callable[..., Later]]:
-    """Offers torch's schedulers; what torch calls an epoch is an optimiser's step here."""
-    return {name: later(made, ("optimizer", "last_epoch", "scale_fn")) for name, made in NAMED.items()}
+MADE = SimpleNamespace(**{name: later(getattr(lr_scheduler, kind), HANDED) for name, kind in SCHEDULERS.items()})
 
 
 def scheduler_of(scheduler: Any, optimizer: Optimizer, rate: Callable[[int], float], given: list[str]) -> LRScheduler:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from ebm.optional import only_named
 from ebm.randomness import own_randomness
 from ebm.runs.checkpoints import flatten
 
@@ -181,7 +182,8 @@ def check_data(task: Any, batch_size: int, limit: int | None, splits: Sequence[s
 
 def fabric_of(**options: Any) -> Fabric:
     """Makes a Fabric, or raises ValueError where its options do not work."""
-    from lightning_fabric import Fabric  # lazy: only training has to spend these seconds
+    with only_named("torchmetrics"):  # Fabric asks for its version alone, and would import it: three seconds
+        from lightning_fabric import Fabric  # lazy: only training has to spend this second
 
     try:
         return Fabric(**options)

@@ -19,6 +19,7 @@ from ebm.energies import MLPEnergy
 from ebm.objectives import ContrastiveDivergence
 from ebm.runs import exported
 from ebm.runs.checkpoints import CheckpointError
+from ebm.runs.index import index_of, seal
 from ebm.runs.portable import portable
 from ebm.samplers import LangevinDynamics
 from tests.fake_plugins import installed, offering, quick_report, run_python, write_distribution
@@ -180,11 +181,11 @@ def test_a_flipped_bit_and_a_missing_file_are_named():
 
 def test_files_outside_the_folder_and_newer_formats_are_refused():
     model = ebm.run(MOONS, out="run").export("model")
-    index = exported.index_of(model)
+    index = index_of(model)
 
     def write(**changed):
         changed = {**index, **changed}
-        (model / "model.json").write_text(json.dumps({**changed, "sha256": exported._seal(changed)}))
+        (model / "model.json").write_text(json.dumps({**changed, "sha256": seal(changed)}))
 
     write(files={"../run/run.json": "0"})
     with pytest.raises(CheckpointError, match="which is not in that folder"):
@@ -457,9 +458,9 @@ def test_a_folder_that_holds_a_run_comes_first(shop):
 def test_the_bundled_models_are_those_with_a_model_json(tmp_path, monkeypatch):
     import ebm.models
 
-    monkeypatch.setattr(ebm.models, "__file__", str(tmp_path / "__init__.py"))
+    ebm.run(MOONS, out="run").export(tmp_path / "moons")  # first, for the registry keeps what it found
     (tmp_path / "notes").mkdir()
-    ebm.run(MOONS, out="run").export(tmp_path / "moons")
+    monkeypatch.setattr(ebm.models, "__file__", str(tmp_path / "__init__.py"))
     assert ebm.models.ebm_models() == {"moons": tmp_path / "moons"}
 
 

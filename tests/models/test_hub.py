@@ -92,7 +92,7 @@ def test_models_of_other_libraries_are_refused_before_their_weights_are_fetched(
 def test_files_that_could_be_code_are_refused(hub, run):
     model = run.export("model")
     index = json.loads((model / "model.json").read_text())
-    from ebm.runs.exported import _seal
+    from ebm.runs.index import seal as _seal
 
     index["files"]["learned/tokenizer.py"] = "0"
     del index["sha256"]

@@ -21,7 +21,7 @@ from ebm import recipes
 from ebm.energies import MLPEnergy, SumEnergy
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching
 from ebm.recipes.recipe import assemble, load, read, resolve
-from ebm.registry import components
+from ebm.registry import CORE, components
 from ebm.samplers import LangevinDynamics, ReplayAugmented
 from ebm.tasks import Points
 from tests.fake_plugins import installed, offering, write_distribution
@@ -370,4 +370,5 @@ def test_reading_a_recipe_opens_nothing_but_the_file(tmp_path, monkeypatch):
 
 
 def test_the_module_is_its_own_plugin():
-    assert set(recipes.ebm_recipes()) == {path.stem for path in pathlib.Path(recipes.__file__).parent.glob("*.toml")}
+    offered = {name for name, found in components("recipe").items() if found.distribution == CORE}
+    assert offered == {path.stem for path in pathlib.Path(recipes.__file__).parent.glob("*.toml")}

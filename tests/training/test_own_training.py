@@ -17,6 +17,8 @@ import ebm
 from ebm import recipes
 from ebm.interfaces import Batch
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
+from ebm.offers.training import OPTIMIZERS as NAMED
+from ebm.offers.training import SCHEDULERS
 from ebm.randomness import stream, subseed
 from ebm.registry import components
 from ebm.runs import checkpoints
@@ -25,8 +27,7 @@ from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.training import EarlyStopping, fit
 from ebm.training.accumulation import pieces, whole
-from ebm.training.optimizers import NAMED, Together
-from ebm.training.schedulers import NAMED as SCHEDULERS
+from ebm.training.optimizers import Together
 from tests.fake_plugins import (
     Interrupted,
     Still,
@@ -300,7 +301,7 @@ def test_a_named_scheduler_is_torchs_in_the_plain_loop(tmp_path, name):
     rates = []
 
     def pace(optimizer):
-        own = SCHEDULERS[name](optimizer, **KEYWORDS[name])
+        own = getattr(torch.optim.lr_scheduler, SCHEDULERS[name])(optimizer, **KEYWORDS[name])
         usual = own.step
 
         def step():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ebm.interfaces import Batch, Prediction
-from ebm.tasks import Denoising, ebm_tasks
+from ebm.registry import component
+from ebm.tasks import Denoising
 from ebm.tasks.images.corruptions import CORRUPTIONS, jpeg, salt_and_pepper, speckle
 from ebm.tasks.images.noising import Noisy
 from ebm.thinking import Considered
@@ -440,4 +441,4 @@ def test_toml_builds_the_task():
     for keywords in ({"noise_step": "many"}, {"loss": "huber"}, {"tile": 1.5}):
         with pytest.raises(pydantic.ValidationError):
             build(task, **keywords)
-    assert ebm_tasks()["denoising"] is Denoising
+    assert component("task", "denoising").factory is Denoising
