@@ -67,11 +67,7 @@ class Compiled(Wrapper):
         long = hasattr(sampler, "max_depth")
         self.together = together or (1 if long else max(1, GRADIENTS // getattr(sampler, "leapfrog_steps", 1)))
         self.backend = backend
-        options: Any = {"cpp_wrapper": True} if backend == "inductor" else None
-        more: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": LIMIT}  # which older versions of torch lack
-        known = inspect.signature(torch.compile).parameters
-        more = {key: value for key, value in more.items() if key in known}
-        self._program = torch.compile(_steps, fullgraph=True, dynamic=False, backend=backend, options=options, **more)
+        self._programs: dict[str, Any] = {}  # by kind of device
         self._notes: dict[Any, list[Any]] = {}  # what a step draws, by what moves
         self._twins: dict[int, Any] = {}  # copies of the sampler, by how many steps
 
@@ -148,7 +144,7 @@ class Compiled(Wrapper):
             for note, values in zip(notes, drawn, strict=True):
                 note.draw(values[number], own)
         try:
-            path, total = self._program(self._twin(count, state), energy, state._replace(t=0), drawn, count)
+            path, total = self._program(state.y)(self._twin(count, state), energy, state._replace(t=0), drawn, count)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # a compiler's errors have no class in common
@@ -156,6 +152,16 @@ class Compiled(Wrapper):
             what = f"Compiled({name}): no program can be made of its steps on this energy ({why})"
             raise ValueError(f"{what}: take the {name} itself, or write the energy in torch alone") from error
         return [(new._replace(t=state.t + new.t), info) for new, info in path], total
+
+    def _program(self, y: Tensor) -> Any:
+        """Makes, or looks up, what compiles the steps where y is."""
+        if y.device.type not in self._programs:
+            options: Any = {"cpp_wrapper": True} if y.is_cpu and self.backend == "inductor" else None  # loops without Python
+            more: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": LIMIT}  # which older versions of torch lack
+            more = {key: value for key, value in more.items() if key in inspect.signature(torch.compile).parameters}
+            made = torch.compile(_steps, fullgraph=True, dynamic=False, backend=self.backend, options=options, **more)
+            self._programs[y.device.type] = made
+        return self._programs[y.device.type]
 
     def _twin(self, count: int, state: Any) -> Any:
         """Copies the sampler as it is now; what may change from step to step becomes a tensor of numbers."""
