@@ -8,6 +8,10 @@ its mass is right, all coordinates turn as one, and it is luck whether L steps a
 own; the bulk effective sample size (arviz) of a seed's worst coordinate, and of the worst square of a centred one, is divided
 by the gradients that its chains took. A chain's own are counted: that chains in a batch wait for the longest is not.
 
+`--compiled` asks how long an effective draw takes instead: a sampler as it is, compiled (`Compiled`), and blackjax's, at one
+step size, in turn, in processor seconds of one thread; see `race`. Its bars are its own: at most 4 times blackjax's seconds
+with 4 chains, 1.2 times with 1,000.
+
 Exit code 1: the toolkit is measurably below a rival (the 99% interval of the geometric mean of the ratio, over seeds, lies
 below 1).
 """
@@ -17,7 +21,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +33,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ebm.samplers import HMC, MALA, NUTS, warm_up
+from ebm.samplers import HMC, MALA, NUTS, Compiled, warm_up
 from ebm.samplers.stepping import SteppingSampler
 
 LEAPFROGS = 8
@@ -45,7 +51,10 @@ def problems(library: Any, array: Callable[[np.ndarray], Any]) -> dict[str, tupl
     inputs = draws.standard_normal((200, 20)) * np.linspace(0.3, 3, 20)
     labels = draws.random(200) < 1 / (1 + np.exp(-inputs @ draws.standard_normal(20) / 4))
     signed, zero = array(np.where(labels, -1.0, 1.0)[:, None] * inputs), array(np.zeros(1))
+    turned, _ = np.linalg.qr(draws.standard_normal((100, 100)))
+    wide = array(turned / np.logspace(-0.5, 0.5, 100) ** 2 @ turned.T)
     return {
+        "wide": (100, lambda y: (y * (y @ wide)).sum(-1) / 2),
         "normal": (50, lambda y: (y * y).sum(-1) / 2),
         "correlated": (20, lambda y: (y * (y @ precision)).sum(-1) / 2),
         "logistic": (20, lambda y: (y * y).sum(-1) / 2 + library.logaddexp(zero, y @ signed.T).sum(-1)),
@@ -225,6 +234,100 @@ def settings(problem: str, method: str, seeds: int, chains: int, steps: int, war
     return [fixed, ("adapted", Setting(problem, method, far, steps, warming, None))] if method == "nuts" else [fixed]
 
 
+# -------------------------------------------------------------------------------------------------------------- seconds
+
+RACED = {4: {"mala": 2000, "hmc": 500, "nuts": 200}, 1000: {"mala": 60, "hmc": 30, "nuts": 10}}  # chains -> draws of each
+BARS = {4: 4.0, 1000: 1.2}
+
+
+def race(problem: str, method: str, chains: int, rounds: int, slow: bool) -> bool:
+    """Times draws of one method: prints a row each, and says whether the compiled sampler met its bar.
+
+    Columns: seconds of processor time that the first draws take longer than later ones (compilation, with the compilers that
+    it starts); milliseconds a step, the median over rounds; seconds per thousand effective draws of the worst coordinate; and
+    these over blackjax's, of 1,000 chains those of a step, since few draws do not tell; the step at which ours, compilation
+    included, has cost no more than blackjax's.
+    """
+    import jax
+
+    dim, energy = problems(torch, torch.from_numpy)[problem]
+    generator = torch.Generator().manual_seed(0)
+    plain: Any = {"mala": MALA(), "hmc": HMC(leapfrog_steps=LEAPFROGS), "nuts": NUTS()}[method]
+    start = torch.randn(32, dim, generator=generator, dtype=torch.float64)
+    warmed = warm_up(HMC(leapfrog_steps=LEAPFROGS), energy, start, steps=200, mass=None, generator=generator)
+    plain = warm_up(plain, energy, warmed.y, steps=150, mass=None, generator=generator).sampler
+    y = warmed.y.repeat(math.ceil(chains / 32), 1)[:chains]
+    y = HMC(warmed.sampler.step_size, leapfrog_steps=LEAPFROGS).sample(energy, y, steps=20, generator=generator)
+    density = problems(jax.numpy, jax.numpy.asarray)[problem][1]
+    steps, compiled = RACED[chains][method], Compiled(plain)
+    drawn = blackjax_drawn(lambda y: -density(y), method, plain.step_size, dim, steps)
+    made: dict[str, Callable[[int], np.ndarray]] = {
+        "compiled": lambda seed: torch_drawn(compiled, energy, y, steps, seed),
+        "blackjax": lambda seed: drawn(y.numpy(), seed),
+    }
+    if slow:
+        made["eager"] = lambda seed: torch_drawn(plain, energy, y, steps, seed)
+    first, took, draws = {}, {name: [] for name in made}, {}
+    for name, draw in made.items():
+        begun = time.process_time(), sum(os.times()[2:4])
+        draw(0)
+        first[name] = time.process_time() - begun[0] + sum(os.times()[2:4]) - begun[1]
+    for seed in range(1, rounds + 1):
+        for name in sorted(made, reverse=bool(seed % 2)):
+            begun = time.process_time()
+            draws.setdefault(name, []).append(made[name](seed))
+            took[name].append(time.process_time() - begun)
+    cost = {name: float(np.median(seconds)) for name, seconds in took.items()}
+    whole = {name: np.concatenate(runs, 1) if chains < 100 else np.stack(runs, 0) for name, runs in draws.items()}
+    sizes = {name: efficiency_of(values) for name, values in whole.items()} if chains < 100 else {}
+    rate = {name: sizes[name] / rounds if sizes else 1.0 for name in made}  # effective draws of a round
+    met = True
+    print(f"\n{problem} {method}, {chains} chains, {steps} steps of {plain.step_size:.3g}, {rounds} rounds")
+    for name in made:
+        ratio = cost[name] / rate[name] / (cost["blackjax"] / rate["blackjax"])
+        gain, extra = (cost["blackjax"] - cost[name]) / steps, first[name] - cost[name] - (first["blackjax"] - cost["blackjax"])
+        even = "" if name == "blackjax" else f"  even after {max(0, extra) / gain:.0f} steps" if gain > 0 else "  never even"
+        per = f"{1000 * cost[name] / rate[name]:9.3f} s/1000 effective" if sizes else ""
+        print(f"  {name:9} compiled in {first[name] - cost[name]:6.1f} s  {1000 * cost[name] / steps:9.3f} ms/step {per}", end="")
+        verdict = ""
+        if name == "compiled":
+            met = ratio <= BARS[chains]
+            verdict = f" (bar {BARS[chains]}: {'met' if met else 'MISSED'})"
+        print(f"  {ratio:6.2f} of blackjax's{verdict}{even}", flush=True)
+    return met
+
+
+def torch_drawn(sampler: Any, energy: EnergyFn, y: Tensor, steps: int, seed: int) -> np.ndarray:
+    path = sampler.trajectory(energy, y, steps=steps, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([state.y for state, _ in path], 1).numpy()
+
+
+def blackjax_drawn(density: Any, method: str, step_size: float, dim: int, steps: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    import blackjax
+    import jax
+
+    extra = {"num_integration_steps": LEAPFROGS} if method == "hmc" else {}
+    mass = () if method == "mala" else (jax.numpy.ones(dim),)
+    kernel = getattr(blackjax, method)(density, step_size, *mass, **extra)
+
+    def chain(key: Any, y: Any) -> Any:
+        def step(state: Any, key: Any) -> Any:
+            state, _ = kernel.step(key, state)
+            return state, state.position
+
+        return jax.lax.scan(step, kernel.init(y), jax.random.split(key, steps))[1]
+
+    every = jax.jit(jax.vmap(chain))
+    return lambda y, seed: np.asarray(every(jax.random.split(jax.random.key(seed), len(y)), y))
+
+
+def efficiency_of(draws: np.ndarray) -> float:
+    """Effective draws (arviz, bulk) of the worst coordinate of draws (chains, draws, dim)."""
+    import arviz
+
+    return float(arviz.ess(arviz.convert_to_dataset({"y": draws}), method="bulk")["y"].min())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problem", nargs="+", default=["normal", "correlated", "logistic"])
@@ -234,8 +337,21 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=4, help="per seed (4)")
     parser.add_argument("--steps", type=int, default=500, help="draws per chain (500)")
     parser.add_argument("--warming", type=int, default=500, help="steps of adaptation (500)")
+    parser.add_argument("--compiled", action="store_true", help="race compiled samplers for seconds, at 4 and 1,000 chains")
+    parser.add_argument("--rounds", type=int, default=5, help="of the race (5)")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.compiled:
+        os.environ["XLA_FLAGS"] = (
+            "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # read by jax's first import
+        )
+        if not all(map(available, ("arviz", "blackjax"))):
+            raise SystemExit("the race needs: pip install blackjax 'arviz<1'")
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        problem = ["wide", "logistic"] if options.problem == parser.get_default("problem") else options.problem
+        sys.exit(not all([race(p, m, n, options.rounds, True) for n in RACED for p in problem for m in options.method]))
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not available("arviz"):
         raise SystemExit("effective sample sizes are arviz's: pip install 'arviz<1'")

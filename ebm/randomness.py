@@ -7,7 +7,7 @@ import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -40,9 +40,71 @@ def subseed(seed: int, *names: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def randn_like(y: Tensor, generator: Generator | None = None) -> Tensor:
+class Source:
+    """Stands in for a generator where draws are noted, or were made beforehand."""
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Gives standard normals of a tensor's shape, dtype and device."""
+        raise NotImplementedError
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Gives uniform numbers in [0, 1) of a tensor's shape, dtype and device."""
+        raise NotImplementedError
+
+
+class Note(NamedTuple):
+    """What was drawn: normal or uniform numbers, of what shape."""
+
+    normal: bool
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def draw(self, values: Tensor, generator: Generator | None) -> None:
+        """Fills a tensor with draws of this kind."""
+        values.normal_(generator=generator) if self.normal else values.uniform_(generator=generator)
+
+
+class Noting(Source):
+    """Draws from a generator, and notes what."""
+
+    def __init__(self, generator: Generator | None) -> None:
+        self.generator, self.notes = generator, list[Note]()
+
+    def normal(self, like: Tensor) -> Tensor:
+        self.notes.append(Note(True, like.shape, like.dtype, like.device))
+        return randn_like(like, self.generator)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        self.notes.append(Note(False, like.shape, like.dtype, like.device))
+        return rand_like(like, self.generator)
+
+
+class Drawn(Source):
+    """Hands out what was drawn beforehand, in turn."""
+
+    def __init__(self, values: list[Tensor]) -> None:
+        self.values, self.taken = values, 0
+
+    def normal(self, like: Tensor) -> Tensor:
+        self.taken += 1
+        return self.values[self.taken - 1]
+
+    uniform = normal
+
+
+def randn_like(y: Tensor, generator: Generator | Source | None = None) -> Tensor:
     """Draws standard normals of y's shape, dtype and device."""
+    if isinstance(generator, Source):
+        return generator.normal(y)
     return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
+
+
+def rand_like(y: Tensor, generator: Generator | Source | None = None) -> Tensor:
+    """Draws uniform numbers in [0, 1) of y's shape, dtype and device."""
+    if isinstance(generator, Source):
+        return generator.uniform(y)
+    return torch.rand(y.shape, generator=generator, dtype=y.dtype, device=y.device)
 
 
 def uniform(y: Tensor, low: float, high: float, generator: Generator | None = None) -> Tensor:

@@ -134,11 +134,11 @@ class Given:
         return self.energy(y, self.code)
 
 
-def _value_and_grad(energy: Energy, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
+def _value_and_grad(energy: EnergyFn, y: Tensor, *code: Any) -> tuple[Tensor, Tensor]:
     """Computes E(y) and dE/dy by torch.func, so that a compiler can differentiate both again."""
 
     def total(y: Tensor) -> tuple[Tensor, Tensor]:
-        value = energy(y, code)
+        value = energy(y, *code)
         return value.sum(), value
 
     grad, value = torch.func.grad(total, has_aux=True)(y)
@@ -159,6 +159,8 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
     >>> energy_and_grad(lambda y: (y**2).sum(-1) / 2, torch.tensor([[3.0, 4.0]]))
     (tensor([12.5000]), tensor([[3., 4.]]))
     """
+    if torch.compiler.is_compiling() and not create_graph:  # inside a sampler's program, after a first step that made the checks
+        return _value_and_grad(energy, y)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("sampling needs gradients, which torch.inference_mode() forbids: use torch.no_grad() instead")
     check_configuration(y)

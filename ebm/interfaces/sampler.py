@@ -164,7 +164,7 @@ class Sampler(nn.Module):
         generator: Generator | None,
         one: Tensor | None,
     ) -> Iterator[tuple[Any, Info]]:
-        total, taken, watch = sum(counts), 0, _Watch()
+        total, taken, watch = sum(counts), 0, Watch()
         if unroll != "full":
             state = detach(state)
         for index, (energy, count) in enumerate(zip(functions, counts, strict=True)):
@@ -235,7 +235,7 @@ class eval_mode:
             module.training = True
 
 
-class _Watch:
+class Watch:
     """Finds values that are not finite: at once on a CPU, at the trajectory's end elsewhere."""
 
     def __init__(self) -> None:

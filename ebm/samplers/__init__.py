@@ -8,6 +8,7 @@ from ebm.registry import hookimpl
 from ebm.samplers.adaptation import warm_up
 from ebm.samplers.anneal import Annealed
 from ebm.samplers.block_gibbs import BlockGibbs
+from ebm.samplers.compiled import Compiled
 from ebm.samplers.conditioned import Conditioned
 from ebm.samplers.cooled import Cooled
 from ebm.samplers.descent import GradientDescent
@@ -42,6 +43,7 @@ __all__ = [
     "Annealed",
     "BasinHopping",
     "BlockGibbs",
+    "Compiled",
     "Conditioned",
     "Cooled",
     "Cosine",

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, eval_mode, plainly
+from ebm.samplers.compiled import Compiled
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.hmc import HMC
 from ebm.samplers.mala import MALA
@@ -150,42 +151,43 @@ def warm_up(
         kind = mass if other.metric else None
         found = warm_up(other.sampler, other.energy, other.y, steps=steps, target=aim, mass=kind, generator=generator)
         return Warmed(other.adopt(found.sampler), other.back(found.y))
-    if not isinstance(sampler, HMC | NUTS | MALA | RandomWalk):
+    tuned, training = copy.deepcopy(sampler), sampler.training
+    core: Any = tuned.sampler if isinstance(tuned, Compiled) else tuned  # what holds the step size
+    if not isinstance(core, HMC | NUTS | MALA | RandomWalk):
         tuned_are = "HMC, NUTS, MALA and RandomWalk by their acceptance, and Langevin samplers by that of a test of their steps"
-        raise ValueError(f"warm_up tunes {tuned_are}, and {type(sampler).__name__} is none of them")
+        raise ValueError(f"warm_up tunes {tuned_are}, and {type(core).__name__} is none of them")
     if steps < 20 or mass not in ("diagonal", "dense", None):
         raise ValueError(f"warm_up(steps={steps}, mass={mass!r}): pass at least 20 steps, and diagonal, dense or None")
     if target is not None and not 0 < target < 1:
         raise ValueError(f"target={target}: an acceptance to aim at lies in (0, 1)")
-    tuned, training = copy.deepcopy(sampler), sampler.training
     tuned.eval()  # no random scale of the step while its size is looked for
-    size = at(sampler.step_size, 0)
-    tuned.set_tuned(float(size.detach().mean() if isinstance(size, Tensor) else size))
+    size = at(core.step_size, 0)
+    core.set_tuned(float(size.detach().mean() if isinstance(size, Tensor) else size))
     state = tuned.init(energy, y, generator=generator)
-    adapts, metric = mass is not None, next(name for name in METRICS if hasattr(tuned, name))
-    tuned.step_size = _doubled(tuned, energy, state, generator)
-    aim = target if target is not None else _usual_target(sampler, energy, state.y)
-    search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
+    adapts, metric = mass is not None, next(name for name in METRICS if hasattr(core, name))
+    core.step_size = _doubled(core, energy, state, generator)
+    aim = target if target is not None else _usual_target(core, energy, state.y)
+    search, moments = DualAveraging(core.step_size, aim), Moments(mass == "dense")
     stuck: Tensor | bool = True
     for number, (gathering, ending) in enumerate(_plan(steps if adapts else 0, steps)):
         ((state, info),) = tuned.trajectory(energy, state, steps=1, generator=generator)
         acceptance = acceptance_of(info)
         stuck = stuck & (acceptance < NEVER) if number >= steps // 2 else stuck
         search.see(float(acceptance.mean()))
-        tuned.step_size = search.step_size
+        core.step_size = search.step_size
         if gathering:
             moments.see(state.y, info.energy.ndim)
         if ending:
             values = moments.mass(state.y.shape[info.energy.ndim :])
             if metric != "mass":  # what multiplies steps is the covariance
                 values = torch.linalg.inv(values) if moments.dense else 1 / values
-            setattr(tuned, metric, Mass((values + values.mT) / 2 if moments.dense else values, name=metric))
-            tuned.step_size = _doubled(tuned, energy, state, generator)
-            search, moments = DualAveraging(tuned.step_size, aim), Moments(mass == "dense")
-    tuned.step_size = search.found
+            setattr(core, metric, Mass((values + values.mT) / 2 if moments.dense else values, name=metric))
+            core.step_size = _doubled(core, energy, state, generator)
+            search, moments = DualAveraging(core.step_size, aim), Moments(mass == "dense")
+    core.step_size = search.found
     if bool((stuck := torch.as_tensor(stuck)).any()):
         warnings.warn(
-            f"warm_up({type(sampler).__name__}): {int(stuck.sum())} of {stuck.numel()} chains accepted nothing in the last "
+            f"warm_up({type(core).__name__}): {int(stuck.sum())} of {stuck.numel()} chains accepted nothing in the last "
             f"{steps - steps // 2} steps: where they stand the energy is too steep for the step size of the others. Start them "
             "elsewhere, or warm up longer with a smaller step_size",
             stacklevel=3,

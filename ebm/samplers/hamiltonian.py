@@ -132,7 +132,7 @@ def _flat(y: Tensor, chains: int) -> Tensor:
     return y.reshape(*y.shape[:chains], -1)
 
 
-def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float) -> Phase:
+def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float | Tensor) -> Phase:
     """Takes one leapfrog step: half a kick, a drift, half a kick, with one gradient at the new y.
 
     Successive half kicks share a gradient, so L steps cost L gradients.
@@ -142,6 +142,6 @@ def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tens
     momentum = plus(phase.momentum, -half, phase.grad)
     y = plus(phase.y, step_size, mass.velocity(momentum, chains))
     value, grad = energy_and_grad(energy, y)
-    if temperature != 1:
+    if isinstance(temperature, Tensor) or temperature != 1:
         value, grad = value / temperature, grad / temperature
     return Phase(y, plus(momentum, -half, grad), value, grad)

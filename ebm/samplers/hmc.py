@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
+from ebm.randomness import rand_like
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrog
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
@@ -41,6 +42,7 @@ class HMC(AcceptingSampler):
     """
 
     stationary = at_temperature_one
+    steady = True
     heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
@@ -73,7 +75,7 @@ class HMC(AcceptingSampler):
         fallen = start.value + self.mass.kinetic(momentum, chains) - end.value - self.mass.kinetic(end.momentum, chains)
         inside = finite_chains(end.value, end.grad) & ~fallen.isnan()
         acceptance = torch.where(inside, fallen.clamp(max=0).exp(), 0.0)
-        draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
+        draw = rand_like(value, generator)
         accepted = draw < acceptance
         new = end.y, end.value * temperature, end.grad * temperature
         kept = self.settled(state, scale, accepted, new, (y, value, grad))

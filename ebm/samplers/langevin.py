@@ -36,6 +36,8 @@ class LangevinDynamics(SteppingSampler):
     True
     """
 
+    steady = True
+
     def __init__(
         self,
         step_size: StepSize = 0.1,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import EnergyFn, left
+from ebm.interfaces import EnergyFn
+from ebm.randomness import Source, rand_like
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState
-from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, inner, leapfrog
+from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase
 from ebm.samplers.stepping import Steps, StepSize
+from ebm.samplers.tree import Half, Motion, Subtree, Tree, Uniform, begun, doubled, turned, with_leaf
+from ebm.samplers.tree_program import grown_in_program
 
-LOST = 1000.0  # an energy error, in nats, at which a path has left the level set (Stan's value)
 LOOK = 16  # on a device, leapfrogs between checks (which wait for it) that chains go on
 
 
@@ -50,6 +53,7 @@ class NUTS(AcceptingSampler):
     """
 
     stationary = True
+    steady = True
     heated = 0.5  # a time: paths are as long as the landscape is wide
 
     def __init__(
@@ -70,106 +74,60 @@ class NUTS(AcceptingSampler):
         self, energy: EnergyFn, state: AcceptingState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[AcceptingState, Any]:
         y, (value, grad) = state.y, self.here(energy, state, create_graph)
-        scale = self.scale(state, value, generator)
-        # All chains decide this step's length; its own stream keeps later draws independent of it.
-        device = y.device if generator is None else generator.device
-        seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        path = _Path(self, energy, Phase(y, y, value, grad), self.stride(state, scale, value, y), y.device, seed)
-        for depth in range(self.max_depth):
-            if not path.double(depth):
-                break
-        found = path.found
+        scale, own = self.scale(state, value, generator), self.source(y, generator)
+        start = Phase(y, self.mass.draw(y, value.ndim, own), value, grad)
+        motion, tree = begun(energy, self.mass, self.stride(state, scale, value, y), start)
+        if isinstance(own, Source):  # all numbers that it may need, since a program cannot draw
+            table = own.uniform(value.new_empty(()).expand(2**self.max_depth - 1 + 2 * self.max_depth, *value.shape))
+            if torch.compiler.is_compiling():
+                tree = grown_in_program(motion, tree, self.max_depth, table)
+            else:
+                numbers = iter(table)
+                tree = grown(motion, tree, self.max_depth, lambda _: next(numbers))
+        else:
+            tree = grown(motion, tree, self.max_depth, lambda _: rand_like(value, own))
+        found = tree.found
         kept = AcceptingState(found.y, state.t + 1, scale, state.gain, found.value, found.grad)
-        acceptance = path.acceptance / path.gradients.clamp(min=1)
-        return kept, HamiltonianInfo(value, grad, path.moved, acceptance, path.gradients, path.diverged, path.depth)
+        acceptance = tree.acceptance / tree.gradients.clamp(min=1)
+        return kept, HamiltonianInfo(value, grad, tree.moved, acceptance, tree.gradients, tree.diverged, tree.depth)
+
+    def source(self, y: Tensor, generator: Any) -> Any:
+        """Makes the stream of one step: all chains decide how much it draws, and later draws do not depend on that."""
+        if isinstance(generator, Source):
+            return generator
+        device = y.device if generator is None else generator.device
+        return torch.Generator(y.device).manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_depth={self.max_depth}"
 
 
-class _Path:
-    """The paths of all chains during one step: their ends, the points drawn, and who continues."""
-
-    def __init__(
-        self, sampler: NUTS, energy: EnergyFn, start: Phase, step_size: float | Tensor, device: torch.device, seed: int
-    ) -> None:
-        self.energy, self.mass, self.step_size = energy, sampler.mass, step_size
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.chains = start.value.ndim
-        start = start._replace(momentum=self.mass.draw(start.y, self.chains, self.generator))
-        self.level = self._hamiltonian(start)
-        self.found = self.backward = self.forward = start  # what was drawn, and the two ends
-        self.total = start.momentum  # of all momenta
-        self.weight = torch.zeros_like(start.value)  # log Σ exp(H₀ − H) over the path
-        self.going = torch.ones_like(start.value, dtype=torch.bool)
-        self.moved, self.diverged = ~self.going, ~self.going
-        self.acceptance = torch.zeros_like(start.value)
-        self.gradients = self.depth = torch.zeros_like(start.value, dtype=torch.long)
-
-    def double(self, depth: int) -> bool:
-        """Doubles the unfinished paths by up to 2^depth leapfrogs; tells if any path continues."""
-        ahead = self._uniform() < 0.5
-        sign = left(torch.where(ahead, 1.0, -1.0).to(self.weight), self.total)
-        end = _where(ahead, self.forward, self.backward)
-        found, weight, total = end, torch.full_like(self.weight, -torch.inf), torch.zeros_like(self.total)
-        near, far = end.momentum, torch.where(left(ahead, self.total), self.backward.momentum, self.forward.momentum)
-        first = last = near
-        whole = self.going  # whose new half is still growing, and has not turned
-        # By tree level, of its growing subtree: first momentum, sum up to it, momentum before it.
-        marks: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        for leaf in range(2**depth):
-            moved = leapfrog(self.energy, end, self.mass, sign * self.step_size, 1.0)
-            end = _where(whole, moved, end)
-            gained = self.level - self._hamiltonian(moved)
-            gained = torch.where(gained.isfinite(), gained, -torch.inf)  # rejects the rest
-            self.diverged = self.diverged | (whole & (gained < -LOST))
-            self.acceptance = self.acceptance + torch.where(whole, gained.clamp(max=0).exp(), 0.0)
-            self.gradients = self.gradients + whole
-            whole = whole & (gained >= -LOST)
-            weight = torch.where(whole, torch.logaddexp(weight, gained), weight)
-            found = _where(whole & (self._uniform().log() < gained - weight), moved, found)
-            total = torch.where(left(whole, total), total + moved.momentum, total)
-            level, half = (leaf >> 1).bit_count(), None
-            if leaf % 2 == 0:
-                marks[level] = moved.momentum, total, last
-            last = moved.momentum
-            for older in range(level, level - _trailing_ones(leaf), -1):  # subtrees that end here
-                start, until, _ = marks[older]
-                whole = whole & ~self._turns(start, last, total - until + start)
-                if half is not None:
-                    second, middle, before = half
-                    whole = whole & ~self._turns(start, second, middle - until + start)
-                    whole = whole & ~self._turns(before, last, total - middle + second + before)
-                half = marks[older]
-            first = last if leaf == 0 else first
-            if (end.y.is_cpu or leaf % LOOK == LOOK - 1) and not bool(whole.any()):
-                break
-        taken = whole & (self._uniform().log() < weight - self.weight)
-        self.found, self.moved = _where(taken, found, self.found), self.moved | taken
-        self.weight = torch.where(whole, torch.logaddexp(self.weight, weight), self.weight)
-        turns = self._turns(far, last, self.total + total)
-        turns = turns | self._turns(far, first, self.total + first) | self._turns(near, last, total + near)
-        self.total = torch.where(left(whole, total), self.total + total, self.total)
-        self.forward = _where(whole & ahead, end, self.forward)
-        self.backward = _where(whole & ~ahead, end, self.backward)
-        self.depth, self.going = self.depth + whole, whole & ~turns
-        return bool(self.going.any())
-
-    def _hamiltonian(self, phase: Phase) -> Tensor:
-        return phase.value + self.mass.kinetic(phase.momentum, self.chains)
-
-    def _turns(self, first: Tensor, last: Tensor, total: Tensor) -> Tensor:
-        across = self.mass.velocity(total - (first + last) / 2, self.chains)
-        return (inner(first, across, self.chains) <= 0) | (inner(last, across, self.chains) <= 0)
-
-    def _uniform(self) -> Tensor:
-        return torch.rand(self.weight.shape, generator=self.generator, dtype=self.weight.dtype, device=self.weight.device)
+def grown(motion: Motion, tree: Tree, max_depth: int, uniform: Uniform) -> Tree:
+    """Doubles paths, leaf by leaf, until none goes on."""
+    for depth in range(max_depth):
+        tree, _ = doubled(motion, tree, uniform, partial(leaf_by_leaf, 2**depth))
+        if not bool(tree.going.any()):
+            break
+    return tree
 
 
-def _where(chosen: Tensor, new: Phase, old: Phase) -> Phase:
-    return Phase(*(torch.where(left(chosen, a), a, b) for a, b in zip(new, old, strict=True)))
+def leaf_by_leaf(leaves: int, motion: Motion, half: Half, uniform: Uniform) -> tuple[Half, Tensor, int]:
+    """Adds leaves to new halves, until none is whole."""
+    begins: dict[int, Subtree] = {}  # by level, where the latest subtree began
+    for leaf in range(leaves):
+        before, total = half.end.momentum, half.total
+        half = with_leaf(motion, half, uniform(leaf + 1))
+        level, second = (leaf >> 1).bit_count(), None
+        if leaf % 2 == 0:
+            begins[level] = Subtree(half.end.momentum, total, before)
+        for older in range(level, level - trailing_ones(leaf), -1):  # subtrees that end here
+            half = half._replace(whole=half.whole & ~turned(motion.mass, half, begins[older], second))
+            second = begins[older]
+        if (half.weight.is_cpu or leaf % LOOK == LOOK - 1) and not bool(half.whole.any()):
+            break
+    return half, begins[0].first, leaf + 1
 
 
-def _trailing_ones(number: int) -> int:
+def trailing_ones(number: int) -> int:
     """Counts the ones at the end of a binary number: so many halves of the tree end there."""
     return (~number & (number + 1)).bit_length() - 1

@@ -10,6 +10,7 @@ from torch import nn
 
 from ebm.interfaces import EnergyFn
 from ebm.samplers.charted import Charted
+from ebm.samplers.compiled import Compiled
 from ebm.samplers.hmc import HMC
 from ebm.samplers.langevin import LangevinDynamics
 from ebm.samplers.mala import MALA
@@ -44,6 +45,12 @@ def rehearsal(sampler: Any, energy: EnergyFn, y: Any) -> Rehearsal | None:
     Raises:
         ValueError: for one whose steps no Metropolis test belongs to.
     """
+    if isinstance(sampler, Compiled):
+        inner = rehearsal(sampler.sampler, energy, y)
+        if inner is None:
+            return None
+        made = _inside(sampler, inner.sampler)
+        return inner._replace(sampler=made, adopt=lambda tuned: _inside(sampler, inner.adopt(tuned.sampler)))
     if isinstance(sampler, ParallelTempering | TemperedTransitions):  # the acceptance at temperature 1
         return Rehearsal(sampler.sampler, energy, y, lambda tuned: _inside(sampler, tuned))
     if isinstance(sampler, Structured) and not isinstance(y, dict | tuple | list):

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm.interfaces import EnergyFn, Sampler, State, check_steps, left, plain
+from ebm.randomness import Source, rand_like
 from ebm.samplers.retractions import RETRACTIONS as RETRACTIONS
 from ebm.samplers.retractions import Retraction, as_retraction, is_projection, softmax
 from ebm.samplers.schedules import Between, Schedule, as_schedule
@@ -41,6 +42,7 @@ class SteppingSampler(Sampler):
     # A step size for E becomes step_size · T^heated for E/T, which is √T times as wide where E is
     # quadratic: T would suit, were it not for steeper walls, which throw such steps out.
     heated = 0.5
+    steady = False  # whether all steps but a chain's first run the same program: what `Compiled` takes
     tuned = False  # whether the step size was found by `warm_up`: then it is a number that is saved
 
     def __init__(
@@ -101,8 +103,14 @@ class SteppingSampler(Sampler):
             self.projects = is_projection(self.retraction, y)
         return self.retraction(y) if self.projects else y
 
+    def source(self, y: Tensor, generator: Any) -> Any:
+        """Makes what one step draws from: the trajectory's generator."""
+        return generator
+
     def normals(self, y: Tensor, generator: Generator | None) -> Tensor:
         """Draws what `ebm.randomness.randn_like` draws; here, so that a step enters fewer files."""
+        if isinstance(generator, Source):
+            return generator.normal(y)
         return torch.empty_like(y, memory_format=torch.contiguous_format).normal_(generator=generator)
 
     def clipped(self, grad: Tensor) -> Tensor:
@@ -117,7 +125,7 @@ class SteppingSampler(Sampler):
         if state.scale is not None or self.step_scale == 1.0 or not self.training:
             return state.scale
         low, high = 1 / self.step_scale, self.step_scale
-        draw = torch.rand(energy.shape, generator=generator, dtype=energy.dtype, device=energy.device)
+        draw = rand_like(energy, generator)
         return low + (high - low) * draw
 
     def stride(self, state: Any, scale: Tensor | None, energy: Tensor, y: Tensor) -> float | Tensor:

@@ -1,5 +1,7 @@
 """NUTS: against a recursion that is slow and obvious, what it costs, and where its paths end."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,8 @@ from torch import Tensor
 from ebm.interfaces import energy_and_grad
 from ebm.samplers import NUTS
 from ebm.samplers.hamiltonian import Mass, Phase, leapfrog
-from ebm.samplers.nuts import _Path, _trailing_ones
+from ebm.samplers.nuts import leaf_by_leaf, trailing_ones
+from ebm.samplers.tree import begun, doubled
 from tests.helpers import close, normal, quadratic, seeded
 
 MASS = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
@@ -52,43 +55,38 @@ def slowly(start: Phase, mass: Mass, step_size: float, ways: list[int]) -> tuple
     return points, len(ways)
 
 
-class Watched(_Path):
-    """Notes which way each doubling goes, and what a chain's path holds after it."""
-
-    def __init__(self, *arguments):
-        self.asked: list[Tensor] = []
-        super().__init__(*arguments)
-
-    def _uniform(self) -> Tensor:
-        self.asked.append(super()._uniform())
-        return self.asked[-1]
-
-
 @pytest.mark.parametrize("mass", [None, MASS], ids=["identity", "dense"])
 @pytest.mark.parametrize("seed", range(12))
 def test_paths_are_those_of_the_recursion(seed, mass):
-    sampler, y = NUTS(0.25, max_depth=6, mass=mass), normal(4, 2, seed=seed)
-    path = Watched(sampler, bent, Phase(y, y, *energy_and_grad(bent, y)), 0.25, y.device, seed)
-    start, ways, doubled = path.forward, [], []
+    y, mass, draws = normal(4, 2, seed=seed), Mass(mass), seeded(seed)
+    start = Phase(y, mass.draw(y, 1, draws), *energy_and_grad(bent, y))
+    motion, tree = begun(bent, mass, 0.25, start)
+    ways, doublings = [], []
     for depth in range(6):
-        before, going = len(path.asked), path.going
-        goes = path.double(depth)
-        ways.append(torch.where(path.asked[before] < 0.5, 1, -1))
-        doubled.append(going)
-        if not goes:
+        asked: list[Tensor] = []
+
+        def uniform(_, asked=asked):
+            asked.append(torch.rand(4, generator=draws, dtype=y.dtype))
+            return asked[-1]
+
+        doublings.append(tree.going)
+        tree, drawn = doubled(motion, tree, uniform, partial(leaf_by_leaf, 2**depth))
+        assert drawn == len(asked)
+        ways.append(torch.where(asked[0] < 0.5, 1, -1))
+        if not tree.going.any():
             break
     for chain in range(4):
-        own = [int(way[chain]) for way, going in zip(ways, doubled, strict=True) if going[chain]]
+        own = [int(way[chain]) for way, going in zip(ways, doublings, strict=True) if going[chain]]
         row = slice(chain, chain + 1)
-        points, depth = slowly(Phase(*(part[row] for part in start)), sampler.mass, 0.25, own)
+        points, depth = slowly(Phase(*(part[row] for part in start)), mass, 0.25, own)
         assert depth >= len(own) - 1
-        close(path.backward.y[row], points[0].y)
-        close(path.forward.y[row], points[-1].y)
-        close(path.total[row], sum(point.momentum for point in points))
-        assert any(torch.allclose(path.found.y[row], point.y) for point in points)
-        level = points[0].value * 0 + path.level[row]
-        weights = torch.stack([level - point.value - sampler.mass.kinetic(point.momentum, 1) for point in points])
-        close(path.weight[row], weights.logsumexp(0))
+        close(tree.backward.y[row], points[0].y)
+        close(tree.forward.y[row], points[-1].y)
+        close(tree.total[row], sum(point.momentum for point in points))
+        assert any(torch.allclose(tree.found.y[row], point.y) for point in points)
+        level = points[0].value * 0 + motion.level[row]
+        weights = torch.stack([level - point.value - mass.kinetic(point.momentum, 1) for point in points])
+        close(tree.weight[row], weights.logsumexp(0))
 
 
 def test_a_chain_costs_its_own_gradients_and_all_together_the_longest():
@@ -138,8 +136,8 @@ def test_a_wall_is_not_crossed():
     assert (end != y).any(-1).all()
 
 
-def test_trailing_ones():
-    assert [_trailing_ones(number) for number in range(8)] == [0, 1, 0, 2, 0, 1, 0, 3]
+def testtrailing_ones():
+    assert [trailing_ones(number) for number in range(8)] == [0, 1, 0, 2, 0, 1, 0, 3]
 
 
 def test_errors_restate_the_call():
