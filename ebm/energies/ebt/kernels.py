@@ -56,7 +56,13 @@ def is_wanted(x: Tensor) -> bool:
     """Tells whether the backward pass under way goes on to x."""
     if not x.requires_grad:
         return False
-    return x.grad_fn is None or torch._C._will_engine_execute_node(x.grad_fn)  # what torch's multi-grad hooks ask, too
+    # A leaf's gradient goes where that of its view would. torch's multi-grad hooks ask the same.
+    with torch.enable_grad():
+        node: Any = x.grad_fn or x.view_as(x).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # so it says that autograd.grad was asked for this leaf
+        return True
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -70,7 +76,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        r = torch.rsqrt(_dot(x, x).div_(x.shape[-1]).add_(epsilon))
+        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         return (x * r).mul_(weight), r
 
     @staticmethod
@@ -81,59 +87,70 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, _: None) -> Grads:
-        return (None,) * 3 if g is None else (*_NormGradient.apply(g, *ctx.saved_tensors), None)
+        if g is None:
+            return (None,) * 3
+        # A sampler asks for the gradient of y alone.
+        return (*_NormGradient.apply(is_wanted(ctx.saved_tensors[1]), g, *ctx.saved_tensors)[:2], None)
 
 
 class _NormGradient(torch.autograd.Function):
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(wanted: bool, g: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         u = g * weight
-        d_x = torch.addcmul(u, x, _dot(u, x) * r.square() / x.shape[-1], value=-1).mul_(r)
-        return d_x, _sum(torch.mul(g, x).mul_(r))
+        ux = _dot(u, x)
+        d_x = u.addcmul_(x, ux * r.square() / x.shape[-1], value=-1).mul_(r)
+        return d_x, _weighted_sum(g * x, r) if wanted else None, ux
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs[1:], output[2])
 
     @staticmethod
     @last_derivative
-    def backward(ctx: Any, x1: Tensor | None, weight1: Tensor | None) -> Grads:
+    def backward(ctx: Any, x1: Tensor | None, weight1: Tensor | None, _: None) -> Grads:
         # ⟨g, ẏ⟩ = r⟨u, ẋ⟩ − r³⟨u, x⟩⟨ẋ, x⟩/D + r⟨g ẇ, x⟩ with u = g w, and ∂r/∂x = −r³ x/D
-        g, x, weight, r = ctx.saved_tensors
+        g, x, weight, r, ux = ctx.saved_tensors
         d_g = d_weight = d_x = None
         cubed = r**3 / x.shape[-1]
         if x1 is not None:
             u = g * weight
-            ux, vx = _dot(u, x), _dot(x1, x)
+            vx = _dot(x1, x)
             own = (3 * r.square() / x.shape[-1] * ux * vx - _dot(u, x1)) * cubed
-            d_x = (x * own).addcmul_(u, cubed * vx, value=-1).addcmul_(x1, cubed * ux, value=-1)
-            d_u = (x1 * r).addcmul_(x, cubed * vx, value=-1)
-            d_weight = _sum(g * d_u)
-            d_g = d_u.mul_(weight)
+            d_x = u.mul_(-cubed * vx).addcmul_(x, own).addcmul_(x1, cubed * ux, value=-1)
+            d_u = torch.addcmul(x1, x, r.square() / x.shape[-1] * vx, value=-1)  # over r
+            d_weight = _weighted_sum(g * d_u, r)
+            d_g = d_u.mul_(r).mul_(weight)
         if weight1 is not None:
             u = g * weight1
             more = (u * r).addcmul_(x, cubed * _dot(u, x), value=-1)
             d_x = more if d_x is None else d_x.add_(more)
             along = (x * r).mul_(weight1)
             d_g = along if d_g is None else d_g.add_(along)
-        return d_g, d_x, d_weight, None
+        return None, d_g, d_x, d_weight, None
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """Computes silu(gate) up, the middle of SwiGLU (Shazeer, 2020)."""
+def gated(both: Tensor) -> Tensor:
+    """Computes silu(gate) up of both (..., 2 F), side by side: the middle of SwiGLU (Shazeer, 2020).
+
+    >>> gated(torch.tensor([0.0, 100.0, 5.0, 5.0]))
+    tensor([  0., 500.])
+    """
     if torch.compiler.is_compiling():
+        gate, up = both.chunk(2, -1)
         return F.silu(gate) * up
-    return _Gated.apply(gate, up)
+    return _Gated.apply(both)
 
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(gate: Tensor, up: Tensor) -> Tensor:
+    def forward(both: Tensor) -> Tensor:
+        gate, up = both.chunk(2, -1)
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -143,60 +160,125 @@ class _Gated(torch.autograd.Function):
 
 class _GatedGradient(torch.autograd.Function):
     @staticmethod
-    def forward(g: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-        s = gate.sigmoid()
-        return _slope(gate, s).mul_(g).mul_(up), s.mul_(gate).mul_(g)
+    def forward(g: Tensor, both: Tensor) -> Tensor:
+        (gate, up), d_both = both.chunk(2, -1), torch.empty_like(both)
+        d_gate, d_up = d_both.chunk(2, -1)
+        torch.ops.aten.silu_backward(g * up, gate, grad_input=d_gate)
+        torch.mul(F.silu(gate), g, out=d_up)
+        return d_both
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     @last_derivative
-    def backward(ctx: Any, gate1: Tensor, up1: Tensor) -> Grads:
+    def backward(ctx: Any, both1: Tensor) -> Grads:
         # ⟨g, ẏ⟩ = g (f′ u ġ + f u̇) with f = silu, f′ = s (1 + x (1 − s)), f″ = s (1 − s) (2 + x (1
         # − 2 s))
-        g, gate, up = ctx.saved_tensors
+        g, both = ctx.saved_tensors
+        (gate, up), (gate1, up1), d_both = both.chunk(2, -1), both1.chunk(2, -1), torch.empty_like(both)
+        d_gate, d_up = d_both.chunk(2, -1)
+        sloped = torch.ops.aten.silu_backward(gate1, gate)
         s = gate.sigmoid()
-        slope = _slope(gate, s)
-        curve = torch.rsub(s, 0.5).mul_(gate).add_(1.0).mul_(s).mul_(torch.rsub(s, 1.0)).mul_(2.0)
-        silu = s.mul_(gate)
-        d_up = slope * gate1
-        d_g = torch.addcmul(silu.mul_(up1), d_up, up)
-        d_gate = curve.mul_(gate1).mul_(up).addcmul_(slope, up1).mul_(g)
-        return d_g, d_gate, d_up.mul_(g)
+        curve = torch.rsub(s, 0.5).mul_(gate).add_(1.0)  # half of 2 + x (1 − 2 s)
+        curve.mul_(torch.ops.aten.sigmoid_backward(gate1, s)).mul_(up)
+        torch.add(torch.ops.aten.silu_backward(up1, gate), curve, alpha=2.0, out=d_gate).mul_(g)
+        d_g = s.mul_(gate).mul_(up1).addcmul_(sloped, up)
+        torch.mul(sloped, g, out=d_up)
+        return d_g, d_both
 
 
-def _slope(x: Tensor, s: Tensor) -> Tensor:
-    """Computes silu′(x) from s = sigmoid(x)."""
-    return torch.rsub(s, 1.0).mul_(x).add_(1.0).mul_(s)
+def heads(qkv: Tensor, cos: Tensor, sin: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits queries, keys and values (B, *, T, 3 D) into heads, each (B, H, *, T, d).
 
+    Each pair (2j, 2j+1) of a query or key is turned by its position's angle (Su et al., 2021,
+    eq. 34), and queries are scaled by d^-1/2, so that their products with keys are attention's.
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (2j, 2j+1) of x (..., d) by its position's angle (Su et al., 2021, eq. 34).
-
-    >>> turn(torch.tensor([1.0, 0.0]), torch.tensor([0.0]), torch.tensor([1.0]))    # a quarter turn
-    tensor([0., 1.])
+    >>> q, k, v = heads(torch.ones(1, 1, 6), torch.tensor([0.0]), torch.tensor([1.0]), 1)    # a quarter turn
+    >>> q, k, v
+    (tensor([[[[-0.7071,  0.7071]]]]), tensor([[[[-1.,  1.]]]]), tensor([[[[1., 1.]]]]))
     """
-    return _turned(x, cos, sin) if torch.compiler.is_compiling() else _Turn.apply(x, cos, sin)
+    if torch.compiler.is_compiling():
+        q, k, v = _split(qkv, count)
+        return _turned(q, cos, sin) * q.shape[-1] ** -0.5, _turned(k, cos, sin), v
+    return _Heads.apply(qkv, cos, sin, count)
 
 
-class _Turn(torch.autograd.Function):
+class _Heads(torch.autograd.Function):
+    """The linear map that `heads` is; `_Joined` is its transpose, and the other way round."""
+
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if x.dtype != cos.dtype or x.stride(-1) != 1:  # such as an expanded gradient
-            return _turned(x, cos, sin)
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # one pass over memory
-        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+    def forward(qkv: Tensor, cos: Tensor, sin: Tensor, count: int) -> tuple[Tensor, ...]:
+        given = _split(qkv, count)
+        made = tuple(qkv.new_empty(given.shape[1:]) for _ in range(3))
+        scale = given.shape[-1] ** -0.5
+        _turn_into(made[0], given[0], cos * scale, sin * scale)
+        _turn_into(made[1], given[1], cos, sin)
+        made[2].copy_(given[2])
+        return made
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1:3])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Grads:
+        return (None if all(g is None for g in grads) else _Joined.apply(*grads, *ctx.saved_tensors), None, None, None)
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(q: Tensor | None, k: Tensor | None, v: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        like = next(x for x in (q, k, v) if x is not None)
+        count, dim = like.shape[1], like.shape[-1]
+        qkv = like.new_empty(like.shape[0], *like.shape[2:-1], 3 * count * dim)
+        made, scale = _split(qkv, count), dim**-0.5
+        for place, x, size in zip(made, (q, k, v), (scale, 1.0, None), strict=True):
+            if x is None:
+                place.zero_()
+            elif size is None:
+                place.copy_(x)
+            else:
+                _turn_into(place, x, cos * size, -sin * size)  # back by the same angle
+        return qkv
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_backward(*inputs[3:])
+        ctx.count = next(x for x in inputs[:3] if x is not None).shape[1]
+        ctx.given = [x is not None for x in inputs[:3]]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Grads:
-        cos, sin = ctx.saved_tensors
-        return _Turn.apply(g, cos, -sin), None, None  # back by the same angle
+        parts = _Heads.apply(g, *ctx.saved_tensors, ctx.count)
+        return (*(x if given else None for x, given in zip(parts, ctx.given, strict=True)), None, None)
+
+
+def _split(qkv: Tensor, count: int) -> Tensor:
+    """Views (B, *, T, 3 H d) as (3, B, H, *, T, d)."""
+    return qkv.unflatten(-1, (3, count, -1)).movedim((-3, -2), (0, 2))
+
+
+def _turn_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Writes x, with its pairs turned, to a place of its shape."""
+    dtype = torch.promote_types(x.dtype, cos.dtype)
+    x, turns = x.to(dtype), torch.complex(cos.to(dtype), sin.to(dtype))
+    x = x if _is_paired(x) else x.contiguous()
+    if out.dtype == dtype and _is_paired(out):
+        torch.mul(_pairs(x), turns, out=_pairs(out))  # one pass over memory
+    else:
+        out.copy_(torch.view_as_real(_pairs(x) * turns).flatten(-2))
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def _is_paired(x: Tensor) -> bool:
+    """Tells whether neighbours in x can be read as complex numbers; not so in an expanded gradient."""
+    return x.stride(-1) == 1 and not any(step % 2 for step in (*x.stride()[:-1], x.storage_offset()))
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -210,6 +292,6 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.vecdot(x, y).unsqueeze(-1)
 
 
-def _sum(x: Tensor) -> Tensor:
-    """Sums over all axes but the last."""
-    return x.flatten(0, -2).sum(0)
+def _weighted_sum(x: Tensor, r: Tensor) -> Tensor:
+    """Sums r x over all axes but the last, for numbers r (..., 1)."""
+    return (r.flatten().unsqueeze(0) @ x.flatten(0, -2)).squeeze(0)

@@ -54,8 +54,7 @@ class MutualBlock(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = attend(q, k, v, bias).transpose(1, 2).flatten(2)
         x = rms_norm(x + self.out(seen), self.unit, EPSILON)
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return rms_norm(x + self.down(gated(gate, up)), self.unit, EPSILON)
+        return rms_norm(x + self.down(gated(self.gate_up(x))), self.unit, EPSILON)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

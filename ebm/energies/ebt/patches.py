@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ebm.energies.ebt.blocks import modulate
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy
 
@@ -164,6 +163,10 @@ def _condition(condition: Condition, size: int | None, dim: int) -> tuple[Any, A
         return None, _Constant
     made = {"learned": lambda: nn.Parameter(torch.randn(1, dim)), "class": lambda: nn.Embedding(size or 0, dim)}
     return made.get(condition, lambda: nn.Linear(size or 0, dim))(), partial(nn.Linear, dim)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
 
 
 def normalised(x: Tensor) -> Tensor:
