@@ -22,7 +22,7 @@ import ebm
 from ebm.baselines import FrameTransformer, Transformer
 from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
 from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
-from ebm.energies.ebt.kernels import gated, heads, rms_norm
+from ebm.energies.ebt.kernels import gated, gelu, heads, layer_norm, rms_norm
 from ebm.interfaces import Batch, energy_and_grad
 from ebm.objectives import Reconstruction
 from ebm.samplers import GradientDescent
@@ -389,6 +389,7 @@ HIDDEN = future(2, 3, device=torch.device("cpu"))
 HIDDEN_PADDED = future(2, 3, device=torch.device("cpu"), pad=torch.tensor([0, 3]))  # the second row's sees itself alone
 
 DOUBLE, SINGLE = exact_turns(torch.arange(3), 4), turns(torch.arange(3), 4)
+NONE = torch.ones(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
 QKV = ((1, 2, 3, 24),)  # B, N, T, 3 H d
 
 
@@ -406,11 +407,14 @@ def in_parts(function: Callable[..., Tensor], rows: int) -> Callable[..., Tensor
 # name -> kernel, plain formula, shapes of the inputs
 KERNELS = {
     "rms_norm": (lambda x, weight: rms_norm(x, weight, 1e-3), norm_plainly, ((2, 3, 4), (4,))),
+    "layer_norm": (lambda x: layer_norm(x, 1e-3), lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-3), ((2, 3, 4),)),
+    "gelu": (gelu, lambda x: F.gelu(x, approximate="tanh"), ((3, 4),)),
     "gated": (gated, lambda both: F.silu(both[..., :3]) * both[..., 3:], ((2, 6),)),
     "heads": (lambda x: joined(*heads(x, *DOUBLE, 2)), lambda x: joined(*heads_plainly(x, *DOUBLE)), QKV),
     "heads-single": (lambda x: joined(*heads(x, *SINGLE, 2)), lambda x: joined(*heads_plainly(x, *SINGLE)), QKV),
     "heads-queries": (lambda x: heads(x, *DOUBLE, 2)[0], lambda x: heads_plainly(x, *DOUBLE)[0], QKV),
     "heads-values": (lambda x: heads(x, *DOUBLE, 2)[2], lambda x: heads_plainly(x, *DOUBLE)[2], QKV),
+    "heads-unturned": (lambda x: joined(*heads(x, None, None, 2)), lambda x: joined(*heads_plainly(x, *NONE)), QKV),
     "attention": (attend_to_past_and_self, attend_plainly, SEEN),
     "attention-in-parts": (in_parts(attend_to_past_and_self, 1), attend_plainly, SEEN),
     "attention-padded": (

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebm.energies.ebt.kernels import is_wanted, last_derivative
+from ebm.energies.ebt.kernels import dot, is_wanted, last_derivative, through_softmax
 
 BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
 ROWS = 64  # queries at a time: fewer leave out more of the future, but their products are slower
@@ -108,7 +108,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
-        out, own, kept = torch.empty_like(v), _dot(q, k), []
+        out, own, kept = torch.empty_like(v), dot(q, k), []
         for rows, seen in _parts(q, keys):
             scores = _against(q[..., rows, :], keys[..., :seen, :], own[..., rows, :], wide=True)
             _hide(scores, seen, None if hidden is None else hidden[..., rows, :seen].unsqueeze(-3))
@@ -138,12 +138,12 @@ class _Attention(torch.autograd.Function):
 class _AttentionGradient(torch.autograd.Function):
     @staticmethod
     def forward(wanted: bool, g: Tensor, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, *kept: Tensor) -> Grads:
-        d_q, d_k, d_v, own = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), _dot(g, v)
+        d_q, d_k, d_v, own = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dot(g, v)
         d_keys: Tensor | None = None
         d_values: Tensor | None = None
         for rows, seen, weights in _kept(kept, q):
             g_, q_, k_ = g[..., rows, :], q[..., rows, :], k[..., rows, :]
-            ds = _through_softmax(_against(g_, values[..., :seen, :], own[..., rows, :]), weights)
+            ds = through_softmax(_against(g_, values[..., :seen, :], own[..., rows, :]), weights)
             past, own_ds = ds[..., :-1], ds[..., -1:]
             torch.addcmul(_rows(past, keys[..., :seen, :]), own_ds, k_, out=d_q[..., rows, :])
             torch.mul(own_ds, q_, out=d_k[..., rows, :])
@@ -168,7 +168,7 @@ class _AttentionGradient(torch.autograd.Function):
         d_g, d_q, d_k, d_v = (torch.empty_like(x) for x in (g, q, k, v))
         d_keys: Tensor | None = None
         d_values: Tensor | None = None
-        own_a, own_t, own_c = _dot(g, v), _dot(q1, k) + _dot(q, k1), _dot(g, v1)
+        own_a, own_t, own_c = dot(g, v), dot(q1, k) + dot(q, k1), dot(g, v1)
         for rows, seen, weights in _kept(kept, q):
             g_, q_, k_, v_, q1_, k1_, v1_ = (x[..., rows, :] for x in (g, q, k, v, q1, k1, v1))
             past_keys, past_values = keys[..., :seen, :], values[..., :seen, :]
@@ -176,13 +176,13 @@ class _AttentionGradient(torch.autograd.Function):
             t = _against(q1_, past_keys, own_t[..., rows, :])
             if keys1 is not None:
                 t[..., :-1] += _rows(q_, keys1[..., :seen, :].mT)
-            a.sub_(_dot(weights, a))
-            t.sub_(_dot(weights, t))
+            a.sub_(dot(weights, a))
+            t.sub_(dot(weights, t))
             c = torch.mul(a, t)  # what moves w, up to a constant
             c[..., -1:] += own_c[..., rows, :]
             if values1 is not None:
                 c[..., :-1] += _rows(g_, values1[..., :seen, :].mT)
-            ds, w, c = a.mul_(weights), t.mul_(weights), _through_softmax(c, weights)
+            ds, w, c = a.mul_(weights), t.mul_(weights), through_softmax(c, weights)
             to_g = _rows(w[..., :-1], past_values).addcmul_(weights[..., -1:], v1_)
             to_q = _rows(c[..., :-1], past_keys).addcmul_(ds[..., -1:], k1_)
             if values1 is not None:
@@ -232,7 +232,7 @@ class _PastGradient(torch.autograd.Function):
         d_k: Tensor | None = None
         d_v: Tensor | None = None
         for rows, seen, weights in _kept(kept, q, 0):
-            ds = _through_softmax(_rows(g[..., rows, :], v[..., :seen, :].mT), weights)
+            ds = through_softmax(_rows(g[..., rows, :], v[..., :seen, :].mT), weights)
             d_q[..., rows, :] = _rows(ds, k[..., :seen, :])
             d_k = _plus_product(d_k, ds, q[..., rows, :])
             d_v = _plus_product(d_v, weights, g[..., rows, :])
@@ -301,13 +301,3 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
 def _batched(x: Tensor) -> Tensor:
     """Views x (B, H, N, R, a) as (B H, N R, a)."""
     return x.flatten(2, 3).flatten(0, 1)
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Computes ⟨x, y⟩ over the last axis, which it keeps."""
-    return torch.linalg.vecdot(x, y).unsqueeze(-1)
-
-
-def _through_softmax(g: Tensor, weights: Tensor) -> Tensor:
-    """Takes a gradient back through a softmax: w (g − Σ w g)."""
-    return torch.ops.aten._softmax_backward_data(g, weights, -1, g.dtype)

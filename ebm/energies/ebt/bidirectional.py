@@ -46,7 +46,6 @@ class ImageEBT(BidirectionalEBT):
     Raises:
         ValueError: for sizes that cannot work, and (at the call) a y of another shape or a missing
             condition.
-        ImportError: timm is not installed.
 
     >>> import torch
     >>> energy = ImageEBT(image_size=8, patch_size=4, channels=3, dim=8, depth=1, heads=2)

@@ -1,4 +1,4 @@
-"""Norm, gate and rotation with second derivatives by hand, which pass over memory less often.
+"""Norms, gates and rotations with second derivatives by hand, which pass over memory less often.
 
 Each backward is itself a Function. Its own backward uses that the derivative of ⟨J(x)ᵀ g, ẋ⟩ is the
 gradient of a directional derivative: for y = f(x), a cotangent g and a direction ẋ it is that of
@@ -8,6 +8,7 @@ gets them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -97,7 +98,7 @@ class _NormGradient(torch.autograd.Function):
     @staticmethod
     def forward(wanted: bool, g: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         u = g * weight
-        ux = _dot(u, x)
+        ux = dot(u, x)
         d_x = u.addcmul_(x, ux * r.square() / x.shape[-1], value=-1).mul_(r)
         return d_x, _weighted_sum(g * x, r) if wanted else None, ux
 
@@ -116,19 +117,133 @@ class _NormGradient(torch.autograd.Function):
         cubed = r**3 / x.shape[-1]
         if x1 is not None:
             u = g * weight
-            vx = _dot(x1, x)
-            own = (3 * r.square() / x.shape[-1] * ux * vx - _dot(u, x1)) * cubed
+            vx = dot(x1, x)
+            own = (3 * r.square() / x.shape[-1] * ux * vx - dot(u, x1)) * cubed
             d_x = u.mul_(-cubed * vx).addcmul_(x, own).addcmul_(x1, cubed * ux, value=-1)
             d_u = torch.addcmul(x1, x, r.square() / x.shape[-1] * vx, value=-1)  # over r
             d_weight = _weighted_sum(g * d_u, r)
             d_g = d_u.mul_(r).mul_(weight)
         if weight1 is not None:
             u = g * weight1
-            more = (u * r).addcmul_(x, cubed * _dot(u, x), value=-1)
+            more = (u * r).addcmul_(x, cubed * dot(u, x), value=-1)
             d_x = more if d_x is None else d_x.add_(more)
             along = (x * r).mul_(weight1)
             d_g = along if d_g is None else d_g.add_(along)
         return None, d_g, d_x, d_weight, None
+
+
+def layer_norm(x: Tensor, epsilon: float) -> Tensor:
+    """Computes (x − mean) / √(variance + ε) over the last axis, in float32 or finer (Ba et al., 2016)."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if torch.compiler.is_compiling():
+        return F.layer_norm(wide, wide.shape[-1:], eps=epsilon).to(x.dtype)
+    return _LayerNorm.apply(wide, epsilon)[0].to(x.dtype)
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        n = x - x.mean(-1, keepdim=True)
+        r = torch.linalg.vector_norm(n, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        return n.mul_(r), r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], *output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: None) -> Grads:
+        if g is None:
+            return None, None
+        x, n, r = ctx.saved_tensors
+        return _LayerNormGradient.apply(g, x, n.detach(), r), None
+
+
+class _LayerNormGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(g: Tensor, x: Tensor, n: Tensor, r: Tensor) -> Tensor:
+        return _centred(g, n, r)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], *inputs[2:], inputs[1])
+
+    @staticmethod
+    @last_derivative
+    def backward(ctx: Any, x1: Tensor) -> Grads:
+        # With n the output: J ẋ = r (ẋ − mean ẋ − n ⟨n, ẋ⟩/D) is symmetric, and ⟨g, J ẋ⟩ = r (A − BC/D)
+        # with A = ⟨g, ẋ⟩ − D mean g mean ẋ, B = ⟨ẋ, n⟩, C = ⟨g, n⟩, where ∂r = −r² ⟨n, ∂x⟩/D and ∂n = J ∂x.
+        g, n, r, _ = ctx.saved_tensors
+        count = n.shape[-1]
+        mean_g, mean_1 = g.mean(-1, keepdim=True), x1.mean(-1, keepdim=True)
+        b, c = dot(x1, n), dot(g, n)
+        a = dot(g, x1) - count * mean_g * mean_1
+        common = -r.square() / count
+        d_x = n * (common * (a - 3 / count * b * c))
+        d_x.addcmul_(x1, common * c).addcmul_(g, common * b).sub_(common * (c * mean_1 + b * mean_g))
+        return (x1 - mean_1).addcmul_(n, b / count, value=-1).mul_(r), d_x, None, None
+
+
+def _centred(g: Tensor, n: Tensor, r: Tensor) -> Tensor:
+    """Takes a gradient back through a layer norm with output n."""
+    return (g - g.mean(-1, keepdim=True)).addcmul_(n, dot(g, n) / n.shape[-1], value=-1).mul_(r)
+
+
+SLOPE, CUBE = (8 / math.pi) ** 0.5, 0.044715  # of GELU's approximation: tanh(z/2) = 2 sigmoid(z) − 1
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Computes x sigmoid(z), z = √(8/π) (x + 0.044715 x³): GELU by its tanh (Hendrycks and Gimpel)."""
+    return F.gelu(x, approximate="tanh") if torch.compiler.is_compiling() else _Gelu.apply(x)
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _bent(x)[0].mul_(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Grads:
+        return _GeluGradient.apply(g, *ctx.saved_tensors)
+
+
+class _GeluGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(g: Tensor, x: Tensor) -> Tensor:
+        s, square = _bent(x)
+        return _gelu_slope(x, s, square).mul_(g)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @last_derivative
+    def backward(ctx: Any, x1: Tensor) -> Grads:
+        # f = x s(z): f′ = s + x ṡ, ṡ = s (1 − s) z′; f″ = 2 ṡ + x (1 − 2 s) z′ ṡ + x s (1 − s) z″
+        g, x = ctx.saved_tensors
+        s, square = _bent(x)
+        z1 = (square * (3 * SLOPE * CUBE)).add_(SLOPE)
+        bell = torch.ops.aten.sigmoid_backward(x1, s)  # ẋ s (1 − s)
+        curve = torch.rsub(s, 0.5).mul_(x).mul_(z1).add_(1.0).mul_(z1).add_(square, alpha=3 * SLOPE * CUBE)
+        return _gelu_slope(x, s, square).mul_(x1), curve.mul_(bell).mul_(g).mul_(2.0)
+
+
+def _bent(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes sigmoid(z) and x²."""
+    square = x.square()
+    return (square * (SLOPE * CUBE)).add_(SLOPE).mul_(x).sigmoid_(), square
+
+
+def _gelu_slope(x: Tensor, s: Tensor, square: Tensor) -> Tensor:
+    z1x = (square * (3 * SLOPE * CUBE)).add_(SLOPE).mul_(x)
+    return torch.ops.aten.sigmoid_backward(z1x, s).add_(s)
 
 
 def gated(both: Tensor) -> Tensor:
@@ -189,11 +304,12 @@ class _GatedGradient(torch.autograd.Function):
         return d_g, d_both
 
 
-def heads(qkv: Tensor, cos: Tensor, sin: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def heads(qkv: Tensor, cos: Tensor | None, sin: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Splits queries, keys and values (B, *, T, 3 D) into heads, each (B, H, *, T, d).
 
     Each pair (2j, 2j+1) of a query or key is turned by its position's angle (Su et al., 2021,
-    eq. 34), and queries are scaled by d^-1/2, so that their products with keys are attention's.
+    eq. 34), where there are turns, and queries are scaled by d^-1/2, so that their products with
+    keys are attention's.
 
     >>> q, k, v = heads(torch.ones(1, 1, 6), torch.tensor([0.0]), torch.tensor([1.0]), 1)    # a quarter turn
     >>> q, k, v
@@ -201,7 +317,9 @@ def heads(qkv: Tensor, cos: Tensor, sin: Tensor, count: int) -> tuple[Tensor, Te
     """
     if torch.compiler.is_compiling():
         q, k, v = _split(qkv, count)
-        return _turned(q, cos, sin) * q.shape[-1] ** -0.5, _turned(k, cos, sin), v
+        if cos is not None and sin is not None:
+            q, k = _turned(q, cos, sin), _turned(k, cos, sin)
+        return q * q.shape[-1] ** -0.5, k, v
     return _Heads.apply(qkv, cos, sin, count)
 
 
@@ -209,11 +327,10 @@ class _Heads(torch.autograd.Function):
     """The linear map that `heads` is; `_Joined` is its transpose, and the other way round."""
 
     @staticmethod
-    def forward(qkv: Tensor, cos: Tensor, sin: Tensor, count: int) -> tuple[Tensor, ...]:
+    def forward(qkv: Tensor, cos: Tensor | None, sin: Tensor | None, count: int) -> tuple[Tensor, ...]:
         given = _split(qkv, count)
         made = tuple(qkv.new_empty(given.shape[1:]) for _ in range(3))
-        scale = given.shape[-1] ** -0.5
-        _turn_into(made[0], given[0], cos * scale, sin * scale)
+        _turn_into(made[0], given[0], cos, sin, given.shape[-1] ** -0.5)
         _turn_into(made[1], given[1], cos, sin)
         made[2].copy_(given[2])
         return made
@@ -230,18 +347,17 @@ class _Heads(torch.autograd.Function):
 
 class _Joined(torch.autograd.Function):
     @staticmethod
-    def forward(q: Tensor | None, k: Tensor | None, v: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(q: Tensor | None, k: Tensor | None, v: Tensor | None, cos: Tensor | None, sin: Tensor | None) -> Tensor:
         like = next(x for x in (q, k, v) if x is not None)
         count, dim = like.shape[1], like.shape[-1]
         qkv = like.new_empty(like.shape[0], *like.shape[2:-1], 3 * count * dim)
-        made, scale = _split(qkv, count), dim**-0.5
-        for place, x, size in zip(made, (q, k, v), (scale, 1.0, None), strict=True):
+        back = None if sin is None else -sin  # by the same angle
+        given = ((q, cos, back, dim**-0.5), (k, cos, back, 1.0), (v, None, None, 1.0))
+        for place, (x, *how) in zip(_split(qkv, count), given, strict=True):
             if x is None:
                 place.zero_()
-            elif size is None:
-                place.copy_(x)
             else:
-                _turn_into(place, x, cos * size, -sin * size)  # back by the same angle
+                _turn_into(place, x, *how)
         return qkv
 
     @staticmethod
@@ -261,10 +377,13 @@ def _split(qkv: Tensor, count: int) -> Tensor:
     return qkv.unflatten(-1, (3, count, -1)).movedim((-3, -2), (0, 2))
 
 
-def _turn_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Writes x, with its pairs turned, to a place of its shape."""
+def _turn_into(out: Tensor, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, scale: float = 1.0) -> None:
+    """Writes x, with its pairs turned, and scaled, to a place of its shape."""
+    if cos is None or sin is None:
+        out.copy_(x) if scale == 1 else torch.mul(x, scale, out=out)
+        return
     dtype = torch.promote_types(x.dtype, cos.dtype)
-    x, turns = x.to(dtype), torch.complex(cos.to(dtype), sin.to(dtype))
+    x, turns = x.to(dtype), torch.complex(cos.to(dtype) * scale, sin.to(dtype) * scale)
     x = x if _is_paired(x) else x.contiguous()
     if out.dtype == dtype and _is_paired(out):
         torch.mul(_pairs(x), turns, out=_pairs(out))  # one pass over memory
@@ -287,9 +406,14 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def dot(x: Tensor, y: Tensor) -> Tensor:
     """Computes ⟨x, y⟩ over the last axis, which it keeps."""
     return torch.linalg.vecdot(x, y).unsqueeze(-1)
+
+
+def through_softmax(g: Tensor, weights: Tensor) -> Tensor:
+    """Takes a gradient back through a softmax: w (g − Σ w g)."""
+    return torch.ops.aten._softmax_backward_data(g, weights, -1, g.dtype)
 
 
 def _weighted_sum(x: Tensor, r: Tensor) -> Tensor:
