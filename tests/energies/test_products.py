@@ -9,6 +9,7 @@ from torch import Tensor
 from ebm.energies import TextEBT
 from ebm.energies.ebt import products
 from ebm.energies.ebt.products import Linear, linear
+from ebm.interfaces import energy_and_grad
 from tests.helpers import close
 
 SHAPES = [(16, 8, 12), (9, 32, 8), (16, 12, 12), (3, 8, 12), (16, 2, 12)]  # rows, features in, features out
@@ -24,6 +25,7 @@ def multiplied(monkeypatch) -> list[tuple[int, ...]]:
         return op(a, b, *rest)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    monkeypatch.setattr(products, "MANY", 1)
     return seen
 
 
@@ -49,15 +51,33 @@ def test_derivatives_of_all_orders_are_float64s(rows, before, after, biased, mul
     for got, expected in zip(found, derivatives(*exact, torch.nn.functional.linear), strict=True):
         assert got.dtype == torch.float32
         close(got.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-    assert bool(multiplied) == (min(rows, before, after) >= products.FEW)
+    assert bool(multiplied) == (min(rows, before, after) >= products.ROWS)
 
 
 @pytest.mark.parametrize(
     "x", [torch.randn(2, 3, 16), torch.randn(16, 6).t(), torch.randn(1, 16).expand(12, 16), torch.randn(0, 16)]
 )
-def test_any_layout_is_multiplied(x):
+def test_any_layout_is_multiplied(x, multiplied):
     weight = torch.randn(16, 20).t()
     close(linear(x, weight), x @ weight.t(), rtol=1e-4, atol=1e-4)
+
+
+def test_small_products_are_torchs_own(multiplied, monkeypatch):
+    monkeypatch.setattr(products, "MANY", 16 * 16 * 16)
+    linear(torch.randn(15, 16), torch.randn(16, 16))
+    assert not multiplied
+    linear(torch.randn(16, 16), torch.randn(16, 16))
+    assert multiplied == [(16, 16, 16)]
+
+
+def test_nothing_reaches_a_state_that_nobody_holds(multiplied):
+    weight = torch.randn(24, 16, requires_grad=True)
+    y = torch.randn(32, 16)
+    _, slope = energy_and_grad(lambda y: linear(y, weight).square().sum(-1), y, create_graph=True)
+    multiplied.clear()
+    slope.square().sum().backward()
+    assert multiplied == [(32, 16, 24), (16, 32, 24), (16, 32, 24)]  # not (32, 24, 16), which would lead to y
+    assert weight.grad is not None
 
 
 def test_elsewhere_it_is_torchs_own(multiplied):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebm.energies.ebt.kernels import dot, is_wanted, last_derivative, through_softmax
+from ebm.energies.ebt.kernels import Kernel, dot, is_wanted, last_derivative, through_softmax
 
 BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
 ROWS = 64  # queries at a time: fewer leave out more of the future, but their products are slower
@@ -105,7 +105,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
 # a_j + w_0 ⟨g, v̇⟩, where j = 0 is the candidate itself.
 
 
-class _Attention(torch.autograd.Function):
+class _Attention(Kernel):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
         out, own, kept = torch.empty_like(v), dot(q, k), []
@@ -135,7 +135,7 @@ class _Attention(torch.autograd.Function):
         return (*_AttentionGradient.apply(wanted, g, *ctx.saved_tensors), None)
 
 
-class _AttentionGradient(torch.autograd.Function):
+class _AttentionGradient(Kernel):
     @staticmethod
     def forward(wanted: bool, g: Tensor, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, *kept: Tensor) -> Grads:
         d_q, d_k, d_v, own = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dot(g, v)
@@ -198,7 +198,7 @@ class _AttentionGradient(torch.autograd.Function):
         return None, d_g, d_q, d_k, d_v, d_keys, d_values, *[None] * len(kept)
 
 
-class _Past(torch.autograd.Function):
+class _Past(Kernel):
     """Attends causally to q, k and v (B, H, S, d) of one stream."""
 
     @staticmethod
@@ -224,7 +224,7 @@ class _Past(torch.autograd.Function):
         return (None,) * 3 if g is None else _PastGradient.apply(g, *ctx.saved_tensors)
 
 
-class _PastGradient(torch.autograd.Function):
+class _PastGradient(Kernel):
     @staticmethod
     def forward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, *kept: Tensor) -> Grads:
         g, q = g.unsqueeze(2), q.unsqueeze(2)

@@ -8,16 +8,41 @@ gets them.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Grads = tuple[Tensor | None, ...]
+
+
+class Kernel(torch.autograd.Function):
+    """A Function of positional arguments without defaults.
+
+    torch binds the arguments of `apply` to the signature of `forward`, which it reads anew at every
+    call: a tenth of a small step of training. Here the signature is at hand, and takes them as they are.
+    """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.forward.__signature__ = _AsGiven()  # type: ignore[attr-defined]
+
+
+class _AsGiven(inspect.Signature):
+    def bind(self, *arguments: Any, **keywords: Any) -> Any:
+        return _Bound(arguments, keywords)
+
+
+class _Bound(NamedTuple):
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def apply_defaults(self) -> None: ...
 
 
 THIRD = "a third derivative of an EBT's kernel: they are written by hand up to the second"
@@ -42,7 +67,7 @@ def last_derivative(backward: Callable[..., Grads], message: str = THIRD) -> Cal
     return refusing
 
 
-class _Last(torch.autograd.Function):
+class _Last(Kernel):
     @staticmethod
     def forward(ctx: Any, message: str, count: int, *tensors: Tensor | None) -> Grads:
         ctx.message = message
@@ -74,7 +99,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _Norm.apply(wide, weight, epsilon)[0].to(x.dtype)
 
 
-class _Norm(torch.autograd.Function):
+class _Norm(Kernel):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
@@ -94,7 +119,7 @@ class _Norm(torch.autograd.Function):
         return (*_NormGradient.apply(is_wanted(ctx.saved_tensors[1]), g, *ctx.saved_tensors)[:2], None)
 
 
-class _NormGradient(torch.autograd.Function):
+class _NormGradient(Kernel):
     @staticmethod
     def forward(wanted: bool, g: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         u = g * weight
@@ -140,7 +165,7 @@ def layer_norm(x: Tensor, epsilon: float) -> Tensor:
     return _LayerNorm.apply(wide, epsilon)[0].to(x.dtype)
 
 
-class _LayerNorm(torch.autograd.Function):
+class _LayerNorm(Kernel):
     @staticmethod
     def forward(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         n = x - x.mean(-1, keepdim=True)
@@ -161,7 +186,7 @@ class _LayerNorm(torch.autograd.Function):
         return _LayerNormGradient.apply(g, x, n.detach(), r), None
 
 
-class _LayerNormGradient(torch.autograd.Function):
+class _LayerNormGradient(Kernel):
     @staticmethod
     def forward(g: Tensor, x: Tensor, n: Tensor, r: Tensor) -> Tensor:
         return _centred(g, n, r)
@@ -199,7 +224,7 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh") if torch.compiler.is_compiling() else _Gelu.apply(x)
 
 
-class _Gelu(torch.autograd.Function):
+class _Gelu(Kernel):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return _bent(x)[0].mul_(x)
@@ -213,7 +238,7 @@ class _Gelu(torch.autograd.Function):
         return _GeluGradient.apply(g, *ctx.saved_tensors)
 
 
-class _GeluGradient(torch.autograd.Function):
+class _GeluGradient(Kernel):
     @staticmethod
     def forward(g: Tensor, x: Tensor) -> Tensor:
         s, square = _bent(x)
@@ -258,7 +283,7 @@ def gated(both: Tensor) -> Tensor:
     return _Gated.apply(both)
 
 
-class _Gated(torch.autograd.Function):
+class _Gated(Kernel):
     @staticmethod
     def forward(both: Tensor) -> Tensor:
         gate, up = both.chunk(2, -1)
@@ -273,7 +298,7 @@ class _Gated(torch.autograd.Function):
         return _GatedGradient.apply(g, *ctx.saved_tensors)
 
 
-class _GatedGradient(torch.autograd.Function):
+class _GatedGradient(Kernel):
     @staticmethod
     def forward(g: Tensor, both: Tensor) -> Tensor:
         (gate, up), d_both = both.chunk(2, -1), torch.empty_like(both)
@@ -323,7 +348,7 @@ def heads(qkv: Tensor, cos: Tensor | None, sin: Tensor | None, count: int) -> tu
     return _Heads.apply(qkv, cos, sin, count)
 
 
-class _Heads(torch.autograd.Function):
+class _Heads(Kernel):
     """The linear map that `heads` is; `_Joined` is its transpose, and the other way round."""
 
     @staticmethod
@@ -345,7 +370,7 @@ class _Heads(torch.autograd.Function):
         return (None if all(g is None for g in grads) else _Joined.apply(*grads, *ctx.saved_tensors), None, None, None)
 
 
-class _Joined(torch.autograd.Function):
+class _Joined(Kernel):
     @staticmethod
     def forward(q: Tensor | None, k: Tensor | None, v: Tensor | None, cos: Tensor | None, sin: Tensor | None) -> Tensor:
         like = next(x for x in (q, k, v) if x is not None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import EPSILON
-from ebm.energies.ebt.kernels import dot, gated, heads, is_wanted, last_derivative, rms_norm, through_softmax
+from ebm.energies.ebt.kernels import Kernel, dot, gated, heads, is_wanted, last_derivative, rms_norm, through_softmax
 from ebm.energies.ebt.products import Linear
 from ebm.energies.ebt.relations import Relations
 
@@ -81,7 +81,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tens
 # whose derivative in s is c = w (e − ē) with e = (a − ā)(t − t̄) + g v̇ᵀ.
 
 
-class _Mutual(torch.autograd.Function):
+class _Mutual(Kernel):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         weights = q @ k.mT
@@ -105,7 +105,7 @@ class _Mutual(torch.autograd.Function):
         return _MutualGradient.apply(g, q, k, v, bias, weights, bias is not None and is_wanted(bias))
 
 
-class _MutualGradient(torch.autograd.Function):
+class _MutualGradient(Kernel):
     @staticmethod
     def forward(
         g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, weights: Tensor, wanted: bool

@@ -3,7 +3,7 @@
 torch multiplies float32 matrices on a CPU by MKL, which runs at half of oneDNN's speed on
 processors that are not Intel's (AMD EPYC, one core: 105 against 240 GFLOP/s), and no slower on the
 others. A product's derivatives are products, so they are taken here, too. Everywhere else (another
-device or dtype, under autocast, few rows, a compiler) `linear` is torch's own.
+device or dtype, under autocast, small products, a compiler) `linear` is torch's own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebm.energies.ebt.kernels import is_wanted
+from ebm.energies.ebt.kernels import Kernel, is_wanted
 
-FEW = 8  # below so many rows or columns it is no product of matrices that counts, and MKL's is faster
+MANY = 2**21  # multiplications: with fewer, MKL is as fast, and torch's own linear costs less around it
+ROWS = 8  # with fewer rows or columns it is no product of matrices that counts
 Grads = tuple[Tensor | None, ...]
 
 
@@ -36,25 +37,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _is_ours(x, weight):
         return F.linear(x, weight, bias)
-    return _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    return _Product.apply(x, weight, bias)
 
 
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
     if not (x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32):
+        return False
+    if x.numel() * len(weight) < MANY or min(x.numel() // x.shape[-1], *weight.shape) < ROWS:
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
-class _Product(torch.autograd.Function):
-    """Computes a bᵀ + c of a (n, k), b (m, k) and c (m,) or None."""
+class _Product(Kernel):
+    """Computes a bᵀ + c of a (..., k), b (m, k) and c (m,) or None."""
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
-        if min(*a.shape, len(b)) < FEW:
-            return F.linear(a, b, c)
-        return torch.ops.mkldnn._linear_pointwise(a, b, c, "none", [], "")
+        rows = a.reshape(-1, a.shape[-1])
+        return torch.ops.mkldnn._linear_pointwise(rows, b, c, "none", [], "").view(*a.shape[:-1], len(b))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
@@ -65,8 +67,13 @@ class _Product(torch.autograd.Function):
         a, b, c = ctx.saved_tensors
         # A sampler asks for the gradient of y alone: then no weight's is computed.
         d_a = _Product.apply(g, b.t(), None) if is_wanted(a) else None
-        d_b = None
-        if is_wanted(b):  # oneDNN copies a first factor that is transposed: let it be the narrower one
-            narrow = g.shape[1] <= a.shape[1]
-            d_b = _Product.apply(g.t(), a.t(), None) if narrow else _Product.apply(a.t(), g.t(), None).t()
-        return d_a, d_b, g.sum(0) if c is not None and is_wanted(c) else None
+        d_b = d_c = None
+        if is_wanted(b):
+            a, rows = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
+            if rows.shape[1] <= a.shape[1]:  # oneDNN copies a first factor that is transposed: let it be the narrower
+                d_b = _Product.apply(rows.t(), a.t(), None)
+            else:
+                d_b = _Product.apply(a.t(), rows.t(), None).t()
+        if c is not None and is_wanted(c):
+            d_c = g.sum(tuple(range(g.ndim - 1)))
+        return d_a, d_b, d_c
