@@ -40,6 +40,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Product.apply(x, weight, bias)
 
 
+def along(x: Tensor, weight: Tensor) -> Tensor:
+    """Computes ⟨x, w⟩ of x (..., k) and w (k,), in their own precision: autocast would round it.
+
+    Energies are such products, and candidates are judged by their differences.
+
+    >>> along(torch.ones(2, 3, 4), torch.ones(4))
+    tensor([[4., 4., 4.],
+            [4., 4., 4.]])
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        return (x * weight).sum(-1)
+    return x @ weight
+
+
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
     if not (x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.attention import attend_to_past, attend_to_past_and_self, future, turns
 from ebm.energies.ebt.blocks import Block, RMSNorm
+from ebm.energies.ebt.products import along
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy, EnergyFn
 
@@ -229,9 +230,7 @@ class CausalEBT(CausalStream):
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps y (*more, B, T, event), for the last T positions, to energies (*more, B, T)."""
-        # The product is written out: under autocast a Linear would round energies, by whose
-        # differences candidates are judged.
-        return (self.consider(y, code) * self.head.weight[0]).sum(-1)
+        return along(self.consider(y, code), self.head.weight[0])
 
     def consider(self, y: Tensor, code: Code | None) -> Tensor:
         """Runs the prediction stream: y (*more, B, T, event) to hidden states (*more, B, T, D)."""
