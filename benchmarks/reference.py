@@ -344,7 +344,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER", help="a checkout of github.com/alexiglad/EBT")
     parser.add_argument(
@@ -354,7 +354,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", action="store_true", help="peaks of memory, too")
     parser.add_argument("--record", action="store_true", help=f"write the ratios into {RECORDED.name}")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def cases() -> list[tuple[str, str, str, str]]:
@@ -364,8 +364,8 @@ def cases() -> list[tuple[str, str, str, str]]:
     return listed + [(name, "S1", kind, "train") for name in IMAGE for kind in ("float32", "bfloat16")]
 
 
-def main() -> int:
-    settings = parse()
+def main(arguments: list[str] | None = None) -> int:
+    settings = parse(arguments)
     torch.set_num_threads(settings.threads)
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     table = Table(
