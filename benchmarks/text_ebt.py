@@ -8,6 +8,7 @@ The bars are ratios of times within one run (how many times as fast we are), and
 
     python benchmarks/text_ebt.py                       # eager, about three minutes
     python benchmarks/text_ebt.py --compile             # and compiled, some minutes more
+    python benchmarks/text_ebt.py --reference FOLDER    # against the paper's own code: reference.py, its text alone
 
 Both forms hold the same weights and take the same starts; first their losses and gradients are compared.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import reference
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -52,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--reference", metavar="FOLDER", help="a checkout of github.com/alexiglad/EBT")
     return parser.parse_args()
 
 
@@ -128,6 +131,9 @@ def resident() -> float:
 
 def main() -> int:
     settings = parse()
+    if settings.reference is not None:
+        how = ["--threads", str(settings.threads), "--rounds", str(settings.rounds), "--memory"]
+        return reference.main(["--reference", settings.reference, "--only", *reference.TEXT, *how])
     torch.set_num_threads(settings.threads)
     bars = {("first", "eager"): 1.8, ("second", "eager"): 2.2}
     if settings.compile:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
+from ebm.energies.ebt.products import Linear
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import Code
 from ebm.energies.ebt.text import TokenStream, expected
@@ -51,7 +52,7 @@ class Transformer(TokenStream):
         super().__init__(size_of(size, dim, depth, heads), hidden)
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, self.dim)
-        self.output = nn.Linear(self.dim, vocab_size, bias=False)
+        self.output = Linear(self.dim, vocab_size, bias=False)
         initialise(self)
 
     def read_out(self, hidden: Tensor) -> Tensor:

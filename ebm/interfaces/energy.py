@@ -167,8 +167,9 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
     if isinstance(energy, Given) and energy.compiled is not None:
         with torch.set_grad_enabled(create_graph):
             return energy.compiled(y if create_graph else y.detach(), energy.code)
+    own = not (create_graph and y.requires_grad)
     with torch.enable_grad():
-        if not (create_graph and y.requires_grad):
+        if own:
             # A tensor made under inference_mode cannot require gradients, its copy can.
             y = (y.clone() if y.is_inference() else y.detach()).requires_grad_()
         value, grad = evaluate(energy, y), None
@@ -176,6 +177,8 @@ def energy_and_grad(energy: EnergyFn, y: Tensor, *, create_graph: bool = False) 
             raise ValueError(COMPILED)
         if value.requires_grad:
             (grad,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=create_graph, allow_unused=True)
+    if own:
+        y.requires_grad_(False)  # nobody can ask for its gradient: a later backward pass need not compute that
     if grad is None:
         why = "it ignores y, or a detach(), .data, no_grad() or NumPy round trip inside it cuts the graph"
         raise ValueError(f"the energy (output shape {tuple(value.shape)}) has no gradient with respect to y: {why}")

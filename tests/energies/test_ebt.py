@@ -6,11 +6,13 @@ The oracle's rotary tables are float64, and so are the models' where they are co
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,8 +21,8 @@ from torch.autograd import gradcheck, gradgradcheck
 import ebm
 from ebm.baselines import FrameTransformer, Transformer
 from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
-from ebm.energies.ebt.blocks import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
-from ebm.energies.ebt.kernels import gated, rms_norm, turn
+from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
+from ebm.energies.ebt.kernels import gated, gelu, heads, layer_norm, rms_norm
 from ebm.interfaces import Batch, energy_and_grad
 from ebm.objectives import Reconstruction
 from ebm.samplers import GradientDescent
@@ -362,9 +364,19 @@ def norm_plainly(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, 1e-3)
 
 
-def turn_plainly(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    rotation = torch.complex(cos, sin).to(torch.complex128)
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (2, 2)).contiguous()) * rotation).flatten(-2)
+def heads_plainly(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    q, k, v = rearrange(qkv, "b ... t (three h d) -> three b h ... t d", three=3, h=2)
+    turn = torch.complex(cos, sin).to(torch.complex128)
+    q, k = (torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2) for x in (q, k))
+    return q * q.shape[-1] ** -0.5, k, v
+
+
+def joined(*parts: Tensor) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
+
+
+def past_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT).masked_fill(future(q.shape[-2], q.shape[-2], device=q.device), -torch.inf).softmax(-1) @ v
 
 
 def inputs(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -377,17 +389,37 @@ HIDDEN = future(2, 3, device=torch.device("cpu"))
 HIDDEN_PADDED = future(2, 3, device=torch.device("cpu"), pad=torch.tensor([0, 3]))  # the second row's sees itself alone
 
 DOUBLE, SINGLE = exact_turns(torch.arange(3), 4), turns(torch.arange(3), 4)
+NONE = torch.ones(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+QKV = ((1, 2, 3, 24),)  # B, N, T, 3 H d
+
+
+def in_parts(function: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
+    """Attends for so many queries at a time."""
+
+    def call(*x: Tensor) -> Tensor:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ebm.energies.ebt.attention.ROWS", rows)
+            return function(*x)
+
+    return call
+
 
 # name -> kernel, plain formula, shapes of the inputs
 KERNELS = {
     "rms_norm": (lambda x, weight: rms_norm(x, weight, 1e-3), norm_plainly, ((2, 3, 4), (4,))),
-    "gated": (gated, lambda gate, up: F.silu(gate) * up, ((2, 3), (2, 3))),
-    "turn": (lambda x: turn(x, *DOUBLE), lambda x: turn_plainly(x, *DOUBLE), ((2, 3, 4),)),
-    "turn-single": (lambda x: turn(x, *SINGLE), lambda x: turn_plainly(x, *SINGLE), ((2, 3, 4),)),
-    "attention": (lambda *x: attend_to_past_and_self(*x, HIDDEN), lambda q, *x: attend_plainly(q * 2**-0.5, *x, HIDDEN), SEEN),
+    "layer_norm": (lambda x: layer_norm(x, 1e-3), lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-3), ((2, 3, 4),)),
+    "gelu": (gelu, lambda x: F.gelu(x, approximate="tanh"), ((3, 4),)),
+    "gated": (gated, lambda both: F.silu(both[..., :3]) * both[..., 3:], ((2, 6),)),
+    "heads": (lambda x: joined(*heads(x, *DOUBLE, 2)), lambda x: joined(*heads_plainly(x, *DOUBLE)), QKV),
+    "heads-single": (lambda x: joined(*heads(x, *SINGLE, 2)), lambda x: joined(*heads_plainly(x, *SINGLE)), QKV),
+    "heads-queries": (lambda x: heads(x, *DOUBLE, 2)[0], lambda x: heads_plainly(x, *DOUBLE)[0], QKV),
+    "heads-values": (lambda x: heads(x, *DOUBLE, 2)[2], lambda x: heads_plainly(x, *DOUBLE)[2], QKV),
+    "heads-unturned": (lambda x: joined(*heads(x, None, None, 2)), lambda x: joined(*heads_plainly(x, *NONE)), QKV),
+    "attention": (attend_to_past_and_self, attend_plainly, SEEN),
+    "attention-in-parts": (in_parts(attend_to_past_and_self, 1), attend_plainly, SEEN),
     "attention-padded": (
-        lambda *x: attend_to_past_and_self(*x, HIDDEN_PADDED),
-        lambda q, *x: attend_plainly(q * 2**-0.5, *x, HIDDEN_PADDED),
+        in_parts(lambda *x: attend_to_past_and_self(*x, HIDDEN_PADDED), 1),
+        lambda *x: attend_plainly(*x, HIDDEN_PADDED),
         SEEN,
     ),
 }
@@ -444,7 +476,7 @@ def test_kernels_keep_the_dtype(kernel, dtype):
     assert all(t.isfinite().all() for t in seconds)
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if not kernel.startswith("turn")])
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if not kernel.startswith("heads")])
 def test_a_third_derivative_is_an_error(kernel):
     function, _, shapes = KERNELS[kernel]
     for needed in range(len(shapes)):
@@ -458,8 +490,8 @@ def test_a_third_derivative_is_an_error(kernel):
 
 
 def test_a_rotation_has_all_derivatives():
-    x = normal(2, 3, 4).requires_grad_()
-    (slope,) = torch.autograd.grad(KERNELS["turn"][0](x).pow(4).sum(), x, create_graph=True)
+    x = normal(1, 3, 24).requires_grad_()
+    (slope,) = torch.autograd.grad(KERNELS["heads"][0](x).pow(4).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
     (third,) = torch.autograd.grad(second.sum(), x)
     assert third.abs().min() > 0
@@ -473,6 +505,17 @@ def test_a_third_derivative_of_an_energy_is_an_error():
         for wanted in (y, model.head.weight, model.blocks[0].qkv.weight):
             with pytest.raises(RuntimeError, match="a third derivative"):
                 torch.autograd.grad(second.sum(), wanted, retain_graph=True)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 64])
+def test_observed_attention_is_the_plain_formula_in_whatever_parts(rows):
+    x = [t.requires_grad_() for t in normal(3, 2, 2, 5, 4)]
+    results = []
+    for attend in (in_parts(attend_to_past, rows), past_plainly):
+        value = attend(*x)
+        results.append([value, *grads((value * normal(*value.shape, seed=9)).sum(), *x)])
+    close(*results)
+    assert gradcheck(in_parts(attend_to_past, rows), x)
 
 
 def test_observed_attention_refuses_a_second_derivative():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm.energies.ebt.mutual import MutualBlock
+from ebm.energies.ebt.products import Linear, along
 from ebm.energies.ebt.relations import Described, relations_of
 from ebm.interfaces import Energy
 
@@ -60,7 +61,7 @@ class BeliefNetwork(Energy):
         self.known = nn.Embedding(self.context_vocab + 1, dim)
         self.place = None if length is None else nn.Parameter(0.1 * torch.randn(length, dim))
         self.blocks = nn.ModuleList(MutualBlock(dim, heads, int(mlp_ratio * dim), self.relations) for _ in range(depth))
-        self.read_in = nn.Linear(vocab_size, dim, bias=False)
+        self.read_in = Linear(vocab_size, dim, bias=False)
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
         """Embeds ids (B, S), −1 where unknown.
@@ -187,7 +188,7 @@ class BeliefEBT(BeliefNetwork):
         x = self.read_in(p) + code.x
         f = self.transform(x + self.units_in(g) if self.hidden else x, code)
         if self.head == "scalar":
-            return (f * self.read_out.weight[0]).sum(-1)
+            return along(f, self.read_out.weight[0])
         energy = (p * (p.clamp(min=LEAST).log() - self.read_out(f))).sum(-1)
         if self.hidden:
             energy = energy - (g * self.units_out(f)).sum(-1) - _entropy(g).sum(-1)

@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ebm.energies.ebt.patches import Code, Condition, PatchStream
+from ebm.energies.ebt.products import along
 from ebm.energies.ebt.sizes import size_of
 
 
@@ -46,7 +47,6 @@ class ImageEBT(BidirectionalEBT):
     Raises:
         ValueError: for sizes that cannot work, and (at the call) a y of another shape or a missing
             condition.
-        ImportError: timm is not installed.
 
     >>> import torch
     >>> energy = ImageEBT(image_size=8, patch_size=4, channels=3, dim=8, depth=1, heads=2)
@@ -76,7 +76,7 @@ class ImageEBT(BidirectionalEBT):
     def patch_energies(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps y (*chains, C, H, W) to its patches' energies (*chains, rows, columns)."""
         tokens = self.consider(y, self.encode() if code is None else code)
-        return (tokens * self.head.weight[0]).sum(-1).unflatten(-1, self.grid)
+        return along(tokens, self.head.weight[0]).unflatten(-1, self.grid)
 
 
 class ResidualImageEBT(BidirectionalEBT):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.motion import Motion, MotionStream
+from ebm.energies.ebt.products import Linear
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import CausalEBT, Code, Conditioning
 
@@ -54,7 +55,7 @@ class FrameEBT(CausalEBT):
             raise ValueError(f"features={features}: a frame has at least one")
         super().__init__(size_of(size, dim, depth, heads), hidden, conditioning, levels)
         self.features = features
-        self.projection = nn.Linear(features, self.dim)
+        self.projection = Linear(features, self.dim)
         initialise(self)
         self.reset_adaln()
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
+from ebm.energies.ebt.products import Linear
 from ebm.energies.ebt.streams import CausalStream, Code
 
 STILL = 1e-3  # the strength of a change below which frames count as still, for features of unit variance
@@ -57,9 +58,9 @@ class Motion(nn.Module):
         if history < 1:
             raise ValueError(f"history={history}: look at one change at least")
         self.features, self.history, self.appearance = features, history, appearance
-        self.projection = nn.Linear((2 if appearance else 1) * features + 1, dim)
+        self.projection = Linear((2 if appearance else 1) * features + 1, dim)
         self.continuation = nn.Linear(dim, history, bias=False)
-        self.output = nn.Linear(dim, features, bias=False)
+        self.output = Linear(dim, features, bias=False)
         initialise(self)
         nn.init.zeros_(self.continuation.weight)
         nn.init.zeros_(self.output.weight)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import EPSILON
-from ebm.energies.ebt.kernels import gated, is_wanted, last_derivative, rms_norm
+from ebm.energies.ebt.kernels import Kernel, dot, gated, heads, is_wanted, last_derivative, rms_norm, through_softmax
+from ebm.energies.ebt.products import Linear
 from ebm.energies.ebt.relations import Relations
 
 
@@ -25,8 +26,8 @@ class MutualBlock(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, relations: Relations | None) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.gate_up, self.down = nn.Linear(dim, 2 * hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+        self.qkv, self.out = Linear(dim, 3 * dim, bias=False), Linear(dim, dim, bias=False)
+        self.gate_up, self.down = Linear(dim, 2 * hidden, bias=False), Linear(hidden, dim, bias=False)
         self.unit: Tensor
         self.register_buffer("unit", torch.ones(dim), persistent=False)
         self.bias: nn.Parameter | None = None
@@ -51,19 +52,16 @@ class MutualBlock(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Transforms x (B, S, D); bias (H, S, S) is added to attention's scores."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = attend(q, k, v, bias).transpose(1, 2).flatten(2)
+        seen = attend(*heads(self.qkv(x), None, None, self.heads), bias).transpose(1, 2).flatten(2)
         x = rms_norm(x + self.out(seen), self.unit, EPSILON)
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return rms_norm(x + self.down(gated(gate, up)), self.unit, EPSILON)
+        return rms_norm(x + self.down(gated(self.gate_up(x))), self.unit, EPSILON)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attends from every position to every one: (B, H, S, d), twice differentiable.
+    """Attends from every position to every one: scaled q, k, v (B, H, S, d), twice differentiable.
 
-    A compiler fuses the plain formula, softmax(q kᵀ / √d + bias) v.
+    A compiler fuses the plain formula, softmax(q kᵀ + bias) v.
     """
-    q = q * q.shape[-1] ** -0.5
     return attend_plainly(q, k, v, bias) if torch.compiler.is_compiling() else _Mutual.apply(q, k, v, bias)[0]
 
 
@@ -83,7 +81,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tens
 # whose derivative in s is c = w (e − ē) with e = (a − ā)(t − t̄) + g v̇ᵀ.
 
 
-class _Mutual(torch.autograd.Function):
+class _Mutual(Kernel):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         weights = q @ k.mT
@@ -107,13 +105,12 @@ class _Mutual(torch.autograd.Function):
         return _MutualGradient.apply(g, q, k, v, bias, weights, bias is not None and is_wanted(bias))
 
 
-class _MutualGradient(torch.autograd.Function):
+class _MutualGradient(Kernel):
     @staticmethod
     def forward(
         g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, weights: Tensor, wanted: bool
     ) -> tuple[Tensor | None, ...]:
-        ds = g @ v.mT
-        ds.sub_(_mean(weights, ds)).mul_(weights)
+        ds = through_softmax(g @ v.mT, weights)
         return ds @ k, ds.mT @ q, weights.mT @ g, ds.sum(0) if wanted else None
 
     @staticmethod
@@ -129,17 +126,17 @@ class _MutualGradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         g, q, k, v, weights = ctx.saved_tensors
         a = g @ v.mT
-        a.sub_(_mean(weights, a))
+        a.sub_(dot(weights, a))
         t = torch.zeros_like(a) if q1 is None else q1 @ k.mT
         if k1 is not None:
             t += q @ k1.mT
         if bias1 is not None:
             t += bias1
-        t.sub_(_mean(weights, t))
+        t.sub_(dot(weights, t))
         c = a * t
         if v1 is not None:
             c += g @ v1.mT
-        c.sub_(_mean(weights, c)).mul_(weights)
+        c = through_softmax(c, weights)
         ds, w = a.mul_(weights), t.mul_(weights)
         d_g, d_q, d_k, d_v = w @ v, c @ k, c.mT @ q, w.mT @ g
         if v1 is not None:
@@ -149,8 +146,3 @@ class _MutualGradient(torch.autograd.Function):
         if q1 is not None:
             d_k += ds.mT @ q1
         return d_g, d_q, d_k, d_v, c.sum(0) if ctx.biased else None, None, None
-
-
-def _mean(weights: Tensor, values: Tensor) -> Tensor:
-    """Averages values under the weights: Σ_j w_ij x_ij (…, S, 1)."""
-    return torch.linalg.vecdot(weights, values).unsqueeze(-1)

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ebm.energies.ebt.blocks import modulate
+from ebm.energies.ebt.blocks import plus
+from ebm.energies.ebt.kernels import gelu, heads, layer_norm
+from ebm.energies.ebt.mutual import attend
+from ebm.energies.ebt.products import Linear, linear
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy
 
@@ -39,7 +42,6 @@ class PatchStream(Energy):
 
     Raises:
         ValueError: for sizes that cannot work.
-        ImportError: timm is not installed.
     """
 
     def __init__(
@@ -53,11 +55,6 @@ class PatchStream(Energy):
         condition_size: int | None,
     ) -> None:
         super().__init__()
-        try:
-            from timm.layers import Mlp, PatchEmbed
-            from timm.layers.attention import Attention
-        except ImportError as error:
-            raise ImportError("image EBTs are made of timm's blocks: pip install 'ebm-toolkit[recipes]'") from error
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         dim = shape.dim
         if min(height, width, patch_size, channels) < 1 or height % patch_size or width % patch_size or dim % 4:
@@ -69,12 +66,9 @@ class PatchStream(Energy):
         self.patch_size, self.dim = patch_size, dim
         self.positions: Tensor
         self.register_buffer("positions", positions(*self.grid, dim), persistent=False)
-        self.patches = PatchEmbed(None, patch_size, channels, dim, strict_img_size=False)
-        hidden, gelu = int(dim * mlp_ratio), partial(nn.GELU, approximate="tanh")
-        self.attentions = nn.ModuleList(Attention(dim, shape.heads, qkv_bias=True) for _ in range(shape.depth))
-        for attention in self.attentions:
-            attention.fused_attn = False  # type: ignore[assignment]  # torch's fused kernels have no second derivative
-        self.mlps = nn.ModuleList(Mlp(dim, hidden, act_layer=gelu) for _ in range(shape.depth))  # type: ignore[arg-type]
+        self.patches = Patches(patch_size, channels, dim)
+        self.attentions = nn.ModuleList(Attention(dim, shape.heads) for _ in range(shape.depth))
+        self.mlps = nn.ModuleList(MLP(dim, int(dim * mlp_ratio)) for _ in range(shape.depth))
         self.condition, modulation = _condition(condition, condition_size, dim)
         self.modulations = nn.ModuleList(modulation(6 * dim) for _ in range(shape.depth))
         self.final_modulation = modulation(2 * dim)
@@ -125,9 +119,9 @@ class PatchStream(Energy):
         tokens = [x]
         for attention, mlp, modulation in zip(self.attentions, self.mlps, code, strict=False):
             shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, -1)
-            seen = modulate(normalised(x), shift, scale)
-            x = x + gate * attention(seen.reshape(-1, *seen.shape[-2:])).reshape(x.shape)
-            x = x + gate_mlp * mlp(modulate(normalised(x), shift_mlp, scale_mlp))
+            seen = modulated(x, shift, scale)
+            x = plus(x, attention(seen.reshape(-1, *seen.shape[-2:])).reshape(x.shape), gate)
+            x = plus(x, mlp(modulated(x, shift_mlp, scale_mlp)), gate_mlp)
             tokens.append(x)
         return tokens
 
@@ -138,7 +132,47 @@ class PatchStream(Energy):
 
     def consider(self, y: Tensor, code: Code) -> Tensor:
         """Computes the last block's tokens (*chains, T, D), as a head reads them."""
-        return modulate(normalised(self.depths(y, code)[-1]), *code[-1].chunk(2, -1))
+        return modulated(self.depths(y, code)[-1], *code[-1].chunk(2, -1))
+
+
+class Patches(nn.Module):
+    """Embeds the patches of images (B, C, H, W), row by row: (B, T, D)."""
+
+    def __init__(self, side: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.side = side
+        self.proj = nn.Conv2d(channels, dim, side, side)  # holds the weights; as a product its derivatives are faster
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=self.side, q=self.side)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Lets all tokens (B, T, D) see each other."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, Linear(dim, 3 * dim), Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(attend(*heads(self.qkv(x), None, None, self.heads)).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Transforms tokens one by one, through a hidden layer."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = Linear(dim, hidden), Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalises tokens (..., T, D), scales them by 1 + scale and shifts them."""
+    return torch.addcmul(shift, layer_norm(x, EPSILON), 1 + scale)
 
 
 class _Constant(nn.Module):
@@ -164,11 +198,6 @@ def _condition(condition: Condition, size: int | None, dim: int) -> tuple[Any, A
         return None, _Constant
     made = {"learned": lambda: nn.Parameter(torch.randn(1, dim)), "class": lambda: nn.Embedding(size or 0, dim)}
     return made.get(condition, lambda: nn.Linear(size or 0, dim))(), partial(nn.Linear, dim)
-
-
-def normalised(x: Tensor) -> Tensor:
-    """Normalises features to mean 0 and variance 1."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
 
 
 def positions(rows: int, columns: int, dim: int) -> Tensor:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ebm.energies.ebt.blocks import Block, RMSNorm, attend_to_past, attend_to_past_and_self, future, modulate, turns
+from ebm.energies.ebt.attention import attend_to_past, attend_to_past_and_self, future, turns
+from ebm.energies.ebt.blocks import Block, RMSNorm
+from ebm.energies.ebt.products import along
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy, EnergyFn
 
@@ -107,8 +109,9 @@ class CausalStream(Energy):
             x = torch.cat([front.to(x.dtype), x], 1)
         count = x.shape[1]
         mask = None if pad is None else future(count, count, device=x.device, pad=pad, lead=self.lead)
-        keys, values, x = self._run(x, self.turns(0, count, pad, x.device), level, mask)
-        return Code(keys, values, level, count - self.lead, pad, self.read_out(x[:, self.lead :]))
+        keys, values, hidden = self._run(x, self.turns(0, count, pad, x.device), level, mask)
+        out = None if hidden is None else self.read_out(hidden[:, self.lead :])
+        return Code(keys, values, level, count - self.lead, pad, out)
 
     def extend(self, code: Code, context: Any) -> Code:
         x, pad = self.observe(context)
@@ -125,8 +128,8 @@ class CausalStream(Energy):
 
         past = zip(code.keys, code.values, strict=True)
         where = self.turns(old, new, code.pad, x.device)
-        keys, values, x = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
-        out = self.read_out(x)
+        keys, values, hidden = self._run(x, where, code.level, mask, lambda k, v: tuple(map(grow, next(past), (k, v))))
+        out = None if hidden is None else self.read_out(hidden)
         if out is not None and code.out is not None:
             out = grow(code.out, out)
         return Code(keys, values, code.level, code.length + new, code.pad, out, tuple(spares))
@@ -150,11 +153,11 @@ class CausalStream(Energy):
         level: int,
         mask: Tensor | None,
         join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:
         """Runs x (B, T, D) through the blocks; `join` appends their keys and values to the past.
 
         Returns:
-            All keys, all values, and the last hidden states.
+            All keys, all values, and the last hidden states, if they are read out.
         """
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -165,7 +168,11 @@ class CausalStream(Energy):
             values.append(v)
             return attend_to_past(q, k, v, mask)
 
-        for block, modulation in zip(self.blocks, self.block_modulations(level), strict=True):
+        last = len(self.blocks) - 1 if type(self).read_out is CausalStream.read_out else None
+        for index, (block, modulation) in enumerate(zip(self.blocks, self.block_modulations(level), strict=True)):
+            if index == last:  # nobody reads its output: its keys and values are all that is left to compute
+                k, v = join(*block.look(x, where, modulation)[1:])  # type: ignore[operator]
+                return (*keys, k), (*values, v), None
             x = block(x, where, attend, modulation)
         return tuple(keys), tuple(values), self.last(x, level)
 
@@ -185,10 +192,9 @@ class CausalStream(Energy):
 
     def last(self, x: Tensor, level: int) -> Tensor:
         """Normalises the last block's output, and modulates it with adaLN."""
-        x = self.norm(x)
         if not self.conditioning.startswith("adaln"):
-            return x
-        return modulate(x, *self.final_modulation(F.silu(self.level_embedding.weight[level])).chunk(2, -1))
+            return self.norm(x)
+        return self.norm(x, *self.final_modulation(F.silu(self.level_embedding.weight[level])).chunk(2, -1))
 
 
 class CausalEBT(CausalStream):
@@ -224,9 +230,7 @@ class CausalEBT(CausalStream):
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
         """Maps y (*more, B, T, event), for the last T positions, to energies (*more, B, T)."""
-        # The product is written out: under autocast a Linear would round energies, by whose
-        # differences candidates are judged.
-        return (self.consider(y, code) * self.head.weight[0]).sum(-1)
+        return along(self.consider(y, code), self.head.weight[0])
 
     def consider(self, y: Tensor, code: Code | None) -> Tensor:
         """Runs the prediction stream: y (*more, B, T, event) to hidden states (*more, B, T, D)."""
@@ -235,7 +239,7 @@ class CausalEBT(CausalStream):
         more, (rows, count) = x.shape[:-3], x.shape[-3:-1]
         x = x.reshape(-1, *x.shape[-3:]).transpose(0, 1)  # (B, N, T, D): candidates beside each other share keys and values
         seen = code.keys[0].shape[2]
-        mask = future(count, seen, device=x.device, pad=code.pad, lead=self.lead)
+        mask = None if code.pad is None else future(count, seen, device=x.device, pad=code.pad, lead=self.lead)
         # Candidate i stands where element i + 1 will: one position after the last that it sees.
         where = self.turns(seen - count + 1, count, code.pad, x.device)
         if code.pad is not None:

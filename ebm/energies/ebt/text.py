@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import initialise
+from ebm.energies.ebt.products import Linear, linear
 from ebm.energies.ebt.sizes import size_of
 from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code, Conditioning
 
@@ -101,14 +102,14 @@ class TextEBT(TokenStream, CausalEBT):
         super().__init__(size_of(size, dim, depth, heads), hidden, conditioning, levels)
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, self.dim)
-        self.candidate = None if tied else nn.Linear(vocab_size, self.dim, bias=False)
+        self.candidate = None if tied else Linear(vocab_size, self.dim, bias=False)
         initialise(self)
         self.reset_adaln()
 
     def propose(self, y: Tensor, code: Code | None) -> Tensor:
         if y.shape[-1] != self.vocab_size:
             raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {self.vocab_size} tokens of the vocabulary")
-        return y @ self.embedding.weight if self.candidate is None else self.candidate(y)
+        return linear(y, self.embedding.weight.t()) if self.candidate is None else self.candidate(y)
 
 
 class ResidualTextEBT(TextEBT):
@@ -153,7 +154,7 @@ class ResidualTextEBT(TextEBT):
         tied: bool = True,
     ) -> None:
         super().__init__(vocab_size, size, dim, depth, heads, hidden, conditioning, levels, tied)
-        self.output = nn.Linear(self.dim, vocab_size, bias=False)
+        self.output = Linear(self.dim, vocab_size, bias=False)
         initialise(self.output)
         # A spread-out candidate's mean embedding is next to nothing, and the norm would blow up its
         # gradient: not with this.
