@@ -148,6 +148,10 @@ class Sampler(nn.Module):
             del info, state  # so that the next step finds their memory free
         return end
 
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Raises ValueError: torch would compile `forward`, which samplers do not have, and say nothing."""
+        raise ValueError(f"{type(self).__name__}.compile() has no energy: put ebm.samplers.Compiled(sampler) in its place")
+
     def _count(self, steps: int | tuple[int, int], generator: Generator | None) -> int:
         low, high = check_steps(steps)
         if low == high or not self.training:

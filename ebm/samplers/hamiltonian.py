@@ -129,19 +129,24 @@ def inner(a: Tensor, b: Tensor, chains: int) -> Tensor:
 
 
 def _flat(y: Tensor, chains: int) -> Tensor:
-    return y.reshape(*y.shape[:chains], -1)
+    return y if y.ndim == chains + 1 else y.reshape(*y.shape[:chains], -1)
 
 
-def leapfrog(energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float | Tensor) -> Phase:
-    """Takes one leapfrog step: half a kick, a drift, half a kick, with one gradient at the new y.
+def leapfrogs(
+    energy: EnergyFn, phase: Phase, mass: Mass, step_size: float | Tensor, temperature: float | Tensor = 1.0, count: int = 1
+) -> Phase:
+    """Takes leapfrog steps: half a kick, a drift, half a kick, with one gradient at each new y.
 
-    Successive half kicks share a gradient, so L steps cost L gradients.
+    Where two half kicks meet they are one, so L steps cost L gradients and L + 1 kicks.
     """
-    chains = phase.value.ndim
-    half = step_size / 2
-    momentum = plus(phase.momentum, -half, phase.grad)
-    y = plus(phase.y, step_size, mass.velocity(momentum, chains))
-    value, grad = energy_and_grad(energy, y)
-    if isinstance(temperature, Tensor) or temperature != 1:
-        value, grad = value / temperature, grad / temperature
-    return Phase(y, plus(momentum, -half, grad), value, grad)
+    chains, y, value, grad = phase.value.ndim, phase.y, phase.value, phase.grad
+    half, heated = step_size / 2, isinstance(temperature, Tensor) or temperature != 1
+    back, back_half = -step_size, -half
+    momentum = plus(phase.momentum, back_half, grad)
+    for left in range(count, 0, -1):
+        y = plus(y, step_size, mass.velocity(momentum, chains))
+        value, grad = energy_and_grad(energy, y)
+        if heated:
+            value, grad = value / temperature, grad / temperature
+        momentum = plus(momentum, back if left > 1 else back_half, grad)
+    return Phase(y, momentum, value, grad)

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
 from ebm.randomness import rand_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
-from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrog
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrogs
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
 
 
@@ -68,16 +68,14 @@ class HMC(AcceptingSampler):
         chains, temperature = value.ndim, at(self.temperature, state.t, positive=True)
         scale = self.scale(state, value, generator)
         step_size = self.stride(state, scale, value, y)
-        momentum = self.mass.draw(y, chains, generator)
-        start = end = Phase(y, momentum, value / temperature, grad / temperature)
-        for _ in range(self.leapfrog_steps):
-            end = leapfrog(energy, end, self.mass, step_size, temperature)
-        fallen = start.value + self.mass.kinetic(momentum, chains) - end.value - self.mass.kinetic(end.momentum, chains)
-        inside = finite_chains(end.value, end.grad) & ~fallen.isnan()
-        acceptance = torch.where(inside, fallen.clamp(max=0).exp(), 0.0)
-        draw = rand_like(value, generator)
-        accepted = draw < acceptance
-        new = end.y, end.value * temperature, end.grad * temperature
+        momentum, heated = self.mass.draw(y, chains, generator), isinstance(temperature, Tensor) or temperature != 1
+        start = Phase(y, momentum, *((value / temperature, grad / temperature) if heated else (value, grad)))
+        end = leapfrogs(energy, start, self.mass, step_size, temperature, self.leapfrog_steps)
+        before, after = (phase.value + self.mass.kinetic(phase.momentum, chains) for phase in (start, end))
+        # Not finite where the end's energy, its momentum, or its gradient, which is part of the momentum, is not.
+        acceptance = torch.where(after.abs() < torch.inf, (before - after).clamp(max=0).exp(), 0.0)
+        accepted = rand_like(value, generator) < acceptance
+        new = (end.y, end.value * temperature, end.grad * temperature) if heated else (end.y, end.value, end.grad)
         kept = self.settled(state, scale, accepted, new, (y, value, grad))
         gradients = torch.full_like(value, self.leapfrog_steps, dtype=torch.long)
         return kept, HamiltonianInfo(value, grad, accepted, acceptance, gradients)

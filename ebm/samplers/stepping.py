@@ -42,7 +42,9 @@ class SteppingSampler(Sampler):
     # A step size for E becomes step_size · T^heated for E/T, which is √T times as wide where E is
     # quadratic: T would suit, were it not for steeper walls, which throw such steps out.
     heated = 0.5
-    steady = False  # whether all steps but a chain's first run the same program: what `Compiled` takes
+    # Whether all steps but a chain's first run the same program, which `Compiled` takes: the same draws by
+    # `rand_like` and `normals`, no schedules but step_size, temperature and noise_std. Each class says so itself.
+    steady = False
     tuned = False  # whether the step size was found by `warm_up`: then it is a number that is saved
 
     def __init__(

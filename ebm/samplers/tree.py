@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import EnergyFn, left
-from ebm.samplers.hamiltonian import Mass, Phase, inner, leapfrog
+from ebm.samplers.hamiltonian import Mass, Phase, inner, leapfrogs
 
 LOST = 1000.0  # an energy error, in nats, at which a path has left the level set (Stan's value)
 
@@ -115,7 +115,7 @@ def doubled(motion: Motion, tree: Tree, uniform: Uniform, extend: Extend) -> tup
 
 def with_leaf(motion: Motion, half: Half, draw: Tensor) -> Half:
     """Adds a leaf: one leapfrog from the end, kept where the half is whole."""
-    moved, whole = leapfrog(motion.energy, half.end, motion.mass, motion.step_size, 1.0), half.whole
+    moved, whole = leapfrogs(motion.energy, half.end, motion.mass, motion.step_size), half.whole
     gained = motion.level - moved.value - motion.mass.kinetic(moved.momentum, whole.ndim)
     gained = torch.where(gained.isfinite(), gained, -torch.inf)  # rejects the rest
     diverged = half.diverged | (whole & (gained < -LOST))

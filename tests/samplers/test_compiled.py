@@ -244,6 +244,10 @@ def test_a_copy_has_numbers_of_its_own():
 def test_errors_name_the_way_out():
     with pytest.raises(ValueError, match=r"Compiled\(GradientDescent\): no program holds its steps.*take it as it is"):
         Compiled(GradientDescent(0.1))
+    with pytest.raises(ValueError, match=r"Compiled\(Own\): no program holds its steps"):
+        Compiled(type("Own", (MALA,), {})(0.1))  # who knows what its steps do
+    with pytest.raises(ValueError, match=r"MALA.compile\(\) has no energy: put ebm.samplers.Compiled\(sampler\) in its place"):
+        MALA(0.1).compile()
     with pytest.raises(ValueError, match="together=0.: pass how many steps make a program"):
         Compiled(MALA(0.1), together=0)
     with pytest.raises(ValueError, match="Compiled keeps no graph, as unroll='full' asks: take the LangevinDynamics inside it"):

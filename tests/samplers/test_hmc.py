@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ebm.interfaces import energy_and_grad
 from ebm.samplers import HMC, LangevinDynamics
-from ebm.samplers.hamiltonian import Mass, Phase, leapfrog
+from ebm.samplers.hamiltonian import Mass, Phase, leapfrogs
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
 MATRIX = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
@@ -35,10 +35,10 @@ def test_leapfrogs_go_back_the_way_they_came(seed, dense):
     mass, start = Mass(MATRIX if dense else None), phase(seed=seed)
     end = start
     for _ in range(7):
-        end = leapfrog(bent, end, mass, 0.1, 1.0)
+        end = leapfrogs(bent, end, mass, 0.1, 1.0)
     back = end._replace(momentum=-end.momentum)
     for _ in range(7):
-        back = leapfrog(bent, back, mass, 0.1, 1.0)
+        back = leapfrogs(bent, back, mass, 0.1, 1.0)
     close(back.y, start.y)
     close(-back.momentum, start.momentum)
 
@@ -49,7 +49,7 @@ def test_leapfrogs_keep_the_hamiltonian_to_second_order():
     def error(step_size):
         start = end = phase()
         for _ in range(round(1 / step_size)):
-            end = leapfrog(bent, end, mass, step_size, 1.0)
+            end = leapfrogs(bent, end, mass, step_size, 1.0)
         return (total(end, mass) - total(start, mass)).abs().max()
 
     assert 3.5 < error(0.02) / error(0.01) < 4.5
@@ -66,7 +66,7 @@ def test_leapfrogs_of_an_oscillator_turn_by_a_known_angle(stiffness, heavy, size
 
     start = end = phase(energy=energy, seed=seed % 1000)
     for _ in range(steps):
-        end = leapfrog(energy, end, Mass(torch.tensor(heavy, dtype=torch.float64)), step_size, 1.0)
+        end = leapfrogs(energy, end, Mass(torch.tensor(heavy, dtype=torch.float64)), step_size, 1.0)
     angle = math.acos(1 - size**2 / 2)
     width = step_size / heavy / math.sin(angle)
     turned = steps * angle
@@ -88,9 +88,36 @@ def test_leapfrogs_keep_volumes():
         return torch.cat([moved, half - 0.15 * grad(moved)])
 
     start = Phase(y[None], p[None], *energy_and_grad(bent, y[None]))
-    end = leapfrog(bent, start, Mass(), 0.3, 1.0)
+    end = leapfrogs(bent, start, Mass(), 0.3, 1.0)
     close(map_of(torch.cat([y, p])), torch.cat([end.y[0], end.momentum[0]]))
     close(torch.linalg.det(torch.autograd.functional.jacobian(map_of, torch.cat([y, p]))), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_ends_whose_energy_or_gradient_is_not_finite_are_rejected():
+    """Half of the places are walls: with no finite energy, or with one but no gradient."""
+
+    class Lost(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            ctx.save_for_backward(y)
+            return torch.zeros_like(y)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.where(ctx.saved_tensors[0] > 0, torch.nan, grad)
+
+    def no_gradient(y):
+        return quadratic(y) + Lost.apply(y).sum(-1)
+
+    y = -normal(200, 2).abs()
+    for energy in (
+        no_gradient,
+        *(lambda y, high=high: quadratic(y) + torch.where(y > 0, high, 0.0).sum(-1) for high in (torch.inf, -torch.inf)),
+        lambda y: quadratic(y) + torch.where(y > 0, torch.nan, 0.0).sum(-1),
+    ):
+        end = HMC(0.3, leapfrog_steps=4, steps=15).sample(energy, y, generator=seeded())
+        assert (end < 0).all()
+        assert (end != y).any(-1).double().mean() > 0.5
 
 
 def test_a_step_costs_one_gradient_for_each_leapfrog():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebm.interfaces import energy_and_grad
 from ebm.samplers import NUTS
-from ebm.samplers.hamiltonian import Mass, Phase, leapfrog
+from ebm.samplers.hamiltonian import Mass, Phase, leapfrogs
 from ebm.samplers.nuts import leaf_by_leaf, trailing_ones
 from ebm.samplers.tree import begun, doubled
 from tests.helpers import close, normal, quadratic, seeded
@@ -45,7 +45,7 @@ def slowly(start: Phase, mass: Mass, step_size: float, ways: list[int]) -> tuple
     for depth, way in enumerate(ways):
         new, end = [], points[-1] if way > 0 else points[0]
         for _ in range(2**depth):
-            end = leapfrog(bent, end, mass, way * step_size, 1.0)
+            end = leapfrogs(bent, end, mass, way * step_size, 1.0)
             new.append(end)
         if not whole(new, mass):
             return points, depth
