@@ -206,6 +206,15 @@ def test_a_run_that_failed_at_any_step_goes_on_to_the_same_numbers(undisturbed, 
     assert_same(written(train(name, tmp_path / "run").path, STEPS), undisturbed(name))
 
 
+@pytest.fixture
+def hearing():
+    """Lets a closed terminal be heard where the tests run under nohup, whose processes ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_the_step_in_progress_and_loses_nothing(undisturbed, tmp_path, name, number):
