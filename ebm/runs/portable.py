@@ -22,7 +22,7 @@ def portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     What was typed stands in place of absolute paths; a path out of the working folder becomes its
     bare name.
 
-    >>> recipe = {"summary": "Of /home/me/x.txt.", "task": {"use": "text", "source": "/home/me/x.txt"}, "baseline": "mine"}
+    >>> recipe = {"summary": "Of /somewhere/x.txt.", "task": {"use": "text", "source": "/somewhere/x.txt"}, "baseline": "mine"}
     >>> portable({**recipe, "typed": {"task.source": "x.txt"}})
     {'summary': 'Of x.txt.', 'task': {'use': 'text', 'source': 'x.txt'}}
     """
@@ -38,7 +38,7 @@ def portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def bare_name(text: str) -> str:
     """Makes of a path out of this folder its last name; other words stay.
 
-    >>> bare_name("/home/me/my data/x.txt"), bare_name("~/x.txt"), bare_name("data/x.txt"), bare_name("/x")
+    >>> bare_name("/somewhere/my data/x.txt"), bare_name("~/x.txt"), bare_name("data/x.txt"), bare_name("/x")
     ('x.txt', 'x.txt', 'data/x.txt', '/x')
     """
     if not WHOLE.fullmatch(text) and not (text.startswith("/") and len(text) > 1 and Path(text).exists()):
@@ -49,7 +49,7 @@ def bare_name(text: str) -> str:
 def unplaced(text: str, recipe: Mapping[str, Any]) -> str:
     """Puts bare names in place of the paths within a sentence: a recipe's own, and others.
 
-    >>> unplaced("3 files of /home/me/my data (and https://x.org/a/b, 1/2)", {"task": {"source": "/home/me/my data"}})
+    >>> unplaced("3 files of /somewhere/my data (and https://x.org/a/b, 1/2)", {"task": {"source": "/somewhere/my data"}})
     '3 files of my data (and https://x.org/a/b, 1/2)'
     """
     for known in sorted(set(_strings(recipe)), key=len, reverse=True):

@@ -323,16 +323,16 @@ def test_the_card_names_weak_spots():
 
 def test_a_portable_recipe_keeps_what_was_typed_and_no_folder():
     recipe = {
-        "summary": "Text, changed: task.source = '/home/me/some data/x.txt'.",
+        "summary": "Text, changed: task.source = '/somewhere/some data/x.txt'.",
         "task": {
             "use": "text",
-            "source": ["/home/me/some data/x.txt", "/home/me/y"],
+            "source": ["/somewhere/some data/x.txt", "/somewhere/y"],
             "separator": "/END/",
             "weights": {"~/z": 1},
         },
         "fit": {"steps": 2, "callbacks": [{"use": "early-stopping"}], "loggers": ["wandb"]},
-        "probe": {"data": ["/home/me/photos"]},
-        "baseline": "/home/me/other.toml",
+        "probe": {"data": ["/somewhere/photos"]},
+        "baseline": "/somewhere/other.toml",
         "typed": {"task.source": ["some data/x.txt", "../y"]},
     }
     assert portable(recipe) == {
