@@ -22,7 +22,8 @@ import ebm
 from ebm.baselines import FrameTransformer, Transformer
 from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
 from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
-from ebm.energies.ebt.kernels import gated, gelu, heads, layer_norm, rms_norm
+from ebm.energies.ebt.kernels import gated, gelu, heads, rms_norm
+from ebm.energies.ebt.layer_norm import layer_norm
 from ebm.interfaces import Batch, energy_and_grad
 from ebm.objectives import Reconstruction
 from ebm.samplers import GradientDescent
@@ -364,6 +365,10 @@ def norm_plainly(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, 1e-3)
 
 
+def layer_norm_plainly(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-3) * weight + shift
+
+
 def heads_plainly(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
     q, k, v = rearrange(qkv, "b ... t (three h d) -> three b h ... t d", three=3, h=2)
     turn = torch.complex(cos, sin).to(torch.complex128)
@@ -407,7 +412,8 @@ def in_parts(function: Callable[..., Tensor], rows: int) -> Callable[..., Tensor
 # name -> kernel, plain formula, shapes of the inputs
 KERNELS = {
     "rms_norm": (lambda x, weight: rms_norm(x, weight, 1e-3), norm_plainly, ((2, 3, 4), (4,))),
-    "layer_norm": (lambda x: layer_norm(x, 1e-3), lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-3), ((2, 3, 4),)),
+    "layer_norm": (lambda *x: layer_norm(*x, 1e-3), layer_norm_plainly, ((2, 3, 4), (4,), (4,))),
+    "layer_norm-by-row": (lambda *x: layer_norm(*x, 1e-3), layer_norm_plainly, ((2, 3, 4), (2, 1, 4), (2, 1, 4))),
     "gelu": (gelu, lambda x: F.gelu(x, approximate="tanh"), ((3, 4),)),
     "gated": (gated, lambda both: F.silu(both[..., :3]) * both[..., 3:], ((2, 6),)),
     "heads": (lambda x: joined(*heads(x, *DOUBLE, 2)), lambda x: joined(*heads_plainly(x, *DOUBLE)), QKV),

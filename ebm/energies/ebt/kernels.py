@@ -157,65 +157,6 @@ class _NormGradient(Kernel):
         return None, d_g, d_x, d_weight, None
 
 
-def layer_norm(x: Tensor, epsilon: float) -> Tensor:
-    """Computes (x − mean) / √(variance + ε) over the last axis, in float32 or finer (Ba et al., 2016)."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if torch.compiler.is_compiling():
-        return F.layer_norm(wide, wide.shape[-1:], eps=epsilon).to(x.dtype)
-    return _LayerNorm.apply(wide, epsilon)[0].to(x.dtype)
-
-
-class _LayerNorm(Kernel):
-    @staticmethod
-    def forward(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        n = x - x.mean(-1, keepdim=True)
-        r = torch.linalg.vector_norm(n, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        return n.mul_(r), r
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], *output)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None, _: None) -> Grads:
-        if g is None:
-            return None, None
-        x, n, r = ctx.saved_tensors
-        return _LayerNormGradient.apply(g, x, n.detach(), r), None
-
-
-class _LayerNormGradient(Kernel):
-    @staticmethod
-    def forward(g: Tensor, x: Tensor, n: Tensor, r: Tensor) -> Tensor:
-        return _centred(g, n, r)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], *inputs[2:], inputs[1])
-
-    @staticmethod
-    @last_derivative
-    def backward(ctx: Any, x1: Tensor) -> Grads:
-        # With n the output: J ẋ = r (ẋ − mean ẋ − n ⟨n, ẋ⟩/D) is symmetric, and ⟨g, J ẋ⟩ = r (A − BC/D)
-        # with A = ⟨g, ẋ⟩ − D mean g mean ẋ, B = ⟨ẋ, n⟩, C = ⟨g, n⟩, where ∂r = −r² ⟨n, ∂x⟩/D and ∂n = J ∂x.
-        g, n, r, _ = ctx.saved_tensors
-        count = n.shape[-1]
-        mean_g, mean_1 = g.mean(-1, keepdim=True), x1.mean(-1, keepdim=True)
-        b, c = dot(x1, n), dot(g, n)
-        a = dot(g, x1) - count * mean_g * mean_1
-        common = -r.square() / count
-        d_x = n * (common * (a - 3 / count * b * c))
-        d_x.addcmul_(x1, common * c).addcmul_(g, common * b).sub_(common * (c * mean_1 + b * mean_g))
-        return (x1 - mean_1).addcmul_(n, b / count, value=-1).mul_(r), d_x, None, None
-
-
-def _centred(g: Tensor, n: Tensor, r: Tensor) -> Tensor:
-    """Takes a gradient back through a layer norm with output n."""
-    return (g - g.mean(-1, keepdim=True)).addcmul_(n, dot(g, n) / n.shape[-1], value=-1).mul_(r)
-
-
 SLOPE, CUBE = (8 / math.pi) ** 0.5, 0.044715  # of GELU's approximation: tanh(z/2) = 2 sigmoid(z) − 1
 
 
@@ -405,7 +346,9 @@ def _split(qkv: Tensor, count: int) -> Tensor:
 def _turn_into(out: Tensor, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None, scale: float = 1.0) -> None:
     """Writes x, with its pairs turned, and scaled, to a place of its shape."""
     if cos is None or sin is None:
-        out.copy_(x) if scale == 1 else torch.mul(x, scale, out=out)
+        out.copy_(x)
+        if scale != 1:
+            out.mul_(scale)
         return
     dtype = torch.promote_types(x.dtype, cos.dtype)
     x, turns = x.to(dtype), torch.complex(cos.to(dtype) * scale, sin.to(dtype) * scale)

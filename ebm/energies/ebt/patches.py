@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ebm.energies.ebt.blocks import plus
-from ebm.energies.ebt.kernels import gelu, heads, layer_norm
+from ebm.energies.ebt.kernels import gelu, heads
+from ebm.energies.ebt.layer_norm import layer_norm
 from ebm.energies.ebt.mutual import attend
 from ebm.energies.ebt.products import Linear, linear
 from ebm.energies.ebt.sizes import Size
@@ -172,7 +173,7 @@ class MLP(nn.Module):
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalises tokens (..., T, D), scales them by 1 + scale and shifts them."""
-    return torch.addcmul(shift, layer_norm(x, EPSILON), 1 + scale)
+    return layer_norm(x, 1 + scale, shift, EPSILON)
 
 
 class _Constant(nn.Module):
