@@ -53,6 +53,9 @@ class Energy(nn.Module):
         super().__init_subclass__(**keywords)
         built_plainly(cls)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_compiled"}  # it computes with this one's weights
+
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Computes once all that does not depend on y; by default the code is the context."""
         return context
@@ -78,13 +81,22 @@ class Energy(nn.Module):
         """Binds the context at every level, in the order in which a trajectory visits them."""
         return [self.given(context, level) for level in range(self.levels)]
 
-    def compile(self, *arguments: Any, **options: Any) -> None:
-        """Compiles encoding, and the energy with its gradient; takes `torch.compile`'s arguments.
+    def regions(self) -> list[nn.Module]:
+        """Lists modules that compile by themselves (`part.compile()`) to what is twice differentiable."""
+        return []
 
-        The first steps take minutes, later ones less time than before; results agree up to
-        rounding. Energies bound while gradients are disabled run eagerly, since shapes change too
-        often there.
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compiles the energy and its derivatives; takes `torch.compile`'s arguments.
+
+        Where it names `regions`, those alone are compiled: in seconds, for all shapes, with and
+        without gradients. Otherwise encoding, and the energy with its gradient, become one program
+        each: the first steps take minutes, and what is bound while gradients are disabled runs
+        eagerly, since shapes change too often there. Results agree up to rounding.
         """
+        if parts := self.regions():
+            for part in parts:
+                part.compile(*arguments, **options)
+            return
         options.setdefault("dynamic", False)  # dynamic second derivatives are NaN in torch 2.14
         encode = torch.compile(self.encode, *arguments, **options)
         self._compiled = encode, torch.compile(partial(_value_and_grad, self), *arguments, **options)

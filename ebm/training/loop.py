@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ebm.files import commit, discard, draft_of, holding
-from ebm.interfaces import Batch, Energy, EnergyFn, Loss, Objective, Sampler, Task, plainly
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints, learned
 from ebm.runs.folder import SCHEDULE, open_folder
@@ -26,6 +26,7 @@ from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.accumulation import pieces, whole
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
+from ebm.training.compiling import compile_if_it_pays
 from ebm.training.extension import described_schedule, reschedule, told_of_extension
 from ebm.training.finish import finish
 from ebm.training.loggers import loggers_of, logging_to
@@ -85,7 +86,7 @@ def fit(
     devices: int | str = "auto",
     num_nodes: int = 1,
     precision: str = "32-true",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
     on_divergence: Literal["stop", "rollback", "ignore"] = "stop",
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Any] = (),
@@ -135,7 +136,8 @@ def fit(
         devices: Fabric's: how many processes, or "auto".
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
-        compile: compiles the energy and its gradient, which takes minutes and pays in long runs.
+        compile: compiles the energy and its derivatives: its regions, in seconds, where it has some
+            (text EBTs), else the whole, in minutes. "auto" compiles regions on an accelerator.
         on_divergence: what follows where a value is not finite, or where the doctor
             (`ebm.runs.doctor`) finds at a checkpoint that training diverged: "stop", with a report;
             "rollback" to the last good checkpoint, and on with a new seed, at most 5 times (one
@@ -195,10 +197,11 @@ def fit(
         return states | {"scheduled": scheduled}
 
     check_can_be_saved(moving())
+    told = compile_if_it_pays(energy, compile, fabric.device)  # before an average is made, which shares the programs
+    if told and first:
+        print(visible(told), file=sys.stderr)
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
-    if compile and isinstance(energy, Energy):
-        energy.compile()
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described: dict[str, Any] = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     described["parts"] |= {"optimizer": described_as(made), "scheduler": type(pace).__qualname__}

@@ -70,6 +70,15 @@ class Truth:
         return bool(value)
 
 
+class TruthOrAuto(Truth):
+    """True, False or "auto"."""
+
+    what = "True, False or 'auto'"
+
+    def __call__(self, value: Any) -> Any:
+        return value if isinstance(value, str) and value == "auto" else super().__call__(value)
+
+
 class Pair:
     """Two numbers."""
 
@@ -107,7 +116,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
         *("32-true", "bf16-mixed", "16-mixed"),
         what="32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
     ),
-    "compile": Truth(),
+    "compile": TruthOrAuto(),
     "extend": Truth(),
     "on_divergence": Choice("stop", "rollback", "ignore"),
     "seed": Whole(0),

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm import recipes
+from ebm.cli import parse_settings
 from ebm.energies import MLPEnergy, SumEnergy
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching
 from ebm.recipes.recipe import assemble, load, read, resolve
@@ -372,3 +373,8 @@ def test_reading_a_recipe_opens_nothing_but_the_file(tmp_path, monkeypatch):
 def test_the_module_is_its_own_plugin():
     offered = {name for name, found in components("recipe").items() if found.distribution == CORE}
     assert offered == {path.stem for path in pathlib.Path(recipes.__file__).parent.glob("*.toml")}
+
+
+@pytest.mark.parametrize(("typed", "meant"), [([], True), (["true"], True), (["false"], False), (["auto"], "auto")])
+def test_compiling_is_asked_for_bare_or_by_a_word(typed, meant):
+    assert recipes.resolve(recipes.load("dyck"), parse_settings(["--compile", *typed]))["fit"]["compile"] == meant

@@ -7,18 +7,12 @@ import math
 import re
 
 import pytest
-import torch
 
 import ebm
 from ebm import recipes
 from ebm.cli import main
-from ebm.energies import ResidualTextEBT
-from ebm.interfaces import Batch
-from ebm.objectives import Reconstruction
 from ebm.reports.page import write_report
-from ebm.samplers import GradientDescent
 from ebm.studies.thinking import read_findings
-from tests.helpers import close
 
 TINY = ["--energy.dim", "16", "--energy.depth", "1", "--energy.heads", "2", "--task.context", "16", "--steps", "6"]
 TINY += ["--batch-size", "4", "--evaluate-limit", "4", "--evaluate-every", "3", "--thinking.limit", "3"]
@@ -131,34 +125,6 @@ def test_bundled_recipes_resolve_with_their_baselines(name):
         assert {key: baseline["energy"][key] for key in ("dim", "depth", "heads")} == {
             key: resolved["energy"][key] for key in ("dim", "depth", "heads")
         }
-
-
-@pytest.mark.slow
-def test_a_compiled_energy_trains_as_an_eager_one():
-    torch.manual_seed(0)
-    energy = ResidualTextEBT(11, dim=8, depth=1, heads=2, conditioning="time", levels=2)
-    torch.nn.init.normal_(energy.head.weight)
-    sampler = GradientDescent(step_size=1.0, retraction="softmax")
-
-    def distance(y, batch):
-        return torch.nn.functional.cross_entropy(y.mT, batch.target, reduction="none")
-
-    objective = Reconstruction(sampler, start=lambda batch, generator=None: torch.zeros(2, 5, 11), distance=distance)
-    batch = Batch(torch.randint(11, (2, 5)), torch.randint(11, (2, 5)))
-    found = []
-    for compiled in (False, True):
-        if compiled:
-            energy.compile(backend="aot_eager")  # all but the generation of machine code, which takes minutes
-            assert energy.given(batch.context).compiled is not None
-            with torch.no_grad():  # where shapes change from call to call
-                assert energy.given(batch.context).compiled is None
-        energy.zero_grad()
-        loss = objective(energy, batch)
-        loss.value.backward()
-        thought = ebm.think(energy, sampler, batch.context, torch.zeros(1, 2, 5, 11))
-        found.append((loss.value.detach(), thought.y, *(p.grad.clone() for p in energy.parameters())))
-    for eager, other in zip(*found, strict=True):
-        close(other, eager, 1e-3, 1e-4)
 
 
 def test_an_untrained_run_is_about_as_good_as_guessing(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.kernels import gated, heads, rms_norm
 from ebm.energies.ebt.products import Linear
+from ebm.energies.ebt.regions import EPSILON, Regions, regions
 
-EPSILON = 1e-5  # as in Llama; it matters, for candidates start small
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -25,9 +25,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """Normalises x (..., D), and modulates it: times (1 + scale), plus shift, both (D,)."""
-        weight = self.weight if scale is None else self.weight * (1 + scale)  # so much less than x
-        x = rms_norm(x, weight, EPSILON)
+        x = rms_norm(x, self.scaled(scale), EPSILON)
         return x if shift is None else x + shift
+
+    def scaled(self, scale: Tensor | None) -> Tensor:
+        """Multiplies the weight, which is much less than x, by 1 + scale."""
+        return self.weight if scale is None else self.weight * (1 + scale)
 
 
 class Block(nn.Module):
@@ -38,6 +41,8 @@ class Block(nn.Module):
 
     Source: Llama 2 (Touvron et al., 2023); adaLN: DiT (Peebles and Xie, 2023), section 3.2.
     """
+
+    regions: Regions | None = None  # what is compiled of it
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -55,11 +60,26 @@ class Block(nn.Module):
         `attend` maps queries, which are scaled, keys and values (B, H, *, T, d) to what is seen;
         modulation is (6 D,).
         """
+        if self.regions is not None and self.regions.suit(x):
+            return self._by_regions(self.regions, x, turns, attend, modulation)
         shifts = (None,) * 6 if modulation is None else modulation.chunk(6, -1)
         seen = self.out(rearrange(attend(*self.look(x, turns, modulation)), "b h ... t d -> b ... t (h d)"))
         x = plus(x, seen, shifts[2])
         fed = self.down(gated(self.gate_up(self.feed_forward_norm(x, shifts[3], shifts[4]))))
         return plus(x, fed, shifts[5])
+
+    def _by_regions(
+        self, made: Regions, x: Tensor, turns: tuple[Tensor, Tensor], attend: Attend, modulation: Tensor | None
+    ) -> Tensor:
+        shift, scale, gate, shift_2, scale_2, gate_2 = (None,) * 6 if modulation is None else modulation.chunk(6, -1)
+        (normed,) = made.enter(x, self.attention_norm.scaled(scale), shift)
+        seen = self.out(rearrange(attend(*heads(self.qkv(normed), *turns, self.heads)), "b h ... t d -> b ... t (h d)"))
+        x, normed = made.join(x, seen, self.feed_forward_norm.scaled(scale_2), gate, shift_2)
+        return plus(x, self.down(made.middle(self.gate_up(normed))[0]), gate_2)
+
+    def compile(self, *_: Any, **options: Any) -> None:
+        """Compiles what lies between products (`ebm.energies.ebt.regions`), by torch.compile's options."""
+        self.regions = regions(**options)
 
     def look(self, x: Tensor, turns: tuple[Tensor, Tensor], modulation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Computes queries, keys and values (B, H, *, T, d) of x (B, *, T, D)."""

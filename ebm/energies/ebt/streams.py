@@ -96,6 +96,9 @@ class CausalStream(Energy):
         """Maps the last hidden states (B, S, D) to what they say of the next elements (B, S, *)."""
         return None
 
+    def regions(self) -> list[nn.Module]:
+        return [*self.blocks]
+
     def landscapes(self, context: Any = None) -> list[EnergyFn]:
         if self.conditioning != "none":
             return super().landscapes(context)
