@@ -1,8 +1,8 @@
 """Times training, evaluation, generation and images against the reference EBT itself, and measures both peaks of memory.
 
     git clone https://github.com/alexiglad/EBT FOLDER && git -C FOLDER checkout 0ad3628
-    OMP_NUM_THREADS=1 python benchmarks/reference.py --reference FOLDER
-    OMP_NUM_THREADS=2 python benchmarks/reference.py --reference FOLDER --threads 2 --only text-1
+    python benchmarks/reference.py --reference FOLDER
+    python benchmarks/reference.py --reference FOLDER --threads 1 2 --only text-1
 
 Both hold the same weights and take the same data and starts; first their losses and gradients are compared. The numbers are
 ratios of times within one run: how many times as fast as the reference we are (median of pairs, quartiles), and our memory over
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import multiprocessing
 import os
 import statistics
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.nn.functional as F
+from recorded import Recorded
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -41,9 +41,6 @@ from torch import Tensor, nn
 from ebm.decoding.generate import generate
 from ebm.interfaces import Batch
 from ebm.interop import from_ebt_checkpoint
-
-RECORDED = Path(__file__).with_suffix(".json")
-SLACK = 0.9  # a ratio below this share of the recorded one is a regression
 
 
 class Shape(NamedTuple):
@@ -380,9 +377,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--only", nargs="+", default=[], help=f"of {', '.join((*TEXT, *IMAGE))}, S1, S2, float32, bfloat16, train …"
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="torch's, each in turn (1)")
     parser.add_argument("--memory", action="store_true", help="peaks of memory, too")
-    parser.add_argument("--record", action="store_true", help=f"write the ratios into {RECORDED.name}")
+    parser.add_argument("--record", action="store_true", help="write the ratios into reference.json")
     return parser.parse_args(arguments)
 
 
@@ -395,12 +392,9 @@ def cases() -> list[tuple[str, str, str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     settings = parse(arguments)
-    torch.set_num_threads(settings.threads)
-    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
-    table = Table(
-        "shape", "stage", "precision", "what", "ms", "reference, ms", "ratio (quartiles)", "recorded", "difference", "memory"
-    )
-    missed, chosen = [], {*settings.only}
+    recorded = Recorded(__file__, settings.record)
+    columns = ("shape", "stage", "precision", "what", "threads", "ms", "reference, ms", "ratio (quartiles)", "recorded")
+    table, chosen = Table(*columns, "difference", "memory"), {*settings.only}
     axes = [{*axis} for axis in zip(*cases(), strict=True)]
     if unknown := chosen - set().union(*axes):
         raise SystemExit(f"--only {' '.join(sorted(unknown))}: choose from {', '.join(sorted(set().union(*axes)))}")
@@ -411,27 +405,22 @@ def main(arguments: list[str] | None = None) -> int:
         how = (settings.reference, name, stage == "S2", precision == "bfloat16")
         ours, theirs, *exact = pair(*how, what)
         half = precision == "bfloat16"
-        difference = agree(ours(), theirs(), exact[0]() if exact and not half else None, half)
-        pairs = [(timed(ours, settings.threads), timed(theirs, settings.threads)) for _ in range(settings.rounds)]
-        low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
-        mine, its = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-        key, memory = f"{' '.join(case)}, threads {settings.threads}", ""
-        if settings.memory and what == "train":
-            a, b = (peak(*how, side, settings.threads) for side in (0, 1))
-            memory = f"{a:.0f} / {b:.0f} MB = {a / b:.2f}"
-        bar = recorded.get(key)
-        if settings.record:
-            recorded[key] = round(ratio, 2)
-            RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
-        elif bar is not None and ratio < SLACK * bar:
-            missed.append(f"{key}: {ratio:.2f}, recorded {bar}")
-        times = f"{ratio:.2f} ({low:.2f}-{high:.2f})"
-        table.add_row(*case, f"{mine:.0f}", f"{its:.0f}", times, "" if bar is None else str(bar), difference, memory)
-        print(f"{key}: {times}, {mine:.0f} and {its:.0f} ms, {difference} {memory}", file=sys.stderr)
-    Console(width=150).print(table)
-    for line in missed:
-        print(f"slower than recorded: {line}")
-    return int(bool(missed))
+        for threads in settings.threads:
+            torch.set_num_threads(threads)
+            difference = agree(ours(), theirs(), exact[0]() if exact and not half else None, half)
+            pairs = [(timed(ours, threads), timed(theirs, threads)) for _ in range(settings.rounds)]
+            low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+            mine, its = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+            key, memory = f"{' '.join(case)}, threads {threads}", ""
+            if settings.memory and what == "train":
+                a, b = (peak(*how, side, threads) for side in (0, 1))
+                memory = f"{a:.0f} / {b:.0f} MB = {a / b:.2f}"
+            bar, times = recorded.see(key, ratio), f"{ratio:.2f} ({low:.2f}-{high:.2f})"
+            told = "" if bar is None else str(bar)
+            table.add_row(*case, str(threads), f"{mine:.0f}", f"{its:.0f}", times, told, difference, memory)
+            print(f"{key}: {times}, {mine:.0f} and {its:.0f} ms, {difference} {memory}", file=sys.stderr)
+    Console(width=160).print(table)
+    return recorded.end()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ its mass is right, all coordinates turn as one, and it is luck whether L steps a
 own; the bulk effective sample size (arviz) of a seed's worst coordinate, and of the worst square of a centred one, is divided
 by the gradients that its chains took. A chain's own are counted: that chains in a batch wait for the longest is not.
 
-`--compiled` asks how long an effective draw takes instead: a sampler as it is, compiled (`Compiled`), and blackjax's, at one
-step size, in turn, in processor seconds of one thread; see `race`. Its bars are its own: at most 4 times blackjax's seconds
-with 4 chains, 1.2 times with 1,000.
+`--compiled` asks how long an effective draw takes instead: a sampler as it is, compiled (`Compiled`), blackjax's and (of 4
+chains) Pyro's, at one step size, in turn; see `race`. Its bars are its own: at most 4 times blackjax's seconds with 4 chains,
+1.2 times with 1,000. `--threads 1 2` races on one thread, in processor seconds, and then on two, by the clock.
 
 Exit code 1: the toolkit is measurably below a rival (the 99% interval of the geometric mean of the ratio, over seeds, lies
-below 1).
+below 1); or a ratio is more than a tenth below the one recorded in sampler_ess.json (`--record` writes that file).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import argparse
 import importlib
 import math
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from recorded import Recorded
 from scipy import stats
 from torch import Tensor
 
@@ -140,7 +142,7 @@ def blackjax(setting: Setting) -> Run:
     return Run(np.asarray(draws), np.asarray(counts).reshape(len(starts), -1).sum(1))
 
 
-def pyro(setting: Setting) -> Run:
+def pyro(setting: Setting, first: int = 0) -> Run:
     import pyro.infer.mcmc as mcmc
 
     _, energy = problems(torch, torch.from_numpy)[setting.problem]
@@ -159,7 +161,7 @@ def pyro(setting: Setting) -> Run:
     for seed, chains in enumerate(setting.starts):
         taken = 0
         for chain, y in enumerate(chains):
-            torch.manual_seed(1000 * seed + chain)
+            torch.manual_seed(1000 * (first + seed) + chain)
             before: dict[str, int] = {}
 
             def hook(_kernel: Any, _params: Any, stage: str, _index: int, before: dict[str, int] = before) -> None:
@@ -240,13 +242,13 @@ RACED = {4: {"mala": 2000, "hmc": 500, "nuts": 200}, 1000: {"mala": 60, "hmc": 3
 BARS = {4: 4.0, 1000: 1.2}
 
 
-def race(problem: str, method: str, chains: int, rounds: int, slow: bool) -> bool:
+def race(problem: str, method: str, chains: int, rounds: int, rivals: list[str], threads: int, recorded: Recorded) -> bool:
     """Times draws of one method: prints a row each, and says whether the compiled sampler met its bar.
 
-    Columns: seconds of processor time that the first draws take longer than later ones (compilation, with the compilers that
-    it starts); milliseconds a step, the median over rounds; seconds per thousand effective draws of the worst coordinate; and
-    these over blackjax's, of 1,000 chains those of a step, since few draws do not tell; the step at which ours, compilation
-    included, has cost no more than blackjax's.
+    Columns: seconds that the first draws take longer than later ones (compilation, with the compilers that it starts);
+    milliseconds a step, the median over rounds; seconds per thousand effective draws of the worst coordinate; and these over
+    blackjax's, of 1,000 chains those of a step, since few draws do not tell; the step at which ours, compilation included, has
+    cost no more than blackjax's.
     """
     import jax
 
@@ -265,24 +267,29 @@ def race(problem: str, method: str, chains: int, rounds: int, slow: bool) -> boo
         "compiled": lambda seed: torch_drawn(compiled, energy, y, steps, seed),
         "blackjax": lambda seed: drawn(y.numpy(), seed),
     }
-    if slow:
-        made["eager"] = lambda seed: torch_drawn(plain, energy, y, steps, seed)
+    made["eager"] = lambda seed: torch_drawn(plain, energy, y, steps, seed)
+    if "pyro" in rivals and "pyro" in RIVALS[method] and chains < 100:  # it takes chains one after the other
+        asked = Setting(problem, method, y[None], steps, 1, plain.step_size)
+        made["pyro"] = lambda seed: pyro(asked, seed).draws[0]
+    now = time.process_time if threads == 1 else time.perf_counter
     first, took, draws = {}, {name: [] for name in made}, {}
     for name, draw in made.items():
-        begun = time.process_time(), sum(os.times()[2:4])
+        begun = now(), sum(os.times()[2:4])
         draw(0)
-        first[name] = time.process_time() - begun[0] + sum(os.times()[2:4]) - begun[1]
+        compilers = sum(os.times()[2:4]) - begun[1] if threads == 1 else 0.0  # which the clock has counted
+        first[name] = now() - begun[0] + compilers
     for seed in range(1, rounds + 1):
         for name in sorted(made, reverse=bool(seed % 2)):
-            begun = time.process_time()
+            began = now()
             draws.setdefault(name, []).append(made[name](seed))
-            took[name].append(time.process_time() - begun)
+            took[name].append(now() - began)
     cost = {name: float(np.median(seconds)) for name, seconds in took.items()}
     whole = {name: np.concatenate(runs, 1) if chains < 100 else np.stack(runs, 0) for name, runs in draws.items()}
     sizes = {name: efficiency_of(values) for name, values in whole.items()} if chains < 100 else {}
     rate = {name: sizes[name] / rounds if sizes else 1.0 for name in made}  # effective draws of a round
     met = True
-    print(f"\n{problem} {method}, {chains} chains, {steps} steps of {plain.step_size:.3g}, {rounds} rounds")
+    case = f"{problem} {method}, {chains} chains, threads {threads}"
+    print(f"\n{case}: {steps} steps of {plain.step_size:.3g}, {rounds} rounds")
     for name in made:
         ratio = cost[name] / rate[name] / (cost["blackjax"] / rate["blackjax"])
         gain, extra = (cost["blackjax"] - cost[name]) / steps, first[name] - cost[name] - (first["blackjax"] - cost["blackjax"])
@@ -290,6 +297,9 @@ def race(problem: str, method: str, chains: int, rounds: int, slow: bool) -> boo
         per = f"{1000 * cost[name] / rate[name]:9.3f} s/1000 effective" if sizes else ""
         print(f"  {name:9} compiled in {first[name] - cost[name]:6.1f} s  {1000 * cost[name] / steps:9.3f} ms/step {per}", end="")
         verdict = ""
+        if name in ("compiled", "eager"):
+            for rival in made.keys() & RIVALS[method].keys():  # of a step: effective draws differ from run to run
+                recorded.see(f"seconds a step: {rival} / {name}, {case}", cost[rival] / cost[name])
         if name == "compiled":
             met = ratio <= BARS[chains]
             verdict = f" (bar {BARS[chains]}: {'met' if met else 'MISSED'})"
@@ -337,47 +347,68 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=4, help="per seed (4)")
     parser.add_argument("--steps", type=int, default=500, help="draws per chain (500)")
     parser.add_argument("--warming", type=int, default=500, help="steps of adaptation (500)")
-    parser.add_argument("--compiled", action="store_true", help="race compiled samplers for seconds, at 4 and 1,000 chains")
+    parser.add_argument("--compiled", action="store_true", help="race compiled samplers for seconds")
+    parser.add_argument(
+        "--raced", type=int, nargs="+", default=list(RACED), choices=list(RACED), help="chains of the race (both)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of the race (5)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="everyone's, in turn (1)")
+    parser.add_argument("--record", action="store_true", help="write the ratios into sampler_ess.json")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    if len(options.threads) > 1:  # a process each, since jax reads the number once
+        how, codes = sys.argv[1:], []
+        place = how.index("--threads")
+        for threads in options.threads:
+            own = [*how[:place], "--threads", str(threads), *how[place + 1 + len(options.threads) :]]
+            codes.append(subprocess.run([sys.executable, __file__, *own], check=False).returncode)
+        sys.exit(max(codes))
+    (threads,) = options.threads
+    torch.set_num_threads(threads)
+    recorded = Recorded(__file__, options.record)
+    if threads == 1:  # read by jax's first import; of two threads the machine has no more
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     if options.compiled:
-        os.environ["XLA_FLAGS"] = (
-            "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # read by jax's first import
-        )
         if not all(map(available, ("arviz", "blackjax"))):
             raise SystemExit("the race needs: pip install blackjax 'arviz<1'")
         import jax
 
         jax.config.update("jax_enable_x64", True)
+        rivals = [name for name in options.rival if available(name)]
         problem = ["wide", "logistic"] if options.problem == parser.get_default("problem") else options.problem
-        sys.exit(not all([race(p, m, n, options.rounds, True) for n in RACED for p in problem for m in options.method]))
+        how = (options.rounds, rivals, threads, recorded)
+        met = all([race(p, m, n, *how) for n in options.raced for p in problem for m in options.method])
+        sys.exit(recorded.end() or int(not met))
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not available("arviz"):
         raise SystemExit("effective sample sizes are arviz's: pip install 'arviz<1'")
     rivals, met = [name for name in options.rival if available(name)], True
+    size = f"{options.seeds} x {options.chains} x {options.steps}, threads {threads}"
+    print(f"seeds x chains x draws: {size}")
     print("effective draws per 1000 gradients of the worst coordinate | square; ratio: ebm's to the rival's, 99% over seeds")
     for problem in options.problem:
         for method in options.method:
             for kind, setting in settings(problem, method, options.seeds, options.chains, options.steps, options.warming):
                 mine = ours(setting)
                 found = efficiency(mine)
-                size = "" if setting.step_size is None else f" step size {setting.step_size:.3g}"
+                told = "" if setting.step_size is None else f" step size {setting.step_size:.3g}"
                 each = mine.gradients.sum() / mine.draws[..., 0].size
-                print(f"\n{problem} {method} {kind}{size}, {each:.1f} gradients a step")
+                print(f"\n{problem} {method} {kind}{told}, {each:.1f} gradients a step")
                 print(f"  ebm       {found[0].mean():7.2f} | {found[1].mean():7.2f}", flush=True)
                 for name in rivals:
                     if name not in RIVALS[method]:
                         continue
                     other = RIVALS[method][name](setting)
                     theirs, line = efficiency(other), ""
-                    for one, two in zip(found, theirs, strict=True):
+                    for of, one, two in zip(("coordinate", "square"), found, theirs, strict=True):
                         mean, low, high = interval(one / two)
+                        recorded.see(
+                            f"draws per gradient: ebm / {name}, {problem} {method} {kind}, {of}, threads {threads}", mean
+                        )
                         met = met and high >= 1
                         line += f"   {mean:.2f} ({low:.2f}-{high:.2f}){'' if high >= 1 else ' BELOW'}"
                     line += f"   {other.gradients.sum() / other.draws[..., 0].size:.1f} gradients a step"
                     print(f"  {name:9} {theirs[0].mean():7.2f} | {theirs[1].mean():7.2f}{line}", flush=True)
-    sys.exit(0 if met else 1)
+    sys.exit(recorded.end() or int(not met))
 
 
 if __name__ == "__main__":

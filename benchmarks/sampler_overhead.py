@@ -1,6 +1,6 @@
 """Times a Langevin step through the toolkit, all its checks on, against a hand-written loop and against other libraries.
 
-    python benchmarks/sampler_overhead.py --rival torchebm=PYTHON --rival ebmkit=PYTHON
+    python benchmarks/sampler_overhead.py --rival torchebm=PYTHON --rival ebmkit=PYTHON --threads 1 2
 
 where PYTHON is the interpreter of an environment that has the rival (see README.md here). Every library gets a process of
 its own, which holds the same energies and, beside the library, the loop: two processes running the very same code differ by
@@ -9,7 +9,8 @@ driver asks all in turn for a block of steps, and a ratio is that of two blocks 
 that all take the same steps.
 
 Exit code 1: the toolkit takes more than 1.10 times the loop's time, or measurably more than a rival (relative to the loop:
-the 95% interval of the median lies above 1).
+the 95% interval of the median lies above 1); or a ratio is more than a tenth below the one recorded in sampler_overhead.json
+(`--record` writes that file).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from statistics import median, quantiles
 from typing import IO, Any, cast
 
 import torch
+from recorded import Recorded
 from torch import Tensor, nn
 
 LIMIT = 1.10  # of the hand-written loop's time
@@ -152,6 +154,10 @@ class Worker:
         seconds, digest = json.loads(answer)
         return seconds, digest
 
+    def end(self) -> None:
+        cast(IO[str], self.process.stdin).close()
+        self.process.wait()
+
 
 def race(what: str, workers: list[Worker], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Times blocks of steps, all in turn: by library, microseconds per step of (the library, the loop beside it)."""
@@ -170,23 +176,26 @@ def race(what: str, workers: list[Worker], rounds: int) -> dict[str, list[tuple[
     return times
 
 
-def report(what: str, times: dict[str, list[tuple[float, float]]]) -> bool:
+def report(what: str, threads: int, times: dict[str, list[tuple[float, float]]], recorded: Recorded) -> bool:
     """Prints one problem's table, and says whether the toolkit met its bar."""
+    what = f"{what}, threads {threads}"
     ratios = {library: [mine / plain for mine, plain in pairs] for library, pairs in times.items()}
     met = median(ratios["ebm"]) <= LIMIT
-    print(f"\n{what:8}  us/step  its loop's | to its loop: median, quartiles, range  | ebm to this: median, 95% interval")
+    print(f"\n{what}\n          us/step  its loop's | to its loop: median, quartiles, range  | ebm to this: median, 95% interval")
     for library, values in ratios.items():
         mine, plain = (median(column) for column in zip(*times[library], strict=True))
         low, _, high = quantiles(values, n=4)
         line = f"{library:8} {mine:8.1f} {plain:11.1f} | {median(values):.3f}  {low:.3f}-{high:.3f}"
         line += f"  {min(values):5.3f}-{max(values):5.3f}      | "
         if library == "ebm":
+            recorded.see(f"loop / ebm, {what}", 1 / median(values))
             print(f"{line}at most {LIMIT:.2f} of the loop: {'met' if met else 'MISSED'}")
             continue
         ours = sorted(a / b for a, b in zip(ratios["ebm"], values, strict=True))
         reach = math.ceil(0.98 * math.sqrt(len(ours)))  # the median's interval lies between two order statistics
         low, high = ours[max(len(ours) // 2 - reach, 0)], ours[min(len(ours) // 2 + reach, len(ours) - 1)]
         met = met and low <= 1
+        recorded.see(f"{library} / ebm, {what}", 1 / median(ours))
         print(f"{line}{median(ours):.3f}  {low:.3f}-{high:.3f}  no more than it: {'met' if low <= 1 else 'MISSED'}")
     return met
 
@@ -195,18 +204,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rival", action="append", default=[], metavar="NAME=PYTHON", help="torchebm=... or ebmkit=...")
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2, help="torch's threads in every worker (2)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="torch's threads in every worker, in turn (1)")
+    parser.add_argument("--record", action="store_true", help="write the ratios into sampler_overhead.json")
     parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.threads)
+        return work(options.worker, options.threads[0])
     pythons: dict[str, Any] = {"ebm": sys.executable, **dict(rival.partition("=")[::2] for rival in options.rival)}
     if not pythons.keys() <= LIBRARIES.keys() or not all(pythons.values()):
         parser.error(f"--rival {options.rival}: pass torchebm=PYTHON or ebmkit=PYTHON")
-    workers = [Worker(library, python, options.threads) for library, python in pythons.items()]
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds, steps in a block: {BLOCK}")
-    met = [report(what, race(what, workers, options.rounds)) for what in BLOCK]
-    sys.exit(0 if all(met) else 1)
+    recorded, met = Recorded(__file__, options.record), True
+    print(f"torch {torch.__version__}, {options.rounds} rounds, steps in a block: {BLOCK}")
+    for threads in options.threads:
+        workers = [Worker(library, python, threads) for library, python in pythons.items()]
+        met = all([report(what, threads, race(what, workers, options.rounds), recorded) for what in BLOCK]) and met
+        for worker in workers:
+            worker.end()
+    sys.exit(recorded.end() or int(not met))
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "tempered-transitions/scale": lambda: {"sampler": mala(step_scale=1.5), "temperatures": (1.0, 2.0), "moves": 2},
     "predictor-corrector": lambda: {"sampler": langevin(), "sigma": 1.0},
     "structured": lambda: {"sampler": mala(step_scale=1.5)},
+    "compiled": lambda: {"sampler": mala(step_scale=1.5), "together": 1, "backend": "eager"},
     "conditioned": lambda: {"sampler": langevin(step_scale=1.5), "still": False},
     "conditioned/mala": lambda: {"sampler": mala(), "still": False},
     "replay": lambda: {"sampler": langevin(), "capacity": 8},

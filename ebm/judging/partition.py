@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Sampler, ScaledEnergy, SumEnergy, check_configuration, check_steps, evaluate, plainly
+from ebm.samplers import Compiled
 
 RESAMPLES = 1000  # of the bootstrap: the ends of a 99% interval are then the 5th and the 995th
 
@@ -133,7 +134,8 @@ def _log_weights(
     """Walks along a path, and sums how far each chain falls at each next landscape (chains,)."""
     if sampler.stationary is False:
         raise ValueError(f"{type(sampler).__name__} does not leave exp(−E) alone: pass an exact sampler, as MALA, HMC or NUTS")
-    if sampler.differentiable:
+    tested = sampler.sampler if isinstance(sampler, Compiled) else sampler  # which keeps no graph of any
+    if tested.differentiable:
         warnings.warn(f"{type(sampler).__name__} has no acceptance test, and its bias is log Z's, too: use MALA", stacklevel=3)
     low, count = check_steps(sampler.steps if steps is None else steps)
     if low != count or count == 0:

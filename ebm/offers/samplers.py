@@ -12,6 +12,7 @@ def ebm_samplers() -> dict[str, str]:
         "annealed": "ebm.samplers.anneal:Annealed",
         "basin-hopping": "ebm.samplers.hopping:BasinHopping",
         "block-gibbs": "ebm.samplers.block_gibbs:BlockGibbs",
+        "compiled": "ebm.samplers.compiled:Compiled",
         "conditioned": "ebm.samplers.conditioned:Conditioned",
         "cooled": "ebm.samplers.cooled:Cooled",
         "gradient-descent": "ebm.samplers.descent:GradientDescent",

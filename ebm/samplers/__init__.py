@@ -82,6 +82,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     """Builds the samplers that `ebm.testing` cannot build from the registry alone."""
     return {
         ("sampler", "basin-hopping"): lambda: {"factory": lambda: BasinHopping(MirrorDescent(0.2, steps=6), every=2)},
+        ("sampler", "compiled"): lambda: {"factory": lambda: Compiled(MALA(0.3, steps=5), together=2, backend="eager")},
         ("sampler", "conditioned"): lambda: {"factory": lambda: Conditioned(MALA(0.3, steps=5), still=False)},
         ("sampler", "cooled"): lambda: {"factory": lambda: Cooled(MirrorDescent(0.2, steps=4))},
         ("sampler", "fixed-point"): lambda: {"factory": lambda: FixedPoint(steps=4), "energy": Halving()},

@@ -15,11 +15,13 @@ from ebm.interfaces.precision import Fine
 from ebm.interfaces.sampler import Watch, detach, eval_mode
 from ebm.randomness import Drawn, Noting
 from ebm.samplers.accepting import AcceptingSampler
-from ebm.samplers.stepping import at
+from ebm.samplers.stepping import SteppingSampler, at
+from ebm.samplers.tree_program import check_loops
 from ebm.samplers.wrapper import Wrapper
 
 GRADIENTS = 8  # about so many in a program: beside them a call's own time is small, and compiling takes seconds
 SCHEDULED = ("step_size", "temperature", "noise_std")  # what may differ from step to step
+PLAIN = {bool, int, float, str}  # attributes that say what a step draws; of a fraction, whether it is 0
 LIMIT = 64  # programs of one sampler, for energies, shapes and kinds of mass
 
 
@@ -29,7 +31,7 @@ class Compiled(Wrapper):
     Noise is drawn outside of the programs and in the same order: on a CPU the same generator makes
     the same moves, up to rounding. (On a GPU `NUTS` draws its numbers in one go, which are others.)
 
-    A chain's first steps run as they are, with all checks. Then a program is compiled, which takes
+    A chain's first step runs as it is, with all checks. Then a program is compiled, which takes
     seconds, once for an energy and a shape of y. Step sizes, schedules, masses of one kind, weights
     and contexts of one shape may change without another one, so `warm_up` tunes it as any sampler.
     The steps of a program are taken together: a loop that shares the generator, or breaks, finds it
@@ -40,13 +42,15 @@ class Compiled(Wrapper):
     sampler takes it. Put it around the sampler, and others around it: `Structured(Compiled(NUTS()))`.
 
     Arguments:
-        sampler: one whose steps are all alike (`steady`): LangevinDynamics, MALA, HMC, NUTS.
+        sampler: one whose steps are all alike (`steady`): LangevinDynamics and its relatives,
+            GradientDescent, MirrorDescent, MALA, HMC, NUTS, RandomWalk.
         together: how many steps make a program; by default about eight gradients' worth, for NUTS 1.
         backend: torch.compile's: "inductor" needs a C++ compiler; "eager" traces only, for tests.
 
     Raises:
-        ValueError: the steps are not alike, or a graph is asked for; when a program is made, the
-            energy cannot be compiled: it leaves torch, or decides by values.
+        ValueError: the steps are not alike; the installed torch lacks the loops that NUTS needs; a
+            graph is asked for; when a program is made, the energy cannot be compiled: it leaves
+            torch, or decides by values.
 
     >>> from ebm.samplers import HMC
     >>> sampler, g = Compiled(HMC(0.5), backend="eager"), torch.Generator().manual_seed(0)
@@ -59,17 +63,21 @@ class Compiled(Wrapper):
     def __init__(self, sampler: Sampler, together: int | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
         super().__init__(sampler)
         name = type(sampler).__name__
-        if not vars(type(sampler)).get("steady"):  # a subclass says so anew: it may draw or schedule otherwise
-            way_out = "take it as it is, or compile its energy; LangevinDynamics, MALA, HMC and NUTS can be compiled"
+        if not is_steady(type(sampler)):
+            way_out = f"take it as it is, or compile its energy; what can be compiled is {', '.join(steady_samplers())}"
             raise ValueError(f"Compiled({name}): no program holds its steps, which are not all alike: {way_out}")
         if together is not None and together < 1:
             raise ValueError(f"Compiled({name}, together={together}): pass how many steps make a program, at least 1")
         long = hasattr(sampler, "max_depth")
+        if long:
+            check_loops()
         self.together = together or (1 if long else max(1, GRADIENTS // getattr(sampler, "leapfrog_steps", 1)))
         self.backend = backend
         self._programs: dict[str, Any] = {}  # by kind of device
-        self._notes: dict[Any, list[Any]] = {}  # what a step draws, by what moves
+        self._notes: dict[Any, list[Any] | None] = {}  # what a step draws, by what that depends on
         self._twins: dict[int, Any] = {}  # copies of the sampler, by how many steps
+
+    differentiable = False  # it keeps no graph
 
     def trajectory(
         self,
@@ -93,6 +101,8 @@ class Compiled(Wrapper):
         return path[0]
 
     def _refuse_graph(self, asked: bool, how: str) -> None:
+        if asked and not self.sampler.differentiable:
+            raise ValueError(f"{type(self.sampler).__name__} accepts or rejects, which no gradient passes: not {how}")
         if asked:
             raise ValueError(f"Compiled keeps no graph, as {how} asks: take the {type(self.sampler).__name__} inside it")
 
@@ -129,22 +139,17 @@ class Compiled(Wrapper):
     ) -> tuple[list[tuple[Any, Info]], Tensor | None]:
         """Takes `count` steps by a program, or one as it is: the path, and a sum of what must be finite."""
         inner: Any = self.sampler
-        if state.t == 0:  # it checks, and draws what holds for a trajectory
+        ahead = self._ahead(max(count, 1), state)
+        notes = self._noted(energy, state, ahead) if count and state.t else None
+        if notes is None:  # a chain's first step checks, and draws what holds for a trajectory
             return [inner.step(energy, state, generator=generator)], None
-        notes = self._notes.get(_kind(state))
-        if notes is None or not count:
-            noting = Noting(inner.source(state.y, generator))
-            new, info = inner.step(energy, state, generator=noting)
-            if _kind(new) == _kind(state):  # not the first on a landscape, which may draw more
-                self._notes[_kind(state)] = noting.notes
-            return [(new, info)], None
         drawn = [torch.empty(count, *note.shape, dtype=note.dtype, device=note.device) for note in notes]
         for number in range(count):
             own = inner.source(state.y, generator)
             for note, values in zip(notes, drawn, strict=True):
                 note.draw(values[number], own)
         try:
-            path, total = self._program(state.y)(self._twin(count, state), energy, state._replace(t=0), drawn, count)
+            path, total = self._program(state.y)(self._twin(count, state, ahead), energy, state._replace(t=0), drawn, count)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # a compiler's errors have no class in common
@@ -163,16 +168,44 @@ class Compiled(Wrapper):
             self._programs[y.device.type] = made
         return self._programs[y.device.type]
 
-    def _twin(self, count: int, state: Any) -> Any:
-        """Copies the sampler as it is now; what may change from step to step becomes a tensor of numbers."""
-        inner, twin = self.sampler, self._twins.setdefault(count, copy.copy(self.sampler))
-        twin.__dict__.update(vars(inner))
+    def _ahead(self, count: int, state: Any) -> dict[str, list[Any]]:
+        """Evaluates what may differ from step to step, for the next steps."""
+        inner, found = self.sampler, {}
         for name in SCHEDULED:
             value = getattr(inner, name, None)
             if (callable(value) and not isinstance(value, Tensor)) or (name == "step_size" and isinstance(value, float)):
                 positive = name == "temperature" and isinstance(inner, AcceptingSampler)
-                values = [at(value, state.t + step, positive) for step in range(count)]
-                twin.__dict__[name] = Numbers(torch.as_tensor(values, dtype=state.y.dtype, device=state.y.device))
+                found[name] = [at(value, state.t + step, positive) for step in range(count)]
+        return found
+
+    def _noted(self, energy: EnergyFn, state: Any, ahead: dict[str, list[Any]]) -> list[Any] | None:
+        """Looks up what each of the next steps draws, or None where that differs from step to step.
+
+        A step that is thrown away says it, once: so which steps a program takes, and their rounding, does not depend
+        on what ran before.
+        """
+        inner: Any = self.sampler
+        loud = {name: {isinstance(value, Tensor) or value != 0 for value in values} for name, values in ahead.items()}
+        if any(len(found) > 1 for found in loud.values()):
+            return None  # noise of size 0 is not drawn
+        held = (
+            (name, value == 0 if type(value) is float else value) for name, value in vars(inner).items() if type(value) in PLAIN
+        )
+        key = _kind(state), (*held,), (*(name for name, found in loud.items() if True in found),)
+        if key not in self._notes:
+            noting = Noting(inner.source(state.y, torch.Generator(state.y.device)))
+            new, _ = inner.step(energy, state, generator=noting)
+            self._notes[key] = noting.notes if _kind(new) == _kind(state) else None  # else the first, which may draw more
+        return self._notes[key]
+
+    def _twin(self, count: int, state: Any, ahead: dict[str, list[Any]]) -> Any:
+        """Copies the sampler as it is now; what may change from step to step becomes a tensor of numbers."""
+        inner, twin = self.sampler, self._twins.setdefault(count, copy.copy(self.sampler))
+        twin.__dict__.update(vars(inner))
+        for name, values in ahead.items():
+            none = not any(isinstance(value, Tensor) or value != 0 for value in values)
+            numbers = 0.0 if none else Numbers(torch.as_tensor(values, dtype=state.y.dtype, device=state.y.device))
+            twin.__dict__[name] = numbers
         return twin
 
     def extra_repr(self) -> str:
@@ -193,7 +226,9 @@ def _steps(sampler: Any, energy: EnergyFn, state: Any, drawn: list[Tensor], coun
     """The program: takes `count` steps from t = 0, and sums what must be finite."""
     path, total = [], 0.0
     for number in range(count):
-        state, info = sampler.step(energy, state, generator=Drawn([values[number] for values in drawn]))
+        source = Drawn([values[number] for values in drawn])
+        state, info = sampler.step(energy, state, generator=source)
+        assert source.taken == len(drawn), "a step drew less than was noted of it"
         path.append((state, info))
         total = total + state.y.sum() + info.energy.sum()
     return path, total  # type: ignore[return-value]
@@ -202,3 +237,18 @@ def _steps(sampler: Any, energy: EnergyFn, state: Any, drawn: list[Tensor], coun
 def _kind(state: Any) -> tuple[Any, ...]:
     """Tells states apart by what draws depend on: type, and each field's shape, or that it is None."""
     return type(state), *((f.shape, f.dtype, f.device) if isinstance(f, Tensor) else f is None for f in state)
+
+
+def is_steady(kind: type) -> bool:
+    """Tells whether a class of samplers says of itself that its steps are all alike: a subclass says so anew."""
+    return bool(vars(kind).get("steady"))
+
+
+def steady_samplers() -> list[str]:
+    """Lists the names of the known classes of samplers whose steps are all alike."""
+    kinds, found = [SteppingSampler], []
+    while kinds:
+        kind = kinds.pop()
+        found += [kind.__name__] if is_steady(kind) else []
+        kinds += kind.__subclasses__()
+    return sorted({*found})

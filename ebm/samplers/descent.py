@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad, savable
 from ebm.samplers.retractions import Retraction
-from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at
+from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, is_noise
 
 
 @savable
@@ -52,6 +52,7 @@ class GradientDescent(SteppingSampler):
     """
 
     stationary = False
+    steady = True
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class GradientDescent(SteppingSampler):
         self, energy: EnergyFn, state: DescentState, *, create_graph: bool = False, generator: Generator | None = None
     ) -> tuple[DescentState, Info]:
         z, noise_std = state.y, at(self.noise_std, state.t)
-        if (isinstance(noise_std, Tensor) or noise_std) and (self.training or self.noise_in == "always"):
+        if is_noise(noise_std) and (self.training or self.noise_in == "always"):
             z = z + noise_std * self.normals(z, generator)
         point = self.point(z)
         value, grad = energy_and_grad(energy, point, create_graph=create_graph)

@@ -51,6 +51,8 @@ class MirrorDescent(GradientDescent):
     True
     """
 
+    steady = True
+
     def __init__(
         self,
         step_size: StepSize = 1.0,

@@ -11,7 +11,18 @@ from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad, savable
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus, std_of
+from ebm.samplers.stepping import (
+    Scheduled,
+    SteppingSampler,
+    Steps,
+    StepSize,
+    as_scheduled,
+    at,
+    at_temperature_one,
+    is_noise,
+    plus,
+    std_of,
+)
 
 
 class PreconditionedLangevin(SteppingSampler):
@@ -41,6 +52,7 @@ class PreconditionedLangevin(SteppingSampler):
     """
 
     stationary = at_temperature_one
+    steady = True
 
     def __init__(
         self,
@@ -65,7 +77,7 @@ class PreconditionedLangevin(SteppingSampler):
         scale, chains = self.scale(state, value, generator), value.ndim
         step_size = self.stride(state, scale, value, state.y)
         y = plus(state.y, -step_size, self.preconditioner.times(grad, chains))
-        if temperature := at(self.temperature, state.t):
+        if is_noise(temperature := at(self.temperature, state.t)):
             y = plus(y, std_of(step_size, temperature), self.preconditioner.draw(y, chains, generator))
         return State(y, state.t + 1, scale, state.gain), Info(value, grad)
 
@@ -108,6 +120,7 @@ class RMSpropLangevin(SteppingSampler):
     """
 
     stationary = False
+    steady = True
     heated = 0.25  # P grows by a root of T already
     begins = RMSpropState
 
@@ -137,6 +150,6 @@ class RMSpropLangevin(SteppingSampler):
         scale = self.scale(state, value, generator)
         step_size = self.stride(state, scale, value, state.y)
         y = plus(state.y, -step_size, metric * grad)
-        if temperature := at(self.temperature, state.t):
+        if is_noise(temperature := at(self.temperature, state.t)):
             y = plus(y, std_of(step_size, temperature), metric.sqrt() * self.normals(y, generator))
         return RMSpropState(y, state.t + 1, scale, state.gain, square), Info(value, grad)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, evaluate, left
+from ebm.randomness import rand_like
 from ebm.samplers.accepting import AcceptingSampler, AcceptingState, require_repeatable
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
@@ -39,6 +40,7 @@ class RandomWalk(AcceptingSampler):
     """
 
     stationary = at_temperature_one
+    steady = True
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class RandomWalk(AcceptingSampler):
         with torch.no_grad():
             proposal = y + self.stride(state, scale, value, y) * self.covariance.draw(y, value.ndim, generator)
             there = evaluate(energy, proposal)
-            draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
+            draw = rand_like(value, generator)
             accepted = (draw.log() < (value - there) / at(self.temperature, state.t, positive=True)) & torch.isfinite(there)
             moved, kept = torch.where(left(accepted, y), proposal, y), torch.where(accepted, there, value)
         return AcceptingState(moved, state.t + 1, scale, state.gain, kept), Info(value, None, accepted)

@@ -205,6 +205,11 @@ def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
 at_temperature_one = property(lambda sampler: sampler.temperature == 1)  # a `stationary`
 
 
+def is_noise(size: Any) -> bool:
+    """Tells whether noise of this size, or temperature, is drawn; a tensor's value is not looked at, which would wait for it."""
+    return isinstance(size, Tensor) or bool(size)
+
+
 def plus(y: Tensor, a: float | Tensor, x: Tensor) -> Tensor:
     """Computes y + a x in one pass over memory; a tensor a broadcasts from the left."""
     return torch.addcmul(y, a, x) if isinstance(a, Tensor) else torch.add(y, x, alpha=a)

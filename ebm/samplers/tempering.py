@@ -108,7 +108,7 @@ class ParallelTempering(Wrapper):
         inner = self._geared(inner, state.inner, back=True)
         with torch.no_grad():
             value = evaluate(energy, self.sampler.point(inner.y))
-            if state.t == 0 and self.sampler.differentiable:  # others see for themselves
+            if state.t == 0:
                 require_repeatable("ParallelTempering", energy, self.sampler.point(inner.y), value)
         count = len(self.temperatures)
         first = state.t % 2 if count > 2 else 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop  # torch.while_loop in later versions
 from torch.utils._pytree import tree_flatten, tree_unflatten  # private, but what torch.func itself maps trees by
 
 from ebm.samplers.tree import Half, Motion, Subtree, Tree, Uniform, doubled, turned, with_leaf
+
+try:  # a prototype, which may move or change: `check_loops` is asked before it is used
+    from torch._higher_order_ops.while_loop import while_loop
+except ImportError:
+    while_loop: Any = getattr(torch, "while_loop", None)  # type: ignore[no-redef]
 
 
 def grown_in_program(motion: Motion, tree: Tree, max_depth: int, table: Tensor) -> Tree:
@@ -75,3 +80,37 @@ class LeafLoop:
 def _count(number: Tensor) -> Tensor:
     """Counts the ones of binary numbers of up to 32 digits."""
     return sum(((number >> digit) & 1 for digit in range(32)), torch.zeros_like(number))
+
+
+@lru_cache(maxsize=1)
+def check_loops() -> None:
+    """Runs a loop within a loop, as the tree's are, once.
+
+    Raises:
+        ValueError: the installed torch has no `while_loop`, or one that finds something else.
+    """
+    why = "it is not there"
+    if while_loop is not None:
+        try:
+            with torch.no_grad():
+                run = torch.compile(_triangle, backend="eager", fullgraph=True, dynamic=False)
+                found = [int(each) for each in run(torch.zeros(3, dtype=torch.long))]
+            why = "" if found == [6, 3, 2] else f"it finds {found} for [6, 3, 2]"
+        except Exception as error:  # whatever a later version raises
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+    if why:
+        what = f"torch {torch.__version__} runs no torch._higher_order_ops.while_loop as NUTS's tree needs it ({why})"
+        raise ValueError(f"{what}: take the NUTS itself, as it is, or torch 2.14")
+
+
+def _triangle(marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums 1 + 2 + 3 by two loops, with the inner one's starts kept in a tensor that is written in place."""
+    marks, zero = marks.clone(), torch.zeros((), dtype=torch.long)
+
+    def adds(row: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        marks.index_copy_(0, row.reshape(1), row.reshape(1))
+        _, more = while_loop(lambda n, _: n <= row, lambda n, total: (n + 1, total + 1), (zero.clone(), total.clone()))
+        return row + 1, more
+
+    rows, total = while_loop(lambda row, _: row < 3, adds, (zero.clone(), zero.clone()))
+    return total, rows, marks[2]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad, savable
 from ebm.samplers.hamiltonian import Mass
-from ebm.samplers.stepping import Scheduled, SteppingSampler, Steps, StepSize, as_scheduled, at, at_temperature_one, plus
+from ebm.samplers.stepping import (
+    Scheduled,
+    SteppingSampler,
+    Steps,
+    StepSize,
+    as_scheduled,
+    at,
+    at_temperature_one,
+    is_noise,
+    plus,
+)
 
 
 @savable
@@ -52,6 +62,7 @@ class UnderdampedLangevin(SteppingSampler):
     """
 
     stationary = at_temperature_one
+    steady = True
     heated = 0.25  # a time, and without a test
     begins = UnderdampedState
 
@@ -81,14 +92,16 @@ class UnderdampedLangevin(SteppingSampler):
         scale = self.scale(state, value, generator)
         h = self.stride(state, scale, value, y)
         if momentum is None:
-            momentum = math.sqrt(temperature) * self.mass.draw(y, chains, generator) if temperature else torch.zeros_like(y)
+            drawn = is_noise(temperature)
+            momentum = temperature**0.5 * self.mass.draw(y, chains, generator) if drawn else torch.zeros_like(y)
             momentum = plus(momentum, h / 2, grad)  # no step ended here: undoes half of the kick
-        kept = (-self.friction * h).exp() if isinstance(h, Tensor) else math.exp(-self.friction * h)
+        library: Any = torch if isinstance(h, Tensor) else math
         momentum = plus(momentum, -h, grad)
         y = plus(y, h / 2, self.mass.velocity(momentum, chains))
-        momentum = kept * momentum
-        if temperature:
-            momentum = plus(momentum, ((1 - kept**2) * temperature) ** 0.5, self.mass.draw(y, chains, generator))
+        momentum = library.exp(-self.friction * h) * momentum
+        if is_noise(temperature):
+            variance = -library.expm1(-2 * self.friction * h) * temperature
+            momentum = plus(momentum, variance**0.5, self.mass.draw(y, chains, generator))
         y = plus(y, h / 2, self.mass.velocity(momentum, chains))
         return UnderdampedState(y, state.t + 1, scale, state.gain, momentum), Info(value, grad)
 

@@ -11,9 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import ebm
+import ebm.samplers
 from ebm.energies import Constrained
 from ebm.interfaces import State
-from ebm.samplers import HMC, MALA, NUTS, Compiled, Conditioned, GradientDescent, LangevinDynamics, Structured, warm_up
+from ebm.samplers import (
+    HMC,
+    MALA,
+    NUTS,
+    Compiled,
+    Conditioned,
+    GradientDescent,
+    LangevinDynamics,
+    MirrorDescent,
+    PreconditionedLangevin,
+    RandomWalk,
+    RMSpropLangevin,
+    SliceSampler,
+    Structured,
+    UnderdampedLangevin,
+    tree_program,
+    warm_up,
+)
+from ebm.samplers.compiled import steady_samplers
 from ebm.samplers.hamiltonian import Mass, Phase
 from ebm.samplers.nuts import grown
 from ebm.samplers.tree import begun
@@ -42,6 +62,20 @@ PLAIN = {
     "hmc": lambda: HMC(0.4, leapfrog_steps=3),
     "hmc, all that varies": lambda: HMC(FALLING, leapfrog_steps=3, temperature=FALLING, mass=SPREAD, step_scale=1.5),
     "hmc, a step size for each chain": lambda: HMC(torch.tensor([0.1, 0.2, 0.3, 0.4]), leapfrog_steps=2),
+    "preconditioned": lambda: PreconditionedLangevin(SPREAD, 0.05),
+    "preconditioned, all that varies": lambda: PreconditionedLangevin(0.5, FALLING, temperature=FALLING, step_scale=1.5),
+    "rmsprop": lambda: RMSpropLangevin(0.05),
+    "rmsprop, all that varies": lambda: RMSpropLangevin(FALLING, temperature=FALLING, step_scale=1.5),
+    "underdamped": lambda: UnderdampedLangevin(0.2),
+    "underdamped, all that varies": lambda: UnderdampedLangevin(FALLING, mass=SPREAD, temperature=FALLING, step_scale=1.5),
+    "descent": lambda: GradientDescent(0.1),
+    "descent, learnable": lambda: GradientDescent(0.1, learnable=True),
+    "descent, all that varies": lambda: GradientDescent(
+        FALLING, momentum=0.5, nesterov=True, noise_std=FALLING, retraction="softmax", step_scale=1.5, grad_clip=1.0
+    ),
+    "mirror": lambda: MirrorDescent(0.2, momentum=0.5, noise_std=FALLING),
+    "random walk": lambda: RandomWalk(0.5),
+    "random walk, all that varies": lambda: RandomWalk(FALLING, covariance=SPREAD, temperature=FALLING, step_scale=1.5),
     "nuts": lambda: NUTS(0.3, max_depth=4),
     "nuts, all that varies": lambda: NUTS(FALLING, max_depth=4, mass=SPREAD, step_scale=1.5),
 }
@@ -60,12 +94,72 @@ def same(one, other):
 
 @pytest.mark.parametrize("label", PLAIN)
 def test_it_makes_the_same_moves(label):
-    y, sampler = normal(4, 2), PLAIN[label]()
-    same(path_of(sampler, bent, y, 11), path_of(traced(PLAIN[label]()), bent, y, 11))
+    paths, states = [], []
+    for sampler in (PLAIN[label](), traced(PLAIN[label]())):
+        g = seeded()
+        paths.append([*sampler.trajectory(bent, normal(4, 2), steps=11, generator=g)])
+        states.append(g.get_state())
+    same(*paths)
+    assert torch.equal(*states)
+
+
+def test_every_steady_sampler_is_among_them():
+    known = {type(make()).__name__ for make in PLAIN.values()}
+    assert {name for name in steady_samplers() if getattr(ebm.samplers, name, None)} == known
+
+
+@pytest.mark.parametrize("kind", [LangevinDynamics, PreconditionedLangevin, RMSpropLangevin, UnderdampedLangevin])
+def test_noise_that_a_schedule_ends_is_no_longer_drawn(kind):
+    """And comes back, where the schedule does."""
+    first = {"preconditioner": 1.0} if kind is PreconditionedLangevin else {}
+
+    def heat(t):
+        return 0.0 if 4 <= t < 9 else 0.3
+
+    ends = []
+    for wrap in (lambda s: s, lambda s: traced(s, together=2)):
+        g = seeded()
+        y = wrap(kind(**first, step_size=0.05, temperature=heat)).sample(bent, normal(4, 2), steps=14, generator=g)
+        ends.append((y, torch.rand(3, generator=g)))
+    close(*ends)
+
+
+def test_what_is_drawn_is_looked_at_anew_where_the_sampler_changes():
+    changes = [
+        (LangevinDynamics(0.05), {"temperature": 0.0}),
+        (GradientDescent(0.1, noise_std=0.1, noise_in="train"), {"training": False}),
+        (NUTS(0.3, max_depth=2), {"max_depth": 4}),
+    ]
+    for plain, change in changes:
+        sampler, runs = traced(copy.deepcopy(plain)), []
+        for one in (sampler, plain):
+            g, inner = seeded(), getattr(one, "sampler", one)
+            held = {name: getattr(inner, name) for name in change}
+            y = one.sample(bent, normal(4, 2), steps=10, generator=g)
+            for values in (change, held):
+                for name, value in values.items():
+                    setattr(inner, name, value)
+                y = one.sample(bent, y, steps=10, generator=g)
+            runs.append((y, torch.rand(3, generator=g)))
+        close(*runs)
+
+
+@pytest.mark.parametrize("label", ["langevin", "mala", "hmc", "underdamped", "rmsprop"])
+def test_which_steps_a_program_takes_does_not_depend_on_what_ran_before(label):
+    """So a run that is stopped, loaded into a fresh sampler and goes on is bit for bit what it would have been."""
+    sampler, taken = traced(PLAIN[label](), together=2), []
+    program = sampler._program
+    sampler._program = lambda y: lambda *how: (taken.append(how[-1]), program(y)(*how))[1]
+    ends = []
+    for _ in range(2):
+        *_, (state, _) = sampler.trajectory(bent, normal(4, 2), steps=3, generator=(g := seeded()))
+        ends.append(sampler.sample(bent, state, steps=4, generator=g))
+    assert torch.equal(*ends)
+    assert taken == [*taken[: len(taken) // 2]] * 2
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize("label", ["langevin", "mala", "hmc", "nuts"])
+@pytest.mark.parametrize("label", ["langevin", "mala", "hmc", "nuts", "underdamped"])
 def test_so_does_the_program_that_a_compiler_makes(label):
     """Of the smallest kind, since compiling takes seconds."""
     y, sampler = normal(4, 2), PLAIN[label]()
@@ -242,8 +336,8 @@ def test_a_copy_has_numbers_of_its_own():
 
 
 def test_errors_name_the_way_out():
-    with pytest.raises(ValueError, match=r"Compiled\(GradientDescent\): no program holds its steps.*take it as it is"):
-        Compiled(GradientDescent(0.1))
+    with pytest.raises(ValueError, match=r"Compiled\(SliceSampler\): no program holds its steps.*take it as it is.*HMC, Lan"):
+        Compiled(SliceSampler(0.1))
     with pytest.raises(ValueError, match=r"Compiled\(Own\): no program holds its steps"):
         Compiled(type("Own", (MALA,), {})(0.1))  # who knows what its steps do
     with pytest.raises(ValueError, match=r"MALA.compile\(\) has no energy: put ebm.samplers.Compiled\(sampler\) in its place"):
@@ -262,3 +356,30 @@ def test_errors_name_the_way_out():
         traced(MALA(0.1)).sample(by_value, normal(4, 2), steps=12)
     with pytest.raises(ValueError, match="it draws anew at each call"):
         traced(MALA(0.1)).sample(lambda y: quadratic(nn.functional.dropout(y)), normal(4, 2), steps=12)
+
+
+@pytest.mark.parametrize(
+    ("loop", "why"), [(None, "it is not there"), (lambda goes_on, body, carried: body(*carried), r"it finds \[")]
+)
+def test_a_torch_whose_loops_are_others_is_refused_at_the_start(monkeypatch, loop, why):
+    monkeypatch.setattr(tree_program, "while_loop", loop)
+    tree_program.check_loops.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=f"as NUTS's tree needs it .{why}.*take the NUTS itself"):
+            traced(NUTS(0.1))
+        traced(HMC(0.1))  # which needs none
+    finally:
+        tree_program.check_loops.cache_clear()
+
+
+def test_a_recipe_says_it(tmp_path):
+    inner = {"use": "mala", "step_size": 0.01, "steps": 4}
+    compiled = {"use": "compiled", "backend": "eager", "sampler": inner}
+    small = {"fit.steps": 2, "fit.batch_size": 8, "fit.evaluate_every": 2, "fit.evaluate_limit": 8, "fit.accelerator": "cpu"}
+    ends = []
+    for name, sampler in (("plain", inner), ("compiled", compiled)):
+        settings = {"objective.sampler": sampler, "fit.sampler": sampler, "energy.hidden": [4], "task.n": 64, **small}
+        run = ebm.run("density", settings, out=tmp_path / name)
+        ends.append({key: value for key, value in run.energy.state_dict().items()})
+    close(*ends)
+    assert "compiled" in (tmp_path / "compiled" / "recipe.toml").read_text()

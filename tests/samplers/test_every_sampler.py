@@ -391,7 +391,7 @@ def test_where_quartic_walls_overflow_untested_chains_stop(label):
         sampler(label).sample(lambda y: y.pow(4).sum(-1) / 10, torch.full((3, 2), 1e8), generator=seeded())
 
 
-@pytest.mark.parametrize("label", TESTED)
+@pytest.mark.parametrize("label", [label for label in TESTED if label != "compiled"])  # which refuses an energy with hooks
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_slope_that_is_not_finite_is_a_wall(label, bad):
     """The energy is finite everywhere, its gradient within the ball alone: whoever asks for gradients stays there."""
