@@ -59,6 +59,7 @@ TEXT = {
     "text-4": Shape(4096, 256, 4, 4, 4, 128),
     "text-5": Shape(512, 384, 6, 6, 2, 512),
 }
+PRECISIONS = ("float32", "bfloat16", "bfloat16-against-float32")  # of both, but for the last
 IMAGE = {"image-1": (64, 8, 256, 4, 4, 8), "image-2": (128, 16, 384, 6, 6, 8)}  # side, patch, D, L, H, B
 
 # The flags of the reference's scripts, and those without which its code does not run.
@@ -208,11 +209,12 @@ def flags_of(name: str, second: bool) -> Flags:
     return flags | {"num_transformer_blocks": depth, "multiheaded_attention_heads": heads}
 
 
-def pair(folder: Path, name: str, second: bool, bfloat16: bool, what: str) -> tuple[Take, ...]:
+def pair(folder: Path, name: str, second: bool, precision: str, what: str) -> tuple[Take, ...]:
     """Makes what takes one step of ours, and one of the reference's, from the same weights, data and start.
 
     For training there is a third, ours in float64.
     """
+    bfloat16, its_bfloat16 = precision != "float32", precision == "bfloat16"
     text, image = models_of(folder)
     torch.manual_seed(0)
     flags = flags_of(name, second)
@@ -221,7 +223,9 @@ def pair(folder: Path, name: str, second: bool, bfloat16: bool, what: str) -> tu
         if key.endswith(("adaLN_modulation.1.weight", "final_layer.linear.weight")):  # zero at first: no gradient would flow
             nn.init.normal_(parameter, std=0.05)
     read = from_ebt_checkpoint(model.state_dict(), flags)
-    autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bfloat16 else nullcontext
+    autocast, its_autocast = (
+        (lambda: torch.autocast("cpu", torch.bfloat16)) if half else nullcontext for half in (bfloat16, its_bfloat16)
+    )
     if name in TEXT:
         shape = TEXT[name]
         ids = torch.randint(1, shape.vocabulary, (shape.batch, shape.context + 1))
@@ -262,7 +266,7 @@ def pair(folder: Path, name: str, second: bool, bfloat16: bool, what: str) -> tu
 
     def train_reference() -> Taken:
         model.zero_grad()
-        with autocast():
+        with its_autocast():
             loss = model.forward_loss_wrapper(inputs, "train")["loss"]
         loss.backward()
         grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
@@ -281,7 +285,7 @@ def pair(folder: Path, name: str, second: bool, bfloat16: bool, what: str) -> tu
             return F.smooth_l1_loss(found.y, batch.target).item(), {}
 
     def evaluate_reference() -> Taken:
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), its_autocast():
             return model.forward_loss_wrapper(inputs, "valid")["final_step_loss"].item(), {}
 
     def write() -> list[list[int]]:
@@ -292,7 +296,7 @@ def pair(folder: Path, name: str, second: bool, bfloat16: bool, what: str) -> tu
     def write_reference() -> list[list[int]]:
         model.corrupt_embeddings = lambda embeddings: torch.zeros(*embeddings.shape[:2], shape.vocabulary)
         tokens = ids[:, : shape.context - 8]
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), its_autocast():
             for _ in range(8):
                 logits = model.forward(tokens, learning=False, return_raw_logits=True)[0][-1]
                 tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], 1)
@@ -347,9 +351,9 @@ def peak(*case: Any) -> float:
         return pool.apply(_peak, case)
 
 
-def _peak(folder: Path, name: str, second: bool, bfloat16: bool, side: int, threads: int) -> float:
+def _peak(folder: Path, name: str, second: bool, precision: str, side: int, threads: int) -> float:
     torch.set_num_threads(threads)
-    take = pair(folder, name, second, bfloat16, "train")[side]
+    take = pair(folder, name, second, precision, "train")[side]
     before, highest, done = resident(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -385,9 +389,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def cases() -> list[tuple[str, str, str, str]]:
     """Lists (shape, stage, precision, what is timed)."""
-    listed = [(name, stage, kind, "train") for name in TEXT for stage in ("S1", "S2") for kind in ("float32", "bfloat16")]
+    listed = [(name, stage, kind, "train") for name in TEXT for stage in ("S1", "S2") for kind in PRECISIONS]
     listed += [("text-1", stage, "float32", what) for stage in ("S1", "S2") for what in ("evaluate", "generate")]
-    return listed + [(name, "S1", kind, "train") for name in IMAGE for kind in ("float32", "bfloat16")]
+    return listed + [(name, "S1", kind, "train") for name in IMAGE for kind in PRECISIONS]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -402,9 +406,9 @@ def main(arguments: list[str] | None = None) -> int:
         if any(chosen & axis and value not in chosen for value, axis in zip(case, axes, strict=True)):
             continue
         name, stage, precision, what = case
-        how = (settings.reference, name, stage == "S2", precision == "bfloat16")
+        how = (settings.reference, name, stage == "S2", precision)
         ours, theirs, *exact = pair(*how, what)
-        half = precision == "bfloat16"
+        half = precision != "float32"
         for threads in settings.threads:
             torch.set_num_threads(threads)
             difference = agree(ours(), theirs(), exact[0]() if exact and not half else None, half)
