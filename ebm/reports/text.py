@@ -22,7 +22,7 @@ from ebm.studies.thinking import read_findings
 from ebm.thinking import think
 
 STRIPS, LONGEST = 3, 8  # windows whose tokens are coloured, and the steps that a token thinks at most there
-PROMPT, WRITTEN, TEMPERATURE = 48, 160, 0.7  # tokens of a prompt and of its continuation
+PROMPT, WRITTEN, TEMPERATURE = 48, 128, 0.7  # tokens of a prompt and of its continuation
 COOL, WARM = (255, 255, 255), (210, 96, 58)
 
 
