@@ -11,7 +11,8 @@ from typing import Any, Literal
 from ebm.optional import installed, no_progress_bars, reachable
 from ebm.words import nearest
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+PICTURES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+PICTURES += (".avif", ".heic", ".heif", ".jp2", ".jfif", ".apng", ".pnm", ".tga", ".qoi")
 
 
 def few_of(names: Sequence[str], most: int = 5) -> str:

@@ -110,7 +110,7 @@ class Lazy(nn.Module):
 def test_any_picture_comes_back_in_its_size(run, tmp_path, height, width, mode):
     photo = picture(tmp_path / "photo.png", height, width, mode)
     done = denoise(run, photo, out=tmp_path / "out.png")
-    assert pixels(done["picture"]).shape == (height, width, 3)
+    assert pixels(done["picture"]).shape == (height, width, *{"L": (), "RGBA": (4,)}.get(mode, (3,)))
     assert pixels(done["map"]).shape[:2] == (height, width)
     assert done["steps per tile"] == 2.0
     assert "noisy" not in done

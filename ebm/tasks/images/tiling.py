@@ -97,7 +97,7 @@ def restore(
     if start is not None and (start.shape[1:] != image.shape[1:] if coding else start.shape != image.shape):
         raise ValueError(f"start has shape {tuple(start.shape)}, the image {tuple(image.shape)}: they are one picture")
     coding = Coding(lambda tiles: tiles, lambda rows: rows) if coding is None else coding
-    layout = _laid_out(*image.shape[1:], tile, stride, patch)
+    layout = _laid_out(image.shape[1], image.shape[2], tile, stride, patch)
     options: dict[str, Any] = {"tile": tile, "step": step, "batch_size": batch_size, "generator": generator}
     options |= {"scores": scores, "advance": advance, "layout": layout}
     if isinstance(predictor, Thinker) and predictor.patience is not None:
@@ -247,9 +247,7 @@ class Layout(NamedTuple):
         y, x = top - self.margin, left - self.margin
         if y >= 0 and x >= 0 and y + tile <= image.shape[1] and x + tile <= image.shape[2]:
             return image[:, y : y + tile, x : x + tile]
-        rows, columns = (
-            line[place : place + tile].to(image.device) for line, place in zip(self.lines, (top, left), strict=True)
-        )
+        rows, columns = (line[place : place + tile].to(image.device) for line, place in zip(self.lines, (top, left), strict=True))
         return image[:, rows][:, :, columns]
 
 
@@ -258,8 +256,7 @@ def _laid_out(height: int, width: int, tile: int, stride: int | None, patch: int
     if not 1 <= patch <= max(tile, 1):
         raise ValueError(f"patch={patch} with tile={tile}: a patch has a side of 1 to {tile}")
     if patch == 1:
-        rows, columns = _places(height, tile, stride), _places(width, tile, stride)
-        cells = [(top, left) for top in rows for left in columns]
+        cells = [(top, left) for top in _places(height, tile, stride) for left in _places(width, tile, stride)]
         return Layout(cells, (_shown(height, max(height, tile), 0), _shown(width, max(width, tile), 0)), 0)
     _places(height, tile, stride)  # says what is wrong
     apart = max(1, (max(1, tile // 2) if stride is None else stride) - patch + 1)
@@ -298,7 +295,7 @@ def patch_of(predictor: Any) -> int:
     >>> patch_of(None)
     1
     """
-    return int(getattr(predictor, "patch_size", None) or getattr(getattr(predictor, "energy", None), "patch_size", 1))
+    return int(getattr(predictor, "patch_size", getattr(getattr(predictor, "energy", None), "patch_size", 1)))
 
 
 def patch_scores(energy: Any) -> Callable[[Batch, Tensor], Tensor]:
