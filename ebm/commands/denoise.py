@@ -141,8 +141,9 @@ def _targets(photos: list[Path], out: Path | None, overwrite: bool) -> list[tupl
     for photo in photos:
         inside = [photo]
         if photo.is_dir():
-            skipped = folder.resolve() if out is not None else None
-            inside = [each for each in pictures_below(photo) if skipped is None or skipped not in each.resolve().parents]
+            inside = pictures_below(photo)
+            if out is not None and folder.resolve() != photo.resolve():  # what was written there before is no input
+                inside = [each for each in inside if folder.resolve() not in each.absolute().parents]
             if not inside:
                 raise FileNotFoundError(f"{photo} holds no picture: name a folder with files of {', '.join(PICTURES)}")
         for each in inside:
@@ -234,7 +235,7 @@ class _Restorer:
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
             if side.exists() and not _is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
-        for said in (*file.said, *lost(file, out, next(iter(file)))):
+        for said in (*file.said, *lost(file, out, file.first())):
             warnings.warn(f"{photo}: {said}", stacklevel=4)
         results: list[Restored] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import mimetypes
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,8 +48,21 @@ def load_files(kind: str, files: Iterable[Path], **options: Any) -> Any:
 
 
 def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
-    """Lists the picture files below a folder whose paths match a pattern, in their order."""
-    return [file for file in sorted(folder.rglob(pattern)) if file.suffix.lower() in PICTURES and file.is_file()]
+    """Lists the picture files below a folder whose paths match a pattern, in their order.
+
+    Also those of kinds that may not be readable, so that they are named and not passed over. What
+    is hidden by a dot, such as a system's thumbnails, is no picture of anybody's.
+    """
+    found = (file for file in sorted(folder.rglob(pattern)) if _may_be_picture(file) and file.is_file())
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
+def _may_be_picture(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in PICTURES or _TYPES.types_map[True].get(suffix, "").startswith("image/")
+
+
+_TYPES = mimetypes.MimeTypes(filenames=())  # Python's own, for a machine's are not another's
 
 
 def from_hub(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
@@ -114,10 +114,15 @@ class PictureFile:
     said: tuple[str, ...]
     white: float | None
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Generator[Picture]:
         with _named(self.name):
             for picture in _pictures(self.source, self.count):
                 yield self._scaled(picture)
+
+    def first(self) -> Picture:
+        """Reads the first picture alone."""
+        with closing(iter(self)) as pictures:
+            return next(pictures)
 
     def _scaled(self, picture: Picture) -> Picture:
         return picture if self.white is None else replace(picture, white=self.white)
@@ -215,6 +220,7 @@ def _opened(source: str | Path | bytes) -> Iterator[Any]:
                 f"{source} is read by pillow-heif, which is not installed: pip install 'ebm-toolkit[heif]'"
             ) from None
         pillow_heif.register_heif_opener()
+    file = None
     with warnings.catch_warnings():
         # Up to twice this size Pillow only warns, and 100 megapixels are no bomb.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -223,8 +229,9 @@ def _opened(source: str | Path | bytes) -> Iterator[Any]:
         except UnidentifiedImageError:
             if _begins(source, 4) not in deep.TIFF:
                 raise
-            yield None
-            return
+    if file is None:
+        yield None
+        return
     with file:
         yield file
 
@@ -566,6 +573,17 @@ def _rescaled(picture: Picture, dtype: Any) -> Picture:
 
     alpha = None if picture.alpha is None else scaled(picture.alpha, picture.full)
     return replace(picture, pixels=scaled(picture.pixels, picture.white), alpha=alpha, white=float(top))
+
+
+def as_bytes(picture: Picture, channels: int) -> np.ndarray:
+    """Converts a picture's pixels to uint8 (H, W, channels), greys or colours; what is hidden has its neighbours' colour."""
+    from PIL import Image
+
+    picture = replace(picture, pixels=picture.visible(), alpha=None)
+    pixels = (picture if picture.pixels.dtype == np.uint8 else _rescaled(picture, np.uint8)).pixels
+    if pixels.shape[-1] == channels:
+        return pixels
+    return np.array(Image.fromarray(pixels).convert("L"))[..., None] if channels == 1 else np.repeat(pixels, 3, -1)
 
 
 def _as_image(picture: Picture) -> Any:

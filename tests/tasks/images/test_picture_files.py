@@ -349,8 +349,8 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
     shown[0].save(tmp_path / "a.gif", save_all=True, append_images=shown[1:])
     file = open_pictures(tmp_path / "a.gif")
     with pytest.raises(ValueError, match=r"b\.jpg.*3 frames or pages.*\.tif, \.png"):
-        lost(file, tmp_path / "b.jpg", next(iter(file)))
-    assert lost(file, tmp_path / "b.png", next(iter(file))) == []
+        lost(file, tmp_path / "b.jpg", file.first())
+    assert lost(file, tmp_path / "b.png", file.first()) == []
 
 
 def test_the_second_picture_of_a_telephones_file_is_told(tmp_path):
