@@ -345,7 +345,7 @@ def _is_ours(side: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(side) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(side) as file:  # however large it is
             return file.info.get("Software") == OURS["pnginfo"]["Software"]
     except OSError:
         return False
