@@ -235,7 +235,8 @@ class _Restorer:
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
             if side.exists() and not _is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
-        for said in (*file.said, *lost(file, out, file.first())):
+        known = [f"{said}; --white NUMBER says what is" if said.endswith("white") else said for said in file.said]
+        for said in (*known, *lost(file, out, file.first())):
             warnings.warn(f"{photo}: {said}", stacklevel=4)
         results: list[Restored] = []
 

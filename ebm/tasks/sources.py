@@ -53,7 +53,7 @@ def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
     Also those of kinds that may not be readable, so that they are named and not passed over. What
     is hidden by a dot, such as a system's thumbnails, is no picture of anybody's.
     """
-    found = (file for file in sorted(folder.rglob(pattern)) if _may_be_picture(file) and file.is_file())
+    found = (file for file in sorted(folder.rglob(pattern)) if _may_be_picture(file) and not file.is_dir())
     return [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 

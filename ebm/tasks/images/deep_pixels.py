@@ -77,6 +77,12 @@ def tiff_pages(source: str | Path | BinaryIO) -> list[tuple[np.ndarray, bool, di
             if pixels.ndim != 3 or keyframe.photometric not in (0, 1, 2):
                 raise ValueError(f"a page of it has shape {pixels.shape} and is {keyframe.photometric.name.lower()}")
             alpha = pixels.shape[-1] in (2, 4) and any(int(each) in (1, 2) for each in keyframe.extrasamples)
+            if alpha and 1 in map(int, keyframe.extrasamples):  # colours were multiplied by it
+                full = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
+                cover = np.maximum(pixels[..., -1:].astype(np.float64), full / 65536)
+                colours = (pixels[..., :-1] * (full / cover)).clip(0, full)
+                colours = colours if pixels.dtype.kind == "f" else colours.round()
+                pixels = np.concatenate([colours.astype(pixels.dtype), pixels[..., -1:]], -1)
             if keyframe.photometric == 0 and pixels.dtype.kind == "u":  # 0 is white
                 pixels = np.iinfo(pixels.dtype).max - pixels
             found.append(

@@ -175,17 +175,19 @@ def open_pictures(source: str | Path | bytes, white: float | None = None) -> Pic
 
 def _white_of(low: float, high: float, kind: str) -> tuple[float, list[str]]:
     """Finds what stands for white, from the numbers of all pages, and what to say of it."""
-    way_out = "--white NUMBER says what stands for white"
     if kind == "u2":
         bits = next((bits for bits in DEPTHS if 0 < high < 2**bits), 16)
         white = 2**bits - 1
-        said = f"its 16 bits have numbers of up to {high:g} alone, so they are taken as {bits} bits, {white} for white; {way_out}"
+        said = f"its 16 bits have numbers of up to {high:g} alone, so they are taken as {bits} bits, {white} for white"
         return white, [said] if bits < 16 else []
     if low >= 0 and high <= 1:
-        return 1.0, [f"its numbers are {low:.4g} to {high:.4g}, so 1 is taken as white; {way_out}"]
+        return 1.0, [f"its numbers are {low:.4g} to {high:.4g}, so 1 is taken as white"]
     if low >= 0 and 2 <= high <= 255:
-        return 255.0, [f"its numbers are {low:.4g} to {high:.4g}, so 255 is taken as white; {way_out}"]
-    raise ValueError(f"its numbers are {low:.4g} to {high:.4g}, and nothing says which is white: {way_out} (0 stands for black)")
+        return 255.0, [f"its numbers are {low:.4g} to {high:.4g}, so 255 is taken as white"]
+    raise ValueError(
+        f"its numbers are {low:.4g} to {high:.4g}, and nothing says which is white: scale them to 0 to 1, "
+        f"or say it where a picture is denoised (--white NUMBER; black is 0)"
+    )
 
 
 @contextmanager
@@ -616,8 +618,9 @@ def _save(path: Path, format: str, pictures: Iterator[Picture], count: int, how:
     image, options = _as_image(first), {**how, **_options(first, format)}
     if format == "TIFF" and options.get("compression") not in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
         options["compression"] = "tiff_adobe_deflate" if options.get("compression") else None
+    if format == "ICO":
+        options["sizes"] = [image.size]  # and no smaller ones
     if count == 1:
-        del first
         image.save(path, format=format, **options)
         return
     durations = [first.duration or 0]
@@ -632,7 +635,7 @@ def _save(path: Path, format: str, pictures: Iterator[Picture], count: int, how:
 
     rest = [*more()]
     if format != "TIFF":
-        options["duration"] = [round(each) for each in durations]
+        options["duration"] = [round(each) for each in durations[bool(options.get("default_image")) :]]
     if format == "GIF" and first.alpha is not None:
         options["disposal"] = 2  # else what was there would show through
     image.save(path, format=format, save_all=True, append_images=rest, **options)

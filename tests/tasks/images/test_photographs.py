@@ -170,13 +170,19 @@ def test_no_picture_is_passed_over_in_silence(tmp_path):
     Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "13.JP2")
     (tmp_path / "14-drawing.svg").write_text("<svg/>")
     (tmp_path / "._15.png").write_bytes(b"of a system's own")
+    (tmp_path / "15.png").symlink_to(tmp_path / "nowhere.png")
     if features.check("avif"):
         Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "16.avif", quality=100)
     with pytest.warns(UserWarning, match="left out|look at") as caught:
         found = photographs(source)
     told = [str(each.message) for each in caught]
     assert any(
-        "2 of 1" in words and "12-unknown.tif" in words and "-1 to 2" in words and "14-drawing.svg" in words for words in told
+        f"3 of {14 + features.check('avif')}" in words
+        and "; 15.png: there is no file" in words
+        and "12-unknown.tif" in words
+        and "-1 to 2" in words
+        and "14-drawing.svg" in words
+        for words in told
     )
     assert any("10-float.tif: its numbers" in words and "11-twelve.tif: its 16 bits" in words for words in told)
     photos = {photo.name: photo.pixels for held in found.values() for photo in held}

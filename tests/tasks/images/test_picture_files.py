@@ -134,6 +134,23 @@ def test_one_colour_may_be_see_through(tmp_path):
     assert np.array_equal(only(tmp_path / "g.png").alpha == 0, SCENE[..., 0] == 6)
 
 
+def test_colours_that_were_multiplied_by_alpha_are_divided_again(tmp_path):
+    """So that they may be written beside an alpha that multiplies nothing."""
+    alpha = np.full((30, 40, 1), 30000, np.uint16)
+    colours = (COLOURS.astype(np.uint16) * 257).astype(np.float64)
+    for kind, stored in (("assocalpha", colours * (30000 / 65535)), ("unassalpha", colours)):
+        whole = np.concatenate([stored.round().astype(np.uint16), alpha], -1)
+        tifffile.imwrite(tmp_path / "a.tif", whole, photometric="rgb", extrasamples=[kind])
+        for found in (only(tmp_path / "a.tif"), again(tmp_path / "a.tif", tmp_path / "b.tif")):
+            assert np.abs(found.pixels - colours).max() <= 2
+            assert (found.alpha == 30000).all()
+
+
+def test_an_icon_keeps_its_size(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    assert again(tmp_path / "a.png", tmp_path / "b.ico").pixels.shape == COLOURS.shape
+
+
 # ------------------------------------------------------------------------------------------------------------------ ranges
 
 
@@ -300,6 +317,16 @@ def test_all_frames_and_their_times_stay(tmp_path, kind):
         assert np.abs(picture.pixels.astype(int) - original.pixels).mean() < (12 if kind in (".gif", ".avif") else 2)
     if kind != ".avif":
         assert found.how["loop"] == file.how["loop"]
+
+
+def test_a_picture_for_those_that_show_no_animation_stays_one(tmp_path):
+    shown = [Image.fromarray(np.roll(COLOURS, 7 * index, 1)) for index in range(3)]
+    shown[0].save(tmp_path / "a.png", save_all=True, append_images=shown[1:], default_image=True, duration=[70, 90])
+    file = open_pictures(tmp_path / "a.png")
+    write_pictures(tmp_path / "b.png", file, like=file)
+    found = open_pictures(tmp_path / "b.png")
+    assert [picture.duration for picture in found] == [picture.duration for picture in file] == [None, 70, 90]
+    assert found.how["default_image"]
 
 
 def test_frames_are_what_is_shown_and_not_what_is_stored(tmp_path):
