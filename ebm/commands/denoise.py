@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.files import atomic, check_outputs
+from ebm.files import atomic, check_outputs, check_writable
 from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
@@ -137,6 +137,7 @@ def _targets(photos: list[Path], out: Path | None, overwrite: bool) -> list[tupl
         raise ValueError(f"out={str(folder)!r} is no folder, and of several pictures each keeps its name: name a folder")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"out={str(folder)!r}: there is no folder {folder.parent}, make it first")
+    check_writable(folder)
     found: list[tuple[Path, Path]] = []
     for photo in photos:
         inside = [photo]

@@ -527,6 +527,22 @@ def test_several_that_cannot_be_denoised_say_so(run, album, tmp_path, names, key
     assert os.listdir() == []
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_refused_at_the_start(run, album):
+    os.mkdir("closed", 0o500)
+    with pytest.raises(PermissionError, match="closed cannot be written to"):
+        denoise(run, album, out="closed")
+
+
+def test_a_folder_without_permission_is_found_before_any_work(run, album, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(f"{folder} cannot be written to")
+
+    monkeypatch.setattr("ebm.commands.denoise.check_writable", refuse)
+    with pytest.raises(PermissionError, match="new cannot be written to"):
+        denoise(run, album, out="new")
+
+
 def test_a_single_picture_may_go_to_a_folder(run, photo):
     os.mkdir("new")
     assert denoise(run, photo, out="new")["picture"] == Path("new/photo.png")
