@@ -106,7 +106,10 @@ def denoise(
     )
     count_tiles(1, 1, restorer.tile, restorer.stride, restorer.patch)  # says what is wrong
     if len(photos) == 1 and not Path(photos[0]).is_dir():
-        return restorer.file(*_target(Path(photos[0]), out), white=white, quality=quality, map=map)
+        photo, target = _target(Path(photos[0]), out)
+        if out is not None and Path(out).is_dir() and target.exists() and not overwrite and not target.samefile(photo):
+            raise ValueError(f"{target.name} is in {out} already: --overwrite replaces it")
+        return restorer.file(photo, target, white=white, quality=quality, map=map)
     targets = _targets([Path(photo) for photo in photos], out, overwrite)
     return _one_by_one(restorer, targets, white=white, quality=quality, map=bool(map))
 

@@ -546,6 +546,11 @@ def test_a_folder_without_permission_is_found_before_any_work(run, album, monkey
 def test_a_single_picture_may_go_to_a_folder(run, photo):
     os.mkdir("new")
     assert denoise(run, photo, out="new")["picture"] == Path("new/photo.png")
+    with pytest.raises(ValueError, match=r"photo\.png is in new already: --overwrite"):
+        denoise(run, photo, out="new")
+    with pytest.raises(ValueError, match="is the photo itself"):
+        denoise(run, photo, out=photo.parent, overwrite=True)
+    assert denoise(run, photo, out="new", overwrite=True)["picture"] == Path("new/photo.png")
 
 
 def test_a_picture_that_is_not_finite_is_never_written(run, photo):
