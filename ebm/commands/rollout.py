@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from ebm.interfaces.abilities import Films, lacking
 from ebm.optional import installed
 from ebm.randomness import stream
 from ebm.runs.run import Run
+from ebm.tasks.video.decoding import rate_of
 
-RATE = 5  # frames a second of a movie: slow enough to see each
+RATE = 5  # frames a second of a movie of pictures, which have no times: slow enough to see each
+FASTEST = 1000  # frames a second
 SIDE = 256  # pixels a side of a movie's panels, at least
 PALE = "#d0d4d9"
 COLORS = {"energy": DATA, "error": SAMPLES, "error of a copy": GREY}
@@ -35,6 +38,9 @@ def rollout(
     observe: int = 5,
     predict: int = 8,
     begin: float = 0.0,
+    every: int | None = None,
+    seconds: float | None = None,
+    fps: float | None = None,
     steps: int | None = None,
     candidates: int = 1,
     patience: int | None = None,
@@ -43,13 +49,20 @@ def rollout(
 ) -> dict[str, Any]:
     """Predict how a video goes on by a run: writes predicted frames beside the true ones.
 
+    Of a file that is broken, the frames before that are used, and the place is named.
+
     Args:
         run: the run folder.
-        clip: the video, or a folder of pictures; the middle square of the picture is seen.
+        clip: the video (an animated GIF or WebP is one), or a folder of pictures; the middle square
+            of the picture is seen.
         out: the files' name, or their folder; by default the clip's name with -rollout, here.
         observe: how many frames are seen.
         predict: how many frames are predicted, each from those before it, predicted ones included.
         begin: where to begin, in seconds.
+        every: take each every-th frame; by default as the run was trained.
+        seconds: take a frame each so many seconds instead.
+        fps: frames a second of the movie; by default as the clip's frames that are taken follow each
+            other, and 5 for a folder of pictures.
         steps: steps per landscape for each frame; by default the run's.
         candidates: starts that are tried for each frame, of which the energy chooses.
         patience: think until the energy fell no further for this many steps, --steps at most.
@@ -80,8 +93,11 @@ def rollout(
     for package in ("av", "PIL", "matplotlib"):
         installed(package)
     predictor = run.predictor(steps, candidates, patience, tolerance)
+    if fps is not None and not 0 < fps <= FASTEST:
+        raise ValueError(f"fps={fps}: pass frames a second, above 0 and at most {FASTEST}")
     count = observe + predict
-    shown, features = task.read(clip, count, begin)
+    asked = {name: value for name, value in {"every": every, "seconds": seconds}.items() if value is not None}
+    shown, features = task.read(clip, count, begin, **asked)
     if len(features) < count:
         raise ValueError(
             f"{clip} has {len(features)} frames from begin={begin} on, but --observe {observe} --predict {predict} "
@@ -105,7 +121,7 @@ def rollout(
         numbers = {"energy": found.energies[0].tolist(), **numbers}
     with atomic(picture) as draft, atomic(movie) as reel:
         draft.write_bytes(_drawn(clip.name, frames, predicted, numbers))
-        _write(_panels(frames, predicted, numbers), reel)
+        _write(_panels(frames, predicted, numbers), reel, Fraction(fps) if fps else _rate(clip, task, asked))
     return {"picture": picture, "movie": movie, **{name: sum(values) / predict for name, values in numbers.items()}}
 
 
@@ -204,8 +220,18 @@ def _panels(frames: np.ndarray, predicted: np.ndarray, numbers: dict[str, list[f
         yield np.asarray(canvas)
 
 
-def _write(pictures: Iterator[np.ndarray], path: Path) -> None:
-    """Writes pictures (H, W, 3) of even sizes as an MP4 file."""
+def _rate(clip: Path, task: Any, asked: dict[str, Any]) -> Fraction:
+    """Finds how fast the frames that are taken follow each other."""
+    sampling = getattr(task, "sampling", None)
+    if not asked and sampling is not None:
+        asked = {"every": sampling.every, "seconds": sampling.seconds}
+    if asked.get("seconds"):
+        return 1 / Fraction(asked["seconds"])
+    return Fraction(rate_of(clip) or RATE) / (asked.get("every") or 1)
+
+
+def _write(pictures: Iterator[np.ndarray], path: Path, rate: Fraction) -> None:
+    """Writes pictures (H, W, 3) of even sizes as an MP4 file, so many a second."""
     import av
 
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"  # which every build has
@@ -214,7 +240,9 @@ def _write(pictures: Iterator[np.ndarray], path: Path) -> None:
         reel: Any = None
         for picture in pictures:
             if reel is None:
-                reel = container.add_stream(codec, rate=RATE, options={"crf": "16"} if codec == "libx264" else {})
+                reel = container.add_stream(
+                    codec, rate=rate.limit_denominator(1001), options={"crf": "16"} if codec == "libx264" else {}
+                )
                 reel.height, reel.width = picture.shape[:2]
                 reel.pix_fmt = "yuv420p"
                 if codec == "mpeg4":

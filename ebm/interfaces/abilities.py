@@ -196,7 +196,10 @@ class Films(Protocol):
     decodes: bool  # whether features can be turned into pixels
 
     def read(self, file: Any, count: int, begin: float) -> tuple[Tensor, Tensor]:
-        """Reads at most count frames: uint8 (n, 3, size, size), and features (n, features)."""
+        """Reads at most count frames: uint8 (n, 3, size, size), and features (n, features).
+
+        Where `every` or `seconds` is asked for, they are keywords of it.
+        """
 
     def decode(self, y: Tensor) -> Tensor:
         """Turns features (*more, features) into pixels (*more, 3, size, size) in [0, 1]."""

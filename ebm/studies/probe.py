@@ -21,7 +21,7 @@ from ebm.runs.run import Run
 from ebm.studies.findings import read_as
 from ebm.tasks.digits import Digits
 from ebm.tasks.images.photographs import cells, read_photograph
-from ebm.tasks.sources import from_hub, is_path, load_files, pictures_below
+from ebm.tasks.sources import from_hub, is_path, pictures_below
 
 DIGITS: dict[str, Literal[8, 28]] = {"digits-28": 28, "digits-8": 8}
 BATCH = 100  # images whose features are computed at once
@@ -211,7 +211,11 @@ def _of_folder(source: str, folder: Path) -> Any:
     files = pictures_below(folder, "*/*")
     if not files:
         raise FileNotFoundError(f"{source} holds no picture in a sub-folder: name a folder with a sub-folder for each class")
-    return load_files("imagefolder", files, drop_labels=False, drop_metadata=True)
+    from datasets import ClassLabel, Dataset, Features, Image  # whose own reader drops kinds that it does not know
+
+    labels = sorted({file.parent.name for file in files})
+    columns = {"image": [str(file) for file in files], "label": [file.parent.name for file in files]}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=labels)}))
 
 
 def lines(found: Sequence[Probed]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import mimetypes
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, Literal
 from ebm.optional import installed, no_progress_bars, reachable
 from ebm.words import nearest
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+PICTURES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+PICTURES += (".avif", ".heic", ".heif", ".jp2", ".jfif", ".apng", ".pnm", ".tga", ".qoi")
 
 
 def few_of(names: Sequence[str], most: int = 5) -> str:
@@ -46,8 +48,21 @@ def load_files(kind: str, files: Iterable[Path], **options: Any) -> Any:
 
 
 def pictures_below(folder: Path, pattern: str = "*") -> list[Path]:
-    """Lists the picture files below a folder whose paths match a pattern, in their order."""
-    return [file for file in sorted(folder.rglob(pattern)) if file.suffix.lower() in PICTURES and file.is_file()]
+    """Lists the picture files below a folder whose paths match a pattern, in their order.
+
+    Also those of kinds that may not be readable, so that they are named and not passed over. What
+    is hidden by a dot, such as a system's thumbnails, is no picture of anybody's.
+    """
+    found = (file for file in sorted(folder.rglob(pattern)) if _may_be_picture(file) and not file.is_dir())
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
+def _may_be_picture(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in PICTURES or _TYPES.types_map[True].get(suffix, "").startswith("image/")
+
+
+_TYPES = mimetypes.MimeTypes(filenames=())  # Python's own, for a machine's are not another's
 
 
 def from_hub(

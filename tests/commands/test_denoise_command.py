@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import nn
 
 import ebm
@@ -25,6 +26,7 @@ from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.images.denoising import Denoising
+from ebm.tasks.images.picture_files import Picture, open_pictures, write_pictures
 from tests.fake_plugins import REPOSITORY, quick_report
 from tests.helpers import lent
 
@@ -110,7 +112,7 @@ class Lazy(nn.Module):
 def test_any_picture_comes_back_in_its_size(run, tmp_path, height, width, mode):
     photo = picture(tmp_path / "photo.png", height, width, mode)
     done = denoise(run, photo, out=tmp_path / "out.png")
-    assert pixels(done["picture"]).shape == (height, width, 3)
+    assert pixels(done["picture"]).shape == (height, width, *{"L": (), "RGBA": (4,)}.get(mode, (3,)))
     assert pixels(done["map"]).shape[:2] == (height, width)
     assert done["steps per tile"] == 2.0
     assert "noisy" not in done
@@ -286,6 +288,282 @@ def test_a_trained_run_is_loaded_and_denoises(task, photo, tmp_path, monkeypatch
     assert "holds no run" in capsys.readouterr().err
 
 
+# -------------------------------------------------------------------------------------------------- files as people have them
+
+
+class Lifts(Lazy):
+    """Adds a fortieth of the way from black to white, and colours: what it changes is known."""
+
+    def predict(self, batch, start, *, generator=None):
+        prediction = super().predict(batch, start)
+        shift = torch.tensor([0.04, 0.05, 0.06]).reshape(3, 1, 1)
+        return Prediction(prediction.y + shift, None, 1)
+
+
+def opened(path) -> list:
+    return [*open_pictures(path)]
+
+
+def test_greys_stay_grey_in_a_run_of_colours(run, tmp_path):
+    run.energy = Lifts()
+    photo = picture(tmp_path / "grey.png", mode="L")
+    done = denoise(run, photo, add_noise=50)
+    before, after = pixels(photo), pixels(done["picture"])
+    assert after.shape == before.shape
+    assert pixels(done["noisy"]).shape == before.shape
+    seen = run.energy.batch.context.image
+    assert torch.equal(seen[:, 0], seen[:, 1])
+    assert torch.equal(seen[:, 0], seen[:, 2])
+    lifted = pixels(denoise(run, photo)["picture"])
+    assert np.abs(lifted - np.minimum(before + 0.05 * 127.5, 255)).max() <= 0.51
+    coloured = picture(tmp_path / "grey-as-colours.png", mode="L")
+    Image.open(coloured).convert("RGB").save(coloured)  # as many files of greys are
+    found = pixels(denoise(run, coloured)["picture"])
+    assert found.shape == (*before.shape, 3)
+    assert np.array_equal(found, np.stack([lifted] * 3, -1))
+
+
+@pytest.mark.parametrize("under", [0, 255])
+def test_alpha_stays_and_what_it_hides_neither_changes_nor_shows(run, tmp_path, under):
+    """What lies under alpha 0 makes no difference to what is seen, and is itself as it was."""
+    shown, alpha = pixels(picture(tmp_path / "a.png")), np.full((53, 71), 255, np.uint8)
+    alpha[10:30, 20:50], alpha[40:, :9] = 0, 100
+    hidden = alpha == 0
+    found = []
+    for name, colour in (("b", under), ("c", 128)):
+        each = shown.copy()
+        each[hidden] = colour
+        Image.fromarray(np.dstack([each, alpha]).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        found.append(pixels(denoise(run, tmp_path / f"{name}.png", steps=3)["picture"]))
+    assert np.array_equal(found[0][..., 3], alpha)
+    assert np.array_equal(found[0][~hidden], found[1][~hidden])
+    assert (found[0][hidden][:, :3] == under).all()
+    assert not np.array_equal(found[0][~hidden][:, :3], shown[~hidden])
+
+
+@pytest.mark.parametrize("kind", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_go_in_and_come_out(run, tmp_path, kind, channels):
+    """A sixteenth of a byte's step is seen by the model, and written."""
+    fine = (np.arange(40 * 48).reshape(40, 48, 1) * 34 + np.zeros(channels)).astype(np.uint16)
+    write_pictures(tmp_path / f"a{kind}", [Picture(fine, 65535.0)])
+    run.energy = Lazy()
+    (found,) = opened(denoise(run, tmp_path / f"a{kind}")["picture"])
+    assert found.pixels.dtype == np.uint16
+    assert np.abs(found.pixels.astype(int) - fine).max() <= 1
+    assert run.energy.batch.context.image.flatten().unique().numel() > 200
+
+
+def test_a_range_that_is_not_full_is_denoised_as_the_picture_it_shows(run, tmp_path):
+    """Greys of 8 bits, 12 bits in 16, and floats of 0 to 1: one picture, three files."""
+    grey = pixels(picture(tmp_path / "a.png", mode="L"))
+    tifffile.imwrite(tmp_path / "b.tif", (grey / 255 * 4095).round().astype(np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", (grey / 255).astype(np.float32))
+    plain = pixels(denoise(run, tmp_path / "a.png")["picture"]) / 255
+    for name, words, white in (
+        ("b.tif", r"b\.tif: its 16 bits .* 12 bits, 4095 for white", 4095),
+        ("c.tif", "1 is taken as white", 1),
+    ):
+        with pytest.warns(UserWarning, match=words):
+            done = denoise(run, tmp_path / name)
+        found = tifffile.imread(done["picture"])
+        assert found.dtype == tifffile.imread(tmp_path / name).dtype
+        assert np.abs(found / white - plain).max() < 1 / 200
+    full = denoise(run, tmp_path / "b.tif", white=65535, out="dark.tif")
+    assert not np.allclose(tifffile.imread(full["picture"]) / 4095, plain, atol=0.05)
+    tifffile.imwrite(tmp_path / "d.tif", (grey * 3.0 - 9).astype(np.float32))
+    with pytest.raises(ValueError, match=r"d\.tif .* -9 to 585, .*--white NUMBER"):
+        denoise(run, tmp_path / "d.tif")
+    with pytest.raises(ValueError, match=r"white=100: it has numbers up to 3180"):
+        denoise(run, tmp_path / "b.tif", white=100)
+
+
+def test_what_belongs_to_a_photograph_stays(run, tmp_path):
+    said = Image.Exif()
+    said[0x0112], said[0x010F] = 5, "Maker"  # mirrored and turned
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    upright = Image.open(picture(tmp_path / "a.png"))
+    upright.transpose(Image.Transpose.TRANSPOSE).save(
+        tmp_path / "a.jpg", exif=said, dpi=(240, 240), icc_profile=profile, quality=100, subsampling=0
+    )
+    run.energy = Lazy()
+    with Image.open(denoise(run, tmp_path / "a.jpg", quality=100)["picture"]) as found:
+        assert found.size == upright.size
+        assert found.info["dpi"] == (240, 240)
+        assert found.info["icc_profile"] == profile
+        assert dict(found.getexif()) == {0x010F: "Maker"}
+        assert np.abs(np.asarray(found).astype(int) - np.asarray(upright)).mean() < 3
+    small, large = (denoise(run, tmp_path / "a.jpg", out=f"{q}.jpg", quality=q)["picture"].stat().st_size for q in (20, 100))
+    assert small < large / 2
+    with pytest.raises(ValueError, match="quality=101"):
+        denoise(run, tmp_path / "a.jpg", quality=101)
+
+
+def test_all_frames_are_denoised(run, tmp_path):
+    shown = [Image.fromarray(np.full((20, 24, 3), 40 * number, np.uint8)) for number in range(1, 5)]
+    shown[0].save(tmp_path / "a.webp", save_all=True, append_images=shown[1:], duration=[50, 60, 70, 80], lossless=True)
+    run.energy = Lifts()
+    done = denoise(run, tmp_path / "a.webp", add_noise=9)
+    found = opened(done["picture"])
+    assert [frame.duration for frame in found] == [50, 60, 70, 80]
+    assert [frame.pixels.mean() for frame in found] == pytest.approx([46, 86, 126, 166], abs=8)
+    assert done["forward passes"] == 1
+    assert [done[f"noisy-{number}"] for number in range(1, 5)] == [Path(f"a-clean-noisy-{number}.png") for number in range(1, 5)]
+    assert len(os.listdir()) == 5
+    with pytest.raises(ValueError, match=r"b\.jpg.*4 frames or pages"):
+        denoise(run, tmp_path / "a.webp", out="b.jpg")
+
+
+def test_pages_of_different_sizes_have_maps_of_their_own_on_request(run, tmp_path):
+    pages = [Image.fromarray(np.full((20, width), 99, np.uint8)) for width in (24, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert "map-1" not in denoise(run, tmp_path / "a.tif")
+    done = denoise(run, tmp_path / "a.tif", map=True)
+    assert [pixels(done[f"map-{number}"]).shape[:2] for number in (1, 2)] == [(20, 24), (20, 30)]
+    assert [frame.pixels.shape for frame in opened(done["picture"])] == [(20, 24, 1), (20, 30, 1)]
+
+
+def test_what_the_file_to_write_cannot_hold_is_said(run, tmp_path):
+    write_pictures(tmp_path / "a.png", [Picture(np.full((9, 9, 3), 9, np.uint16), 65535.0, np.full((9, 9), 9, np.uint16))])
+    with pytest.warns(UserWarning, match=r"a\.png: its|a\.png: it holds") as caught:
+        denoise(run, tmp_path / "a.png", out="a.jpg", white=65535)
+    assert sum("8 bits" in str(each.message) or "no alpha" in str(each.message) for each in caught) == 2
+
+
+@pytest.mark.parametrize("name", ["nosuffix", "photo.xyz", "photo.psd"])
+def test_a_photo_of_a_kind_that_cannot_be_written_becomes_a_png(run, photo, tmp_path, name):
+    photo.rename(tmp_path / name)
+    assert denoise(run, tmp_path / name)["picture"] == Path(f"{Path(name).stem}-clean.png")
+
+
+def test_a_side_file_never_replaces_a_picture_of_somebodys(run, photo):
+    mine = picture(Path("x-energy.png"))
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match=r"'x-energy\.png' is there, and was not written by this command"):
+        denoise(run, photo, out="x.png")
+    assert mine.read_bytes() == before
+    assert os.listdir() == ["x-energy.png"]
+    denoise(run, photo, out="y.png", add_noise=3)
+    assert "map" in denoise(run, photo, out="y.png", add_noise=4)  # its own are written anew
+
+
+# ------------------------------------------------------------------------------------------------------------ several at once
+
+
+@pytest.fixture
+def album(tmp_path) -> Path:
+    folder = tmp_path / "album"
+    (folder / "below").mkdir(parents=True)
+    for index, name in enumerate(("a.png", "b.JPG", "below/a.tif")):
+        picture(folder / name, 20 + index, 24)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_is_denoised_picture_by_picture(run, album, tmp_path):
+    extra = picture(tmp_path / "z.bmp", 19, 18)
+    done = denoise(run, album, extra, out="new")
+    names = ["a.png", "b.JPG", "below/a.tif", "z.bmp"]
+    assert [*done.values()] == [Path("new") / name for name in names]
+    assert [*done] == [str(album / name) for name in names[:3]] + [str(extra)]
+    assert sorted(str(path.relative_to("new")) for path in Path("new").rglob("*") if path.is_file()) == sorted(names)
+    assert [pixels(Path("new") / name).shape[0] for name in names] == [20, 21, 22, 19]
+
+
+def test_one_broken_picture_is_named_and_the_others_are_denoised(said, run, album):
+    (album / "aa.png").write_bytes((album / "a.png").read_bytes()[:60])
+    (album / "ab.jpg").write_bytes(b"")
+    with pytest.warns(UserWarning, match="cannot be read as a picture") as caught:
+        status, _, err = said(run.path, album, "-o", "new")
+    assert status == 2
+    assert [name in str(each.message) for name, each in zip(("aa.png", "ab.jpg"), caught, strict=True)] == [True, True]
+    assert "2 of 5 pictures could not be denoised, the other 3 are written: " in err
+    assert sorted(path.name for path in Path("new").rglob("*.*")) == ["a.png", "a.tif", "b.JPG"]
+
+
+def test_several_are_printed_as_they_are_written(said, run, album):
+    status, out, err = said(run.path, album / "a.png", album / "b.JPG", "--map")
+    assert (status, err) == (0, "")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines == [[str(album / "a.png"), "a-clean.png"], [str(album / "b.JPG"), "b-clean.JPG"]]
+    assert sorted(os.listdir()) == ["a-clean-energy.png", "a-clean.png", "b-clean-energy.png", "b-clean.JPG"]
+
+
+def test_side_files_of_one_stem_have_the_whole_name(run, album):
+    (album / "a.jpg").write_bytes((album / "b.JPG").read_bytes())
+    denoise(run, album / "a.png", album / "a.jpg", out="new", map=True)
+    assert sorted(os.listdir("new")) == ["a.jpg", "a.jpg-energy.png", "a.png", "a.png-energy.png"]
+
+
+def test_nothing_is_replaced_unasked(run, album, tmp_path):
+    before = {path: path.read_bytes() for path in album.rglob("*.*")}
+    for out in (album, album / ".", album.parent / "here" / ".." / "album"):
+        with pytest.raises(ValueError, match=r"a\.png' is the photo .*a\.png itself"):
+            denoise(run, album, out=out, overwrite=True)
+    denoise(run, album, out="new")
+    with pytest.raises(ValueError, match=r"3 of 3 pictures are in new already, such as a\.png: --overwrite"):
+        denoise(run, album, out="new")
+    assert len(denoise(run, album, out="new", overwrite=True)) == 3
+    assert len(denoise(run, album, out=album / "clean")) == 3
+    assert len(denoise(run, album, out=album / "clean", overwrite=True)) == 3  # what was written is no input
+    with pytest.raises(ValueError, match=r"a\.png and .*a\.png would both be written to new/a\.png"):
+        denoise(run, album / "a.png", picture(tmp_path / "a.png"), out="new", overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("names", "keywords", "reason"),
+    [
+        ((), {}, "no picture: name one"),
+        (("album",), {"out": "x.png"}, r"out='x\.png' is no folder"),
+        (("album",), {"out": "no/where"}, "there is no folder no"),
+        (("empty",), {}, "empty holds no picture"),
+    ],
+)
+def test_several_that_cannot_be_denoised_say_so(run, album, tmp_path, names, keywords, reason):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((ValueError, OSError), match=reason):
+        denoise(run, *(tmp_path / name for name in names), **keywords)
+    assert os.listdir() == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_refused_at_the_start(run, album):
+    os.mkdir("closed", 0o500)
+    with pytest.raises(PermissionError, match="closed cannot be written to"):
+        denoise(run, album, out="closed")
+
+
+def test_a_folder_without_permission_is_found_before_any_work(run, album, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(f"{folder} cannot be written to")
+
+    monkeypatch.setattr("ebm.commands.denoise.check_writable", refuse)
+    with pytest.raises(PermissionError, match="new cannot be written to"):
+        denoise(run, album, out="new")
+
+
+def test_a_single_picture_may_go_to_a_folder(run, photo):
+    os.mkdir("new")
+    assert denoise(run, photo, out="new")["picture"] == Path("new/photo.png")
+    with pytest.raises(ValueError, match=r"photo\.png is in new already: --overwrite"):
+        denoise(run, photo, out="new")
+    with pytest.raises(ValueError, match="is the photo itself"):
+        denoise(run, photo, out=photo.parent, overwrite=True)
+    assert denoise(run, photo, out="new", overwrite=True)["picture"] == Path("new/photo.png")
+
+
+def test_a_picture_that_is_not_finite_is_never_written(run, photo):
+    class Explodes(Lazy):
+        def predict(self, batch, start, *, generator=None):
+            return Prediction(start * torch.inf, None, 1)
+
+    run.energy = Explodes()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        denoise(run, photo)
+    assert os.listdir() == []
+
+
 # ---------------------------------------------------------------------------------------------------------------- at length
 
 TWELVE_MEGAPIXELS = """
@@ -304,17 +582,61 @@ denoise(run, sys.argv[1], out=sys.argv[2], add_noise=99)
 """
 
 
-@pytest.mark.slow
-def test_twelve_megapixels_need_less_than_two_gigabytes(tmp_path):
-    photo, out = picture(tmp_path / "photo.png", 3000, 4000), tmp_path / "out.png"
-    command = [sys.executable, "-c", TWELVE_MEGAPIXELS, str(photo), str(out)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+HUNDRED_MEGAPIXELS = """
+import sys
+from pathlib import Path
+from torch import nn
+from ebm.commands.denoise import denoise
+from ebm.interfaces import Prediction
+from ebm.runs.run import Run
+from ebm.tasks.images.denoising import Denoising
+
+class Cheap(nn.Module):
+    patch_size = 64
+
+    def encode(self, context=None, level=-1):
+        return None
+
+    def patch_energies(self, y, code):
+        return nn.functional.avg_pool2d(y, 64).mean(1)
+
+    def predict(self, batch, start, *, generator=None):
+        return Prediction(start, None, 1)
+
+denoise(Run(Path("run"), {}, Cheap(), None, None, Denoising(tile=128, stride=128, crop=128), {}), sys.argv[1], out=sys.argv[2])
+"""
+
+
+def peak_of(code: str, photo: Path, out: Path) -> int:
+    """Runs a script, and returns the most memory that it held, in bytes."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(photo), str(out)], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
     peak, page = 0, os.sysconf("SC_PAGE_SIZE")
     while process.poll() is None:
         held = Path(f"/proc/{process.pid}/statm").read_text().split()
         peak = max(peak, int(held[1]) * page)
         time.sleep(0.01)
     assert process.returncode == 0
+    return peak
+
+
+@pytest.mark.slow
+def test_twelve_megapixels_need_less_than_two_gigabytes(tmp_path):
+    photo, out = picture(tmp_path / "photo.png", 3000, 4000), tmp_path / "out.png"
+    peak = peak_of(TWELVE_MEGAPIXELS, photo, out)
     assert 200e6 < peak < 2e9, peak
     assert pixels(out).shape == (3000, 4000, 3)
+    assert out.with_name("out-energy.png").exists()
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_need_less_than_four_gigabytes(tmp_path):
+    photo, out = tmp_path / "photo.png", tmp_path / "out.jpg"
+    Image.effect_noise((1000, 1000), 50).convert("RGB").resize((10_000, 10_000), Image.Resampling.NEAREST).save(
+        photo, compress_level=1
+    )
+    peak = peak_of(HUNDRED_MEGAPIXELS, photo, out)
+    assert 200e6 < peak < 4e9, peak
+    assert open_pictures(out).first().pixels.shape == (10_000, 10_000, 3)
     assert out.with_name("out-energy.png").exists()

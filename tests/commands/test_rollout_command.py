@@ -121,7 +121,7 @@ def test_a_picture_and_a_movie_are_written(run, clip):
         assert picture.width > 13 * 0.9 * figures.DPI  # thirteen frames side by side, nearly an inch each
     with av.open(str(done["movie"])) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
     found = pictures(done["movie"])
     assert found.shape[:2] == (13, 3)
     assert found.shape[2] % 2 == found.shape[3] % 2 == 0
@@ -177,6 +177,67 @@ def test_draws_depend_on_the_seed_alone(run, clip):
     run.sampler = type(run.sampler)(step_size=0.1, steps=1)
     found = [rollout(run, clip, predict=2, seed=seed)["energy"] for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
+
+
+def rate(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return float(container.streams.video[0].average_rate)
+
+
+def test_a_movie_is_as_fast_as_the_frames_that_are_taken(run, clip):
+    for number, (options, fast) in enumerate(
+        (({}, 25), ({"every": 2}, 12.5), ({"seconds": 0.1}, 10), ({"fps": 3.5}, 3.5), ({"every": 3, "fps": 30000 / 1001}, 29.97))
+    ):
+        done = rollout(run, clip, out=f"{number}", observe=2, predict=2, **options)
+        assert rate(done["movie"]) == pytest.approx(fast, rel=1e-3)
+    thinned = panels(Path("1.mp4"))[0].float()
+    whole = panels(rollout(run, clip, out="whole", observe=3, predict=4)["movie"])[0].float()
+    torch.testing.assert_close(thinned, whole[::2], atol=40, rtol=0)
+    assert (thinned[1] - whole[1]).abs().mean() > (thinned[1] - whole[2]).abs().mean()
+    for wrong, reason in (
+        ({"fps": 0}, "fps=0"),
+        ({"fps": 1e9}, "fps="),
+        ({"every": 0}, "every=0"),
+        ({"seconds": -1}, "seconds=-1"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            rollout(run, clip, out="wrong", **wrong)
+    with pytest.raises(ValueError, match="sample by number or by time"):
+        rollout(run, clip, out="wrong", every=2, seconds=0.1)
+
+
+def test_a_folder_of_pictures_has_no_rate_but_what_is_said(run, tmp_path):
+    (tmp_path / "still").mkdir()
+    for number, pixels in enumerate(moving(6)):
+        Image.fromarray(pixels).save(tmp_path / "still" / f"{number}.png")
+    assert rate(rollout(run, tmp_path / "still", observe=2, predict=2)["movie"]) == 5
+    assert rate(rollout(run, tmp_path / "still", out="b", observe=2, predict=2, fps=8)["movie"]) == 8
+
+
+def test_of_a_broken_file_what_lies_before_is_used(run, tmp_path):
+    file = write(
+        tmp_path / "broken.mp4", moving(40), "libx264", setup=lambda stream: setattr(stream, "options", {"g": "5", "bf": "0"})
+    )
+    content = bytearray(file.read_bytes())
+    with av.open(str(file)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    begin, size = packets[20]
+    content[begin : begin + size] = b"\xff" * size
+    file.write_bytes(content)
+    done = rollout(run, file, observe=5, predict=8)  # ends before
+    assert done["error"] >= 0
+    place = r"broken\.mp4 cannot be decoded from frame 20, at 0\.80 s on \(.*\): 20 frames that lie before are read"
+    with pytest.warns(UserWarning, match=place), pytest.raises(ValueError, match=r"broken\.mp4 has 20 frames .* need 22"):
+        rollout(run, file, observe=14, predict=8)
+
+
+def test_an_animated_webp_is_a_video(run, tmp_path):
+    shown = [Image.fromarray(pixels) for pixels in moving(9)]
+    shown[0].save(tmp_path / "a.webp", save_all=True, append_images=shown[1:], duration=80, lossless=True)
+    done = rollout(run, tmp_path / "a.webp", observe=3, predict=4)
+    assert rate(done["movie"]) == 12.5
+    left, _ = panels(done["movie"])
+    assert (torch.nn.functional.avg_pool2d(left.float(), 256 // SIZE) - run.task.read(tmp_path / "a.webp", 7)[0]).abs().mean() < 4
 
 
 def test_it_begins_where_it_is_told(run, clip):

