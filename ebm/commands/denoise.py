@@ -20,7 +20,7 @@ from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
-from ebm.tasks.images.picture_files import Picture, format_of, lost, open_pictures, write_pictures
+from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.tiling import Coding, Restored, count_tiles, patch_of, patch_scores, restore
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
 

@@ -26,7 +26,7 @@ from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Points
 from ebm.tasks.images.denoising import Denoising
-from ebm.tasks.images.picture_files import Picture, open_pictures, write_pictures
+from ebm.tasks.images.files import Picture, open_pictures, write_pictures
 from tests.fake_plugins import REPOSITORY, quick_report
 from tests.helpers import lent
 

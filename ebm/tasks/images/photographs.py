@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebm.optional import installed
-from ebm.tasks.images.picture_files import as_bytes, open_pictures
+from ebm.tasks.images.files import as_bytes, open_pictures
 from ebm.tasks.rows import SPLITS, check_splits, deal
 from ebm.tasks.sources import PICTURES, few_of, is_path, media_from_hub, pictures_below
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebm.optional import installed
+from ebm.tasks.images.files import as_bytes, open_pictures
 from ebm.tasks.images.photographs import photograph_of
-from ebm.tasks.images.picture_files import as_bytes, open_pictures
 from ebm.tasks.sources import PICTURES
 
 INDEXED = ("mov", "matroska")  # containers that know their keyframes: seeking in others can land on a broken frame

@@ -1,0 +1,71 @@
+"""Laws of TIFF files: pixels of any depth, however they lie, and pages of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from ebm.tasks.images.files import Picture, open_pictures, write_pictures
+from tests.tasks.images.files.samples import COLOURS, PROFILE, SCENE, again, exif, only
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_sixteen_bits_a_colour_are_read_however_they_lie(tmp_path, order, planar, compression):
+    deep = COLOURS.astype(np.uint16) * 256 + 7
+    tifffile.imwrite(
+        tmp_path / "a.tif", deep, photometric="rgb", byteorder=order, planarconfig=planar, compression=compression
+    ) if (planar == "contig") else tifffile.imwrite(
+        tmp_path / "a.tif", np.moveaxis(deep, -1, 0), photometric="rgb", byteorder=order, planarconfig=planar
+    )
+    assert np.array_equal(only(tmp_path / "a.tif").pixels, deep)
+
+
+def test_a_compression_that_tifffile_leaves_to_others_is_read(tmp_path):
+    av = pytest.importorskip("av")
+    deep = COLOURS.astype(np.uint16) * 256 + 7
+    context = av.CodecContext.create("tiff", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = 40, 30, "rgb48le", 1
+    context.options = {"compression_algo": "lzw"}
+    packets = [*context.encode(av.VideoFrame.from_ndarray(deep, format="rgb48le")), *context.encode(None)]
+    (tmp_path / "a.tif").write_bytes(b"".join(map(bytes, packets)))
+    assert np.array_equal(only(tmp_path / "a.tif").pixels, deep)
+
+
+def test_colours_that_were_multiplied_by_alpha_are_divided_again(tmp_path):
+    """So that they may be written beside an alpha that multiplies nothing."""
+    alpha = np.full((30, 40, 1), 30000, np.uint16)
+    colours = (COLOURS.astype(np.uint16) * 257).astype(np.float64)
+    for kind, stored in (("assocalpha", colours * (30000 / 65535)), ("unassalpha", colours)):
+        whole = np.concatenate([stored.round().astype(np.uint16), alpha], -1)
+        tifffile.imwrite(tmp_path / "a.tif", whole, photometric="rgb", extrasamples=[kind])
+        for found in (only(tmp_path / "a.tif"), again(tmp_path / "a.tif", tmp_path / "b.tif")):
+            assert np.abs(found.pixels - colours).max() <= 2
+            assert (found.alpha == 30000).all()
+
+
+def test_pages_of_different_sizes_and_kinds_stay(tmp_path):
+    pages = [Image.fromarray(COLOURS), Image.fromarray(SCENE[:7, :9, 0]), Image.fromarray(COLOURS[:, :5])]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    file = open_pictures(tmp_path / "a.tif")
+    write_pictures(tmp_path / "b.tif", file, like=file)
+    assert [picture.pixels.shape for picture in open_pictures(tmp_path / "b.tif")] == [(30, 40, 3), (7, 9, 1), (30, 5, 3)]
+    for picture, page in zip(open_pictures(tmp_path / "b.tif"), pages, strict=True):
+        assert np.array_equal(picture.pixels.squeeze(), np.asarray(page))
+    pages = [
+        Picture(COLOURS, exif=exif().tobytes(), icc=PROFILE, dpi=(300.0, 300.0)),
+        Picture(COLOURS),
+        Picture(COLOURS, dpi=(50.0, 50.0)),
+    ]
+    write_pictures(tmp_path / "d.tif", pages, like=file)
+    found = [*open_pictures(tmp_path / "d.tif")]
+    assert [len(picture.exif) > 9 for picture in found] == [True, False, False]
+    assert [picture.icc for picture in found] == [PROFILE, b"", b""]
+    assert [picture.dpi for picture in found] == [(300, 300), None, (50, 50)]
+    deep = [np.full((4, 5, 3), 65535, np.uint16), np.full((3, 2, 3), 9, np.uint16)]
+    write_pictures(tmp_path / "c.tif", [Picture(each, 65535.0) for each in deep], like=file)
+    found = open_pictures(tmp_path / "c.tif")
+    assert [np.array_equal(picture.pixels, each) for picture, each in zip(found, deep, strict=True)] == [True, True]
