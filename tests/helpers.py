@@ -249,6 +249,7 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "nce": lambda: {"noise": 2.0, "ratio": 2},
     "nce/energy": lambda: {"noise": ebm.build("energy", "gaussian", covariance=torch.tensor([2.0, 3.0], dtype=torch.float64))},
     "energy-discrepancy": lambda: {"samples": 4},
+    "in-turn": lambda: {"objectives": [objective("reconstruction/last"), objective("reconstruction/scale")], "steps": [3]},
     "infonce": lambda: {"source": 2.0, "proposals": 4},
     "weighted-sum": lambda: {"objectives": [objective("denoising-score-matching"), objective("reconstruction")]},
 }

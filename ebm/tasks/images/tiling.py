@@ -32,6 +32,7 @@ def restore(
     tile: int,
     stride: int | None = None,
     step: int = 0,
+    seen: Callable[[Tensor, Tensor], Any] = Noisy,
     batch_size: int = 64,
     start: Tensor | None = None,
     scores: Callable[[Batch, Tensor], Tensor] | None = None,
@@ -52,6 +53,7 @@ def restore(
         tile: the side of a tile.
         stride: pixels between neighbouring tiles, at most `tile`; half of it by default.
         step: the noise step that the tiles' context says.
+        seen: makes their context of tiles and their steps, as a schedule's `seen` does.
         batch_size: how many tiles are predicted together.
         start: a picture that chains start from, where it is not the image itself.
         scores: maps a batch and its predicted tiles to patches' scores (tiles, rows, columns).
@@ -72,7 +74,8 @@ def restore(
     if start is not None and start.shape != image.shape:
         raise ValueError(f"start has shape {tuple(start.shape)}, the image {tuple(image.shape)}: they are one picture")
     if isinstance(predictor, Thinker) and predictor.patience is not None:
-        options: dict[str, Any] = {"tile": tile, "stride": stride, "step": step, "batch_size": batch_size, "generator": generator}
+        options: dict[str, Any] = {"tile": tile, "stride": stride, "step": step, "seen": seen, "batch_size": batch_size}
+        options["generator"] = generator
         return _patiently(predictor, predictor.patience, image, start, scores=scores, advance=advance, **options)
     (height, width), count = image.shape[1:], getattr(predictor, "candidates", 1)
     y_weights, x_weights = _weights(height, tile, stride, image), _weights(width, tile, stride, image)
@@ -92,7 +95,7 @@ def restore(
                 torch.stack([_window(picture, y_places[i], x_places[j], tile) for i, j in cells]) for picture in (padded, begun)
             )
             steps = torch.full((len(tiles),), step, dtype=torch.long, device=image.device)
-            batch = Batch(tiles, Noisy(tiles, steps))
+            batch = Batch(tiles, seen(tiles, steps))
             starts = starts if count == 1 else starts.expand(count, *starts.shape)
             prediction = predictor.predict(batch, starts, generator=generator)
             evaluations = max(evaluations, prediction.evaluations)
