@@ -16,8 +16,11 @@ from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.optional import installed
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
+from ebm.tasks.images.estimating import estimate_noise
+from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
-from ebm.tasks.images.tiling import count_tiles, patch_scores, restore
+from ebm.tasks.images.tiling import patch_scores
+from ebm.tasks.images.whole import count_parts, restore_picture
 
 
 def denoise(
@@ -33,6 +36,8 @@ def denoise(
     stride: int | None = None,
     noise_step: int | None = None,
     noise_std: float | None = None,
+    sigma: float | None = None,
+    strength: float = 1.0,
     add_noise: int | None = None,
     map: bool = True,
     batch_size: int = 64,
@@ -51,15 +56,19 @@ def denoise(
         patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles; by default the task's.
-        noise_step: the schedule's step of the picture's noise; by default training's strongest.
+        noise_step: the schedule's step of the picture's noise. By default the noise is estimated, by a
+            run that was trained on additive noise of many strengths, or else training's strongest.
         noise_std: instead, the standard deviation of its noise, for pixels of -1 to 1.
+        sigma: instead, the standard deviation of its noise in grey levels of 255.
+        strength: what the noise's deviation is multiplied by: below 1, more detail and more noise stay.
         add_noise: take the picture as clean, and add the noise of this step.
         map: write the map (of an energy that knows its patches' energies).
         batch_size: how many tiles are denoised together.
         seed: what every random draw is derived from.
 
     Returns:
-        The files that were written, and means over tiles: energy, steps, and forward passes.
+        The files that were written; of additive noise, how much was taken off (in grey levels, and
+        whether it was estimated); and means over tiles: energy, steps, and forward passes.
 
     Raises:
         ValueError: the photo cannot be read, or the run or the arguments do not fit.
@@ -78,27 +87,29 @@ def denoise(
     draws = map and isinstance(run.energy, ScoresPatches)
     wanted = [side for name, side in sides.items() if (draws if name == "map" else add_noise is not None)]
     check_outputs(out, *wanted, photo=photo)
-    step, signal = _strength(task, noise_step, noise_std, add_noise)
+    said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
     predictor = run.predictor(steps, candidates, patience, tolerance)
     image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
     generator, written = stream(seed, "denoise", device=run.device), {}
     if add_noise is not None:
         noise = randn_like(image[None], generator)
-        image = task.schedule.noised(image[None], torch.tensor([step], device=image.device), noise)[0]
+        image = task.schedule.noised(image[None], torch.tensor([add_noise], device=image.device), noise)[0]
         del noise
         written["noisy"] = sides["noisy"]
         _write(image, written["noisy"], "PNG")
-    stride = task.stride if stride is None else stride
-    total = count_tiles(image.shape[1], image.shape[2], task.tile, stride)
+    std, signal = (estimate_noise(image), 1.0) if said is None else said
+    std *= strength
+    step, factor = _step(task, std, signal)
+    total = count_parts(task, predictor, image.shape[1], image.shape[2], stride)
     if patience is not None:  # at most; tiles take their steps together
         total *= check_steps(run.sampler.steps if steps is None else steps)[1]
     with tqdm(total=total, unit="tile", disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
-        found = restore(
+        found = restore_picture(
+            task,
             predictor,
-            image.mul_(signal),
-            tile=task.tile,
+            image.mul_(factor),
+            step,
             stride=stride,
-            step=step,
             batch_size=batch_size,
             scores=patch_scores(run.energy) if draws else None,
             generator=generator,
@@ -110,7 +121,10 @@ def denoise(
     if found.map is not None:
         written["map"] = sides["map"]
         _write_map(found.map, written["map"])
-    numbers = {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
+    numbers: dict[str, Any] = {}
+    if isinstance(task.schedule, AdditiveNoise):
+        numbers["noise"] = f"{127.5 * task.schedule.std[step].item():.1f} of 255" + (", estimated" if said is None else "")
+    numbers |= {"energy per tile": found.energy, "steps per tile": found.steps, "forward passes": found.evaluations}
     return written | {name: value for name, value in numbers.items() if value is not None}
 
 
@@ -126,22 +140,37 @@ def _kind(out: Path) -> str:
     return kind
 
 
-def _strength(task: Tiled, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
-    """Finds the step of the picture's noise, and what the schedule multiplies pictures by."""
-    given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
-    if sum(value is not None for value in given.values()) > 1:
-        shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, float] | None:
+    """Finds the deviation of the picture's noise beside a signal of 1, in pixels of -1 to 1, and the
+    picture's own signal; None where the noise is to be estimated."""
+    known = {name: value for name, value in given.items() if value is not None}
+    if len(known) > 1:
+        shown = ", ".join(f"{name}={value}" for name, value in known.items())
         raise ValueError(f"{shown}: each says how strong the noise is, so pass one of them")
+    if not 0 < strength < math.inf:
+        raise ValueError(f"strength={strength}: pass a positive number, 1 for the noise as it is")
+    if not known and isinstance(task.schedule, AdditiveNoise) and task.noise_step[0] < task.noise_step[1]:
+        return None
+    name, value = next(iter(known.items()), ("noise_step", task.noise_step[1]))
+    if name in ("noise_step", "add_noise"):
+        if not 0 <= value < task.schedule.steps:
+            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {task.schedule.steps - 1}")
+        signal = task.schedule.signal[value].item()
+        return task.schedule.std[value].item() / signal, signal
+    if not value > 0:
+        raise ValueError(
+            f"{name}={value}: pass a positive number, in {'grey levels' if name == 'sigma' else 'pixels of -1 to 1'}"
+        )
+    return (value / 127.5 if name == "sigma" else value), 1.0
+
+
+def _step(task: Tiled, std: float, signal: float) -> tuple[int, float]:
+    """Finds the step of noise of a deviation, and what a picture of that signal is multiplied by."""
     schedule = task.schedule
-    if noise_std is not None:
-        if not noise_std > 0:
-            raise ValueError(f"noise_std={noise_std}: pass a positive number, in pixels of -1 to 1")
-        step = schedule.step_of(noise_std / math.hypot(1, noise_std))  # signal² + std² = 1
-        return step, schedule.signal[step].item()
-    for name, value in (("noise_step", noise_step), ("add_noise", add_noise)):
-        if value is not None and not 0 <= value < schedule.steps:
-            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {schedule.steps - 1}")
-    return next(value for value in (noise_step, add_noise, task.noise_step[1]) if value is not None), 1.0
+    if isinstance(schedule, AdditiveNoise):
+        return schedule.step_of(min(std, schedule.std[-1].item())), 1.0
+    step = schedule.step_of(std / math.hypot(1, std))  # signal² + std² = 1
+    return step, schedule.signal[step].item() / signal
 
 
 def _write(image: Tensor, path: Path, kind: str) -> None:
