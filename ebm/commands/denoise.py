@@ -16,11 +16,15 @@ from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.optional import installed
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
+from ebm.samplers import Monotone
 from ebm.tasks.images.estimating import estimate_noise
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.tiling import patch_scores
 from ebm.tasks.images.whole import count_parts, restore_picture
+from ebm.thinking import Thinker
+
+BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one is halved, at most
 
 
 def denoise(
@@ -51,7 +55,8 @@ def denoise(
         run: the run folder.
         photo: the picture, as noisy as it is.
         out: the picture to write; by default the photo's name with -clean, in this folder.
-        steps: steps per landscape; by default the run's.
+        steps: steps per landscape; by default the run's. Where the noise is stronger than training's,
+            as many as its recipe's `thinking.enough` asks for, none of which raises the energy.
         candidates: starts that are tried for each tile, of which the energy chooses.
         patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
@@ -87,6 +92,7 @@ def denoise(
     draws = map and isinstance(run.energy, ScoresPatches)
     wanted = [side for name, side in sides.items() if (draws if name == "map" else add_noise is not None)]
     check_outputs(out, *wanted, photo=photo)
+    enough = run.recipe.get("thinking", {}).get("enough")
     said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
     predictor = run.predictor(steps, candidates, patience, tolerance)
     image = read_photograph(photo, task.spec["channels"]).to(run.device).to(torch.float32).div_(127.5).sub_(1)
@@ -100,6 +106,9 @@ def denoise(
     std, signal = (estimate_noise(image), 1.0) if said is None else said
     std *= strength
     step, factor = _step(task, std, signal)
+    if (steps, patience) == (None, None) and enough is not None and step > task.noise_step[1]:
+        steady = Monotone(run.sampler, halvings=HALVINGS)
+        predictor = Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, enough=enough)
     total = count_parts(task, predictor, image.shape[1], image.shape[2], stride)
     if patience is not None:  # at most; tiles take their steps together
         total *= check_steps(run.sampler.steps if steps is None else steps)[1]

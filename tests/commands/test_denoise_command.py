@@ -18,6 +18,7 @@ from torch import nn
 import ebm
 from ebm import cli
 from ebm.commands.denoise import denoise
+from ebm.energies import GradientStepUNet
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
@@ -291,6 +292,7 @@ def test_a_trained_run_is_loaded_and_denoises(task, photo, tmp_path, monkeypatch
 TWELVE_MEGAPIXELS = """
 import sys
 from pathlib import Path
+from ebm.energies import GradientStepUNet
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.commands.denoise import denoise
 from ebm.runs.run import Run
@@ -390,3 +392,18 @@ def test_sigma_and_strength_reach_a_diffusion_s_schedule_too(run, photo):
         denoise(run, photo, out="3.png", sigma=5, noise_std=0.3)
     with pytest.raises(ValueError, match="sigma=-1: pass a positive number, in grey levels"):
         denoise(run, photo, out="3.png", sigma=-1)
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(30, 1), (55, 1), (80, 8)])
+def test_noise_beyond_training_s_is_thought_about_until_enough_is_taken_off(telling, tmp_path, monkeypatch, sigma, steps):
+    run, _ = telling
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    run.energy, run.sampler = GradientStepUNet(1, (4, 4), (1, 1)), GradientDescent(1.0)
+    run.recipe = {"thinking": {"enough": 1e-9}}  # never enough
+    found = denoise(run, noisy(tmp_path / "noisy.png", sigma), sigma=sigma)
+    assert found["steps per tile"] == steps
+    run.recipe = {"thinking": {"enough": 1e9}}
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma)["steps per tile"] == 1
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, steps=3)["steps per tile"] == 3
