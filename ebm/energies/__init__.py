@@ -31,6 +31,7 @@ from ebm.energies.posteriors import (
 )
 from ebm.energies.rbm import RBM
 from ebm.energies.restoration.gradient_step import GradientStepUNet
+from ebm.energies.restoration.observed import Observed
 from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional, WeightedEnergy
 from ebm.registry import hookimpl
 from ebm.samplers import BlockGibbs
@@ -62,6 +63,7 @@ __all__ = [
     "ModernHopfield",
     "NoiseConditional",
     "NoiseEmbedded",
+    "Observed",
     "Posterior",
     "ProductOfExperts",
     "ResidualFrameEBT",

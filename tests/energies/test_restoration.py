@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from ebm.energies import GradientStepUNet
+from ebm.energies import GradientStepUNet, Observed
 from ebm.energies.restoration import convolutions
 from ebm.energies.restoration.convolutions import convolved, spread
 from ebm.energies.restoration.elu import elu
+from ebm.energies.restoration.observed import Blurred, Masked, gaussian
 from ebm.energies.restoration.unet import padded
 from ebm.interfaces import Batch, energy_and_grad, evaluate
 from ebm.objectives import InTurn, Reconstruction
-from ebm.samplers import FixedPoint, GradientDescent
+from ebm.samplers import FixedPoint, GradientDescent, ProximalGradient
 from ebm.tasks.images.noising import AdditivelyNoisy, AdditiveNoise, Noisy
 from tests.helpers import close, laws, normal, seeds
 
@@ -256,3 +257,73 @@ def test_in_turn_takes_its_turns_and_remembers_them():
     assert seen == ["b"]
     with pytest.raises(ValueError, match=r"2 objectives and steps=\[\]: pass"):
         InTurn([counted("a"), counted("b")], steps=[])
+
+
+# ------------------------------------------------------------------------------------------------------ what was seen
+
+
+def operators(height, width):
+    kept = torch.rand(height, width, generator=torch.Generator().manual_seed(0)) < 0.7
+    kernel = normal(3, 3, seed=5)
+    return {"masked": Masked(kept), "blurred": Blurred(kernel), "shrunk": Blurred(gaussian(0.8).double(), every=2)}
+
+
+@pytest.mark.parametrize("name", ["masked", "blurred", "shrunk"])
+@laws
+@given(seed=seeds, step=st.floats(0.01, 2.0), std=st.floats(0.5, 2.0))
+def test_a_step_is_solved_as_linear_algebra_does(name, seed, step, std):
+    """argmin |z − y|²/2 + ε |A z − b|²/(2 s²): the oracle writes A as a matrix."""
+    operator, y = operators(9, 10)[name], normal(2, 1, 9, 10, seed=seed)
+    matrix = operator(torch.eye(90, dtype=torch.float64).reshape(90, 1, 9, 10)).flatten(1).T
+    seen = normal(*operator(y[:1]).shape[1:], seed=seed + 1)
+    weight = step / std**2
+    left = torch.eye(90, dtype=torch.float64) + weight * matrix.T @ matrix
+    expected = torch.linalg.solve(left, (y.flatten(1) + weight * seen.flatten() @ matrix).T).T
+    energy = Observed(operator, seen, std, iterations=200)
+    close(energy.prox(y, step).flatten(1), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    close(energy(y), (y.flatten(1) @ matrix.T - seen.flatten()).square().sum(1) / (2 * std**2))
+    mixed = energy.prox(y.unsqueeze(1), torch.tensor([[step], [0.0]], dtype=torch.float64))
+    close(mixed[0, 0], energy.prox(y[:1], step)[0])
+    close(mixed[1], y[1:])  # a step of 0 goes nowhere
+
+
+def test_what_was_not_seen_by_the_operator_is_refused():
+    with pytest.raises(ValueError, match=r"the operator makes \(1, 3, 3\) of \(1, 6, 6\), and \(1, 6, 6\) was seen"):
+        Observed(Blurred(gaussian(0.8), every=2), torch.ones(1, 6, 6), 0.1)(torch.ones(1, 1, 6, 6))
+    with pytest.raises(ValueError, match="std=0"):
+        Observed(lambda x: x, torch.ones(1, 4, 4), 0)
+    with pytest.raises(ValueError, match="odd sides"):
+        Blurred(torch.ones(2, 2))
+
+
+@laws
+@given(seed=seeds, size=st.floats(0.1, 1.5))
+def test_a_proximal_step_descends_one_part_and_solves_the_other(seed, size):
+    """E = |y − c|²/2 and F = |y − b|²/(2 s²): both steps have closed forms."""
+    centre, seen, y = normal(1, 3, 3, seed=seed), normal(1, 3, 3, seed=seed + 1), normal(2, 1, 3, 3, seed=seed + 2)
+
+    def bowl(y):
+        return (y - centre).square().sum((-3, -2, -1)) / 2
+
+    energy = Observed(lambda x: x, seen, std=0.5) + bowl
+    (state, info), *_ = ProximalGradient(size, steps=1).trajectory(energy, y)
+    descended = y - size * (y - centre)
+    close(state.y, (descended + 4 * size * seen) / (1 + 4 * size), rtol=1e-5, atol=1e-6)
+    close(info.energy, evaluate(energy, y))
+    if size <= 1:  # one over the gradient's Lipschitz constant
+        assert (evaluate(energy, state.y) <= info.energy + 1e-9).all()
+
+
+def test_a_prior_of_known_noise_composes_with_what_was_seen():
+    prior, truth = make(), torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    kept = torch.ones(8, 8, dtype=torch.bool)
+    kept[2:4] = False
+    sum_ = prior + Observed(Masked(kept), truth[0], std=1e-3)
+    y = normal(1, 1, 8, 8)
+    found = ProximalGradient(1.0, steps=1).sample(sum_.given(0.3), y)
+    stepped = GradientDescent(1.0).sample(prior.given(0.3), y)
+    close(found[..., ~kept], stepped[..., ~kept])
+    assert found[..., kept].abs().max() < 1e-4
+    for wrong in (prior.given(0.3), Observed(Masked(kept), truth[0], std=1.0)):
+        with pytest.raises(ValueError, match="pass a sum of a prior and of one energy that has prox"):
+            ProximalGradient(1.0).sample(wrong, y)
