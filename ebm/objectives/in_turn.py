@@ -28,8 +28,8 @@ class InTurn(Objective):
     >>> from ebm.objectives import DenoisingScoreMatching, ScoreMatching
     >>> objective = InTurn([DenoisingScoreMatching(0.1), ScoreMatching()], steps=[1])
     >>> energy, batch = lambda y: (y**2).sum(-1) / 2, Batch(torch.zeros(3, 2))
-    >>> [sorted(objective(energy, batch).terms)[:1] for _ in range(2)]
-    [['energy_data'], ['grad_norm']]
+    >>> ["laplacian" in objective(energy, batch).terms for _ in range(2)], int(objective.taken)
+    ([False, True], 2)
     """
 
     taken: Tensor
