@@ -327,3 +327,9 @@ def test_a_prior_of_known_noise_composes_with_what_was_seen():
     for wrong in (prior.given(0.3), Observed(Masked(kept), truth[0], std=1.0)):
         with pytest.raises(ValueError, match="pass a sum of a prior and of one energy that has prox"):
             ProximalGradient(1.0).sample(wrong, y)
+
+
+def test_an_operator_that_is_not_linear_goes_astray_aloud():
+    energy = Observed(lambda x: (3 * x).exp(), torch.ones(1, 3, 3, dtype=torch.float64), std=0.05, iterations=20)
+    with pytest.raises(FloatingPointError, match="went astray after 20 iterations: pass a larger std"):
+        energy.prox(normal(1, 1, 3, 3), 1.0)

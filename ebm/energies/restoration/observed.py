@@ -31,6 +31,8 @@ class Observed(Unconditional):
     Raises:
         ValueError: the std is not positive; at the call, what the operator makes has another shape
             than what was seen.
+        FloatingPointError: `prox` did not come nearer, since the operator is not linear, or the data
+            too exact for the numbers' precision.
 
     >>> half = Observed(lambda x: x / 2, torch.ones(1, 2, 2), std=0.1)
     >>> half(torch.zeros(3, 1, 2, 2)), half.prox(torch.zeros(1, 1, 2, 2), 1e6)[0, 0, 0].round(decimals=3)
@@ -62,7 +64,7 @@ class Observed(Unconditional):
 
         z, rest = torch.zeros_like(y), -weight * transposed(error)[0]
         towards, size = rest, _dot(rest, rest)
-        least = 1e-10 * size
+        first, least = size, 1e-10 * size
         for _ in range(self.iterations):
             if bool((size <= least).all()):
                 break
@@ -71,6 +73,11 @@ class Observed(Unconditional):
             z, rest = z + ratio * towards, rest - ratio * image
             size, before = _dot(rest, rest), size
             towards = rest + size / before.clamp(min=torch.finfo(y.dtype).tiny) * towards
+        if not bool((size <= first).all()):  # nor where it is NaN
+            what = f"conjugate gradients in {y.dtype} went astray after {self.iterations} iterations"
+            raise FloatingPointError(
+                f"{what}: pass a larger std, a smaller step or float64, or check that the operator is linear"
+            )
         return y + z
 
     def _applied(self, y: Tensor) -> Tensor:
