@@ -171,6 +171,7 @@ SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
     "nuts": lambda: {"step_size": 0.4, "steps": 4, "max_depth": 5},
     "nuts/scale": lambda: {"step_size": FALLING, "steps": 4, "max_depth": 3, "step_scale": 2.0},
     "monotone": lambda: {"sampler": descent(momentum=0.5)},
+    "monotone/halvings": lambda: {"sampler": descent(step_size=2.0), "halvings": 3},
     "monotone/langevin": lambda: {"sampler": langevin(step_scale=2.0)},
     "annealed": lambda: {"sampler": langevin(), "temperatures": [2.0, 1.0], "step_scales": [2.0, 1.0]},
     "annealed/one": lambda: {"sampler": descent(momentum=0.5), "step_scales": [0.5]},
@@ -250,6 +251,7 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "nce": lambda: {"noise": 2.0, "ratio": 2},
     "nce/energy": lambda: {"noise": ebm.build("energy", "gaussian", covariance=torch.tensor([2.0, 3.0], dtype=torch.float64))},
     "energy-discrepancy": lambda: {"samples": 4},
+    "in-turn": lambda: {"objectives": [objective("reconstruction/last"), objective("reconstruction/scale")], "steps": [3]},
     "infonce": lambda: {"source": 2.0, "proposals": 4},
     "weighted-sum": lambda: {"objectives": [objective("denoising-score-matching"), objective("reconstruction")]},
 }

@@ -14,6 +14,7 @@ def ebm_commands() -> dict[str, str]:
         "sample": "ebm.commands.sample:sample",
         "generate": "ebm.commands.generate:generate",
         "denoise": "ebm.commands.denoise:denoise",
+        "restore": "ebm.commands.restore:restore",
         "rollout": "ebm.commands.rollout:rollout",
         "lm-eval": "ebm.interop.lm_eval:lm_eval",
         "solve": "ebm.commands.solve:solve",

@@ -20,9 +20,20 @@ from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
+from ebm.samplers import Monotone
+from ebm.tasks.images.estimating import estimate_noise
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
-from ebm.tasks.images.tiling import Coding, Restored, count_tiles, patch_of, patch_scores, restore
+from ebm.tasks.images.noising import AdditiveNoise
+from ebm.tasks.images.shades import Shades
+from ebm.tasks.images.tiling import Coding, Restored, patch_scores
+from ebm.tasks.images.whole import count_parts, restore_picture
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
+from ebm.thinking import Thinker
+
+BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one is halved, at most
+BAND = 256  # rows that are handled together
+LOOKED_AT, LEAST = 2048, 6  # the side of the middle whose noise is estimated, and the least that can be
+OURS = {"pnginfo": {"Software": "ebm denoise"}}  # what a side file says of itself
 
 
 def denoise(
@@ -37,6 +48,8 @@ def denoise(
     stride: int | None = None,
     noise_step: int | None = None,
     noise_std: float | None = None,
+    sigma: float | None = None,
+    strength: float = 1.0,
     add_noise: int | None = None,
     map: bool | None = None,
     white: float | None = None,
@@ -56,13 +69,17 @@ def denoise(
         photos: pictures, as noisy as they are, and folders of them.
         out: the picture to write, or the folder for several, which keeps their names; by default
             the photo's name with -clean, in this folder.
-        steps: steps per landscape; by default the run's.
+        steps: steps per landscape; by default the run's. Where the noise is stronger than training's,
+            as many as its recipe's `thinking.enough` asks for, none of which raises the energy.
         candidates: starts that are tried for each tile, of which the energy chooses.
         patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles, at most; by default the task's.
-        noise_step: the schedule's step of the picture's noise; by default training's strongest.
+        noise_step: the schedule's step of the picture's noise. By default the noise is estimated, by a
+            run that was trained on additive noise of many strengths, or else training's strongest.
         noise_std: instead, the standard deviation of its noise, for pixels of -1 to 1.
+        sigma: instead, the standard deviation of its noise in grey levels of 255.
+        strength: what the noise's deviation is multiplied by: below 1, more detail and more noise stay.
         add_noise: take the picture as clean, and add the noise of this step.
         map: write the map (of an energy that knows its patches' energies); by default where one
             picture is denoised.
@@ -73,8 +90,9 @@ def denoise(
         seed: what every random draw is derived from.
 
     Returns:
-        The files that were written, and means over tiles: energy, steps, and forward passes; of
-        several photos, the picture that was written of each.
+        The files that were written; of additive noise, how much was taken off (in grey levels, and
+        whether it was estimated); means over tiles: energy, steps, and forward passes; of several
+        photos, the picture that was written of each, and its noise.
 
     Raises:
         ValueError: a photo cannot be read, or the run or the arguments do not fit.
@@ -88,23 +106,27 @@ def denoise(
         )
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: it is 1 to 100")
-    step, signal = _strength(task, noise_step, noise_std, add_noise)
+    said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
+    predictor = beyond = run.predictor(steps, candidates, patience, tolerance)
+    enough = run.recipe.get("thinking", {}).get("enough")
+    if (steps, patience) == (None, None) and enough is not None:
+        steady = Monotone(run.sampler, halvings=HALVINGS)
+        beyond = Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, enough=enough)
     restorer = _Restorer(
-        run.predictor(steps, candidates, patience, tolerance),
-        tile=task.tile,
-        stride=task.stride if stride is None else stride,
-        patch=patch_of(run.energy),
-        step=step,
-        signal=signal,
-        noised=task.schedule.noised if add_noise is not None else None,
-        channels=task.spec["channels"],
+        task,
+        predictor,
+        beyond=beyond,
+        said=said,
+        strength=strength,
+        added=add_noise,
+        stride=stride,
         scores=patch_scores(run.energy) if isinstance(run.energy, ScoresPatches) else None,
         passes=1 if patience is None else check_steps(run.sampler.steps if steps is None else steps)[1],
         device=run.device,
         batch_size=batch_size,
         seed=seed,
     )
-    count_tiles(1, 1, restorer.tile, restorer.stride, restorer.patch)  # says what is wrong
+    count_parts(task, predictor, 1, 1, stride)  # says what is wrong
     if len(photos) == 1 and not Path(photos[0]).is_dir():
         photo, target = _target(Path(photos[0]), out)
         if out is not None and Path(out).is_dir() and target.exists() and not overwrite and not target.samefile(photo):
@@ -187,10 +209,11 @@ def _one_by_one(restorer: _Restorer, targets: list[tuple[Path, Path]], **how: An
             failed.append(said)
         else:
             done[str(photo)] = written["picture"]
+            if "noise" in written:
+                done[f"noise of {photo}"] = written["noise"]
     if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(targets)} pictures could not be denoised, the other {len(done)} are written: {few_of(failed)}"
-        )
+        rest = f"the other {len(targets) - len(failed)} are written"
+        raise ValueError(f"{len(failed)} of {len(targets)} pictures could not be denoised, {rest}: {few_of(failed)}")
     return done
 
 
@@ -198,14 +221,13 @@ def _one_by_one(restorer: _Restorer, targets: list[tuple[Path, Path]], **how: An
 class _Restorer:
     """Denoises picture files by a predictor, each with all that belongs to it."""
 
+    task: Any
     predictor: Any
-    tile: int
-    stride: int
-    patch: int
-    step: int
-    signal: float  # what the schedule multiplies pictures by
-    noised: Callable[[Tensor, Tensor, Tensor], Tensor] | None  # where noise is added
-    channels: int
+    beyond: Any  # predicts where the noise is stronger than training's
+    said: tuple[float, float] | None  # the noise's deviation and the picture's signal; None: estimated
+    strength: float
+    added: int | None  # the step of noise that is added
+    stride: int | None
     scores: Callable[..., Tensor] | None
     passes: int
     device: torch.device
@@ -232,7 +254,7 @@ class _Restorer:
         numbers = [""] if file.count == 1 else [f"-{number}" for number in range(1, file.count + 1)]
         written: dict[str, Any] = {}
         names: dict[str, list[Path]] = {}
-        for kind, suffix, wanted in (("noisy", "noisy", self.noised is not None), ("map", "energy", drawn)):
+        for kind, suffix, wanted in (("noisy", "noisy", self.added is not None), ("map", "energy", drawn)):
             names[kind] = [out.with_name(f"{sides or out.stem}-{suffix}{number}.png") for number in numbers] if wanted else []
             written |= {f"{kind}{number}": name for number, name in zip(numbers, names[kind], strict=False)}
         for side in written.values():
@@ -243,19 +265,22 @@ class _Restorer:
         for said in (*known, *lost(file, out, file.first())):
             warnings.warn(f"{photo}: {said}", stacklevel=4)
         results: list[Restored] = []
+        steps: list[int] = []
 
         def restored() -> Iterator[Picture]:
             generator = stream(self.seed, "denoise", device=self.device)
             for number, picture in enumerate(file):
                 noisy = names["noisy"][number] if names["noisy"] else None
                 title = of and f"{of}{photo.name}"
-                found, pixels = self._picture(picture, generator, noisy, drawn, title)
+                found, pixels, step = self._picture(picture, generator, noisy, drawn, title)
                 if found.map is not None:
                     _write_map(found.map, names["map"][number])
                 results.append(found._replace(image=torch.empty(0), map=None))
+                steps.append(step)
                 yield picture.with_visible(pixels)
 
         write_pictures(out, restored(), like=file, quality=quality)
+        written |= self._noise(steps)
         means = {"energy per tile": "energy", "steps per tile": "steps", "forward passes": "evaluations"}
         for name, key in means.items():
             values = [getattr(found, key) for found in results]
@@ -265,84 +290,60 @@ class _Restorer:
 
     def _picture(
         self, picture: Picture, generator: torch.Generator, noisy: Path | None, drawn: bool, title: str
-    ) -> tuple[Restored, np.ndarray]:
-        """Denoises a picture: what restoring found, and the pixels (H, W, C)."""
-        shades = _Shades(picture, self.channels, self.signal, self.device)
+    ) -> tuple[Restored, np.ndarray, int]:
+        """Denoises a picture: what restoring found, the pixels (H, W, C), and the step of its noise."""
+        shades = Shades(picture, self.task.spec["channels"], self.device)
         held: Tensor = torch.from_numpy(picture.visible()).movedim(-1, 0)
+        scaled: Callable[[Tensor], Tensor] = shades.scaled
         if noisy is not None:
-            held = self._noised(held, shades, generator)
+            held, scaled = self._noised(held, shades, generator), lambda y: y.to(self.device, torch.float32)
             pixels = torch.cat([shades.encode(rows.float()) for rows in held.split(BAND, 1)], 1).movedim(0, -1).numpy()
             write_pictures(noisy, [replace(picture, pixels=pixels, texts=OURS)])
+        std, signal = (_estimated(held, scaled), 1.0) if self.said is None else self.said
+        step, factor = _step(self.task, std * self.strength, signal)
+        predictor = self.beyond if step > self.task.noise_step[1] else self.predictor
         height, width = held.shape[1:]
-        total = count_tiles(height, width, self.tile, self.stride, self.patch) * self.passes  # at most
+        total = count_parts(self.task, predictor, height, width, self.stride) * self.passes  # at most
         with tqdm(total=total, unit="tile", desc=title or None, disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
-            found = restore(
-                self.predictor,
+            found = restore_picture(
+                self.task,
+                predictor,
                 held,
-                tile=self.tile,
+                step,
                 stride=self.stride,
-                patch=self.patch,
-                step=self.step,
                 batch_size=self.batch_size,
                 scores=self.scores if drawn else None,
                 generator=generator,
                 advance=bar.update,
-                coding=Coding(shades.decode if noisy is None else shades.expand, shades.encode),
+                coding=Coding(lambda tiles: shades.expand(scaled(tiles) * factor), shades.encode),
             )
-        return found, found.image.movedim(0, -1).numpy()
+        return found, found.image.movedim(0, -1).numpy(), step
 
-    def _noised(self, held: Tensor, shades: _Shades, generator: torch.Generator) -> Tensor:
+    def _noised(self, held: Tensor, shades: Shades, generator: torch.Generator) -> Tensor:
         """Adds noise to a picture; what has one shade has one noise. In half precision."""
-        assert self.noised is not None
-        found, step = [], torch.tensor([self.step], device=self.device)
+        assert self.added is not None
+        found, step = [], torch.tensor([self.added], device=self.device)
         for rows in held.split(BAND, 1):
             clean = shades.scaled(rows[None])
-            found.append(self.noised(clean, step, randn_like(clean, generator))[0].half().cpu())
+            found.append(self.task.schedule.noised(clean, step, randn_like(clean, generator))[0].half().cpu())
         return torch.cat(found, 1)
 
+    def _noise(self, steps: Sequence[int]) -> dict[str, str]:
+        """Says how much additive noise was taken off pictures whose noise had these steps."""
+        if not isinstance(self.task.schedule, AdditiveNoise):
+            return {}
+        low, high = (127.5 * self.task.schedule.std[step].item() for step in (min(steps), max(steps)))
+        span = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
+        return {"noise": f"{span} of 255" + (", estimated" if self.said is None else "")}
 
-BAND = 256  # rows that are handled together
-OURS = {"pnginfo": {"Software": "ebm denoise"}}  # what a side file says of itself
-GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue (ITU-R BT.601), as Pillow has them
 
-
-class _Shades:
-    """How a picture's numbers become what a model sees, and back: greys stay grey."""
-
-    def __init__(self, picture: Picture, channels: int, signal: float, device: torch.device) -> None:
-        self.white, self.channels, self.signal, self.device = picture.white, channels, signal, device
-        self.dtype = torch.from_numpy(picture.pixels[:0].copy()).dtype
-        self.own, self.low, self.high = picture.pixels.shape[-1], 0.0, min(picture.white, picture.full)
-        if self.dtype.is_floating_point:  # whose file may go beyond
-            self.low, self.high = min(0.0, float(picture.pixels.min())), max(picture.white, float(picture.pixels.max()))
-        self.grey = self.own == 1 or picture.is_grey()
-
-    def scaled(self, held: Tensor) -> Tensor:
-        """Maps pixels (n, C, H, W) to [-1, 1]: one channel of greys, or the model's."""
-        y = held[:, :1] if self.grey else held
-        y = y.to(self.device, torch.float32).mul_(2 / self.white).sub_(1)
-        if not self.grey and self.channels == 1:
-            y = torch.einsum("nchw,c->nhw", y, y.new_tensor(GREY))[:, None]
-        return y
-
-    def expand(self, y: Tensor) -> Tensor:
-        """Gives a model as many channels as it takes."""
-        return y.to(self.device, torch.float32).expand(-1, self.channels, -1, -1)
-
-    def decode(self, held: Tensor) -> Tensor:
-        """Maps pixels (n, C, H, W) to what a model sees."""
-        return self.expand(self.scaled(held).mul_(self.signal))
-
-    def encode(self, y: Tensor) -> Tensor:
-        """Maps what a model says (C, rows, W) to pixels; what lies outside is cut off."""
-        if self.grey:
-            y = y.mean(0, keepdim=True)
-        if self.grey and self.channels > 1:
-            y = y.expand(self.own, -1, -1)
-        if not bool(y.isfinite().all()):
-            raise FloatingPointError("the restored picture is not finite: fewer --steps, or another run")
-        y = y.add(1).mul_(self.white / 2).clamp_(self.low, self.high).cpu()
-        return y if self.dtype.is_floating_point else y.round_().to(self.dtype)
+def _estimated(held: Tensor, scaled: Callable[[Tensor], Tensor]) -> float:
+    """Estimates the noise of a picture (C, H, W) from its middle."""
+    height, width = held.shape[1:]
+    top, left = (max(0, (size - LOOKED_AT) // 2) for size in (height, width))
+    if min(height, width) < LEAST:
+        raise ValueError(f"a picture of {width} x {height} is too small to estimate its noise: say it by --sigma")
+    return estimate_noise(scaled(held[None, :, top : top + LOOKED_AT, left : left + LOOKED_AT])[0])
 
 
 def _is_ours(side: Path) -> bool:
@@ -356,22 +357,37 @@ def _is_ours(side: Path) -> bool:
         return False
 
 
-def _strength(task: Tiled, noise_step: int | None, noise_std: float | None, add_noise: int | None) -> tuple[int, float]:
-    """Finds the step of the picture's noise, and what the schedule multiplies pictures by."""
-    given = {"noise_step": noise_step, "noise_std": noise_std, "add_noise": add_noise}
-    if sum(value is not None for value in given.values()) > 1:
-        shown = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, float] | None:
+    """Finds the deviation of the picture's noise beside a signal of 1, in pixels of -1 to 1, and the
+    picture's own signal; None where the noise is to be estimated."""
+    known = {name: value for name, value in given.items() if value is not None}
+    if len(known) > 1:
+        shown = ", ".join(f"{name}={value}" for name, value in known.items())
         raise ValueError(f"{shown}: each says how strong the noise is, so pass one of them")
+    if not 0 < strength < math.inf:
+        raise ValueError(f"strength={strength}: pass a positive number, 1 for the noise as it is")
+    if not known and isinstance(task.schedule, AdditiveNoise) and task.noise_step[0] < task.noise_step[1]:
+        return None
+    name, value = next(iter(known.items()), ("noise_step", task.noise_step[1]))
+    if name in ("noise_step", "add_noise"):
+        if not 0 <= value < task.schedule.steps:
+            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {task.schedule.steps - 1}")
+        signal = task.schedule.signal[value].item()
+        return task.schedule.std[value].item() / signal, signal
+    if not value > 0:
+        raise ValueError(
+            f"{name}={value}: pass a positive number, in {'grey levels' if name == 'sigma' else 'pixels of -1 to 1'}"
+        )
+    return (value / 127.5 if name == "sigma" else value), 1.0
+
+
+def _step(task: Tiled, std: float, signal: float) -> tuple[int, float]:
+    """Finds the step of noise of a deviation, and what a picture of that signal is multiplied by."""
     schedule = task.schedule
-    if noise_std is not None:
-        if not noise_std > 0:
-            raise ValueError(f"noise_std={noise_std}: pass a positive number, in pixels of -1 to 1")
-        step = schedule.step_of(noise_std / math.hypot(1, noise_std))  # signal² + std² = 1
-        return step, schedule.signal[step].item()
-    for name, value in (("noise_step", noise_step), ("add_noise", add_noise)):
-        if value is not None and not 0 <= value < schedule.steps:
-            raise ValueError(f"{name}={value}: the schedule's steps are 0 to {schedule.steps - 1}")
-    return next(value for value in (noise_step, add_noise, task.noise_step[1]) if value is not None), 1.0
+    if isinstance(schedule, AdditiveNoise):
+        return schedule.step_of(min(std, schedule.std[-1].item())), 1.0
+    step = schedule.step_of(std / math.hypot(1, std))  # signal² + std² = 1
+    return step, schedule.signal[step].item() / signal
 
 
 def _write_map(values: Tensor, path: Path) -> None:

@@ -100,6 +100,14 @@ class Advances(Protocol):
 
 
 @runtime_checkable
+class Solves(Protocol):
+    """An energy that a step can be solved for: `ProximalGradient` asks for it."""
+
+    def prox(self, y: Tensor, step: Any) -> Tensor:
+        """Finds argmin_z |z − y|²/2 + step E(z) for y (*chains, *event); step is a number, or (*chains,)."""
+
+
+@runtime_checkable
 class ScoresPositions(Protocol):
     """An energy of whole answers that knows each position's share."""
 

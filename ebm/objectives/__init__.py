@@ -10,6 +10,7 @@ from ebm.objectives.energy_discrepancy import EnergyDiscrepancy
 from ebm.objectives.energy_matching import EnergyMatching
 from ebm.objectives.equilibrium_matching import EquilibriumMatching
 from ebm.objectives.improved_contrastive import ImprovedContrastiveDivergence
+from ebm.objectives.in_turn import InTurn
 from ebm.objectives.infonce import InfoNCE
 from ebm.objectives.nce import NoiseContrastiveEstimation
 from ebm.objectives.next_symbol import NextSymbol
@@ -27,6 +28,7 @@ __all__ = [
     "EnergyMatching",
     "EquilibriumMatching",
     "ImprovedContrastiveDivergence",
+    "InTurn",
     "InfoNCE",
     "JointLikelihood",
     "NextSymbol",

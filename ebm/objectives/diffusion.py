@@ -42,6 +42,8 @@ class Diffusion(Objective):
         self.steps, self.vlb = steps, vlb
 
     def forward(self, energy: Any, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
+        if hasattr(batch.context, "std"):
+            raise ValueError("the task's noise is additive, diffusion's is its schedule's: leave the task's sigma out")
         if not hasattr(energy, "noise_and_variance"):
             raise ValueError(f"{type(energy).__name__} has no noise_and_variance(y, step): diffusion trains a DiT")
         if start is not None:

@@ -44,5 +44,6 @@ def ebm_energies() -> dict[str, str]:
         "residual-frame-ebt": "ebm.energies.ebt.frames:ResidualFrameEBT",
         "image-ebt": "ebm.energies.ebt.bidirectional:ImageEBT",
         "residual-image-ebt": "ebm.energies.ebt.bidirectional:ResidualImageEBT",
+        "gradient-step-unet": "ebm.energies.restoration.gradient_step:GradientStepUNet",
         "belief-ebt": "ebm.energies.ebt.belief:BeliefEBT",
     }

@@ -18,6 +18,7 @@ def ebm_objectives() -> dict[str, str]:
         "equilibrium-matching": "ebm.objectives.equilibrium_matching:EquilibriumMatching",
         "energy-discrepancy": "ebm.objectives.energy_discrepancy:EnergyDiscrepancy",
         "improved-contrastive-divergence": "ebm.objectives.improved_contrastive:ImprovedContrastiveDivergence",
+        "in-turn": "ebm.objectives.in_turn:InTurn",
         "infonce": "ebm.objectives.infonce:InfoNCE",
         "joint": "ebm.objectives.classification:JointLikelihood",
         "nce": "ebm.objectives.nce:NoiseContrastiveEstimation",

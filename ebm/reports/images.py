@@ -20,8 +20,8 @@ from ebm.reports.section import Section
 from ebm.runs.run import Run
 from ebm.studies.thinking import read_findings
 from ebm.tasks.images.corruptions import CORRUPTIONS
-from ebm.tasks.images.noising import Noisy
-from ebm.tasks.images.tiling import Restored, patch_scores, restore
+from ebm.tasks.images.tiling import Restored, patch_scores
+from ebm.tasks.images.whole import restore_picture
 from ebm.thinking import Thinker
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SHOWN, PHOTOGRAPHS = 128, 3  # pixels a side of what is shown of a photograph, and how many are
 LONGEST, PASSES = 8, 10  # thinking steps that are followed, and passes that a diffusion model takes at most
+OF_NOISE = ("step-", "sigma-")  # how the splits of other noise begin
 OTHER_STEP = 199  # the other noise that is shown where a recipe studies none
 TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -62,12 +63,12 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
 
 def _other_split(run: Run, task: Any) -> str:
     studied = run.recipe.get("thinking", {}).get("splits", ())
-    return next((split for split in studied if split.startswith("step-")), f"step-{min(OTHER_STEP, task.schedule.steps - 1)}")
+    return next((split for split in studied if split.startswith(OF_NOISE)), f"step-{min(OTHER_STEP, task.schedule.steps - 1)}")
 
 
 def _views(run: Run, task: Any, split: str) -> list[View]:
     side, views = max(SHOWN, task.tile), []
-    for _, clean, (seen, step) in task.held_out(split, PHOTOGRAPHS):
+    for _, clean, (seen, step, *_) in task.held_out(split, PHOTOGRAPHS):
         top, left = ((size - min(size, side)) // 2 for size in clean.shape[1:])
         clean, noisy = (image[:, top : top + side, left : left + side].to(run.device) for image in (clean, seen[0]))
         views.append(View(clean, noisy, int(step)))
@@ -82,15 +83,15 @@ def _batch(task: Any, views: Sequence[View], every: int = 1) -> Batch:
         return rearrange(image[:, :height, :width], "c (h p) (w q) -> (h w) c p q", p=task.tile, q=task.tile)[::every]
 
     clean, noisy = torch.cat([tiles(view.clean) for view in views]), torch.cat([tiles(view.noisy) for view in views])
-    return Batch(clean, Noisy(noisy, torch.full((len(noisy),), views[0].step, device=noisy.device)))
+    return Batch(clean, task.schedule.seen(noisy, torch.full((len(noisy),), views[0].step, device=noisy.device)))
 
 
 def _restore(task: Any, predictor: Any, view: View, seed: int, **options: Any) -> Restored:
     """Restores a view; where more steps than in training diverge, the picture is NaN."""
     generator = stream(seed, "restored", device=view.noisy.device)
-    where: dict[str, Any] = {"tile": task.tile, "stride": max(1, 3 * task.tile // 4), "step": view.step}
+    where: dict[str, Any] = {"step": view.step, "stride": max(1, 3 * task.tile // 4)}
     try:
-        return restore(predictor, view.noisy, **where, generator=generator, **options)
+        return restore_picture(task, predictor, view.noisy, **where, generator=generator, **options)
     except FloatingPointError:
         blank = torch.full_like(view.noisy, math.nan)
         return Restored(blank, None, 0, math.nan, blank[0])
@@ -125,7 +126,7 @@ def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, s
                 axes.set_title(title if number in (0, len(usual)) else "")
                 axes.set_xlabel("" if title == "clean" else f"{_psnr(image, view.clean):.2f} dB")
             std = task.schedule.std[view.step].item()
-            line[0].set_ylabel(f"{'trained' if number < len(usual) else 'other'} noise, std {std:.2f}")
+            line[0].set_ylabel(f"{_known(task, std)} noise, std {std:.2f}")
     return Section(
         "Denoised photographs",
         "The middle of held-out photographs, and the first once more at another noise, where each "
@@ -146,7 +147,7 @@ def _restored(
     columns.append(("after 1 step", _restore(task, Thinker(run.energy, run.sampler, steps=1), view, seed).image))
     if adaptive:
         how = run.recipe.get("thinking", {})
-        stops = {"patience": how.get("patience") or 1, "tolerance": how.get("tolerance", 0.0)}
+        stops = {"patience": how.get("patience") or 1, "tolerance": how.get("tolerance", 0.0), "enough": how.get("enough")}
         stopping = Thinker(run.energy, run.sampler, steps=max(more, *how.get("steps", ()), LONGEST), **stops)
         thought = _restore(task, stopping, view, seed)
         columns.append((f"adaptive, {thought.steps:.1f} steps", thought.image))
@@ -164,7 +165,7 @@ def _affordable(predictor: Any) -> Any:
 
 
 def _findings_pictures(run: Run, task: Any, found: Found, splits: Sequence[str]) -> list[Section]:
-    gaussian = [split for split in splits if split == "test" or split.startswith("step-")]
+    gaussian = [split for split in splits if split == "test" or split.startswith(OF_NOISE)]
     if not any(_curve(found, "run", split) for split in gaussian):
         return []
     drawn = [_passes_picture(run, task, found, gaussian[:2])]
@@ -187,8 +188,17 @@ def _rivals(found: Found) -> list[str]:
 
 
 def _std(task: Any, split: str) -> float:
-    step = task.noise_step[1] if split == "test" else int(split.removeprefix("step-"))
+    kind, _, number = split.partition("-")
+    if kind == "sigma":
+        return float(number) / 127.5
+    step = getattr(task, "judged_step", task.noise_step[1]) if split == "test" else int(number)
     return task.schedule.std[step].item()
+
+
+def _known(task: Any, std: float) -> str:
+    """Tells whether noise of a deviation was trained on."""
+    low, high = (task.schedule.std[step].item() for step in task.noise_step)
+    return "trained" if low <= std <= high else "other"
 
 
 def _passes_picture(run: Run, task: Any, found: Found, splits: Sequence[str]) -> Section:
@@ -215,8 +225,10 @@ def _passes_picture(run: Run, task: Any, found: Found, splits: Sequence[str]) ->
             axes.set(xscale="log", xlim=(0.8, 1.25 * most), xlabel="forward passes of a tile")
             axes.set_xticks([tick for tick in TICKS if tick <= most], [str(tick) for tick in TICKS if tick <= most])
             axes.set_xticks([], minor=True)
-            kind = "trained" if split == "test" else "other"
-            axes.set_title(f"PSNR (dB) at the {kind} noise, std {_std(task, split):.2f}")
+            std = _std(task, split)
+            axes.set_title(
+                f"PSNR (dB) at {'the' * (split == 'test')} {_known(task, std)} noise, std {std:.2f}".replace("  ", " ")
+            )
             _name(axes, names)
     return Section(
         "What a forward pass buys",

@@ -56,18 +56,23 @@ class Run:
         return self.energy if isinstance(self.energy, FeedForward) else Thinker(self.energy, self.sampler)
 
     def predictor(
-        self, steps: int | None = None, candidates: int = 1, patience: int | None = None, tolerance: float = 0.0
+        self,
+        steps: int | None = None,
+        candidates: int = 1,
+        patience: int | None = None,
+        tolerance: float = 0.0,
+        enough: float | None = None,
     ) -> Any:
-        """Makes the predictor that thinks as asked; `tolerance` counts with patience only.
+        """Makes the predictor that thinks as asked, as `think` says; `tolerance` counts with patience only.
 
         Raises:
             ValueError: the energy is feed-forward, and is asked to think.
         """
         predictor = self.thinker
         if isinstance(predictor, Thinker):
-            how: dict[str, Any] = {"patience": patience, "tolerance": 0.0 if patience is None else tolerance}
+            how: dict[str, Any] = {"patience": patience, "tolerance": 0.0 if patience is None else tolerance, "enough": enough}
             return Thinker(self.energy, self.sampler, steps=steps, candidates=candidates, **how)
-        if (steps, candidates, patience) != (None, 1, None):
+        if (steps, candidates, patience, enough) != (None, 1, None, None):
             raise ValueError(
                 f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and "
                 f"has nothing to think about, so leave them out"

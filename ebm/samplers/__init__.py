@@ -22,6 +22,7 @@ from ebm.samplers.monotone import Monotone
 from ebm.samplers.nuts import NUTS
 from ebm.samplers.preconditioned import PreconditionedLangevin, RMSpropLangevin
 from ebm.samplers.predictor_corrector import PredictorCorrector
+from ebm.samplers.proximal import ProximalGradient
 from ebm.samplers.random_walk import RandomWalk
 from ebm.samplers.recovery import Recovery
 from ebm.samplers.replay import ReplayAugmented
@@ -58,6 +59,7 @@ __all__ = [
     "Polynomial",
     "PreconditionedLangevin",
     "PredictorCorrector",
+    "ProximalGradient",
     "RMSpropLangevin",
     "RandomWalk",
     "Recovery",

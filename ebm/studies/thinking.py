@@ -33,6 +33,7 @@ def thinking(
     searches: Sequence[str] = (),
     search_passes: int = 512,
     residual: float | None = None,
+    enough: float | None = None,
     seed: int | None = None,
 ) -> list[Finding]:
     """Judges a run at several amounts of thinking, on the same examples as its baseline.
@@ -53,6 +54,7 @@ def thinking(
         searches: there, also ways of searching: "fresh", "hop" and "cool", on the last split.
         search_passes: forward passes that a way of searching spends on a problem, in all.
         residual: there, also judge chains that stop once a step moves them by less.
+        enough: elsewhere, the adaptive ones also stop once their energy is this low, as `think` says.
         seed: what every draw is derived from; the run's by default.
     """
     found: list[Finding] = []
@@ -97,7 +99,8 @@ def thinking(
             judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
         if patience is not None:
             longest = max(*steps, own)
-            stopping = Thinker(run.energy, run.sampler, steps=longest, patience=patience, tolerance=tolerance)
+            stops = {"patience": patience, "tolerance": tolerance, "enough": enough}
+            stopping = Thinker(run.energy, run.sampler, steps=longest, **stops)  # type: ignore[arg-type]
             judge("run", stopping, split, longest, 1, "_adaptive")
     for count in sorted(set(candidates) - {1}):
         judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -90,7 +91,12 @@ def choice_of(select: Select) -> Choice:
 
 
 def check_choices(
-    candidates: int, select: Select, patience: int | None, tolerance: float = 0.0, residual: float | None = None
+    candidates: int,
+    select: Select,
+    patience: int | None,
+    tolerance: float = 0.0,
+    residual: float | None = None,
+    enough: float | None = None,
 ) -> None:
     """Raises ValueError for choices of thinking that cannot work."""
     if candidates < 1:
@@ -102,6 +108,8 @@ def check_choices(
         raise ValueError(f"tolerance={tolerance}, patience={patience}: pass a share in [0, 1), and the patience that it is for")
     if residual is not None and not residual > 0:
         raise ValueError(f"residual={residual}: pass a positive distance, or None")
+    if enough is not None and not math.isfinite(enough):
+        raise ValueError(f"enough={enough}: pass a finite energy of a number, or None")
 
 
 def pick(chosen: Tensor, values: Tensor) -> Tensor:

@@ -9,14 +9,23 @@ from ebm.interfaces import left
 
 
 class Stopping:
-    """Freezes chains once their energy fell no further, or once a step hardly moved them.
+    """Freezes chains once their energy fell no further, or is low enough, or a step hardly moved them.
 
     Where energies decide (patience), a chain keeps its lowest state; where residuals alone do, its
     last.
     """
 
-    def __init__(self, patience: int | None, tolerance: float, residual: float | None, energy: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        patience: int | None,
+        tolerance: float,
+        residual: float | None,
+        energy: Tensor,
+        y: Tensor,
+        enough: float | None = None,
+    ) -> None:
         self.patience, self.tolerance, self.residual = patience, tolerance, residual
+        self.enough = None if enough is None else enough * (y.numel() // max(energy.numel(), 1))
         self.energy, self.y = torch.full_like(energy, float("inf")), y
         self.waited = torch.zeros_like(energy, dtype=torch.long)
         self.taken = torch.zeros_like(self.waited)
@@ -41,6 +50,8 @@ class Stopping:
             self.stopped = self.stopped | (self.waited >= self.patience)
         if self.residual is not None and moved is not None:
             self.stopped = self.stopped | (moved < self.residual)
+        if self.enough is not None and taken > 0:
+            self.stopped = self.stopped | (energy <= self.enough)
         return torch.where(self.stopped, self.energy, energy)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 import ebm
 from ebm import cli
 from ebm.commands.denoise import denoise
+from ebm.energies import GradientStepUNet
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
@@ -569,6 +570,7 @@ def test_a_picture_that_is_not_finite_is_never_written(run, photo):
 TWELVE_MEGAPIXELS = """
 import sys
 from pathlib import Path
+from ebm.energies import GradientStepUNet
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.commands.denoise import denoise
 from ebm.runs.run import Run
@@ -640,3 +642,90 @@ def test_a_hundred_megapixels_need_less_than_four_gigabytes(tmp_path):
     assert 200e6 < peak < 4e9, peak
     assert open_pictures(out).first().pixels.shape == (10_000, 10_000, 3)
     assert out.with_name("out-energy.png").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- additive noise
+
+
+class Telling:
+    """Predicts what it sees, and notes which noise it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[float] = []
+
+    def predict(self, batch, start, *, generator=None):
+        self.told.append(batch.context.std.item() * 127.5)
+        return Prediction(start, None, 1)
+
+
+@pytest.fixture
+def telling(monkeypatch, tmp_path) -> tuple[Run, Telling]:
+    told = Telling()
+    monkeypatch.setattr(Telling, "any_size", True, raising=False)
+    monkeypatch.setattr(Run, "predictor", lambda self, *how: told)
+    task = Denoising(channels=1, tile=TILE, tiles=8, crop=32, sigma=(0, 55))
+    return Run(tmp_path / "run", {}, nn.Identity(), sampler(), None, task, {}), told
+
+
+def noisy(path: Path, sigma: float) -> Path:
+    rows, columns = np.mgrid[:120, :160]
+    grey = 128 + 30 * np.sin(rows / 20) * np.cos(columns / 30) + sigma * np.random.default_rng(0).normal(size=rows.shape)
+    Image.fromarray(grey.round().clip(0, 255).astype("uint8")).save(path)
+    return path
+
+
+@pytest.mark.parametrize("sigma", [6, 15, 40])
+def test_noise_that_nobody_says_is_estimated_and_said(telling, tmp_path, sigma):
+    run, told = telling
+    found = denoise(run, noisy(tmp_path / "noisy.png", sigma))
+    assert told.told[0] == pytest.approx(sigma, rel=0.15)
+    assert found["noise"] == f"{told.told[0]:.1f} of 255, estimated"
+
+
+@pytest.mark.parametrize(
+    ("said", "sigma"),
+    [
+        ({"sigma": 12.5}, 12.5),
+        ({"sigma": 20, "strength": 0.5}, 10),
+        ({"noise_std": 0.2}, 25.5),
+        ({"noise_step": 70}, 7),
+        ({"add_noise": 250}, 25),
+        ({"sigma": 200, "strength": 3.0}, 255),
+    ],
+)
+def test_noise_that_is_said_counts(telling, tmp_path, said, sigma):
+    run, told = telling
+    found = denoise(run, noisy(tmp_path / "noisy.png", 5), **said)
+    assert told.told == [pytest.approx(sigma, abs=0.05)]
+    assert "estimated" not in found["noise"]
+    if "add_noise" in said:
+        seen = np.array(Image.open(found["noisy"]), dtype=float) - np.array(Image.open(tmp_path / "noisy.png"), dtype=float)
+        assert seen.std() == pytest.approx(25, rel=0.05)
+
+
+def test_sigma_and_strength_reach_a_diffusion_s_schedule_too(run, photo):
+    by_std, by_sigma = (denoise(run, photo, out=f"{n}.png", **how) for n, how in enumerate(({"noise_std": 0.4}, {"sigma": 51})))
+    assert by_std["picture"].read_bytes() == by_sigma["picture"].read_bytes()
+    halved = denoise(run, photo, out="2.png", sigma=102, strength=0.5)
+    assert halved["picture"].read_bytes() == by_sigma["picture"].read_bytes()
+    with pytest.raises(ValueError, match="strength=0: pass a positive number"):
+        denoise(run, photo, out="3.png", strength=0)
+    with pytest.raises(ValueError, match=r"noise_std=0.3, sigma=5: each says how strong"):
+        denoise(run, photo, out="3.png", sigma=5, noise_std=0.3)
+    with pytest.raises(ValueError, match="sigma=-1: pass a positive number, in grey levels"):
+        denoise(run, photo, out="3.png", sigma=-1)
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(30, 1), (55, 1), (80, 8)])
+def test_noise_beyond_training_s_is_thought_about_until_enough_is_taken_off(telling, tmp_path, monkeypatch, sigma, steps):
+    run, _ = telling
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    run.energy, run.sampler = GradientStepUNet(1, (4, 4), (1, 1)), GradientDescent(1.0)
+    run.recipe = {"thinking": {"enough": 1e-9}}  # never enough
+    found = denoise(run, noisy(tmp_path / "noisy.png", sigma), sigma=sigma)
+    assert found["steps per tile"] == steps
+    run.recipe = {"thinking": {"enough": 1e9}}
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma)["steps per tile"] == 1
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, steps=3)["steps per tile"] == 3

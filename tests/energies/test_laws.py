@@ -28,6 +28,7 @@ from ebm.energies import (
     Funnel,
     Gaussian,
     GaussianMixture,
+    GradientStepUNet,
     Hopfield,
     ImageEBT,
     ItemResponse,
@@ -89,6 +90,23 @@ class Beside(Energy):
 
     def encode(self, context=None, level=-1):
         return self.energy.encode(Noisy(self.image, torch.tensor([99])))[0]
+
+    def extend(self, code, context):
+        return code
+
+    def forward(self, y, code=None):
+        return self.energy(y, self.encode() if code is None else code)
+
+
+class Told(Energy):
+    """Scores y at noise of 0.3, whatever the context."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def encode(self, context=None, level=-1):
+        return self.energy.encode(0.3)
 
     def extend(self, code, context):
         return code
@@ -163,6 +181,8 @@ ENERGIES = {
     "joint-conv": (lambda: joint_conv(1, 8, width=2, classes=3), (1, 8, 8)),
     "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "residual-image-ebt": (lambda: stirred(ResidualImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
+    "gradient-step-unet": (lambda: Told(GradientStepUNet(1, (4, 6), (1, 1))), (1, 5, 6)),
+    "gradient-step-unet-blind": (lambda: GradientStepUNet(2, (4,), (2,), blind=True), (2, 4, 3)),
     "dit": (lambda: stirred(Beside(DiT((4, 6), 2, 2, dim=8, depth=1, heads=2))), (2, 4, 6)),
     "frame-ebt": (lambda: stirred(After(FrameEBT(3, dim=8, depth=2, heads=2))), (3,)),
     "residual-frame-ebt": (lambda: stirred(After(ResidualFrameEBT(3, dim=8, depth=2, heads=2))), (3,)),

@@ -101,3 +101,27 @@ def test_a_new_landscape_is_compared_with_itself():
     path = list(moving.trajectory([quadratic, lambda y: quadratic(y) + 100], y))
     assert all(bool(info.accepted.all()) for _, info in path)
     close(path[3][1].energy, quadratic(path[2][0].y) + 100)
+
+
+@laws
+@given(size=st.floats(0.01, 30.0), seed=seeds, name=st.sampled_from(sorted(PROBLEMS)), momentum=st.sampled_from([0.0, 0.7]))
+def test_halved_steps_are_the_longest_that_lower_the_energy(size, seed, name, momentum):
+    energy, y = PROBLEMS[name].energy, PROBLEMS[name].sample(5, seeded(seed))
+    descent = GradientDescent(size, steps=1, momentum=momentum)
+    found = Monotone(descent, halvings=6).sample(energy, y)
+    whole = descent.sample(energy, y)
+    for start, end, got in zip(y, whole, found, strict=True):
+        tried = [start + (end - start) / 2**k for k in range(7)]
+        expected = next((row for row in tried if bool(energy(row[None]) < energy(start[None]))), start)
+        close(got, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_step_beyond_the_finite_numbers_is_halved_too():
+    def walled(y):
+        return torch.where(y.abs() < 1, y.square(), torch.inf).sum(-1)
+
+    y = torch.full((1, 1), 0.9, dtype=torch.float64)
+    assert torch.equal(Monotone(GradientDescent(2.0, steps=1)).sample(walled, y), y)
+    close(Monotone(GradientDescent(2.0, steps=1), halvings=2).sample(walled, y), y - 0.9)
+    with pytest.raises(ValueError, match="halvings=-1: pass how often"):
+        Monotone(GradientDescent(0.1), halvings=-1)

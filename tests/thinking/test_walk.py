@@ -11,7 +11,7 @@ from ebm import Thinker, think
 from ebm.energies import BeliefEBT
 from ebm.interfaces import Batch, Energy
 from ebm.samplers import GradientDescent, LangevinDynamics, MirrorDescent, SteinVariational
-from tests.helpers import close, laws, normal, seeded, seeds
+from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
 
 class Pulled(Energy):
@@ -111,3 +111,23 @@ def test_hidden_units_and_contexts_are_cut_along():
     assert int(thought.steps.max()) <= 80
     with pytest.raises(ValueError, match="residual=0"):
         think(energy, moving, context, start, candidates=2, residual=0.0)
+
+
+@laws
+@given(seed=seeds, enough=st.floats(0.001, 0.5), candidates=st.integers(1, 2))
+def test_a_chain_stops_after_the_step_that_leaves_little_enough_energy(seed, enough, candidates):
+    """E = |y|²/2 over three numbers falls to a quarter with every step: the loop counts them."""
+    start = 2 * normal(candidates, 4, 3, seed=seed)
+    thought = think(quadratic, GradientDescent(0.5, steps=6), start=start, candidates=candidates, enough=enough)
+    ends = []
+    for y in start:
+        taken = torch.ones(4, dtype=torch.long)
+        for count in range(1, 6):
+            taken += (quadratic(y / 2**count) > 3 * enough) & (taken == count)
+        ends.append((taken, y / 2.0 ** taken[:, None]))
+    chosen = torch.stack([quadratic(end) for _, end in ends]).argmin(0)
+    rows = torch.arange(4)
+    assert torch.equal(thought.steps, torch.stack([taken for taken, _ in ends])[chosen, rows])
+    close(thought.y, torch.stack([end for _, end in ends])[chosen, rows])
+    with pytest.raises(ValueError, match="enough=nan: pass a finite energy"):
+        think(quadratic, GradientDescent(0.5), start=start, candidates=candidates, enough=float("nan"))

@@ -21,14 +21,17 @@ from ebm.interfaces import Batch, Prediction, Predictor, Task
 from ebm.interfaces.task import check_limit
 from ebm.randomness import randn_like, stream
 from ebm.tasks.images.corruptions import CORRUPTIONS
-from ebm.tasks.images.noising import NoiseSchedule, Noisy
+from ebm.tasks.images.noising import TENTHS, AdditivelyNoisy, AdditiveNoise, NoiseSchedule, Noisy
 from ebm.tasks.images.photographs import Photograph, photographs
-from ebm.tasks.images.tiling import Restored, patch_of, restore
+from ebm.tasks.images.tiling import Restored
+from ebm.tasks.images.whole import restore_picture
 from ebm.tasks.rows import LOSSES, SPLITS, RowsOf, digest_of, errors, loader_of
 from ebm.thinking import Considered
 from ebm.words import nearest
 
+EXAMPLES = 16  # photographs that classical denoisers are tuned on, at most
 WINDOW = 11  # pixels a side that the structural similarity needs
+LOG, LEAST = "log-squared", 6e-6  # a loss, and what is added to the error in it: 58 dB, beyond which nobody sees
 DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (2), transposition, noise step
 
 
@@ -44,14 +47,16 @@ class Denoiser(Protocol):
 class Denoising(Task):
     """Photographs to denoise: targets are clean tiles (B, C, tile, tile), contexts `Noisy`.
 
-    Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, and chains start at the noisy tile.
+    Pixels lie in [-1, 1], noise is that of `NoiseSchedule`, or with `sigma` of `AdditiveNoise`, and
+    chains start at the noisy tile.
     Training tile i and its noise are a function of the loader's seed and i: cut at random from a
     photograph, whose chance grows as the root of its area, flipped and transposed.
 
-    Held-out splits are "validation" and "test" at the training noise (the upper end of a range).
-    The test photographs have further splits: "step-N", with the noise of step N; and
-    "salt-and-pepper", "speckle" and "jpeg", whose context gives the step of the training noise,
-    because no step describes them. Noise depends on `seed`, split and the photograph's name.
+    Held-out splits are "validation" and "test" at the training noise (the upper end of a range, or
+    `judged_sigma`). The test photographs have further splits: "step-N", with the noise of step N,
+    or "sigma-N" with additive noise of N grey levels; and "salt-and-pepper", "speckle" and "jpeg",
+    whose context gives the step of the training noise, because no step describes them. Noise
+    depends on `seed`, split and the photograph's name.
 
     Arguments:
         source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as
@@ -60,11 +65,15 @@ class Denoising(Task):
         channels: 3 (colours), or 1 (greys).
         noise_step: the training noise's step, or a pair (low, high) that each tile's is drawn from.
         noise_std: instead, the training noise's standard deviation, in pixels of [-1, 1].
+        sigma: instead, additive noise: its standard deviation in grey levels of 255, or a pair (low,
+            high) that each tile's is drawn from, to a tenth of a level.
+        judged_sigma: additive noise that held-out photographs have; by default the strongest.
         schedule_steps: how many steps the schedule has.
         tiles: training tiles of an epoch.
         crop: the side of the held-out photographs' middle that is judged, or a shorter whole side.
         stride: pixels between neighbouring tiles when a photograph is restored, at most.
-        loss: "squared" or "smooth-l1", as arXiv 2507.02092's code has.
+        loss: "squared"; "smooth-l1", as arXiv 2507.02092's code has; or "log-squared", the logarithm
+            of a tile's mean squared error, as PSNR has: weak noise counts as much as strong.
         strict: whether a file that cannot be read, or is smaller than a tile, is an error.
         column: where the picture of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
@@ -91,11 +100,13 @@ class Denoising(Task):
         channels: int = 3,
         noise_step: int | tuple[int, int] = 99,
         noise_std: float | None = None,
+        sigma: float | tuple[float, float] | None = None,
+        judged_sigma: float | None = None,
         schedule_steps: int = 1000,
         tiles: int = 4096,
         crop: int = 256,
         stride: int = 16,
-        loss: Literal["squared", "smooth-l1"] = "squared",
+        loss: Literal["squared", "smooth-l1", "log-squared"] = "squared",
         strict: bool = False,
         column: str = "image",
         hub_split: str = "train",
@@ -111,12 +122,17 @@ class Denoising(Task):
             raise ValueError(f"crop={crop}: with tile={tile} a side of at least {smallest} is needed")
         if not 1 <= stride <= tile:
             raise ValueError(f"stride={stride} with tile={tile}: a stride of 1 to {tile} leaves no gaps between tiles")
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1")
-        self.schedule = NoiseSchedule(schedule_steps)
+        if loss not in (*LOSSES, LOG):
+            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1, or {LOG}")
+        self.schedule = NoiseSchedule(schedule_steps) if sigma is None else AdditiveNoise()
+        if sigma is not None and (noise_std, noise_step) != (None, 99):
+            raise ValueError(f"sigma={sigma}, noise_step={noise_step}, noise_std={noise_std}: each says the noise, so pass one")
+        if sigma is None and judged_sigma is not None:
+            raise ValueError(f"judged_sigma={judged_sigma}: it is additive noise, so pass sigma, too")
         if noise_std is not None:
             noise_step = self.schedule.step_of(noise_std)
-        self.noise_step = _pair(noise_step, schedule_steps)
+        self.noise_step = _pair(noise_step, schedule_steps) if sigma is None else _tenths("sigma", sigma)
+        self.judged_step = self.noise_step[1] if judged_sigma is None else _tenths("judged_sigma", judged_sigma)[1]
         self.tile, self.channels, self.tiles, self.crop, self.stride = tile, channels, tiles, crop, stride
         self.loss, self.seed = loss, seed
         hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
@@ -124,6 +140,8 @@ class Denoising(Task):
         self.source = source
         self._read = partial(photographs, source, **how, **hub)
         self.spec = {"image_size": tile, "channels": channels}
+        if sigma is not None:
+            self.spec["strongest"] = self.noise_std[1]
         if learned is None:
             _ = self.photographs  # what cannot be read is refused now
 
@@ -165,7 +183,7 @@ class Denoising(Task):
         _, clean, seen = zip(*self.held_out(split), strict=True)
         tiles = torch.cat([_tiles(image, self.tile) for image in clean])
         noisy = torch.cat([_tiles(each.image[0], self.tile) for each in seen])
-        return Batch(tiles, Noisy(noisy, seen[0].step.expand(len(tiles))))
+        return Batch(tiles, self.schedule.seen(noisy, seen[0].step.expand(len(tiles))))
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Starts from the noisy tiles; draws nothing."""
@@ -173,9 +191,11 @@ class Denoising(Task):
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Averages the loss over the event: y (*more, B, C, H, W) -> (*more, B)."""
-        return errors(y, batch.target, self.loss).flatten(y.ndim - batch.target.ndim + 1).mean(-1)
+        each = errors(y, batch.target, "squared" if self.loss == LOG else self.loss)
+        mean = each.flatten(y.ndim - batch.target.ndim + 1).mean(-1)
+        return (mean + LEAST).log() if self.loss == LOG else mean
 
-    def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy]]:
+    def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy | AdditivelyNoisy]]:
         """Lists at most `limit` photographs: name, clean middle (C, h, w), noisy (1, C, h, w)."""
         check_limit(limit)
         found, step, corrupt = self._of(split)
@@ -187,16 +207,16 @@ class Denoising(Task):
                 seen = self.schedule.noised(clean[None], steps, randn_like(clean[None], generator))
             else:
                 seen = corrupt(clean, generator)[None]
-            listed.append((name, clean, Noisy(seen, steps)))
+            listed.append((name, clean, self.schedule.seen(seen, steps)))
         return listed
 
     def level(self, step: int) -> tuple[float, float]:
         """Returns the standard deviation of a step's noise, and the factor of the picture."""
         return self.schedule.std[step].item(), self.schedule.signal[step].item()
 
-    def examples(self, side: int = 128) -> list[tuple[Tensor, Noisy]]:
-        """Lists middles of training photographs, clean and noisy, to tune a denoiser on."""
-        held = self.held_out("train")
+    def examples(self, side: int = 128) -> list[tuple[Tensor, Noisy | AdditivelyNoisy]]:
+        """Lists middles of at most 16 training photographs, clean and noisy, to tune a denoiser on."""
+        held = self.held_out("train", EXAMPLES)
         return [(_middle(clean, side), seen._replace(image=_middle(seen.image[0], side)[None])) for _, clean, seen in held]
 
     def predictions(
@@ -215,9 +235,7 @@ class Denoising(Task):
                 known = predictor.denoise(seen.image[0], std, 1.0 if split in CORRUPTIONS else signal)
                 found = Restored(known.to(device), None, 0, None, None)
             else:
-                where: dict[str, Any] = {"tile": self.tile, "stride": self.stride, "step": step}
-                where["patch"] = patch_of(predictor)
-                found = restore(predictor, seen.image[0].to(device), **where, generator=generator)
+                found = restore_picture(self, predictor, seen.image[0].to(device), step, generator=generator)
             if not (bool(found.image.isfinite().all()) and math.isfinite(found.energy or 0.0)):
                 raise FloatingPointError(
                     f"{name!r} of split {split!r}: the restored photograph or its energy ({found.energy}) is not finite: "
@@ -263,8 +281,10 @@ class Denoising(Task):
 
     def _of(self, split: str) -> tuple[list[Photograph], int, Callable[..., Tensor] | None]:
         """Finds a split's photographs, its noise's step, and what else corrupts them."""
-        step = self.noise_step[1]
-        if numbered := re.fullmatch(r"step-(\d+)", split):
+        step = self.judged_step
+        if (levels := re.fullmatch(r"sigma-(\d+(?:\.\d)?)", split)) and isinstance(self.schedule, AdditiveNoise):
+            step = _tenths(f"split {split!r}", float(levels[1]))[1]
+        elif numbered := re.fullmatch(r"step-(\d+)", split):
             step = int(numbered[1])
             if step >= self.schedule.steps:
                 raise ValueError(f"split {split!r}: the schedule has step-0 to step-{self.schedule.steps - 1}")
@@ -305,7 +325,7 @@ class _Drawn(Dataset[Batch]):
             cut.append(tile)
             steps.append(low + int(step * (high - low + 1)))
         clean, step = _scaled(torch.stack(cut)), torch.tensor(steps)
-        return Batch(clean, Noisy(self.schedule.noised(clean, step, noise.to(clean)), step))
+        return Batch(clean, self.schedule.seen(self.schedule.noised(clean, step, noise.to(clean)), step))
 
     __getitems__ = __getitem__  # what torch's loader calls with all indices of a batch
 
@@ -315,6 +335,19 @@ def _pair(noise_step: int | Sequence[int], steps: int) -> tuple[int, int]:
     if len(pair) != 2 or not all(type(step) is int for step in pair) or not 0 <= pair[0] <= pair[1] < steps:
         raise ValueError(f"noise_step={noise_step!r}: pass a step from 0 to {steps - 1}, or a pair (low, high) of them")
     return pair[0], pair[1]
+
+
+def _tenths(name: str, sigma: float | Sequence[float]) -> tuple[int, int]:
+    """Reads additive noise in grey levels of 255, or a pair, as steps of `AdditiveNoise`."""
+    pair = (sigma, sigma) if isinstance(sigma, int | float) else tuple(sigma)
+    numbers = len(pair) == 2 and all(isinstance(each, int | float) for each in pair)
+    if (
+        not numbers
+        or not 0 <= pair[0] <= pair[1] <= 255
+        or any(abs(TENTHS * each - round(TENTHS * each)) > 1e-6 for each in pair)
+    ):
+        raise ValueError(f"{name}={sigma!r}: pass grey levels from 0 to 255, to a tenth, or a pair (low, high) of them")
+    return round(TENTHS * pair[0]), round(TENTHS * pair[1])
 
 
 def _scaled(pixels: Tensor) -> Tensor:

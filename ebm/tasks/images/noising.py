@@ -9,12 +9,22 @@ from torch import Tensor
 
 from ebm.interfaces import left
 
+TENTHS = 10  # steps of additive noise to a grey level of 255
+
 
 class Noisy(NamedTuple):
     """The context of a denoising batch: what is seen, and how strong its noise is."""
 
     image: Tensor  # (B, C, H, W)
     step: Tensor  # (B,) int64: the noise's step on the schedule
+
+
+class AdditivelyNoisy(NamedTuple):
+    """The context of a batch with additive noise: what is seen, and how strong its noise is."""
+
+    image: Tensor  # (B, C, H, W)
+    step: Tensor  # (B,) int64: the noise's step of `AdditiveNoise`
+    std: Tensor  # (B,): its deviation, in pixels of -1 to 1
 
 
 class NoiseSchedule:
@@ -47,9 +57,31 @@ class NoiseSchedule:
         signal, std = (left(table.to(clean)[step], clean) for table in (self.signal, self.std))
         return signal * clean + std * noise
 
+    def seen(self, image: Tensor, step: Tensor) -> Noisy | AdditivelyNoisy:
+        """Makes the context of noisy pictures (B, C, H, W) whose noise has steps (B,)."""
+        return Noisy(image, step)
+
     def step_of(self, std: float) -> int:
         """Finds the step whose noise has the nearest standard deviation, or raises ValueError."""
         low, high = self.std[0].item(), self.std[-1].item()
         if not low <= std <= high:
             raise ValueError(f"std={std}: the noise of this schedule has {low:.4g} to {high:.4g}, in pixels of -1 to 1")
         return int((self.std - std).abs().argmin())
+
+
+class AdditiveNoise(NoiseSchedule):
+    """Adds Gaussian noise and leaves the picture as it is; a step is a tenth of a grey level of 255.
+
+    >>> noise = AdditiveNoise()
+    >>> noise.std[250].item() == 25 / 127.5, noise.signal[250].item(), noise.step_of(25 / 127.5)
+    (True, 1.0, 250)
+    """
+
+    def __init__(self) -> None:
+        self.steps = 255 * TENTHS + 1
+        self.std = torch.arange(self.steps, dtype=torch.float64) / TENTHS / 127.5
+        self.signal = torch.ones_like(self.std)
+
+    def seen(self, image: Tensor, step: Tensor) -> AdditivelyNoisy:
+        """Makes the context of noisy pictures (B, C, H, W), which says their deviation, too."""
+        return AdditivelyNoisy(image, step, self.std.to(image)[step])

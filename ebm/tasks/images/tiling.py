@@ -43,6 +43,7 @@ def restore(
     stride: int | None = None,
     patch: int = 1,
     step: int = 0,
+    seen: Callable[[Tensor, Tensor], Any] = Noisy,
     batch_size: int = 64,
     start: Tensor | None = None,
     scores: Callable[[Batch, Tensor], Tensor] | None = None,
@@ -73,6 +74,7 @@ def restore(
             default.
         patch: the side of the model's patches, whose seams are spread; 1 moves no tile.
         step: the noise step that the tiles' context says.
+        seen: makes their context of tiles and their steps, as a schedule's `seen` does.
         batch_size: how many tiles are predicted together.
         start: a picture (C, H, W) that chains start from, where it is not the image itself.
         scores: maps a batch and its predicted tiles to patches' scores (tiles, rows, columns).
@@ -98,7 +100,7 @@ def restore(
         raise ValueError(f"start has shape {tuple(start.shape)}, the image {tuple(image.shape)}: they are one picture")
     coding = Coding(lambda tiles: tiles, lambda rows: rows) if coding is None else coding
     layout = _laid_out(image.shape[1], image.shape[2], tile, stride, patch)
-    options: dict[str, Any] = {"tile": tile, "step": step, "batch_size": batch_size, "generator": generator}
+    options: dict[str, Any] = {"tile": tile, "step": step, "seen": seen, "batch_size": batch_size, "generator": generator}
     options |= {"scores": scores, "advance": advance, "layout": layout}
     if isinstance(predictor, Thinker) and predictor.patience is not None:
         return _patiently(predictor, predictor.patience, image, start, coding, options)
@@ -113,6 +115,7 @@ def _restored(
     *,
     tile: int,
     step: int,
+    seen: Callable[[Tensor, Tensor], Any],
     batch_size: int,
     layout: Layout,
     scores: Callable[[Batch, Tensor], Tensor] | None,
@@ -131,7 +134,7 @@ def _restored(
             tiles = coding.decode(torch.stack([layout.cut(image, *cell, tile) for cell in batch_cells]))
             starts = tiles if start is None else torch.stack([layout.cut(start, *cell, tile) for cell in batch_cells]).to(tiles)
             steps = torch.full((len(tiles),), step, dtype=torch.long, device=tiles.device)
-            batch = Batch(tiles, Noisy(tiles, steps))
+            batch = Batch(tiles, seen(tiles, steps))
             starts = starts if count == 1 else starts.expand(count, *starts.shape)
             prediction = predictor.predict(batch, starts, generator=generator)
             evaluations = max(evaluations, prediction.evaluations)
@@ -153,7 +156,7 @@ def _restored(
                 rows = rows[:, begin + layout.margin - above : end + layout.margin - above]
                 rows = rows[:, :, layout.margin : layout.margin + image.shape[2]]
                 held = coding.encode(rows if scores is None else rows[:-1])
-                done = _emptied(held, image) if done is None else done
+                done = emptied(held, image) if done is None else done
                 done[:, begin:end] = held
                 if scores is not None:
                     mapped = rows.new_empty(image.shape[1:]) if mapped is None else mapped
@@ -165,7 +168,7 @@ def _restored(
     return Restored(done, energies, evaluations, paces, mapped)
 
 
-def _emptied(held: Tensor, image: Tensor) -> Tensor:
+def emptied(held: Tensor, image: Tensor) -> Tensor:
     """Makes room for a picture of the image's size: (H, W, *) in memory, as files are written."""
     return held.new_empty(*image.shape[1:], len(held)).movedim(-1, 0)
 
@@ -220,7 +223,7 @@ def _patiently(
     for place in range(0, image.shape[1], options["tile"]):
         rows = kept.image[:, place : place + options["tile"]]
         held = coding.encode(rows.float() if rows.dtype == torch.half else rows)
-        done = _emptied(held, image) if done is None else done
+        done = emptied(held, image) if done is None else done
         done[:, place : place + options["tile"]] = held
     assert done is not None
     return kept._replace(image=done, evaluations=evaluations, steps=float(min(taken, longest)))

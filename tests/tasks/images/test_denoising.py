@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ebm.baselines import DiT
 from ebm.interfaces import Batch, Prediction
+from ebm.objectives import Diffusion
 from ebm.registry import component
 from ebm.tasks import Denoising
 from ebm.tasks.images.corruptions import CORRUPTIONS, jpeg, salt_and_pepper, speckle
@@ -442,3 +444,63 @@ def test_toml_builds_the_task():
         with pytest.raises(pydantic.ValidationError):
             build(task, **keywords)
     assert component("task", "denoising").factory is Denoising
+
+
+# -------------------------------------------------------------------------------------------------------- additive noise
+
+
+def test_additive_noise_is_drawn_over_its_range_and_judged_at_one_strength(marked):
+    task = Denoising(marked, channels=1, sigma=(5, 55), judged_sigma=25, tiles=256)
+    assert task.spec == {"image_size": 32, "channels": 1, "strongest": 55 / 127.5}
+    batch = next(iter(task.loader("train", 256)))
+    seen = batch.context
+    assert 50 <= seen.step.min() < 80
+    assert 520 < seen.step.max() <= 550
+    torch.testing.assert_close(seen.std, seen.step / 1275)
+    noise = (seen.image - batch.target).flatten(1)  # the tiles are of one grey
+    assert (noise.mean(1).abs() < 4 * seen.std / 32).all()
+    assert (noise.std(1) / seen.std - 1).abs().max() < 0.12
+    for split, sigma in (("test", 25), ("validation", 25), ("sigma-15", 15), ("sigma-0.5", 0.5), ("step-30", 3)):
+        ((_, clean, held),) = task.held_out(split)
+        assert held.std.item() == pytest.approx(sigma / 127.5)
+        assert (held.image[0] - clean).std().item() == pytest.approx(sigma / 127.5, rel=0.1)
+    held = next(iter(task.loader("validation", 1)))
+    assert held.context.std.shape == (1,)
+
+
+def test_a_logarithm_of_the_error_counts_weak_noise_as_much_as_strong(marked):
+    task, batch = Denoising(marked, channels=1, sigma=10, loss="log-squared"), Batch(torch.zeros(2, 1, 4, 4), None)
+    y = torch.full((3, 2, 1, 4, 4), 0.1)
+    y[:, 1] = 0.01
+    found = task.distance(y, batch)
+    assert found.shape == (3, 2)
+    torch.testing.assert_close(found[0], torch.tensor([0.01 + 6e-6, 0.0001 + 6e-6]).log())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"sigma": (55, 0)}, r"sigma=\(55, 0\): pass grey levels from 0 to 255"),
+        ({"sigma": 300}, "sigma=300: pass grey levels"),
+        ({"sigma": 0.25}, "sigma=0.25: pass grey levels from 0 to 255, to a tenth"),
+        ({"sigma": 25, "noise_std": 0.3}, "sigma=25, noise_step=99, noise_std=0.3: each says the noise"),
+        ({"judged_sigma": 25}, "judged_sigma=25: it is additive noise, so pass sigma, too"),
+    ],
+)
+def test_additive_noise_that_cannot_be_is_refused(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Denoising(**keywords)
+
+
+def test_split_of_sigma_needs_additive_noise(task):
+    with pytest.raises(ValueError, match="unknown split 'sigma-25'"):
+        task.held_out("sigma-25")
+
+
+def test_diffusion_is_not_trained_on_additive_noise(marked):
+    model = DiT(32, 8, 1, dim=8, depth=1, heads=2)
+    batch = next(iter(Denoising(marked, channels=1, sigma=25, tiles=4).loader("train", 2)))
+    with pytest.raises(ValueError, match="the task's noise is additive"):
+        Diffusion()(model, batch)
+    with pytest.raises(ValueError, match="AdditivelyNoisy: pass Noisy"):
+        model.predict(batch)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebm.tasks.images.noising import NoiseSchedule
+from ebm.tasks.images.noising import AdditiveNoise, NoiseSchedule
 from tests.helpers import laws, seeded, seeds
 
 SCHEDULE = NoiseSchedule()
@@ -66,3 +66,14 @@ def test_noise_outside_the_schedule_is_refused(std):
 def test_too_few_steps_are_refused():
     with pytest.raises(ValueError, match="steps=20: a schedule needs more than 20"):
         NoiseSchedule(20)
+
+
+def test_additive_noise_leaves_the_picture_and_says_its_deviation():
+    noise, clean = AdditiveNoise(), torch.rand(3, 1, 4, 4) * 2 - 1
+    steps, drawn = torch.tensor([0, 255, 2550]), torch.randn(3, 1, 4, 4)
+    seen = noise.seen(noise.noised(clean, steps, drawn), steps)
+    torch.testing.assert_close(seen.std, torch.tensor([0.0, 25.5, 255.0]) / 127.5)
+    torch.testing.assert_close(seen.image, clean + seen.std[:, None, None, None] * drawn)
+    assert [noise.step_of(sigma / 127.5) for sigma in (0, 0.1, 25, 255)] == [0, 1, 250, 2550]
+    with pytest.raises(ValueError, match="the noise of this schedule has 0 to 2"):
+        noise.step_of(2.1)

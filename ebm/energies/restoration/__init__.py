@@ -1,0 +1,1 @@
+"""Energies that restore pictures: convolutional networks, of any size of picture and any noise."""

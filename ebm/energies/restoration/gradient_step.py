@@ -1,0 +1,126 @@
+"""The gradient-step energy of a convolutional denoiser: a picture's energy is how noisy it looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebm.energies.restoration.unet import UNet
+from ebm.interfaces import Energy, left
+
+
+class GradientStepUNet(Energy):
+    """Scores pictures by the noise R that a U-Net U sees in them, at noise of a known deviation σ:
+
+        E(y | σ) = |R(y, σ)|² / 2,    R(y, σ) = σ U(y, σ).
+
+    A gradient step of size 1 goes to y − Jᵀ R, J = ∂R/∂y: where R is the noise itself, to the clean
+    picture. `advance` takes the feed-forward step y − R of the same network, which costs half and
+    is no gradient: `FixedPoint` repeats it, to train first and to compare with. Pictures may have
+    any size.
+
+    The context is σ, in units of y: a number, a tensor (B,), or what has it as `.std`, as the
+    `AdditivelyNoisy` of a task. Landscape k is told σ decay^k: what is left after k steps.
+
+    Arguments:
+        channels: C.
+        widths: channels at each scale of the U-Net, from the finest, which has half the picture's
+            sides.
+        blocks: residual blocks at each scale.
+        blind: whether σ is neither asked for nor told; then R is U itself.
+        strongest: the largest σ that U is told: stronger noise counts as this. A task of additive
+            noise says what its strongest is.
+        levels: how many landscapes there are.
+        decay: what each further landscape multiplies σ by.
+
+    Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis,
+    2022), equation 5; the U-Net is smaller than theirs.
+
+    Raises:
+        ValueError: sizes that cannot work; at the call, another shape or a context without σ.
+
+    >>> energy = GradientStepUNet(channels=1, widths=(8, 16), blocks=(1, 1))
+    >>> energy.given(0.2)(torch.zeros(5, 1, 11, 30)).shape
+    torch.Size([5])
+    """
+
+    any_size = True  # pictures need no tiles
+    patch_size = 4  # pixels a side of what `patch_energies` sums over
+    natural_step = 1  # the step size at which one gradient step denoises
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (64, 128),
+        blocks: Sequence[int] = (1, 2),
+        blind: bool = False,
+        strongest: float | None = None,
+        levels: int = 1,
+        decay: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(blocks) or min(channels, levels, *widths, *blocks) < 1 or len(widths) < 1:
+            raise ValueError(
+                f"channels={channels}, widths={widths}, blocks={blocks}, levels={levels}: pass numbers of at least 1, and as "
+                f"many blocks as widths"
+            )
+        if not 0 < decay <= 1 or (strongest is not None and not 0 < strongest < math.inf):
+            raise ValueError(f"decay={decay}, strongest={strongest}: pass a decay in (0, 1] and a positive deviation, or None")
+        self.channels, self.blind, self.strongest, self.levels, self.decay = channels, blind, strongest, levels, decay
+        self.network = UNet(channels, widths, blocks, told=not blind)
+
+    def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
+        """Reads the deviation (B,) or () that a landscape is told; None where the energy is blind."""
+        if self.blind:
+            return None
+        parameter = self.network.head.weight
+        std = getattr(context, "std", context) if not isinstance(context, Tensor) else context
+        if std is None or isinstance(std, tuple):
+            what = f"the context is {type(context).__name__}, which says no deviation of additive noise"
+            raise ValueError(f"{what}: pass σ in units of y, as in energy.given(0.1), or train on a task with sigma = (0, 55)")
+        told = torch.as_tensor(std, dtype=torch.promote_types(parameter.dtype, torch.float32), device=parameter.device)
+        told = told if self.strongest is None else told.clamp(max=self.strongest)
+        return told * self.decay ** (level % self.levels)
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Returns the code as it is: all that is known of the noise is known at once."""
+        return code
+
+    def noise(self, y: Tensor, code: Tensor | None) -> Tensor:
+        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape.
+
+        Raises:
+            ValueError: y has another shape, or nothing is known of its noise.
+        """
+        if y.ndim < 3 or y.shape[-3] != self.channels:
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}, but this {type(self).__name__} scores (*chains, {self.channels}, H, W)"
+            )
+        if self.blind:
+            return self.network(y.reshape(-1, *y.shape[-3:]), None).reshape(y.shape)
+        if code is None:
+            raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
+        std = code.to(y.dtype).expand(y.shape[:-3])
+        found = self.network(y.reshape(-1, *y.shape[-3:]), std.reshape(-1))
+        return left(std, y) * found.reshape(y.shape)
+
+    def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
+        """Maps y (*chains, C, H, W) to energies (*chains,)."""
+        return self.noise(y, code).square().sum((-3, -2, -1)) / 2
+
+    def advance(self, y: Tensor, code: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Takes the feed-forward step y − R from y (*chains, C, H, W), beside the energies (*chains,) of y."""
+        noise = self.noise(y, code)
+        return y - noise, noise.square().sum((-3, -2, -1)) / 2
+
+    def patch_energies(self, y: Tensor, code: Tensor | None = None) -> Tensor:
+        """Sums y's energy over patches (*chains, rows, columns), the last of which may be smaller."""
+        values = self.noise(y, code).square().sum(-3) / 2
+        rest = [-size % self.patch_size for size in values.shape[-2:]]
+        whole = F.pad(values, (0, rest[1], 0, rest[0]))
+        return whole.unflatten(-1, (-1, self.patch_size)).unflatten(-3, (-1, self.patch_size)).sum((-3, -1))

@@ -1,0 +1,45 @@
+"""What a model sees of a picture's numbers, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebm.tasks.images.files import Picture
+
+GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue (ITU-R BT.601), as Pillow has them
+
+
+class Shades:
+    """How a picture's numbers become what a model sees, and back: greys stay grey."""
+
+    def __init__(self, picture: Picture, channels: int, device: torch.device) -> None:
+        self.white, self.channels, self.device = picture.white, channels, device
+        self.dtype = torch.from_numpy(picture.pixels[:0].copy()).dtype
+        self.own, self.low, self.high = picture.pixels.shape[-1], 0.0, min(picture.white, picture.full)
+        if self.dtype.is_floating_point:  # whose file may go beyond
+            self.low, self.high = min(0.0, float(picture.pixels.min())), max(picture.white, float(picture.pixels.max()))
+        self.grey = self.own == 1 or picture.is_grey()
+
+    def scaled(self, held: Tensor) -> Tensor:
+        """Maps pixels (n, C, H, W) to [-1, 1]: one channel of greys, or the model's."""
+        y = held[:, :1] if self.grey else held
+        y = y.to(self.device, torch.float32).mul_(2 / self.white).sub_(1)
+        if not self.grey and self.channels == 1:
+            y = torch.einsum("nchw,c->nhw", y, y.new_tensor(GREY))[:, None]
+        return y
+
+    def expand(self, y: Tensor) -> Tensor:
+        """Gives a model as many channels as it takes."""
+        return y.to(self.device, torch.float32).expand(-1, self.channels, -1, -1)
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Maps what a model says (C, rows, W) to pixels; what lies outside is cut off."""
+        if self.grey:
+            y = y.mean(0, keepdim=True)
+        if self.grey and self.channels > 1:
+            y = y.expand(self.own, -1, -1)
+        if not bool(y.isfinite().all()):
+            raise FloatingPointError("the restored picture is not finite: fewer --steps, or another run")
+        y = y.add(1).mul_(self.white / 2).clamp_(self.low, self.high).cpu()
+        return y if self.dtype.is_floating_point else y.round_().to(self.dtype)

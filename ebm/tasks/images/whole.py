@@ -1,0 +1,120 @@
+"""Pictures of any size by a predictor that needs no tiles, or by one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebm.interfaces import Batch, Predictor
+from ebm.interfaces.abilities import Tiled
+from ebm.tasks.images.tiling import Coding, Restored, count_tiles, emptied, patch_of, restore
+
+WINDOW = 512  # pixels a side that are predicted at once, of a picture that is larger than that and its margins
+MARGIN = 64  # pixels around them that are seen, too: as far as a step of the bundled U-Nets looks; a multiple of their scales
+
+
+def takes_any_size(predictor: Any) -> bool:
+    """Tells whether a predictor, or the energy that it descends, needs no tiles."""
+    return bool(getattr(getattr(predictor, "energy", predictor), "any_size", False))
+
+
+def count_parts(task: Tiled, predictor: Any, height: int, width: int, stride: int | None = None) -> int:
+    """Counts the tiles or windows that `restore_picture` takes."""
+    if not takes_any_size(predictor):
+        return count_tiles(height, width, task.tile, task.stride if stride is None else stride, patch_of(predictor))
+    return len(_starts(height)) * len(_starts(width))
+
+
+def restore_picture(
+    task: Tiled,
+    predictor: Predictor,
+    image: Tensor,
+    step: int,
+    *,
+    stride: int | None = None,
+    coding: Coding | None = None,
+    **how: Any,
+) -> Restored:
+    """Restores a picture (C, H, W), or what a coding holds of one, whose noise has a step of the task's.
+
+    An energy of any size sees it whole, or window by window with what lies around, which is the same
+    for a step or two; others get the task's tiles. `how` is `restore`'s: batch_size, scores,
+    generator, advance.
+    """
+    if not takes_any_size(predictor):
+        own: dict[str, Any] = {"tile": task.tile, "stride": task.stride if stride is None else stride, "step": step}
+        return restore(predictor, image, **own, patch=patch_of(predictor), seen=task.schedule.seen, coding=coding, **how)
+    how.pop("batch_size", None)
+    coding = Coding(lambda tiles: tiles, lambda rows: rows) if coding is None else coding
+    found, (height, width) = list[Restored](), image.shape[1:]
+    whole, scored = None, None
+    for top, left in product(_starts(height), _starts(width)):
+        rows, columns = _window(top, height), _window(left, width)
+        part = coding.decode(image[None, :, rows, columns])[0]
+        predicted = _predict(predictor, part, task.schedule.seen(part[None], torch.tensor([step], device=part.device)), **how)
+        inner = (slice(top - rows.start, top - rows.start + WINDOW), slice(left - columns.start, left - columns.start + WINDOW))
+        if top + WINDOW + MARGIN >= height:
+            inner = (slice(top - rows.start, None), inner[1])
+        if left + WINDOW + MARGIN >= width:
+            inner = (inner[0], slice(left - columns.start, None))
+        kept = coding.encode(predicted.image[:, *inner])
+        whole = emptied(kept, image) if whole is None else whole
+        place = (slice(top, top + kept.shape[1]), slice(left, left + kept.shape[2]))
+        whole[:, *place] = kept
+        if predicted.map is not None:
+            scored = part.new_empty(height, width) if scored is None else scored
+            scored[place] = predicted.map[inner]
+        share = kept[0].numel() / part[0].numel()
+        found.append(predicted._replace(energy=None if predicted.energy is None else predicted.energy * share))
+    assert whole is not None
+    energies, moved = [each.energy for each in found], [each.steps for each in found]
+    return Restored(
+        whole,
+        None if None in energies else sum(energy or 0.0 for energy in energies),
+        max(each.evaluations for each in found),
+        None if None in moved else sum(count or 0.0 for count in moved) / len(moved),
+        scored,
+    )
+
+
+def _starts(size: int) -> list[int]:
+    """Lists where windows begin along an axis; the last one takes what is left, if it is no more than a margin."""
+    return [*range(0, max(size - MARGIN, 1), WINDOW)]
+
+
+def _window(start: int, size: int) -> slice:
+    """Finds what is seen around a window, whose last one reaches the edge."""
+    end = start + WINDOW + MARGIN
+    return slice(max(start - MARGIN, 0), size if end >= size else end)
+
+
+def _predict(
+    predictor: Predictor,
+    image: Tensor,
+    context: Any,
+    *,
+    scores: Callable[[Batch, Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Restored:
+    """Predicts a picture as one chain."""
+    count, batch = getattr(predictor, "candidates", 1), Batch(image[None], context)
+    start = image[None] if count == 1 else image.expand(count, 1, *image.shape)
+    with torch.no_grad():
+        found = predictor.predict(batch, start, generator=generator)
+        patches = None if scores is None else scores(batch, found.y)
+    energy, steps = found.energy, getattr(found, "steps", None)
+    if advance is not None:
+        advance(1)
+    return Restored(
+        found.y[0],
+        None if energy is None else float(energy),
+        found.evaluations,
+        None if steps is None else float(steps),
+        None if patches is None else F.interpolate(patches[:, None], size=image.shape[1:])[0, 0],
+    )

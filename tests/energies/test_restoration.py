@@ -1,0 +1,335 @@
+"""Energies that restore: convolutions and ELU by their derivatives, U-Nets of any size, gradient steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+
+from ebm.energies import GradientStepUNet, Observed
+from ebm.energies.restoration import convolutions
+from ebm.energies.restoration.convolutions import convolved, spread
+from ebm.energies.restoration.elu import elu
+from ebm.energies.restoration.observed import Blurred, Masked, gaussian
+from ebm.energies.restoration.unet import padded
+from ebm.interfaces import Batch, energy_and_grad, evaluate
+from ebm.objectives import InTurn, Reconstruction
+from ebm.samplers import FixedPoint, GradientDescent, ProximalGradient
+from ebm.tasks.images.noising import AdditivelyNoisy, AdditiveNoise, Noisy
+from tests.helpers import close, laws, normal, seeds
+
+KINDS = [(3, 1, 1), (2, 2, 0)]  # side, stride, padding
+
+
+def make(channels=1, widths=(4, 6), blocks=(1, 1), seed=0, **options):
+    torch.manual_seed(seed)
+    return GradientStepUNet(channels, widths, blocks, **options).double()
+
+
+def derivatives(function, *inputs, orders=3):
+    """Computes a value and its derivatives, each of all that went before."""
+    values = [function(*inputs)]
+    for _ in range(orders):
+        values += torch.autograd.grad(
+            values[-1].sin().sum(), inputs, create_graph=True, materialize_grads=True, allow_unused=True
+        )
+    return values
+
+
+# ----------------------------------------------------------------------------------------------------------- derivatives
+
+
+@laws
+@given(seed=seeds, kind=st.sampled_from(KINDS), rows=st.integers(1, 2), columns=st.integers(1, 2), biased=st.booleans())
+def test_a_convolution_s_derivatives_of_three_orders_are_torch_s(seed, kind, rows, columns, biased):
+    side, stride, padding = kind
+    x = normal(2, 2, 2 * rows, 2 * columns, seed=seed).requires_grad_()
+    weight = normal(3, 2, side, side, seed=seed + 1).requires_grad_()
+    inputs = [x, weight, *([normal(3, seed=seed + 2).requires_grad_()] if biased else [])]
+    ours = derivatives(lambda x, w, b=None: convolved(x, w, b, stride, padding), *inputs)
+    for got, expected in zip(ours, derivatives(lambda x, w, b=None: F.conv2d(x, w, b, stride, padding), *inputs), strict=True):
+        close(got, expected)
+
+
+@laws
+@given(seed=seeds, kind=st.sampled_from(KINDS), rows=st.integers(1, 2), columns=st.integers(1, 2))
+def test_a_transposed_convolution_s_derivatives_of_three_orders_are_torch_s(seed, kind, rows, columns):
+    side, stride, padding = kind
+    inputs = normal(2, 3, rows, columns, seed=seed).requires_grad_(), normal(3, 2, side, side, seed=seed + 1).requires_grad_()
+    ours = derivatives(lambda x, w: spread(x, w, stride, padding), *inputs)
+    theirs = derivatives(lambda x, w: F.conv_transpose2d(x, w, None, stride, padding), *inputs)
+    for got, expected in zip(ours, theirs, strict=True):
+        close(got, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolutions_pass_torch_s_own_checks(kind):
+    side, stride, padding = kind
+    x, weight = normal(2, 2, 4, 4).requires_grad_(), normal(3, 2, side, side, seed=1).requires_grad_()
+    bias = normal(3, seed=2).requires_grad_()
+    assert gradcheck(lambda *a: convolved(*a, stride, padding), (x, weight, bias))
+    assert gradgradcheck(lambda *a: convolved(*a, stride, padding), (x, weight, bias))
+    back = normal(2, 3, 2, 2).requires_grad_()
+    assert gradcheck(lambda *a: spread(*a, stride, padding), (back, weight))
+    assert gradgradcheck(lambda *a: spread(*a, stride, padding), (back, weight))
+
+
+def test_a_stride_that_leaves_a_rest_is_refused():
+    with pytest.raises(ValueError, match=r"pictures of \(5, 4\), a kernel of 2, stride=2, padding=0: the stride leaves a rest"):
+        convolved(torch.ones(1, 1, 5, 4), torch.ones(1, 1, 2, 2), stride=2)
+
+
+def test_no_weight_s_gradient_is_computed_where_the_picture_s_alone_is_asked_for(monkeypatch):
+    computed, real = [], convolutions._weight_gradient
+    monkeypatch.setattr(convolutions, "_weight_gradient", lambda *given: computed.append(1) or real(*given))
+    energy, y = make(), normal(2, 1, 8, 8)
+    energy_and_grad(energy.given(0.2), y)
+    _, grad = energy_and_grad(energy.given(0.2), y, create_graph=True)
+    assert not computed
+    grad.sum().backward()
+    convolved_once = 3 + 2 * 3 + 1  # head, tail and the two between scales; two for each of three residual blocks
+    assert len(computed) == 2 * convolved_once  # of each, and of its transposed
+
+
+@laws
+@given(seed=seeds)
+def test_elu_and_its_derivatives_are_torch_s(seed):
+    x = (3 * normal(4, 5, seed=seed)).requires_grad_()
+    for got, expected in zip(derivatives(elu, x, orders=2), derivatives(F.elu, x, orders=2), strict=True):
+        close(got, expected)
+    half = x.detach().bfloat16()
+    assert (elu(half).double() - F.elu(half.double())).abs().max() <= 0.005 * half.double().abs().clamp(min=1).max()
+
+
+def test_elu_passes_torch_s_own_checks_and_has_no_third_derivative():
+    x = normal(3, 4).requires_grad_()
+    assert gradcheck(elu, x)
+    assert gradgradcheck(elu, x)
+    (first,) = torch.autograd.grad(elu(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="a third derivative of an ELU"):
+        torch.autograd.grad(second.sum(), x)
+
+
+# ---------------------------------------------------------------------------------------------------------- the network
+
+
+@laws
+@given(height=st.integers(1, 9), width=st.integers(1, 9), side=st.integers(1, 6))
+def test_pictures_are_padded_as_mirrors_do(height, width, side):
+    y = normal(2, 1, height, width)
+    found = padded(y, side)
+    assert found.shape[-2] % side == found.shape[-1] % side == 0
+    assert max(found.shape[-2] - height, found.shape[-1] - width) < side
+    close(found[..., :height, :width], y)
+    below, right = (got - size for got, size in zip(found.shape[-2:], (height, width), strict=True))
+    if below < height and right < width:
+        close(found, F.pad(y, (0, right, 0, below), mode="reflect"))
+
+
+@laws
+@given(seed=seeds, height=st.integers(1, 11), width=st.integers(1, 11), channels=st.integers(1, 3))
+def test_any_size_and_any_leading_axes(seed, height, width, channels):
+    energy, y = make(channels, blind=False), normal(2, 3, channels, height, width, seed=seed)
+    std = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    values, grads = energy_and_grad(energy.given(std), y)
+    assert values.shape == (2, 3)
+    for row in range(3):
+        alone, grad = energy_and_grad(energy.given(std[row].item()), y[1, row : row + 1])
+        close(alone[0], values[1, row])
+        close(grad[0], grads[1, row])
+    close(energy.patch_energies(y, energy.encode(std)).sum((-2, -1)), values)
+
+
+def test_bfloat16_by_autocast_stays_near_float64():
+    energy, y = make(widths=(8, 8)), normal(3, 1, 16, 16)
+    exact, grad = energy_and_grad(energy.given(0.3), y)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, rough_grad = energy_and_grad(energy.float().given(0.3), y.float())
+    assert rough.dtype == rough_grad.dtype == torch.float32
+    assert (rough.double() - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (rough_grad.double() - grad).norm() < 0.05 * grad.norm()
+
+
+# ----------------------------------------------------------------------------------------------------------- the energy
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_step_takes_the_residual_off_through_its_jacobian(blind):
+    """y⁺ = y − Jᵀ R: the oracle computes J whole."""
+    energy, y = make(2, blind=blind), normal(1, 2, 4, 6, seed=3)
+    code = energy.encode(0.3)
+    jacobian = torch.autograd.functional.jacobian(lambda y: energy.noise(y, code), y).reshape(48, 48)
+    noise = energy.noise(y, code).detach()
+    close(evaluate(energy.given(0.3), y), noise.square().sum((1, 2, 3)) / 2)
+    moved = GradientDescent(float(energy.natural_step)).sample(energy.given(0.3), y)
+    close(moved.flatten(), y.flatten() - jacobian.T @ noise.flatten())
+    close(FixedPoint().sample(energy.given(0.3), y), y - noise)
+
+
+def test_a_context_is_a_number_a_tensor_or_has_a_deviation():
+    energy, y = make(strongest=0.4), normal(2, 1, 8, 8)
+    noise = AdditiveNoise()
+    steps = torch.tensor([250, 100])
+    seen = noise.seen(y, steps)
+    close(energy.given(seen)(y), energy.given(noise.std[steps])(y))
+    close(energy.given(25 / 127.5)(y)[0], energy.given(seen)(y)[0])
+    close(energy.given(0.9)(y), energy.given(0.4)(y))  # stronger noise counts as the strongest
+    for context in (None, Noisy(y, steps)):
+        with pytest.raises(ValueError, match="says no deviation of additive noise: pass σ"):
+            energy.given(context)
+    with pytest.raises(ValueError, match="bind it"):
+        energy(y)
+    with pytest.raises(ValueError, match=r"scores \(\*chains, 1, H, W\)"):
+        energy.given(0.1)(normal(2, 3, 8, 8))
+
+
+def test_further_landscapes_are_told_less_noise():
+    energy, y = make(levels=3, decay=0.3), normal(2, 1, 8, 8)
+    told = make()
+    for level, function in enumerate(energy.landscapes(0.5)):
+        close(function(y), told.given(0.5 * 0.3**level)(y))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"widths": (4,), "blocks": (1, 1)}, {"channels": 0}, {"levels": 0}, {"decay": 0.0}, {"strongest": -1.0}]
+)
+def test_sizes_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValueError, match="pass"):
+        make(**wrong)
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
+    energy = GradientStepUNet(1, (8, 8), (1, 1))
+    torch.manual_seed(0)
+
+    def start(batch, generator=None):
+        return batch.context.image
+
+    def distance(y, batch):
+        return (y - batch.target).square().mean((-3, -2, -1))
+
+    how = {"start": start, "distance": distance}
+    objective = InTurn([Reconstruction(FixedPoint(), **how), Reconstruction(GradientDescent(1.0), **how)], steps=[40])
+    optimizer = torch.optim.Adam(energy.parameters(), 5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        clean = torch.rand(16, 1, 1, 1, generator=generator).mul(2).sub(1).expand(16, 1, 8, 8)
+        std = torch.full((16,), 0.4)
+        seen = clean + 0.4 * torch.randn(clean.shape, generator=generator)
+        loss = objective(energy, Batch(clean, AdditivelyNoisy(seen, torch.zeros(16, dtype=torch.long), std)))
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+    assert loss.value < 0.04  # a quarter of the noise's variance
+    assert int(objective.taken) == 80
+
+
+def test_in_turn_takes_its_turns_and_remembers_them():
+    def counted(name):
+        def distance(y, batch):
+            seen.append(name)
+            return (y - batch.target).square().sum(-1)
+
+        return Reconstruction(GradientDescent(0.5), start=lambda batch, generator=None: batch.target, distance=distance)
+
+    seen: list[str] = []
+    objective, batch = InTurn([counted("a"), counted("b"), counted("c")], steps=[2, 1]), Batch(torch.zeros(3, 2))
+
+    def energy(y):
+        return y.square().sum(-1)
+
+    for _ in range(3):
+        objective(energy, batch)
+    again = InTurn([counted("a"), counted("b"), counted("c")], steps=[2, 1])
+    again.load_state_dict(objective.state_dict())
+    for _ in range(2):
+        again(energy, batch)
+    assert seen == ["a", "a", "b", "c", "c"]
+    seen.clear()
+    InTurn([counted("a"), counted("b")], steps=[2]).eval()(energy, batch)
+    assert seen == ["b"]
+    with pytest.raises(ValueError, match=r"2 objectives and steps=\[\]: pass"):
+        InTurn([counted("a"), counted("b")], steps=[])
+
+
+# ------------------------------------------------------------------------------------------------------ what was seen
+
+
+def operators(height, width):
+    kept = torch.rand(height, width, generator=torch.Generator().manual_seed(0)) < 0.7
+    kernel = normal(3, 3, seed=5)
+    return {"masked": Masked(kept), "blurred": Blurred(kernel), "shrunk": Blurred(gaussian(0.8).double(), every=2)}
+
+
+@pytest.mark.parametrize("name", ["masked", "blurred", "shrunk"])
+@laws
+@given(seed=seeds, step=st.floats(0.01, 2.0), std=st.floats(0.5, 2.0))
+def test_a_step_is_solved_as_linear_algebra_does(name, seed, step, std):
+    """argmin |z − y|²/2 + ε |A z − b|²/(2 s²): the oracle writes A as a matrix."""
+    operator, y = operators(9, 10)[name], normal(2, 1, 9, 10, seed=seed)
+    matrix = operator(torch.eye(90, dtype=torch.float64).reshape(90, 1, 9, 10)).flatten(1).T
+    seen = normal(*operator(y[:1]).shape[1:], seed=seed + 1)
+    weight = step / std**2
+    left = torch.eye(90, dtype=torch.float64) + weight * matrix.T @ matrix
+    expected = torch.linalg.solve(left, (y.flatten(1) + weight * seen.flatten() @ matrix).T).T
+    energy = Observed(operator, seen, std, iterations=200)
+    close(energy.prox(y, step).flatten(1), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    close(energy(y), (y.flatten(1) @ matrix.T - seen.flatten()).square().sum(1) / (2 * std**2))
+    mixed = energy.prox(y.unsqueeze(1), torch.tensor([[step], [0.0]], dtype=torch.float64))
+    close(mixed[0, 0], energy.prox(y[:1], step)[0])
+    close(mixed[1], y[1:])  # a step of 0 goes nowhere
+
+
+def test_what_was_not_seen_by_the_operator_is_refused():
+    with pytest.raises(ValueError, match=r"the operator makes \(1, 3, 3\) of \(1, 6, 6\), and \(1, 6, 6\) was seen"):
+        Observed(Blurred(gaussian(0.8), every=2), torch.ones(1, 6, 6), 0.1)(torch.ones(1, 1, 6, 6))
+    with pytest.raises(ValueError, match="std=0"):
+        Observed(lambda x: x, torch.ones(1, 4, 4), 0)
+    with pytest.raises(ValueError, match="odd sides"):
+        Blurred(torch.ones(2, 2))
+
+
+@laws
+@given(seed=seeds, size=st.floats(0.1, 1.5))
+def test_a_proximal_step_descends_one_part_and_solves_the_other(seed, size):
+    """E = |y − c|²/2 and F = |y − b|²/(2 s²): both steps have closed forms."""
+    centre, seen, y = normal(1, 3, 3, seed=seed), normal(1, 3, 3, seed=seed + 1), normal(2, 1, 3, 3, seed=seed + 2)
+
+    def bowl(y):
+        return (y - centre).square().sum((-3, -2, -1)) / 2
+
+    energy = Observed(lambda x: x, seen, std=0.5) + bowl
+    (state, info), *_ = ProximalGradient(size, steps=1).trajectory(energy, y)
+    descended = y - size * (y - centre)
+    close(state.y, (descended + 4 * size * seen) / (1 + 4 * size), rtol=1e-5, atol=1e-6)
+    close(info.energy, evaluate(energy, y))
+    if size <= 1:  # one over the gradient's Lipschitz constant
+        assert (evaluate(energy, state.y) <= info.energy + 1e-9).all()
+
+
+def test_a_prior_of_known_noise_composes_with_what_was_seen():
+    prior, truth = make(), torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    kept = torch.ones(8, 8, dtype=torch.bool)
+    kept[2:4] = False
+    sum_ = prior + Observed(Masked(kept), truth[0], std=1e-3)
+    y = normal(1, 1, 8, 8)
+    found = ProximalGradient(1.0, steps=1).sample(sum_.given(0.3), y)
+    stepped = GradientDescent(1.0).sample(prior.given(0.3), y)
+    close(found[..., ~kept], stepped[..., ~kept])
+    assert found[..., kept].abs().max() < 1e-4
+    for wrong in (prior.given(0.3), Observed(Masked(kept), truth[0], std=1.0)):
+        with pytest.raises(ValueError, match="pass a sum of a prior and of one energy that has prox"):
+            ProximalGradient(1.0).sample(wrong, y)
+
+
+def test_an_operator_that_is_not_linear_goes_astray_aloud():
+    energy = Observed(lambda x: (3 * x).exp(), torch.ones(1, 3, 3, dtype=torch.float64), std=0.05, iterations=20)
+    with pytest.raises(FloatingPointError, match="went astray after 20 iterations: pass a larger std"):
+        energy.prox(normal(1, 1, 3, 3), 1.0)
