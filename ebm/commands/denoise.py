@@ -21,6 +21,7 @@ from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
+from ebm.tasks.images.shades import Shades
 from ebm.tasks.images.tiling import Coding, Restored, count_tiles, patch_of, patch_scores, restore
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
 
@@ -230,12 +231,11 @@ class _Restorer:
         file = open_pictures(photo, white)
         drawn = self.scores is not None and (file.count == 1 if map is None else map)
         numbers = [""] if file.count == 1 else [f"-{number}" for number in range(1, file.count + 1)]
-        written: dict[str, Any] = {}
-        names: dict[str, list[Path]] = {}
-        for kind, suffix, wanted in (("noisy", "noisy", self.noised is not None), ("map", "energy", drawn)):
-            names[kind] = [out.with_name(f"{sides or out.stem}-{suffix}{number}.png") for number in numbers] if wanted else []
-            written |= {f"{kind}{number}": name for number, name in zip(numbers, names[kind], strict=False)}
-        for side in written.values():
+        noisy, maps = (
+            {f"{kind}{number}": out.with_name(f"{sides or out.stem}-{name}{number}.png") for number in numbers if wanted}
+            for kind, name, wanted in (("noisy", "noisy", self.noised is not None), ("map", "energy", drawn))
+        )
+        for side in (*noisy.values(), *maps.values()):
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
             if side.exists() and not _is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
@@ -246,28 +246,29 @@ class _Restorer:
 
         def restored() -> Iterator[Picture]:
             generator = stream(self.seed, "denoise", device=self.device)
-            for number, picture in enumerate(file):
-                noisy = names["noisy"][number] if names["noisy"] else None
+            coloured = False
+            for number, picture in zip(numbers, file, strict=True):
+                shades = Shades(picture, self.channels, self.signal, self.device)
+                if shades.loses_colours and not coloured:
+                    coloured = True
+                    warnings.warn(f"{photo}: it has colours, and the run knows greys alone: it is written grey", stacklevel=2)
                 title = of and f"{of}{photo.name}"
-                found, pixels = self._picture(picture, generator, noisy, drawn, title)
+                found, pixels = self._picture(picture, shades, generator, noisy.get(f"noisy{number}"), drawn, title)
                 if found.map is not None:
-                    _write_map(found.map, names["map"][number])
+                    _write_map(found.map, maps[f"map{number}"])
                 results.append(found._replace(image=torch.empty(0), map=None))
                 yield picture.with_visible(pixels)
 
         write_pictures(out, restored(), like=file, quality=quality)
         means = {"energy per tile": "energy", "steps per tile": "steps", "forward passes": "evaluations"}
-        for name, key in means.items():
-            values = [getattr(found, key) for found in results]
-            if None not in values:
-                written[name] = sum(values) / len(values)
-        return {**{key: written[key] for key in written if key.startswith("noisy")}, "picture": out, **written}
+        values = {name: [getattr(found, key) for found in results] for name, key in means.items()}
+        known_means = {name: sum(each) / len(each) for name, each in values.items() if None not in each}
+        return {**noisy, "picture": out, **maps, **known_means}
 
     def _picture(
-        self, picture: Picture, generator: torch.Generator, noisy: Path | None, drawn: bool, title: str
+        self, picture: Picture, shades: Shades, generator: torch.Generator, noisy: Path | None, drawn: bool, title: str
     ) -> tuple[Restored, np.ndarray]:
         """Denoises a picture: what restoring found, and the pixels (H, W, C)."""
-        shades = _Shades(picture, self.channels, self.signal, self.device)
         held: Tensor = torch.from_numpy(picture.visible()).movedim(-1, 0)
         if noisy is not None:
             held = self._noised(held, shades, generator)
@@ -291,7 +292,7 @@ class _Restorer:
             )
         return found, found.image.movedim(0, -1).numpy()
 
-    def _noised(self, held: Tensor, shades: _Shades, generator: torch.Generator) -> Tensor:
+    def _noised(self, held: Tensor, shades: Shades, generator: torch.Generator) -> Tensor:
         """Adds noise to a picture; what has one shade has one noise. In half precision."""
         assert self.noised is not None
         found, step = [], torch.tensor([self.step], device=self.device)
@@ -303,46 +304,6 @@ class _Restorer:
 
 BAND = 256  # rows that are handled together
 OURS = {"pnginfo": {"Software": "ebm denoise"}}  # what a side file says of itself
-GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue (ITU-R BT.601), as Pillow has them
-
-
-class _Shades:
-    """How a picture's numbers become what a model sees, and back: greys stay grey."""
-
-    def __init__(self, picture: Picture, channels: int, signal: float, device: torch.device) -> None:
-        self.white, self.channels, self.signal, self.device = picture.white, channels, signal, device
-        self.dtype = torch.from_numpy(picture.pixels[:0].copy()).dtype
-        self.own, self.low, self.high = picture.pixels.shape[-1], 0.0, min(picture.white, picture.full)
-        if self.dtype.is_floating_point:  # whose file may go beyond
-            self.low, self.high = min(0.0, float(picture.pixels.min())), max(picture.white, float(picture.pixels.max()))
-        self.grey = self.own == 1 or picture.is_grey()
-
-    def scaled(self, held: Tensor) -> Tensor:
-        """Maps pixels (n, C, H, W) to [-1, 1]: one channel of greys, or the model's."""
-        y = held[:, :1] if self.grey else held
-        y = y.to(self.device, torch.float32).mul_(2 / self.white).sub_(1)
-        if not self.grey and self.channels == 1:
-            y = torch.einsum("nchw,c->nhw", y, y.new_tensor(GREY))[:, None]
-        return y
-
-    def expand(self, y: Tensor) -> Tensor:
-        """Gives a model as many channels as it takes."""
-        return y.to(self.device, torch.float32).expand(-1, self.channels, -1, -1)
-
-    def decode(self, held: Tensor) -> Tensor:
-        """Maps pixels (n, C, H, W) to what a model sees."""
-        return self.expand(self.scaled(held).mul_(self.signal))
-
-    def encode(self, y: Tensor) -> Tensor:
-        """Maps what a model says (C, rows, W) to pixels; what lies outside is cut off."""
-        if self.grey:
-            y = y.mean(0, keepdim=True)
-        if self.grey and self.channels > 1:
-            y = y.expand(self.own, -1, -1)
-        if not bool(y.isfinite().all()):
-            raise FloatingPointError("the restored picture is not finite: fewer --steps, or another run")
-        y = y.add(1).mul_(self.white / 2).clamp_(self.low, self.high).cpu()
-        return y if self.dtype.is_floating_point else y.round_().to(self.dtype)
 
 
 def _is_ours(side: Path) -> bool:
