@@ -252,12 +252,11 @@ class _Restorer:
         file = open_pictures(photo, white)
         drawn = self.scores is not None and (file.count == 1 if map is None else map)
         numbers = [""] if file.count == 1 else [f"-{number}" for number in range(1, file.count + 1)]
-        written: dict[str, Any] = {}
-        names: dict[str, list[Path]] = {}
-        for kind, suffix, wanted in (("noisy", "noisy", self.added is not None), ("map", "energy", drawn)):
-            names[kind] = [out.with_name(f"{sides or out.stem}-{suffix}{number}.png") for number in numbers] if wanted else []
-            written |= {f"{kind}{number}": name for number, name in zip(numbers, names[kind], strict=False)}
-        for side in written.values():
+        noisy, maps = (
+            {f"{kind}{number}": out.with_name(f"{sides or out.stem}-{name}{number}.png") for number in numbers if wanted}
+            for kind, name, wanted in (("noisy", "noisy", self.added is not None), ("map", "energy", drawn))
+        )
+        for side in (*noisy.values(), *maps.values()):
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
             if side.exists() and not _is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
@@ -269,30 +268,30 @@ class _Restorer:
 
         def restored() -> Iterator[Picture]:
             generator = stream(self.seed, "denoise", device=self.device)
-            for number, picture in enumerate(file):
-                noisy = names["noisy"][number] if names["noisy"] else None
+            coloured = False
+            for number, picture in zip(numbers, file, strict=True):
+                shades = Shades(picture, self.task.spec["channels"], self.device)
+                if shades.loses_colours and not coloured:
+                    coloured = True
+                    warnings.warn(f"{photo}: it has colours, and the run knows greys alone: it is written grey", stacklevel=2)
                 title = of and f"{of}{photo.name}"
-                found, pixels, step = self._picture(picture, generator, noisy, drawn, title)
+                found, pixels, step = self._picture(picture, shades, generator, noisy.get(f"noisy{number}"), drawn, title)
                 if found.map is not None:
-                    _write_map(found.map, names["map"][number])
+                    _write_map(found.map, maps[f"map{number}"])
                 results.append(found._replace(image=torch.empty(0), map=None))
                 steps.append(step)
                 yield picture.with_visible(pixels)
 
         write_pictures(out, restored(), like=file, quality=quality)
-        written |= self._noise(steps)
         means = {"energy per tile": "energy", "steps per tile": "steps", "forward passes": "evaluations"}
-        for name, key in means.items():
-            values = [getattr(found, key) for found in results]
-            if None not in values:
-                written[name] = sum(values) / len(values)
-        return {**{key: written[key] for key in written if key.startswith("noisy")}, "picture": out, **written}
+        values = {name: [getattr(found, key) for found in results] for name, key in means.items()}
+        known_means = {name: sum(each) / len(each) for name, each in values.items() if None not in each}
+        return {**noisy, "picture": out, **maps, **self._noise(steps), **known_means}
 
     def _picture(
-        self, picture: Picture, generator: torch.Generator, noisy: Path | None, drawn: bool, title: str
+        self, picture: Picture, shades: Shades, generator: torch.Generator, noisy: Path | None, drawn: bool, title: str
     ) -> tuple[Restored, np.ndarray, int]:
         """Denoises a picture: what restoring found, the pixels (H, W, C), and the step of its noise."""
-        shades = Shades(picture, self.task.spec["channels"], self.device)
         held: Tensor = torch.from_numpy(picture.visible()).movedim(-1, 0)
         scaled: Callable[[Tensor], Tensor] = shades.scaled
         if noisy is not None:

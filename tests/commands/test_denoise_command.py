@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,21 @@ def test_greys_stay_grey_for_a_model_of_greys(run, photo, monkeypatch):
     monkeypatch.setattr(run.task, "spec", {**run.task.spec, "channels": 1})
     run.energy = image_ebt(channels=1)
     assert pixels(denoise(run, photo)["picture"]).shape == (53, 71)
+
+
+def test_colours_through_a_run_of_greys_become_grey_and_that_is_said_once(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.task, "spec", {**run.task.spec, "channels": 1})
+    run.energy = Lazy()
+    frames = [Image.fromarray(np.full((20, 24, 3), (9, 9 + 50 * index, 9), np.uint8)) for index in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    for file in (photo, tmp_path / "a.tif"):  # whose first page is grey
+        with pytest.warns(
+            UserWarning, match=f"{file.name}: it has colours, and the run knows greys alone: it is written grey"
+        ) as said:
+            denoise(run, file)
+        assert len(said) == 1
+    with warnings.catch_warnings(action="error"):
+        denoise(run, picture(tmp_path / "grey.png", mode="L"))
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.tif", "out.bmp"])

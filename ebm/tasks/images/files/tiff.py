@@ -16,7 +16,7 @@ from ebm.tasks.images.files.belongings import ORIENTATION, of_tags, tags
 from ebm.tasks.images.files.picture import Picture, picture_of, upright
 
 BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0")  # of such files; the last of more than 4 GB
-STRIP = 2**18  # bytes that are compressed together
+STRIP, LARGEST = 2**18, 2**32 - 2**20  # bytes that are compressed together, and of a file
 
 
 def directories(source: str | Path | bytes) -> list[Any]:
@@ -103,7 +103,7 @@ def write(path: Path, pictures: Iterable[Picture], *, compressed: bool) -> None:
             found[273], found[278], found[279] = (*np.cumsum([0, *sizes[:-1]]).tolist(),), rows, (*sizes,)
             place = file.seek(0, 2)
             place += place % 2
-            if place + sum(sizes) > 2**32 - 2**20:
+            if place + sum(sizes) > LARGEST:
                 raise ValueError("a TIFF file has at most 4 GB, choose a name that ends in .png")
             file.seek(link)
             file.write(place.to_bytes(4, "little"))

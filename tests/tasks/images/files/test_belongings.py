@@ -80,3 +80,31 @@ def test_a_huge_profile_and_a_progressive_file_stay(tmp_path):
         assert image.info["icc_profile"] == profile
         assert image.info["progressive"]
         assert image.layer[0][1:3] == (2, 1)  # halved across alone, as before
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("kind", [".tif", ".png", ".jpg", ".webp"])
+def test_places_and_a_makers_notes_stay(tmp_path, dtype, kind):
+    said = exif()
+    said[0x8825] = {1: "N", 2: (50.0, 30.0, 1.5)}
+    said[0x8769] = {0x829A: 0.25, 0x927C: b"\x01notes\0" * 9, 0xA005: {1: "R98"}}
+    full = 1.0 if dtype is np.float32 else float(np.iinfo(dtype).max)
+    picture = Picture((COLOURS / 255 * full).astype(dtype), full, exif=said.tobytes())
+    write_pictures(tmp_path / "a.tif", [picture])
+    found = again(tmp_path / "a.tif", tmp_path / f"b{kind}")
+    held = Image.Exif()
+    held.load(found.exif)
+    assert held[0x010F] == "Maker"
+    assert [*map(float, held.get_ifd(0x8825)[2])] == [50.0, 30.0, 1.5]
+    assert held.get_ifd(0x8769)[0x927C] == b"\x01notes\0" * 9
+    assert held.get_ifd(0xA005) == {1: "R98"}
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".tif", ".webp"])
+def test_xmp_stays_and_turns_nothing_twice(tmp_path, kind):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="%d"/>'
+    Image.fromarray(COLOURS).save(tmp_path / "a.jpg", exif=exif(6).tobytes(), xmp=xmp % 6, quality=100, subsampling=0)
+    for file, out in ((tmp_path / "a.jpg", tmp_path / f"b{kind}"), (tmp_path / f"b{kind}", tmp_path / f"c{kind}")):
+        found = again(file, out)
+        assert found.texts["xmp"] == xmp % 1
+        assert np.abs(found.pixels.astype(int) - np.rot90(COLOURS, -1)).max() < 12

@@ -56,3 +56,27 @@ def test_all_pages_have_one_range(tmp_path):
 def test_a_white_that_is_none_says_so(white):
     with pytest.raises(ValueError, match="white="):
         open_pictures(b"", white)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("top", "white"), [(32767, 32767), (20_000, 32767), (4000, 4095)])
+def test_numbers_with_a_sign_are_taken_as_one_bit_less_and_that_is_said(tmp_path, channels, top, white):
+    ramp = np.repeat(np.linspace(0, top, 60).astype(np.int16).reshape(6, 10, 1), channels, -1).squeeze()
+    tifffile.imwrite(tmp_path / "a.tif", ramp, photometric="rgb" if channels == 3 else "minisblack")
+    file = open_pictures(tmp_path / "a.tif")
+    assert (file.white, file.first().pixels.dtype) == (white, np.uint16)
+    assert f"its signed 16 bits have numbers of up to {top:g} alone" in file.said[0]
+    assert "without a sign" in file.said[0]
+    tifffile.imwrite(tmp_path / "b.tif", ramp - np.int16(5), photometric="rgb" if channels == 3 else "minisblack")
+    with pytest.raises(ValueError, match="its numbers are -5 to"):
+        open_pictures(tmp_path / "b.tif")
+
+
+def test_bytes_with_a_sign_are_refused_and_32_bits_are_said(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4), -3, np.int8))
+    with pytest.raises(ValueError, match=r"a\.tif .*its bytes have a sign"):
+        open_pictures(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", np.full((4, 4), 60_000, np.uint32))
+    file = open_pictures(tmp_path / "b.tif")
+    assert (file.white, len(file.said)) == (65535, 1)
+    assert "its 32 bits have numbers of up to 60000 alone, so they are taken as 16 bits" in file.said[0]

@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ebm.tasks.images.files import Picture, open_pictures, write_pictures
+from ebm.tasks.images.files import Picture, open_pictures, tiff, write_pictures
+from ebm.tasks.images.files.picture import picture_of
 from tests.tasks.images.files.samples import COLOURS, PROFILE, SCENE, again, exif, only
 
 
@@ -69,3 +70,50 @@ def test_pages_of_different_sizes_and_kinds_stay(tmp_path):
     write_pictures(tmp_path / "c.tif", [Picture(each, 65535.0) for each in deep], like=file)
     found = open_pictures(tmp_path / "c.tif")
     assert [np.array_equal(picture.pixels, each) for picture, each in zip(found, deep, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_every_depth_is_turned_and_keeps_its_tags(tmp_path, big, dtype):
+    pixels = (COLOURS / (255 if dtype is np.float32 else 1)).astype(dtype)
+    how = {
+        "resolution": (40, 20),
+        "resolutionunit": "CENTIMETER",
+        "extratags": [(274, "H", 1, 6, True), (271, "s", 0, "Maker", True)],
+    }
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", bigtiff=big, **how)
+    for found in (only(tmp_path / "a.tif"), again(tmp_path / "a.tif", tmp_path / "b.tif")):
+        assert np.array_equal(found.pixels, np.rot90(pixels, -1))
+        assert found.dpi == pytest.approx((101.6, 50.8))
+        held = Image.Exif()
+        held.load(found.exif)
+        assert held[271] == "Maker"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_other_programs_read_the_pages_as_they_were(tmp_path, monkeypatch, compressed, dtype):
+    """Of several strips, with alpha and without, of sizes that are odd."""
+    monkeypatch.setattr(tiff, "STRIP", 100)
+    numbers = np.random.default_rng(0)
+    pages = [(numbers.random(shape) * 99).astype(dtype) for shape in ((5, 7, 3), (1, 1, 1), (9, 3, 4), (4, 5, 2))]
+    pictures = [picture_of(page, page.shape[-1] % 2 == 0) for page in pages]
+    tiff.write(tmp_path / "a.tif", pictures, compressed=compressed)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        for page, found in zip(pages, file.pages, strict=True):
+            assert found.compression == (8 if compressed else 1)
+            assert np.array_equal(found.asarray(), page.squeeze(-1) if page.shape[-1] == 1 else page)
+    for page, found in zip(pictures, tiff.pictures(tmp_path / "a.tif"), strict=True):
+        assert np.array_equal(found.channels(), page.channels())
+    if dtype is np.uint8:
+        with Image.open(tmp_path / "a.tif") as image:
+            for number, page in enumerate(pages):
+                image.seek(number)
+                assert np.array_equal(np.asarray(image), page[..., 0] if page.shape[-1] == 1 else page)
+
+
+def test_a_file_that_tiff_cannot_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "LARGEST", 1000)
+    with pytest.raises(ValueError, match=r"at most 4 GB"):
+        write_pictures(tmp_path / "a.tif", [Picture(COLOURS)])
+    assert [*tmp_path.iterdir()] == []

@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from ebm.tasks.images.files import Picture, lost, open_pictures, write_pictures
 from tests.helpers import laws
-from tests.tasks.images.files.samples import COLOURS, PROFILE, again, only
+from tests.tasks.images.files.samples import COLOURS, PROFILE, again, exif, only
 
 
 @st.composite
@@ -127,3 +127,12 @@ def test_what_a_kind_cannot_hold_is_told_and_nothing_hidden_appears(tmp_path):
     write_pictures(tmp_path / "b.jpg", file, like=file)
     assert only(tmp_path / "b.jpg").pixels.min() > 250
     assert lost(file, tmp_path / "b.png", deep) == []
+
+
+def test_what_belongs_to_a_picture_and_is_lost_is_told(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "a.jpg", exif=exif(), icc_profile=PROFILE, dpi=(72, 72), comment=b"a slope")
+    file = open_pictures(tmp_path / "a.jpg")
+    (said,) = lost(file, tmp_path / "b.gif", file.first())
+    assert said == "it holds no EXIF and no colour profile and no resolution, left out (GIF)"
+    assert lost(file, tmp_path / "b.png", file.first()) == ["it holds no comment, left out (PNG)"]
+    assert lost(file, tmp_path / "b.jpg", file.first()) == []
