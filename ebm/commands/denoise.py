@@ -17,11 +17,11 @@ from ebm.optional import installed
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
 from ebm.samplers import Monotone
-from ebm.tasks.images.estimating import estimate_noise
+from ebm.tasks.images.estimating import confirmed, estimate_noise
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.tiling import patch_scores
-from ebm.tasks.images.whole import count_parts, restore_picture
+from ebm.tasks.images.whole import count_parts, restore_picture, takes_any_size
 from ebm.thinking import Thinker
 
 BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one is halved, at most
@@ -103,7 +103,7 @@ def denoise(
         del noise
         written["noisy"] = sides["noisy"]
         _write(image, written["noisy"], "PNG")
-    std, signal = (estimate_noise(image), 1.0) if said is None else said
+    std, signal = (_estimated(run.energy, predictor, image), 1.0) if said is None else said
     std *= strength
     step, factor = _step(task, std, signal)
     if (steps, patience) == (None, None) and enough is not None and step > task.noise_step[1]:
@@ -171,6 +171,13 @@ def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, f
             f"{name}={value}: pass a positive number, in {'grey levels' if name == 'sigma' else 'pixels of -1 to 1'}"
         )
     return (value / 127.5 if name == "sigma" else value), 1.0
+
+
+def _estimated(energy: Any, predictor: Any, image: Tensor) -> float:
+    """Estimates the deviation of a picture's noise; an energy that is told it has the last word."""
+    std = estimate_noise(image)
+    told = isinstance(predictor, Thinker) and takes_any_size(predictor) and not getattr(energy, "blind", False)
+    return confirmed(energy, image, std) if told else std
 
 
 def _step(task: Tiled, std: float, signal: float) -> tuple[int, float]:
