@@ -21,12 +21,12 @@ from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
 from ebm.samplers import Monotone
-from ebm.tasks.images.estimating import estimate_noise
+from ebm.tasks.images.estimating import confirmed, estimate_noise
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.shades import Shades
 from ebm.tasks.images.tiling import Coding, Restored, patch_scores
-from ebm.tasks.images.whole import count_parts, restore_picture
+from ebm.tasks.images.whole import count_parts, restore_picture, takes_any_size
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
 from ebm.thinking import Thinker
 
@@ -298,7 +298,7 @@ class _Restorer:
             held, scaled = self._noised(held, shades, generator), lambda y: y.to(self.device, torch.float32)
             pixels = torch.cat([shades.encode(rows.float()) for rows in held.split(BAND, 1)], 1).movedim(0, -1).numpy()
             write_pictures(noisy, [replace(picture, pixels=pixels, texts=OURS)])
-        std, signal = (_estimated(held, scaled), 1.0) if self.said is None else self.said
+        std, signal = (self._estimated(held, shades, scaled), 1.0) if self.said is None else self.said
         step, factor = _step(self.task, std * self.strength, signal)
         predictor = self.beyond if step > self.task.noise_step[1] else self.predictor
         height, width = held.shape[1:]
@@ -327,6 +327,19 @@ class _Restorer:
             found.append(self.task.schedule.noised(clean, step, randn_like(clean, generator))[0].half().cpu())
         return torch.cat(found, 1)
 
+    def _estimated(self, held: Tensor, shades: Shades, scaled: Callable[[Tensor], Tensor]) -> float:
+        """Estimates the noise of a picture (C, H, W) from its middle; an energy that is told it has the last word."""
+        height, width = held.shape[1:]
+        if min(height, width) < LEAST:
+            raise ValueError(f"a picture of {width} x {height} is too small to estimate its noise: say it by --sigma")
+        top, left = (max(0, (size - LOOKED_AT) // 2) for size in (height, width))
+        middle = scaled(held[None, :, top : top + LOOKED_AT, left : left + LOOKED_AT])
+        std = estimate_noise(middle[0])
+        if not isinstance(self.predictor, Thinker) or not takes_any_size(self.predictor):
+            return std
+        energy: Any = self.predictor.energy
+        return std if getattr(energy, "blind", False) else confirmed(energy, shades.expand(middle)[0], std)
+
     def _noise(self, steps: Sequence[int]) -> dict[str, str]:
         """Says how much additive noise was taken off pictures whose noise had these steps."""
         if not isinstance(self.task.schedule, AdditiveNoise):
@@ -334,15 +347,6 @@ class _Restorer:
         low, high = (127.5 * self.task.schedule.std[step].item() for step in (min(steps), max(steps)))
         span = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
         return {"noise": f"{span} of 255" + (", estimated" if self.said is None else "")}
-
-
-def _estimated(held: Tensor, scaled: Callable[[Tensor], Tensor]) -> float:
-    """Estimates the noise of a picture (C, H, W) from its middle."""
-    height, width = held.shape[1:]
-    top, left = (max(0, (size - LOOKED_AT) // 2) for size in (height, width))
-    if min(height, width) < LEAST:
-        raise ValueError(f"a picture of {width} x {height} is too small to estimate its noise: say it by --sigma")
-    return estimate_noise(scaled(held[None, :, top : top + LOOKED_AT, left : left + LOOKED_AT])[0])
 
 
 def _is_ours(side: Path) -> bool:

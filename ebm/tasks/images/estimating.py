@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ebm.interfaces import energy_and_grad, eval_mode
 
 BLOCK, SMOOTHEST = 16, 0.05  # pixels a side of the blocks that are looked at, and the share of the smoothest that counts
 NOISE_ALONE = 0.805  # what that share's quantile is of the deviation, where there is noise alone
 TEXTURE = 2.0 / 127.5  # what texture adds to the estimate, as a root mean square over the pictures of DnCNN's training set
 MEDIAN = 0.6745  # of a standard normal's size
 EDGE = 1 - 1 / 127.5  # beyond it a pixel may have been clipped, and has less noise
+BELIEVED = 0.57  # the share of noise that a step takes off where it is noise: harmed training pictures lie below
+LOOKED_AT, TRIES = 512, 8  # pixels a side of the middle that is asked about, and how often
 CLIPPED = 0.1  # the share of clipped pixels from which a block counts for nothing
 
 
@@ -45,3 +51,30 @@ def estimate_noise(image: Tensor) -> float:
     smooth = (kept if kept.numel() else deviations.flatten()).quantile(SMOOTHEST)
     share = NOISE_ALONE if deviations.numel() > 1 else 1.0
     return float((smooth / share).square().sub(TEXTURE**2).clamp(min=0).sqrt())
+
+
+def confirmed(energy: Any, image: Tensor, std: float) -> float:
+    """Lowers an estimate of a picture's noise (C, H, W) until an energy agrees that it is noise.
+
+    Texture all over a picture looks like noise to `estimate_noise`, less so to an energy that was
+    trained on photographs: told of noise σ, a gradient step of size 1 takes off most of σ where it is
+    noise, and less than half where it is texture. So σ becomes what the step takes off, root mean
+    square, until that is at least 0.57 of σ. The picture's middle is looked at.
+
+    Arguments:
+        energy: takes σ as its context, such as a `GradientStepUNet`.
+        image: the picture, in units of its noise.
+        std: the estimate.
+    """
+    (top, height), (left, width) = ((max(0, (size - LOOKED_AT) // 2), min(size, LOOKED_AT)) for size in image.shape[1:])
+    middle = image[None, :, top : top + height, left : left + width]
+    with torch.no_grad(), eval_mode(energy):
+        for _ in range(TRIES):
+            if std <= 0:
+                return 0.0
+            _, step = energy_and_grad(energy.given(std), middle)
+            taken = float(step.square().mean().sqrt())
+            if taken >= BELIEVED * std:
+                break
+            std = taken
+    return std

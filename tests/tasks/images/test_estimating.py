@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebm.tasks.images.estimating import estimate_noise
+from ebm.interfaces import Energy
+from ebm.tasks.images.estimating import confirmed, estimate_noise
 from ebm.tasks.images.photographs import photographs
 from tests.helpers import laws, seeded, seeds
 
@@ -53,3 +54,29 @@ def test_colours_are_looked_at_one_by_one_and_small_pictures_whole():
     assert 0.1 < estimate_noise(noise[:, :12, :14]) < 0.3
     with pytest.raises(ValueError, match="at least 6 pixels a side"):
         estimate_noise(noise[:, :5])
+
+
+class Taking(Energy):
+    """A step takes a share off the noise that it is told, but no more of the picture than there is: 0.02."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.told = share, []
+
+    def encode(self, context=None, level=-1):
+        self.told.append(context)
+        return context
+
+    def forward(self, y, code=None):
+        size = min(self.share * code, 0.02)
+        return size * (y * (y.detach() / y.detach().abs())).sum((-3, -2, -1))
+
+
+def test_an_estimate_is_lowered_until_a_step_takes_most_of_it_off():
+    image = torch.randn(1, 20, 30, generator=seeded(0))
+    believing, doubting = Taking(0.8), Taking(0.4)
+    assert confirmed(believing, image, 0.02) == 0.02
+    assert confirmed(Taking(0.8), image, 0.1) == pytest.approx(0.02, rel=1e-4)  # 0.02 is what a step takes off
+    assert confirmed(doubting, image, 0.01) == pytest.approx(0.01 * 0.4**8, rel=1e-3)
+    assert len(doubting.told) == 8
+    assert confirmed(Taking(0.8), image, 0.0) == 0
