@@ -102,6 +102,7 @@ def test_other_programs_read_the_pages_as_they_were(tmp_path, monkeypatch, compr
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         for page, found in zip(pages, file.pages, strict=True):
             assert found.compression == (8 if compressed else 1)
+            assert found.offset % 2 == 0  # as the standard asks for
             assert np.array_equal(found.asarray(), page.squeeze(-1) if page.shape[-1] == 1 else page)
     for page, found in zip(pictures, tiff.pictures(tmp_path / "a.tif"), strict=True):
         assert np.array_equal(found.channels(), page.channels())
