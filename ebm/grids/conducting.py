@@ -116,6 +116,8 @@ class Workers:
     def _stop(self) -> None:
         for _, process, _ in self.running.values():
             process.stop()
+        for _, process, _ in self.running.values():
+            process.wait()
 
     def carry_out(self, wanted: Sequence[Job], allowed: Callable[[Job], bool], look: Callable[[], None]) -> None:
         """Does runs in their order, each once it is allowed, and looks at what came of them."""

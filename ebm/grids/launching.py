@@ -30,7 +30,10 @@ class Running(Protocol):
         """Tells whether it has ended, however."""
 
     def stop(self) -> None:
-        """Ends it; in a process of this machine once its step is saved."""
+        """Asks it to end; in a process of this machine it first saves its step."""
+
+    def wait(self) -> None:
+        """Waits for its end, after it was asked to."""
 
 
 Launch: TypeAlias = Callable[[Job], Running]
@@ -51,6 +54,8 @@ class OwnProcess:
 
     def stop(self) -> None:
         self.process.terminate()
+
+    def wait(self) -> None:
         self.process.join()
 
 
@@ -117,6 +122,8 @@ class Submitted:
 
     def stop(self) -> None:
         self.job.cancel()
+
+    def wait(self) -> None: ...
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, figure_of
-from ebm.grids.readings import Reading
+from ebm.grids.readings import Compared, Reading
 from ebm.grids.table import Table
 from ebm.judging.seeds import over_seeds
 
@@ -32,9 +32,19 @@ def picture(table: Table, reading: Reading) -> bytes:
             last.plot([value], [place], "o", color=COLORS[[*grid.arms].index(each.arm) % len(COLORS)], markersize=5)
         if shown:
             last.axvline(shown[0].nothing, color=NOISE, linewidth=0.8)
-        last.set_yticks(range(len(shown)), [f"{e.arm}{f', {e.point}' if e.point else ''}" for e in reversed(shown)], fontsize=7)
-        last.set(title="against another arm, 95 %" if any(e.against for e in shown) else "estimates, 95 %")
+        last.set_yticks(range(len(shown)), [_named(each) for each in reversed(shown)], fontsize=7)
+        last.set(
+            title="estimates, 95 %", xlabel=", ".join(dict.fromkeys(each.what for each in shown)), ylim=(-0.6, len(shown) - 0.4)
+        )
+        if shown and shown[0].nothing > 0:  # ratios
+            last.set_xscale("log")
     return png.getvalue()
+
+
+def _named(each: Compared) -> str:
+    return "\n".join(
+        [f"{each.arm}{f', {each.point}' if each.point else ''}", *([f"against {each.against}"] if each.against else [])]
+    )
 
 
 def _curves(axes: Axes, table: Table, metric: str) -> None:
@@ -53,8 +63,13 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
     axes.set(title=metric, xlabel=grid.axis.label if grid.axis is not None else "")
     if grid.axis is None:
         axes.set_xticks([])
-    elif grid.axis.scale == "log":
-        axes.set_xscale("log")
+    else:
+        places = {table.place(arm, point): point for arm in arms for point in table.points(arm)}
+        if grid.axis.scale == "log":
+            axes.set_xscale("log")
+        if not isinstance(grid.axis.x, str) or not grid.axis.x:  # points are where they say
+            axes.set_xticks([*places], [*places.values()], fontsize=7)
+            axes.set_xticks([], minor=True)
     if grid.test["use"] == "power-law":
         axes.set_yscale("log")
     axes.legend(fontsize=7)

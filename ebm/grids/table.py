@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ebm.files import atomic
 from ebm.grids.budget import ENOUGH
 from ebm.grids.grid import Grid, Measure
 from ebm.grids.plan import Job, points
 from ebm.grids.work import FINISHED, RUNS, Outcome
 from ebm.studies.findings import Row as Found
-from ebm.studies.findings import read_rows, write_rows
+from ebm.studies.findings import read_rows
 from ebm.words import nearest
 
 
@@ -158,5 +160,10 @@ def balanced(grid: Grid, rows: Sequence[Row], fewest: int = 1) -> tuple[list[Row
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Writes all rows as a csv file, a cell empty where there is no number."""
-    write_rows(path, [{key: "" if cell != cell else cell for key, cell in row._asdict().items()} for row in rows])
+    """Writes all rows as a csv file, floats in full, and no value where there is none."""
+    with atomic(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(
+            ["" if cell != cell else repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows
+        )

@@ -31,8 +31,8 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
 
     With n numbers of mean m and standard deviation s, the truth is in m ± t s / √n and the mean of
     n other seeds in m ± t s √(2 / n), t of n − 1 degrees of freedom. Both are exact where numbers
-    are normal; a bootstrap over three seeds would cover a truth three times in four. One number
-    has no interval: its ends are infinite.
+    are normal; a percentile bootstrap over three seeds would cover the truth two times in three.
+    One number has no interval: its ends are infinite.
 
     Arguments:
         values: one number of each seed, such as a difference of two runs of the same seed.

@@ -65,6 +65,8 @@ class Done:
 
     def stop(self) -> None: ...
 
+    def wait(self) -> None: ...
+
 
 class Here:
     """Starts runs in this process, and remembers which."""

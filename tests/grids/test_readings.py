@@ -160,7 +160,7 @@ def test_the_verdict_is_made_of_all_comparisons():
     )
     found = READINGS["gain"](both, points=["100", "800"])
     assert found.verdict == "mixed"
-    assert found.sentence.startswith("Of 2 comparisons 1 support the claim, 1 contradict it: ")
+    assert found.sentence.startswith("Of 2 comparisons 1 supports the claim, 1 contradicts it: ")
 
 
 def test_what_is_lost_is_counted_and_pairs_lose_both():

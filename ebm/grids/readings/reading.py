@@ -61,8 +61,8 @@ def concluded(table: Table, found: Sequence[Compared], more: Sequence[str] = ())
         verdict = "opposite"
     else:
         verdict = "mixed" if any(signs) else "undecided"
-    counted = {1: "support the claim", -1: "contradict it", 0: "decide nothing"}
-    shares = [f"{signs.count(sign)} {said}" for sign, said in counted.items() if sign in signs]
+    counted = {1: "support{} the claim", -1: "contradict{} it", 0: "decide{} nothing"}
+    shares = [f"{n} {said.format('s' * (n == 1))}" for sign, said in counted.items() if (n := signs.count(sign))]
     parts = [f"Of {len(found)} comparison{'s' * (len(found) != 1)} {', '.join(shares)}"] if found else ["Nothing can be compared"]
     parts[0] += f": {'; '.join(map(told, found[:SHOWN]))}" if found else ""
     if len(found) > SHOWN:
