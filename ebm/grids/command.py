@@ -11,10 +11,11 @@ from typing import Any, get_args
 import torch
 
 from ebm.grids.budget import seconds_of
-from ebm.grids.conducting import Clock, conduct
+from ebm.grids.conducting import STUDY, conduct
 from ebm.grids.findings import Finding
 from ebm.grids.grid import Grid, load, parse, slug
 from ebm.grids.launching import Cluster, cores, launcher
+from ebm.grids.workers import Clock
 from ebm.processes import use_threads
 from ebm.words import nearest
 
@@ -57,7 +58,8 @@ def conduct_by_name(
     options = {key.removeprefix(CLUSTER): _plain(value) for key, value in (settings or {}).items() if key.startswith(CLUSTER)}
     mine = {key: value for key, value in (settings or {}).items() if not key.startswith(CLUSTER)}
     grid = changed(load(name), mine, seeds)
-    folder = Path(out) if out is not None else Path("studies") / (Path(name).stem if name.endswith(".toml") else slug(name))
+    called = name_of(name)
+    folder = Path(out) if out is not None else Path("studies") / slug(called)
     at_once = jobs or (1_000 if cluster == "slurm" else 1 if torch.cuda.is_available() and cluster == "none" else cores())
     use_threads(count := threads or 1)
     words = ["ebm", "study", Path(name).name if name.endswith(".toml") else name]
@@ -69,7 +71,7 @@ def conduct_by_name(
             grid,
             folder,
             lambda place: launcher(place, cluster, options, count),  # type: ignore[arg-type]  # it is one of the known
-            name=Path(name).stem if name.endswith(".toml") else name,
+            name=called,
             at_once=at_once,
             clock=began,
             command=shlex.join(words),
@@ -77,6 +79,18 @@ def conduct_by_name(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; the same command goes on with the study in {folder}") from None
     return found, folder
+
+
+def name_of(name: str) -> str:
+    """Names a study: by its registered name, its file, or the folder of its study.toml.
+
+    >>> name_of("thinking"), name_of("my/own.toml"), name_of("studies/x/study.toml")
+    ('thinking', 'own', 'x')
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        return name
+    return path.absolute().parent.name if path.name == STUDY else path.stem
 
 
 def changed(grid: Grid, settings: Mapping[str, Any], seeds: int | str | list[int] | None) -> Grid:

@@ -54,6 +54,10 @@ class Table:
         ours, theirs = self.values(arm, point), self.values(other, point)
         return {seed: sign * (value - theirs[seed]) for seed, value in ours.items() if seed in theirs}
 
+    def metric(self, arm: str) -> str:
+        """Names what an arm is measured by."""
+        return self.grid.measure_of(arm).metric
+
     def place(self, arm: str, point: str) -> float:
         """Says where a point lies: the mean over seeds where that is measured."""
         found = [row.x for row in self.rows if (row.arm, row.point) == (arm, point) and math.isfinite(row.x)]

@@ -16,12 +16,13 @@ import pytest
 import tomli_w
 
 from ebm.cli import main
-from ebm.grids import conducting
-from ebm.grids.conducting import Clock, conduct
+from ebm.grids import workers
+from ebm.grids.conducting import conduct
 from ebm.grids.findings import read_finding
 from ebm.grids.plan import jobs
 from ebm.grids.table import Table
 from ebm.grids.work import FAILED, OUTCOMES, RUNS, Outcome, write_outcome
+from ebm.grids.workers import Clock
 from tests.fake_plugins import environment, offering, quick_report, write_distribution
 from tests.fake_plugins import installed as plugged
 from tests.grids.grids import Done, Here, table, tiny
@@ -30,7 +31,7 @@ from tests.grids.grids import Done, Here, table, tiny
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
     quick_report(monkeypatch)
-    monkeypatch.setattr(conducting, "POLL", 0.0)
+    monkeypatch.setattr(workers, "POLL", 0.0)
 
 
 def rows(folder):
@@ -61,7 +62,7 @@ def test_a_study_ends_with_a_table_a_picture_and_a_sentence(tmp_path):
     gains = [by["slow", "4", seed] - by["fast", "4", seed] for seed in "01"]
     assert found.estimates[0]["value"] == pytest.approx(sum(gains) / 2)
     assert (tmp_path / "s" / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert f"better by {sum(gains) / 2:.3g} [" in found.finding
+    assert f"energy better by {sum(gains) / 2:.3g} [" in found.finding
     assert "means over 2 seeds" in found.finding.lower()
     assert read_finding(tmp_path / "s") == found
     assert (found.seeds, found.runs, found.left_out, found.command) == ([0, 1], 8, [], "ebm study tiny")
@@ -164,7 +165,7 @@ def test_a_run_that_diverges_is_a_row_with_its_verdict(tmp_path):
     assert lost
     assert all(row["verdict"] not in ("", "healthy") for row in lost)
     assert "without a number left out (wild." in found.finding
-    assert "fast against slow at 4: better by" in found.finding
+    assert "fast against slow at 4: energy better by" in found.finding
     again = Here()
     go(tiny(tmp_path, arms=arms), tmp_path / "s", again)
     assert again.started == []  # it would diverge again
@@ -373,7 +374,7 @@ def test_the_command_conducts_a_file_and_says_what_was_found(tmp_path, capsys, m
     status, out, err = said(capsys, "study", "mine.toml", "--fit.batch-size", "4", "--seeds", "[3, 5]", "--jobs", 1)
     assert status == 0, err
     assert "finding, " in out
-    assert "fast against slow at 4: better by" in out
+    assert "fast against slow at 4: energy better by" in out
     assert "run 8 of 8" in err
     assert {r["seed"] for r in rows(Path("studies/mine"))} == {"3", "5"}
     assert "batch_size = 4" in Path("studies/mine/runs/slow.2.seed-3/recipe.toml").read_text()

@@ -85,7 +85,7 @@ def test_what_a_part_costs_is_what_the_full_one_is_better_by():
     found = READINGS["ablation"](table(made, lambda arm, x, seed: 2.0 + (arm == "ours") * (0.5 + 0.1 * seed)), against="theirs")
     assert found.verdict == "holds"
     assert found.found[0].estimate.value == pytest.approx(0.6)
-    assert "ours against theirs at 800: costs 0.6 [" in found.sentence
+    assert "ours against theirs at 800: loss worse by 0.6 [" in found.sentence
 
 
 def test_a_slope_is_that_of_each_seeds_line():

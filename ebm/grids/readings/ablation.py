@@ -21,5 +21,5 @@ def ablation(table: Table, *, against: str) -> Reading:
             if values is None:
                 missing.append(f"{arm} and {full} have no seed in common")
             else:
-                found.append(Compared(arm, full, point, "costs", values))
+                found.append(Compared(arm, full, point, f"{table.metric(arm)} worse by", values))
     return concluded(table, found, missing)

@@ -27,5 +27,5 @@ def gain(table: Table, *, against: str = "", points: Sequence[str] = ()) -> Read
             if values is None:
                 missing.append(f"{arm} and {other} have no seed in common at {point or 'the only point'}")
             else:
-                found.append(Compared(arm, other, point, "better by", values))
+                found.append(Compared(arm, other, point, f"{table.metric(arm)} better by", values))
     return concluded(table, found, missing)

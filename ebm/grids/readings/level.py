@@ -20,5 +20,5 @@ def level(table: Table) -> Reading:
             if values is None:
                 missing.append(f"{arm} has no number at {point or 'the only point'}")
             else:
-                found.append(Compared(arm, "", point, "is", values))
+                found.append(Compared(arm, "", point, table.metric(arm), values))
     return concluded(table, found, missing)

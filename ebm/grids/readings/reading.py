@@ -80,8 +80,8 @@ def concluded(table: Table, found: Sequence[Compared], more: Sequence[str] = ())
 def told(each: Compared) -> str:
     """Tells one estimate in words.
 
-    >>> told(Compared("ours", "theirs", "400", "better by", Estimate(0.5, 0.25, 0.75)))
-    'ours against theirs at 400: better by 0.5 [0.25, 0.75]'
+    >>> told(Compared("ours", "theirs", "400", "loss better by", Estimate(0.5, 0.25, 0.75)))
+    'ours against theirs at 400: loss better by 0.5 [0.25, 0.75]'
     """
     beside = f" against {each.against}" if each.against else ""
     at = f" at {each.point}" if each.point else ""

@@ -29,5 +29,5 @@ def slope(table: Table, *, against: str = "") -> Reading:
         x = [table.place(arm, point) for point in by_point]
         values = estimate([linear_regression(x, [gains[seed] for gains in by_point.values()]).slope for seed in seeds])
         assert values is not None
-        found.append(Compared(arm, other, "", "gains, for each unit further,", values))
+        found.append(Compared(arm, other, "", f"gain in {table.metric(arm)}, for each unit further,", values))
     return concluded(table, found, missing)
