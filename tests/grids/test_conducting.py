@@ -100,6 +100,18 @@ def test_one_that_is_interrupted_in_the_middle_of_a_run_ends_with_the_same_table
     assert (tmp_path / "s" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
 
 
+def test_one_that_is_killed_between_a_run_and_its_outcome_takes_the_run_as_it_is(tmp_path):
+    go(tiny(tmp_path), tmp_path / "s")
+    before = (tmp_path / "s" / "table.csv").read_bytes()
+    (tmp_path / "s" / OUTCOMES / "fast.4.seed-1.json").unlink()
+    weights = tmp_path / "s" / RUNS / "fast.4.seed-1" / "checkpoints" / "step-000000004"
+    written, again = weights.stat().st_mtime_ns, Here()
+    go(tiny(tmp_path), tmp_path / "s", again)
+    assert again.started == ["fast.4.seed-1"]
+    assert weights.stat().st_mtime_ns == written
+    assert (tmp_path / "s" / "table.csv").read_bytes() == before
+
+
 def test_arms_that_differ_in_what_is_looked_at_share_their_runs(tmp_path):
     arms = table(tmp_path)["arms"]
     arms["same"] = {"like": "fast", "against": "fast", "measure": {"metric": "mmd"}}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ebm.grids import budget
+from ebm.energies.ebt.products import linear
+from ebm.grids import budget, measured
 from ebm.grids.grid import load, parse, read, slug
 from ebm.grids.measured import flops, parameters
 from ebm.grids.plan import jobs, tuning
@@ -236,6 +237,15 @@ def test_operations_and_parameters_are_those_that_are_counted_by_hand():
     assert flops(run) == 10 * (forward + backward)
     twice = Run(None, run.recipe, Net(), run.sampler, Descends(), Five(), {})
     assert flops(twice) > 1.5 * flops(run)
+
+
+@pytest.mark.parametrize("width", [8, 256])
+def test_products_are_counted_whoever_computes_them(width):
+    """The larger one is oneDNN's, where torch is built with it."""
+    x, weight = torch.randn(64, width), torch.randn(width, width)
+    with measured._Counter() as counter:
+        linear(x, weight)
+    assert counter.count == 2 * 64 * width * width
 
 
 def test_a_file_is_read_from_its_path(tmp_path):
