@@ -42,5 +42,5 @@ def affords(grid: Grid, whole: Mapping[tuple[str, int, int], Job], job: Job, wor
                 total += max(0.0, expected(places, means.get(arm, {}), point) - spent)
         return total / workers.at_once
 
-    kept = keep(count, len(seeds), READINGS[grid.test["use"]], cost, workers.clock.left * (1 - RESERVE))
+    kept = keep(count, len(seeds), READINGS[grid.test.use], cost, workers.clock.left * (1 - RESERVE))
     return job.point < kept.points and job.seed in seeds[: kept.seeds]

@@ -26,7 +26,7 @@ def _likened(arms: Mapping[str, Any], name: str, seen: tuple[str, ...]) -> Any:
     own = arms[name]
     if not isinstance(own, dict) or LIKE not in own:
         return own
-    if (other := own[LIKE]) not in arms:
+    if not isinstance(other := own[LIKE], str) or other not in arms:
         raise ValueError(f"arms.{name}.{LIKE} = {other!r}: no arm has this name: {nearest(str(other), arms)}")
     if name in seen:
         raise ValueError(f"arms.{name} is like itself: {' is like '.join((*seen, name))}")

@@ -58,9 +58,8 @@ def conduct(
             be, or no value that was tried for an arm could be trained with.
     """
     clock = Clock() if clock is None else clock
-    reading = READINGS[grid.test["use"]]
-    keywords = {key: value for key, value in grid.test.items() if key != "use"}
-    check_keywords(f"test {grid.test['use']!r}", reading, {**keywords, "table": None})
+    reading = READINGS[grid.test.use]
+    check_keywords(f"test {grid.test.use!r}", reading, {**grid.test.keywords, "table": None})
     _, tried = jobs(grid), tuning(grid)  # refuses what cannot be before anything is run
     _open(folder, grid)
 
@@ -136,11 +135,10 @@ def _conclude(
 ) -> Finding:
     """Writes the table, the picture and the finding of what is done."""
     rows = rows_of(grid, whole, workers.outcomes, folder)
-    inside, left = balanced(grid, rows, LEAST[grid.test["use"]])
+    inside, left = balanced(grid, rows, LEAST[grid.test.use])
     table = Table(grid, inside)
-    keywords = {key: value for key, value in grid.test.items() if key != "use"}
     reading = (
-        READINGS[grid.test["use"]](table, **keywords)
+        READINGS[grid.test.use](table, **grid.test.keywords)
         if inside
         else Reading("undecided", f"{stopped or 'No run is complete'}.", [])
     )

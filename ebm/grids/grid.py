@@ -65,6 +65,20 @@ class Tune(Strict):
     seed: int = 1000
 
 
+class Test(Strict):
+    """How a measured table is read: by which reading, and its keywords."""
+
+    use: str
+    against: str = ""
+    points: list[str] = []
+    floor: float | Literal["fit"] = 0.0
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What the reading is told."""
+        return {key: value for key, value in self.model_dump(exclude_defaults=True).items() if key != "use"}
+
+
 class Grid(Strict):
     """A claim, where it stands, and the runs that test it.
 
@@ -78,11 +92,11 @@ class Grid(Strict):
         arms: what is compared, by name.
         measure: what is measured.
         tune: what is tuned for each arm.
-        test: how the measured table is read: `use`, and the reading's keywords.
+        test: how the measured table is read.
     """
 
-    claim: str
-    source: str
+    claim: str = Field(min_length=1)
+    source: str = Field(min_length=1)
     seeds: int | list[int] = 3
     minutes: float = 0.0
     settings: dict[str, Any] = {}
@@ -90,7 +104,7 @@ class Grid(Strict):
     arms: dict[str, Arm] = Field(min_length=1)
     measure: Measure
     tune: Tune | None = None
-    test: dict[str, Any]
+    test: Test
 
     def drawn(self) -> list[int]:
         """Lists the seeds."""
@@ -122,7 +136,7 @@ class Grid(Strict):
 
     def against(self, arm: str) -> str:
         """Names the arm that one is compared with; "" where it is none."""
-        other = self.arms[arm].against or self.test.get("against", "")
+        other = self.arms[arm].against or self.test.against
         return "" if other == arm else other
 
 
@@ -165,15 +179,21 @@ def _checked(kind: type[Any], table: Mapping[str, Any], where: str = "") -> Any:
         return kind.model_validate(dict(table))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = _place(first["loc"])
         if first["type"] == "extra_forbidden":
             above, _, key = place.rpartition(".")
             said = f"{above or 'it'} has no place for {key!r}: {nearest(key, _keys_at(kind, first['loc'][:-1]))}"
         elif first["type"] == "missing":
             said = f"{place} is missing"
         else:
-            said = f"{place} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            reasons = dict.fromkeys(each["msg"] for each in error.errors() if _place(each["loc"]) == place)
+            said = f"{place} = {first['input']!r}: {', or '.join(reason[0].lower() + reason[1:] for reason in reasons)}"
         raise ValueError(f"{where}: {said}" if where else said) from error
+
+
+def _place(loc: tuple[Any, ...]) -> str:
+    """Names a place of a file: without the kinds that pydantic tries a value as."""
+    return ".".join(str(part) for part in loc if not re.fullmatch(r"int|float|(list|literal)\[.*\]", str(part)))
 
 
 def _keys_at(kind: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
@@ -195,14 +215,14 @@ def _check(grid: Grid) -> None:
     if len({*slugs}) < len(slugs):
         raise ValueError(f"arms are {', '.join(grid.arms)}: two would have one folder; tell them apart by letters and digits")
     _check_axis(grid)
-    used = grid.test.get("use")
+    used = grid.test.use
     if used not in READINGS:
         raise ValueError(f"test.use = {used!r}: no reading has this name: {nearest(str(used), READINGS)}")
     if used != ALONE and not any(map(grid.against, grid.arms)):
         raise ValueError(f"test: {used} compares arms: name the one to compare with, as in against = {next(iter(grid.arms))!r}")
     if (count := len(grid.points_of(next(iter(grid.arms))))) < READINGS[used]:
         raise ValueError(f"test: {used} needs {READINGS[used]} points along an axis, and here are {count}")
-    if wrong := [each for each in grid.test.get("points", []) if any(each not in grid.points_of(arm) for arm in grid.arms)]:
+    if wrong := [each for each in grid.test.points if any(each not in grid.points_of(arm) for arm in grid.arms)]:
         raise ValueError(
             f"test.points: {wrong[0]!r} is no point of all arms: {nearest(str(wrong[0]), grid.points_of(next(iter(grid.arms))))}"
         )
@@ -213,7 +233,7 @@ def _check(grid: Grid) -> None:
             raise ValueError(f"{where}: no study has this name: {nearest(measure.study, components('study'))}")
         if not measure.study and (measure.keywords or measure.where):
             raise ValueError(f"arms.{name}: measure.keywords and measure.where are of a study's rows: name measure.study, too")
-        other = arm.against or grid.test.get("against", "")
+        other = arm.against or grid.test.against
         if other and other not in grid.arms:
             raise ValueError(f"arms.{name} is compared with {other!r}: no arm has this name: {nearest(other, grid.arms)}")
         if other and grid.points_of(other) != grid.points_of(name):

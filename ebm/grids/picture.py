@@ -78,6 +78,6 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
         if not isinstance(grid.axis.x, str) or not grid.axis.x:  # points are where they say
             axes.set_xticks([*places], [*places.values()], fontsize=7)
             axes.set_xticks([], minor=True)
-    if grid.test["use"] == "power-law":
+    if grid.test.use == "power-law":
         axes.set_yscale("log")
     axes.legend(fontsize=6)

@@ -239,10 +239,7 @@ def test_a_number_that_no_run_has_is_missed_after_the_first(tmp_path):
             "arm 'slow', recipe dense: no recipe is named 'dense'",
         ),
         ({"settings": {"fit.stepz": 3}}, "arm 'slow'.*has no keyword 'stepz': did you mean 'steps'"),
-        (
-            {"test": {"use": "gain", "against": "slow", "point": ["2"]}},
-            "test 'gain' has no keyword 'point': did you mean 'points'",
-        ),
+        ({"test": {"use": "gain", "against": "slow", "floor": 1.0}}, "test 'gain' has no keyword 'floor'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, changes, message):
@@ -322,7 +319,6 @@ class Slow:
 def test_a_budget_leaves_a_balanced_table_and_says_what_is_left_out(tmp_path, seconds, points, seeds):
     """Points cost 8, 16 and 32 seconds of two arms: a seed of all 56, and five 280."""
     grid = tiny(tmp_path, seeds=5, axis={"label": "steps", "settings": {"fit.steps": [2, 4, 8]}})
-    grid = grid.model_copy(update={"test": {"use": "gain", "against": "slow"}})
     slow = Slow(2.0)
     clock = Clock(seconds, now=lambda: slow.time)
     found = conduct(grid, tmp_path / "s", slow, name="tiny", clock=clock)

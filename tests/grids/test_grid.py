@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import tomllib
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from ebm.energies.ebt.products import linear
 from ebm.grids import budget, measured
-from ebm.grids.grid import load, parse, read, slug
+from ebm.grids.grid import READINGS, load, parse, read, slug
 from ebm.grids.measured import flops, parameters
 from ebm.grids.plan import jobs, tuning
 from ebm.grids.showing import cost
@@ -20,6 +22,7 @@ from ebm.interfaces import Batch, Energy, Loss, Objective
 from ebm.registry import components
 from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
+from tests.fake_plugins import REPOSITORY
 
 BUNDLED = [name for name, found in components("grid").items() if found.distribution == "ebm-toolkit"]
 GRID = {
@@ -52,6 +55,14 @@ def changed(place, value):
         ("clam", "c", "it has no place for 'clam': did you mean 'claim'"),
         ("claim", None, "claim is missing"),
         ("claim", 3, "claim = 3: input should be a valid string"),
+        ("claim", "", "claim = '': string should have at least 1 character"),
+        ("seeds", "3", "seeds = '3': input should be a valid integer, or input should be a valid list"),
+        ("axis/x", ["a"], r"axis.x.0 = 'a': input should be a valid number"),
+        ("test", {}, "test.use is missing"),
+        ("test/point", ["1"], "test has no place for 'point': did you mean 'points'"),
+        ("test/points", 3, "test.points = 3: input should be a valid list"),
+        ("test/floor", "x", "test.floor = 'x': input should be a valid number, or input should be 'fit'"),
+        ("arms/ours/like", ["a"], r"arms.ours.like = \['a'\]: no arm has this name"),
         ("axis/lable", "x", "axis has no place for 'lable': did you mean 'label'"),
         ("axis/scale", "logs", "axis.scale = 'logs'"),
         ("arms/ours/setings", {}, "arms.ours has no place for 'setings': did you mean 'settings'"),
@@ -86,7 +97,7 @@ def changed(place, value):
 )
 def test_what_a_file_says_is_checked(place, value, message):
     if message is None:
-        assert parse(changed(place, value)).test["floor"] == "fit"
+        assert parse(changed(place, value)).test.floor == "fit"
         return
     with pytest.raises(ValueError, match=message):
         parse(changed(place, value))
@@ -252,3 +263,10 @@ def test_a_file_is_read_from_its_path(tmp_path):
     (tmp_path / "x.toml").write_text("claim = 3\n")
     with pytest.raises(ValueError, match=rf"study {tmp_path / 'x.toml'}: "):
         read(tmp_path / "x.toml")
+
+
+def test_the_guides_study_is_one_that_can_be_run():
+    text = (REPOSITORY / "docs" / "studies.md").read_text(encoding="utf-8")
+    grid = parse(tomllib.loads(text.split("```toml\n")[1].split("```")[0]))
+    assert len(jobs(grid)) == 18
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", text.split("| `test.use` |")[1], re.M)) == READINGS.keys()
