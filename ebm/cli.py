@@ -74,7 +74,7 @@ def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
     """List what is registered with who offers it, and what is wrong with installed plugins.
 
     Args:
-        kind: only this kind, such as energy, sampler, task, recipe, study, command or model.
+        kind: only this kind, such as energy, sampler, task, recipe, study, grid, command or model.
         json: print JSON.
     """
     kind = PLURALS.get(kind or "", kind)
@@ -124,7 +124,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
         names = {c.name for c in components(kind).values() if not distribution or c.distribution == distribution}
         return plain in names
 
-    kinds = ["recipe"] if name.endswith(".toml") else [kind] if kind else [k for k in KINDS if offers(k)]
+    kinds = [kind_of_file(name)] if name.endswith(".toml") else [kind] if kind else [k for k in KINDS if offers(k)]
     if not kinds:
         everything = [n for k in KINDS for n in components(k)]
         raise ValueError(f"nothing is named {name!r}: {nearest(name, everything)}")
@@ -135,6 +135,13 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
             shown[each] = resolved
             if not json:
                 show_recipe(name, resolved)
+            continue
+        if each == "grid":
+            from ebm.grids.showing import shown_grid
+
+            shown[each], text = shown_grid(name)
+            if not json:
+                say(text)
             continue
         found = component(each, name)
         if each == "model":
@@ -162,6 +169,13 @@ TYPES = {**vars(typing), **vars(collections.abc), "Path": Path}  # of which comm
 THREADS = Annotated[int | None, Parameter(help="How many threads compute; by default one for each core.")]
 
 
+def kind_of_file(name: str) -> str:
+    """Tells a grid's file from a recipe's: it makes a claim."""
+    with suppress(OSError, ValueError):
+        return "grid" if "claim" in tomllib.loads(Path(name).read_text(encoding="utf-8")) else "recipe"
+    return "recipe"  # whose reader says what is wrong
+
+
 def recipe_of(name: str) -> dict[str, Any]:
     """Reads a recipe to be shown: a bundled one as it is, others once they were checked, by torch."""
     if not name.endswith(".toml") and (found := component("recipe", name)).distribution == CORE:
@@ -169,17 +183,69 @@ def recipe_of(name: str) -> dict[str, Any]:
     return recipes.resolve(recipes.load(name))
 
 
-@holding()
-def study(name: str, run: str, /, *settings: Settings, threads: int | None = None, json: bool = False) -> None:
-    """Ask a study of a finished run: writes NAME.csv, and the report anew.
+def study(
+    name: str,
+    run: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *settings: Settings,
+    seeds: str | None = None,
+    budget: str | None = None,
+    out: str | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Ask a study of a finished run, or without one conduct a study that does its own runs.
+
+    `ebm study NAME RUN` writes NAME.csv into the run's folder, and the report anew. `ebm study NAME`
+    does a grid of runs (`ebm list grid`), or goes on with it: it ends with a table, a picture and
+    the finding. What is set, as in --fit.batch-size 8, then holds for all its runs.
 
     Args:
-        name: the study's name, such as thinking or probe. `ebm show NAME` lists its keywords, which
-            are set as in --steps "[1, 2]"; the others are the recipe's.
+        name: the study's name, such as thinking; of a grid also the path of its file. `ebm show NAME`
+            lists its keywords, set as in --steps "[1, 2]" with a run, and the grid.
         run: the run folder, or a model's name.
-        threads: how many threads compute; by default one for each core.
+        seeds: of a grid: how many, or which, as in "[0, 5]".
+        budget: of a grid: how long this command may take, as in 30m. What has no time is left out
+            fairly: every point that is run has every seed that is; the same command goes on with
+            the rest.
+        out: of a grid: its folder, by default studies/NAME.
+        jobs: of a grid: how many runs are done at a time, by default one for each core, and one
+            where there is an accelerator.
+        cluster: of a grid: none (processes of this machine), local or slurm, by submitit, whose
+            options are set as in --cluster.slurm-partition gpu.
+        threads: how many threads compute; by default one for each core, and in a grid one for each
+            run.
         json: print what was found as JSON.
     """
+    own = {"seeds": seeds, "budget": budget, "out": out, "jobs": jobs, "cluster": cluster}
+    given = {key: value for key, value in own.items() if value is not None}
+    if run is None or run.startswith("--"):
+        _conduct(name, [run, *settings] if run else settings, given, threads, json)
+    else:
+        _ask(name, run, settings, given, threads, json)
+
+
+def _conduct(name: str, settings: Sequence[str], given: dict[str, Any], threads: int | None, json: bool) -> None:
+    """Conducts a study that does its own runs."""
+    from ebm.grids.command import conduct_by_name
+
+    if not name.endswith(".toml") and name not in components("grid"):
+        if name in components("study"):
+            raise ValueError(f"ebm study {name}: this study is asked of a run: name its folder, as in ebm study {name} runs/text")
+        raise ValueError(f"no study is named {name!r}: {nearest(name, {**components('grid'), **components('study')})}")
+    found, folder = conduct_by_name(name, parse_settings(settings), threads=threads, **given)
+    if json:
+        print_json({**found._asdict(), "folder": str(folder)})
+        return
+    say(f"claim: {found.claim} ({found.source})\nfinding, {found.verdict}: {found.finding}")
+    say(f"table: {folder / 'table.csv'}\npicture: {folder / 'picture.png'}")
+
+
+@holding()
+def _ask(name: str, run: str, settings: Sequence[str], given: dict[str, Any], threads: int | None, json: bool) -> None:
+    """Asks a study of a finished run."""
     if threads is not None:
         use_threads(threads)
     from ebm.reports.page import write_report
@@ -189,7 +255,7 @@ def study(name: str, run: str, /, *settings: Settings, threads: int | None = Non
     loaded = recipes.load_run(run)
     check_is_run(loaded.path, "a study")
     hold(loaded.path)
-    asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()}
+    asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()} | given
     keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
     with blamed("study", found):
         rows = conduct(loaded, name, keywords)

@@ -18,6 +18,7 @@ KINDS = {
     "logger": "ebm_loggers",
     "recipe": "ebm_recipes",
     "study": "ebm_studies",
+    "grid": "ebm_grids",
     "rival": "ebm_rivals",
     "command": "ebm_commands",
     "model": "ebm_models",
@@ -83,6 +84,10 @@ class Hooks:
 
         A study runs after training where the recipe has a table of its name, and by `ebm study`.
         """
+
+    @hookspec
+    def ebm_grids(self) -> Any:
+        """Offers grids, studies that run recipes: name -> path of a TOML file."""
 
     @hookspec
     def ebm_rivals(self) -> Any:

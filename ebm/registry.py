@@ -35,6 +35,7 @@ CORE_MODULES = (  # who offers what: they name it, and import nothing of it
     "ebm.offers.tasks",
     "ebm.offers.training",
     "ebm.offers.studies",
+    "ebm.offers.grids",
     "ebm.offers.recipes",
     "ebm.commands",
     "ebm.models",
@@ -58,7 +59,7 @@ PLURALS = {hook.removeprefix("ebm_"): kind for kind, hook in KINDS.items()}
 PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "scheduler", "callback", "logger")
 VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
 TAKES = {"study": "run", "rival": "task", "command": "run"}  # what is handed to it, as its first parameter
-PATHS = ("recipe", "model")  # the kinds that are files, not factories
+PATHS = ("recipe", "grid", "model")  # the kinds that are files, not factories
 TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace", "typed", "from")  # a recipe's own
 
 
@@ -75,10 +76,10 @@ class Component:
     """A registered component: its name, what was offered, who offers it, and of which kind it is."""
 
     name: str
-    offered: Any  # a factory, or "module:name" of one; a recipe's path; a model's folder
+    offered: Any  # a factory, or "module:name" of one; a recipe's or a grid's path; a model's folder
     distribution: str
     kind: str  # or "", of what is no component
-    told: str = ""  # a recipe's or a model's summary
+    told: str = ""  # a recipe's or a model's summary, a grid's claim
 
     @cached_property
     def factory(self) -> Any:
@@ -185,7 +186,7 @@ class Registry:
             raise ValueError("the name belongs to the core, so this offer is refused")
         if any(other.distribution == distribution for other in known):
             raise ValueError("offered twice by the same distribution; the first stands")
-        told = {"recipe": _recipe_summary, "model": _model_summary}.get(kind, _check_offered)(factory)
+        told = {"recipe": _recipe_summary, "grid": _claim, "model": _model_summary}.get(kind, _check_offered)(factory)
         found = Component(name, factory, distribution, kind, told)
         if not found.by_name:
             _check_factory(found, found.factory)
@@ -419,11 +420,15 @@ def _check_factory(found: Component, factory: Any) -> None:
             raise ValueError(f"{factory!r} takes no {what}: its first parameter is the {what}")
 
 
-def _recipe_summary(path: Any) -> str:
-    summary = tomllib.loads(Path(str(path)).read_text(encoding="utf-8")).get("summary", "")
+def _recipe_summary(path: Any, key: str = "summary") -> str:
+    summary = tomllib.loads(Path(str(path)).read_text(encoding="utf-8")).get(key, "")
     if not isinstance(summary, str):
-        raise ValueError(f"summary is {summary!r}: write a string")
+        raise ValueError(f"{key} is {summary!r}: write a string")
     return summary
+
+
+def _claim(path: Any) -> str:
+    return _recipe_summary(path, "claim")
 
 
 def _model_summary(folder: Any) -> str:

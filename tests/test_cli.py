@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import ebm
 from ebm.cli import describe, main, parse_settings, summary
 from ebm.recipes.runs import name_of as recipe_name
-from ebm.registry import KINDS, components, imported, parameters
+from ebm.registry import KINDS, PATHS, components, imported, parameters
 from ebm.runs import checkpoints
 from ebm.tasks import Points
 from ebm.training import fit
@@ -170,7 +170,7 @@ def test_list_shows_what_is_wrong_with_plugins(said, tmp_path):
 # --------------------------------------------------------------------------------------------------------------------- show
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("recipe", "model")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PATHS])
 def test_show_explains_every_parameter_of_every_component(said, kind):
     for name, found in components(kind).items():
         status, out, _ = said("show", name, "--kind", kind)

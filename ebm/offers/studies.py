@@ -8,4 +8,8 @@ from ebm.registry import hookimpl
 @hookimpl
 def ebm_studies() -> dict[str, str]:
     """Offers the studies of the toolkit."""
-    return {"thinking": "ebm.studies.thinking:thinking", "probe": "ebm.studies.probe:probe"}
+    return {
+        "thinking": "ebm.studies.thinking:thinking",
+        "probe": "ebm.studies.probe:probe",
+        "uncertainty": "ebm.studies.uncertainty:uncertainty",
+    }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm.interfaces import Predictor, check_steps
-from ebm.interfaces.abilities import HasAnswers, lacking
+from ebm.interfaces.abilities import HasAnswers, Paced, lacking
 from ebm.randomness import stream
 from ebm.registry import component
 from ebm.runs.run import Run
@@ -48,7 +48,7 @@ def thinking(
         limit: examples of each.
         patience: also judge chains that stop once their energy fell no further for so many steps.
         tolerance: the least fall, as a share of the energy, that counts for adaptive stopping.
-        passes: forward passes of a `Paced` baseline; the last number on every split.
+        passes: forward passes of a `Paced` baseline, or run; the last number on every split.
         rivals: registered methods without a model, judged on every split.
         select: where answers are right or wrong, ways of choosing among candidates, as `think`'s.
         searches: there, also ways of searching: "fresh", "hop" and "cool", on the last split.
@@ -95,6 +95,10 @@ def thinking(
         elif baseline is not None:
             for count in passes if split == splits[0] else passes[-1:]:
                 judge("baseline", baseline.thinker.at(count), split, count, 1)
+        if isinstance(run.thinker, Paced):  # it descends nothing, and takes passes
+            for count in passes if split == splits[0] else passes[-1:]:
+                judge("run", run.thinker.at(count), split, count, 1)
+            continue
         for count in sorted({*steps, own}):
             judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
         if patience is not None:
@@ -102,7 +106,7 @@ def thinking(
             stops = {"patience": patience, "tolerance": tolerance, "enough": enough}
             stopping = Thinker(run.energy, run.sampler, steps=longest, **stops)  # type: ignore[arg-type]
             judge("run", stopping, split, longest, 1, "_adaptive")
-    for count in sorted(set(candidates) - {1}):
+    for count in sorted(set(candidates) - {1}) if not isinstance(run.thinker, Paced) else []:
         judge("run", Thinker(run.energy, run.sampler, candidates=count), splits[0], own, count)
     return found
 

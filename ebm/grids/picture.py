@@ -1,0 +1,83 @@
+"""The picture of a study: what was measured along the axis, and the estimates, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ebm.figures import DATA, GREY, INK, NOISE, OTHER, SAMPLES, figure_of
+from ebm.grids.readings import Compared, Reading
+from ebm.grids.table import Table
+from ebm.judging.seeds import over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = (SAMPLES, DATA, OTHER, INK, "#5a8f4e", "#8b5a9f", NOISE, GREY)
+
+
+def picture(table: Table, reading: Reading) -> bytes:
+    """Draws a table as a PNG: a panel for each metric, means over seeds with intervals; then one for each kind of estimate."""
+    metrics = list(dict.fromkeys(row.metric for row in table.rows))
+    whats = list(dict.fromkeys(each.what for each in reading.found))
+    with figure_of(3.4 * (len(metrics) + len(whats)) + 0.8, 3.2) as (figure, png):
+        panels = figure.subplots(1, len(metrics) + len(whats), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=False):
+            _curves(axes, table, metric)
+        for axes, what in zip(panels[len(metrics) :], whats, strict=True):
+            _estimates(axes, table, [each for each in reading.found if each.what == what])
+    return png.getvalue()
+
+
+def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
+    for place, each in enumerate(reversed(found)):
+        value, low, high = each.estimate[:3]
+        if math.isfinite(low):
+            axes.plot([low, high], [place, place], color=GREY)
+        axes.plot([value], [place], "o", color=_color(table, each.arm), markersize=5)
+    axes.axvline(found[0].nothing, color=NOISE, linewidth=0.8)
+    axes.set_yticks(range(len(found)), [_named(each) for each in reversed(found)], fontsize=7)
+    axes.set(title=found[0].what, ylim=(-0.6, len(found) - 0.4))
+    if found[0].nothing > 0:  # ratios
+        axes.set_xscale("log")
+
+
+def _color(table: Table, arm: str) -> str:
+    return COLORS[[*table.grid.arms].index(arm) % len(COLORS)]
+
+
+def _named(each: Compared) -> str:
+    return "\n".join(
+        [f"{each.arm}{f', {each.point}' if each.point else ''}", *([f"against {each.against}"] if each.against else [])]
+    )
+
+
+def _curves(axes: Axes, table: Table, metric: str) -> None:
+    grid = table.grid
+    arms = [arm for arm in grid.arms if any(row.arm == arm and row.metric == metric for row in table.rows)]
+    for number, arm in enumerate(arms):
+        color = _color(table, arm)
+        found = {p: v for p in table.points(arm) if (v := [*table.values(arm, p).values()])}
+        x = [table.place(arm, p) + (0 if grid.axis else number) for p in found]
+        ends = [over_seeds(values) for values in found.values()]
+        for place, values, end in zip(x, found.values(), ends, strict=True):
+            axes.plot([place] * len(values), values, ".", color=color, alpha=0.4, markersize=3)
+            if math.isfinite(end.low):
+                axes.plot([place, place], [end.low, end.high], color=color, linewidth=1)
+        means = [end.value for end in ends]
+        drawn = "--" if len({*means}) == 1 < len(means) else "o-"  # what does not change along the axis is beside it
+        axes.plot(x, means, drawn, color=color, markersize=4, label=arm)
+    axes.set(title=metric, xlabel=grid.axis.label if grid.axis is not None else "")
+    if grid.axis is None:
+        axes.set_xticks([])
+    else:
+        places = {table.place(arm, point): point for arm in arms for point in table.points(arm)}
+        if grid.axis.scale == "log":
+            axes.set_xscale("log")
+        if not isinstance(grid.axis.x, str) or not grid.axis.x:  # points are where they say
+            axes.set_xticks([*places], [*places.values()], fontsize=7)
+            axes.set_xticks([], minor=True)
+    if grid.test.use == "power-law":
+        axes.set_yscale("log")
+    axes.legend(fontsize=6)

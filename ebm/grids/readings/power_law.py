@@ -1,0 +1,54 @@
+"""The power law: whether an arm's loss falls faster than another's as the axis grows."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from ebm.grids.readings.reading import Compared, Reading, concluded, estimate, number, pairs
+from ebm.grids.table import Table
+from ebm.judging.power_law import Curve, power_law, power_laws
+from ebm.judging.seeds import over_seeds
+
+
+def read_power_law(table: Table, *, against: str = "", floor: float | Literal["fit"] = 0.0) -> Reading:
+    """Reads the ratio of exponents of loss = L∞ + A x^−b: each arm's b by that of the one it is compared with.
+
+    Each seed has laws of its own, and its ratio; the interval is Student's t over the logarithms of
+    those, since a ratio is skewed, and a bootstrap over three seeds covers too little.
+
+    Arguments:
+        table: what was measured: losses, at three or more points.
+        against: the arm that others are compared with.
+        floor: L∞; "fit" finds one for all arms of a seed, which needs many points.
+    """
+    exponents: dict[str, dict[int, float]] = {}
+    for seed in table.grid.drawn():
+        curves = {arm: curve for arm in table.grid.arms if (curve := curve_of(table, arm, seed)) is not None}
+        if floor == "fit":
+            laws = power_laws(curves) if curves else {}
+        else:
+            laws = {arm: power_law(*curve, floor) for arm, curve in curves.items()}
+        for arm, law in laws.items():
+            exponents.setdefault(arm, {})[seed] = law.exponent
+    found: list[Compared] = []
+    missing: list[str] = []
+    for arm, other in pairs(table):
+        ours, theirs = exponents.get(arm, {}), exponents.get(other, {})
+        both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+        falling = [math.log(b / c) for b, c in both if b > 0 and c > 0]
+        if len(falling) < len(both):
+            missing.append(f"{len(both) - len(falling)} of {len(both)} seeds of {arm} and {other} have a loss that does not fall")
+        if (values := estimate(falling)) is None:
+            missing.append(f"{arm} and {other} have no ratio of exponents")
+        else:
+            found.append(Compared(arm, other, "", "exponent is times", values.through(math.exp), 1.0))
+    means = ", ".join(f"{arm} {number(over_seeds([*each.values()]).value)}" for arm, each in exponents.items())
+    return concluded(table, found, [*([f"Mean exponents: {means}"] if means else []), *missing])
+
+
+def curve_of(table: Table, arm: str, seed: int) -> Curve | None:
+    """Lists where an arm's points lie and its losses there, of one seed; None with fewer than three."""
+    rows = [row for row in table.rows if (row.arm, row.seed) == (arm, seed) and math.isfinite(row.value)]
+    x, losses = [row.x for row in rows], [row.value for row in rows]
+    return (x, losses) if len({*x}) > 2 else None

@@ -1,0 +1,58 @@
+"""Whether a model knows what it does not know: energies of predictions against what they lose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebm.judging.ranking import rank_correlation
+from ebm.randomness import stream
+from ebm.runs.run import Run
+from ebm.studies.findings import Finding
+
+
+def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: int | None = None) -> list[Finding]:
+    """Compares the energy of each prediction with its loss: a high energy should tell a bad one.
+
+    `correlation` is Spearman's over all chains. Where predictions are logits, `entropy_correlation`
+    is that of the entropy of their softmax, which needs no energy. Where chains are sequences,
+    `early_energy` and `late_energy` are means over the first and the last quarter of positions, and
+    `energy_fall` is the first less the last, in standard deviations of all energies: later
+    positions know more.
+
+    Arguments:
+        run: a trained run whose predictions have energies.
+        split: what is predicted.
+        limit: examples of it.
+        seed: what every draw is derived from; the run's by default.
+
+    Raises:
+        ValueError: the run's predictions have no energies.
+
+    Source: arXiv 2507.02092, section 4, on uncertainty of text and of video.
+    """
+    root = run.recipe.get("seed", 0) if seed is None else seed
+    task, generator = run.judge(), stream(root, "study", split, device=run.device)
+    energies, losses, entropies, places = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
+    with torch.no_grad():
+        for batch, prediction in task.predictions(run.thinker, split, limit, generator):
+            if prediction.energy is None:
+                raise ValueError(f"{type(run.thinker).__name__} predicts without energies: ask this of a run that has them")
+            loss = task.distance(prediction.y, batch)
+            counts = torch.ones_like(loss, dtype=torch.bool) if batch.weight is None else batch.weight > 0
+            place = torch.linspace(0, 1, loss.shape[-1], device=loss.device).expand_as(loss)
+            parts = [(energies, prediction.energy), (losses, loss), (places, place)]
+            if prediction.y.shape[-1] == task.spec.get("vocab_size"):
+                parts.append((entropies, torch.distributions.Categorical(logits=prediction.y.float()).entropy()))
+            for kept, values in parts:
+                kept.append(values[counts].double().cpu())
+            sequences = loss.ndim > 1
+    energy, lost = torch.cat(energies), torch.cat(losses)
+    found = {"correlation": rank_correlation(energy[:, None], lost[:, None], resamples=1)[0]}
+    if entropies:
+        found["entropy_correlation"] = rank_correlation(torch.cat(entropies)[:, None], lost[:, None], resamples=1)[0]
+    if sequences:
+        place = torch.cat(places)
+        found["early_energy"], found["late_energy"] = energy[place <= 0.25].mean().item(), energy[place >= 0.75].mean().item()
+        found["energy_fall"] = (found["early_energy"] - found["late_energy"]) / max(energy.std().item(), 1e-12)
+    return [Finding("run", split, name=name, value=value) for name, value in found.items()]
