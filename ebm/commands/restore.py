@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebm.energies.restoration.observed import Blurred, Masked, gaussian
-from ebm.files import atomic, check_outputs
+from ebm.files import check_outputs
 from ebm.interfaces.abilities import Tiled, lacking
 from ebm.runs.run import Run
 from ebm.tasks.images.explaining import explain, filled
+from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
+from ebm.tasks.images.shades import Shades
 
 ALIASING = 0.8  # pixels of blur before every second pixel is taken, as cameras and programs have
 
@@ -61,13 +65,28 @@ def restore(
         raise ValueError(f"blur={blur}, sigma={sigma}: pass a positive blur in pixels, and noise of 0 to 255 grey levels")
     photo = Path(photo)
     out = Path(f"{photo.stem}-restored.png") if out is None else Path(out)
-    kind = _kind(out)
+    format_of(out)
     check_outputs(out, photo=photo)
-    image = _read(photo, judge.spec["channels"]).to(run.device)
+    file = open_pictures(photo)
+    picture = file.first()
+    shades = Shades(picture, judge.spec["channels"], run.device)
+    more = [f"it has {file.count} pictures, of which the first is restored"] if file.count > 1 else []
+    more += ["it has colours, and the run knows greys alone: it is written grey"] if shades.loses_colours else []
+    for said in (*file.said, *more, *lost(file, out, picture)):
+        warnings.warn(f"{photo}: {said}", stacklevel=2)
+    image = shades.expand(shades.scaled(torch.from_numpy(picture.visible()).movedim(-1, 0)[None]))[0].clone()
     operator, start = _seen_by(task, image, mask, blur)
     found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps)  # type: ignore[arg-type]
-    _write(found, out, kind)
+    write_pictures(out, [_pictured(picture, shades.encode(found))], like=file if file.count == 1 else None)
     return {"picture": out}
+
+
+def _pictured(picture: Picture, pixels: Tensor) -> Picture:
+    """Gives pixels (C, H, W), of the picture's size or twice that, all that belongs to the picture."""
+    made, alpha = pixels.movedim(0, -1).numpy(), picture.alpha
+    if made.shape[:2] == picture.pixels.shape[:2]:
+        return picture.with_visible(made)
+    return replace(picture, pixels=made, alpha=None if alpha is None else alpha.repeat(2, 0).repeat(2, 1))
 
 
 def _seen_by(task: str, image: Tensor, mask: Path | None, blur: float) -> tuple[Any, Tensor]:
@@ -77,7 +96,7 @@ def _seen_by(task: str, image: Tensor, mask: Path | None, blur: float) -> tuple[
     if task == "enlarge":
         start = F.interpolate(image[None], scale_factor=2, mode="bicubic", align_corners=False)[0]
         return Blurred(gaussian(ALIASING), every=2).to(image.device), start
-    hidden = _read(mask, 1)[0].to(image.device) > 0  # type: ignore[arg-type]
+    hidden = read_photograph(mask, 1)[0].to(image.device) > 127  # type: ignore[arg-type]
     if hidden.shape != image.shape[1:]:
         sizes = f"{tuple(hidden.shape)} pixels, the photo {tuple(image.shape[1:])}"
         raise ValueError(f"mask={str(mask)!r} has {sizes}: pass one of the photo's size")
@@ -86,25 +105,3 @@ def _seen_by(task: str, image: Tensor, mask: Path | None, blur: float) -> tuple[
     kept = ~hidden
     image.mul_(kept)  # what is hidden was not seen
     return Masked(kept), filled(image, kept)
-
-
-def _read(path: Path, channels: int) -> Tensor:
-    return read_photograph(path, channels).to(torch.float32).div_(127.5).sub_(1)
-
-
-def _kind(out: Path) -> str:
-    """Finds the format to write, before any work is done for nothing."""
-    from PIL import Image
-
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind not in Image.SAVE:
-        raise ValueError(f"out={str(out)!r}: pictures of that kind cannot be written, choose a name that ends in .png")
-    return kind
-
-
-def _write(image: Tensor, path: Path, kind: str) -> None:
-    from PIL import Image
-
-    pixels = image.add(1).mul(127.5).round_().clamp_(0, 255).to("cpu", torch.uint8).movedim(0, -1).numpy()
-    with atomic(path) as draft:
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(draft, format=kind)

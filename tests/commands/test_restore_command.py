@@ -85,6 +85,26 @@ def test_masks_must_fit_and_leave_something(run, photo, tmp_path):
             restore(run, photo, mask=tmp_path / f"{name}.png")
 
 
+def test_what_belongs_to_a_picture_stays_with_it(run, tmp_path):
+    rows, columns = np.mgrid[:40, :56]
+    grey = 32000 + 20000 * np.sin(rows / 9) * np.cos(columns / 7)
+    Image.fromarray(grey.astype("uint16")).save(tmp_path / "deep.png", dpi=(300, 300))
+    with Image.open(restore(run, tmp_path / "deep.png", task="deblur", out=Path("deep.png"), steps=1)["picture"]) as found:
+        assert found.mode.startswith("I;16")
+        assert round(found.info["dpi"][0]) == 300
+    alpha = np.where(rows < 20, 255, 0).astype("uint8")
+    Image.merge("LA", [Image.fromarray(band) for band in ((grey / 257).astype("uint8"), alpha)]).save(tmp_path / "la.png")
+    with Image.open(restore(run, tmp_path / "la.png", task="enlarge", out=Path("la.png"), steps=1)["picture"]) as found:
+        assert np.array_equal(np.array(found.getchannel("A")), alpha.repeat(2, 0).repeat(2, 1))
+
+
+def test_colours_that_the_run_does_not_know_are_said(run, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype="uint8")
+    Image.fromarray(noise).save(tmp_path / "colours.png")
+    with pytest.warns(UserWarning, match=r"colours.png: it has colours, and the run knows greys alone"):
+        restore(run, tmp_path / "colours.png", task="deblur", steps=1)
+
+
 def test_a_prior_must_know_additive_noise(run, photo):
     run.energy = nn.Identity()
     with pytest.raises(ValueError, match="is no prior of photographs"):
