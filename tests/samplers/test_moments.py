@@ -82,8 +82,9 @@ EXACT = {
     "tempered-transitions/walk": Row(lambda h, dim: excursions(build("random-walk", step_size=h), (1.0, 1.5)), 160),
     "parallel-tempering/hmc": Row(lambda h, dim: build("parallel-tempering", sampler=hmc(h), temperatures=(1.0, 1.5)), 80),
 }
-# Not here: replay steps as its inner sampler does, and its buffer has a test below; Gibbs sampling moves binary units.
-ELSEWHERE = {"replay", "block-gibbs"}
+# Not here: replay steps as its inner sampler does, and its buffer has a test below; Gibbs sampling moves binary units; what is
+# compiled makes the moves of the sampler inside it (test_compiled.py).
+ELSEWHERE = {"replay", "block-gibbs", "compiled"}
 every = pytest.mark.parametrize("label", EXACT)
 # Where steps are small, one sampler of each kind; the others are slow.
 USUAL = {("mala", "banana"), ("hmc", "funnel"), ("nuts", "banana")} | {

@@ -47,29 +47,30 @@ class _Norm(Kernel):
             return (None,) * 4
         x, weight, shift, mean, r = ctx.saved_tensors
         # A sampler asks for the gradient of y alone.
-        d_x, d_weight = _NormGradient.apply(ctx.epsilon, is_wanted(weight), g, x, weight, mean, r)
-        return d_x, d_weight, g.sum_to_size(shift.shape) if is_wanted(shift) else None, None
+        wanted = is_wanted(weight), is_wanted(shift)
+        return *_NormGradient.apply(ctx.epsilon, wanted, g, x, weight, shift, mean, r), None
 
 
 class _NormGradient(Kernel):
-    """Computes d_x = J u with u = g w and J = r (1 − 1 1ᵀ/D − n nᵀ/D), and d_w = Σ g n."""
+    """Computes d_x = J u with u = g w and J = r (1 − 1 1ᵀ/D − n nᵀ/D), d_w = Σ g n and d_b = Σ g."""
 
     @staticmethod
     def forward(
-        epsilon: float, wanted: bool, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+        epsilon: float, wanted: tuple[bool, bool], g: Tensor, x: Tensor, weight: Tensor, shift: Tensor, mean: Tensor, r: Tensor
+    ) -> Grads:
         d_x = _through(g, weight, x, mean, r)
-        return d_x, (g * _normed(x, mean, r)).sum_to_size(weight.shape) if wanted else None
+        d_weight = (g * _normed(x, mean, r)).sum_to_size(weight.shape) if wanted[0] else None
+        return d_x, d_weight, g.sum_to_size(shift.shape).clone() if wanted[1] else None
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Grads) -> None:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[2:], output[0])
+        ctx.save_for_backward(*inputs[2:5], *inputs[6:], output[0])
         ctx.epsilon = inputs[0]
 
     @staticmethod
     @last_derivative
-    def backward(ctx: Any, x1: Tensor | None, weight1: Tensor | None) -> Grads:
+    def backward(ctx: Any, x1: Tensor | None, weight1: Tensor | None, shift1: Tensor | None) -> Grads:
         # ∂r = −r² ⟨n, ∂x⟩/D, ∂n = J ∂x and |n|² = D (1 − ε r²), so that the derivative of ⟨u, J ẋ⟩ in
         # x is −(n (⟨J u, J ẋ⟩ + b c ε r⁴/D) + r c J ẋ + r b J u)/D with b = ⟨ẋ, n⟩ and c = ⟨u, n⟩.
         g, x, weight, mean, r, ju = ctx.saved_tensors
@@ -87,7 +88,9 @@ class _NormGradient(Kernel):
             d_x = more if d_x is None else d_x.add_(more)
             along = n * weight1
             d_g = along if d_g is None else d_g.add_(along)
-        return None, None, d_g, d_x, d_weight, None, None
+        if shift1 is not None:
+            d_g = shift1.expand_as(g) if d_g is None else d_g + shift1
+        return None, None, d_g, d_x, d_weight, None, None, None
 
 
 def _normed(x: Tensor, mean: Tensor, r: Tensor) -> Tensor:
