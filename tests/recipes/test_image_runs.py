@@ -7,6 +7,7 @@ import pytest
 import ebm
 from ebm import recipes
 from ebm.cli import main
+from ebm.samplers import FixedPoint
 from ebm.studies.probe import read_probe
 from ebm.studies.thinking import read_findings
 
@@ -55,3 +56,31 @@ def test_a_pace_needs_a_baseline_and_a_number():
         recipes.resolve({**recipe, "pace": "slow"})
     with pytest.raises(ValueError, match="pace = 2: write how many steps a baseline takes"):
         recipes.resolve({**recipe, "baseline": ""})
+
+
+def test_restoring_is_run_beside_its_feed_forward_form(tmp_path):
+    small = {
+        **{
+            "fit.steps": 4,
+            "fit.batch_size": 2,
+            "objective.steps": [2],
+            "task.tiles": 8,
+            "task.crop": 64,
+            "fit.evaluate_limit": 1,
+        },
+        **{"energy.widths": [4, 4], "energy.blocks": [1, 1], "thinking.rivals": [], "thinking.limit": 1},
+        **{"thinking.splits": ["test", "sigma-75"], "thinking.steps": [1, 2], "fit.precision": "32-true"},
+    }
+    done = ebm.run("restore", small, out=tmp_path / "run")
+    assert isinstance(done.baseline.sampler, FixedPoint)
+    assert type(done.baseline.energy) is type(done.energy)
+    assert int(done.objective.taken) == 4
+    assert done.energy.strongest == pytest.approx(55 / 127.5)
+    found = {(f.who, f.split, f.steps, f.name) for f in read_findings(tmp_path / "run")}
+    assert {("run", "sigma-75", 2, "psnr"), ("baseline", "test", 0, "psnr"), ("run", "test", 2, "psnr_adaptive")} <= found
+    judged = done.judge().held_out("test", 1)[0][2]
+    assert judged.std.item() == pytest.approx(25 / 127.5)
+    going_on = ebm.run(
+        "restore-long", small | {"fit.steps": 2, "objective.steps": [0]}, out=tmp_path / "on", from_model=done.path
+    )
+    assert type(going_on.energy) is type(done.energy)

@@ -14,7 +14,7 @@ from ebm.interfaces import Batch, Predictor
 from ebm.interfaces.abilities import Tiled
 from ebm.tasks.images.tiling import Coding, Restored, count_tiles, emptied, patch_of, restore
 
-WINDOW = 512  # pixels a side that are predicted at once, of a picture that is larger than that and its margins
+WINDOW = 384  # pixels a side that are predicted at once, of a picture that is larger than that and its margins
 MARGIN = 64  # pixels around them that are seen, too: as far as a step of the bundled U-Nets looks; a multiple of their scales
 
 
