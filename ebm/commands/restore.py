@@ -13,10 +13,11 @@ from ebm.energies.restoration.observed import Blurred, Masked, gaussian
 from ebm.files import atomic, check_outputs
 from ebm.interfaces.abilities import Tiled, lacking
 from ebm.runs.run import Run
-from ebm.tasks.images.explaining import explain, filled
+from ebm.tasks.images.explaining import BALANCE, explain, filled
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
 
+SHARP = 0.1  # the prior's balance where every second pixel was seen: it has less to say
 ALIASING = 0.8  # pixels of blur before every second pixel is taken, as cameras and programs have
 
 
@@ -65,7 +66,8 @@ def restore(
     check_outputs(out, photo=photo)
     image = _read(photo, judge.spec["channels"]).to(run.device)
     operator, start = _seen_by(task, image, mask, blur)
-    found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps)  # type: ignore[arg-type]
+    balance = SHARP if task == "enlarge" else BALANCE
+    found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps, balance=balance)  # type: ignore[arg-type]
     _write(found, out, kind)
     return {"picture": out}
 
