@@ -15,12 +15,13 @@ from ebm.energies.restoration.observed import Blurred, Masked, gaussian
 from ebm.files import check_outputs
 from ebm.interfaces.abilities import Tiled, lacking
 from ebm.runs.run import Run
-from ebm.tasks.images.explaining import explain, filled
+from ebm.tasks.images.explaining import BALANCE, explain, filled
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.shades import Shades
 
+SHARP = 0.1  # the prior's balance where every second pixel was seen: it has less to say
 ALIASING = 0.8  # pixels of blur before every second pixel is taken, as cameras and programs have
 
 
@@ -76,7 +77,8 @@ def restore(
         warnings.warn(f"{photo}: {said}", stacklevel=2)
     image = shades.expand(shades.scaled(torch.from_numpy(picture.visible()).movedim(-1, 0)[None]))[0].clone()
     operator, start = _seen_by(task, image, mask, blur)
-    found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps)  # type: ignore[arg-type]
+    balance = SHARP if task == "enlarge" else BALANCE
+    found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps, balance=balance)  # type: ignore[arg-type]
     write_pictures(out, [_pictured(picture, shades.encode(found))], like=file if file.count == 1 else None)
     return {"picture": out}
 
