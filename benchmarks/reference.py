@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
-import os
 import statistics
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable
@@ -33,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.nn.functional as F
+from memory import peak_of
 from recorded import Recorded
 from rich.console import Console
 from rich.table import Table
@@ -354,24 +353,7 @@ def peak(*case: Any) -> float:
 def _peak(folder: Path, name: str, second: bool, precision: str, side: int, threads: int) -> float:
     torch.set_num_threads(threads)
     take = pair(folder, name, second, precision, "train")[side]
-    before, highest, done = resident(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            highest[0] = max(highest[0], resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    take()
-    take()
-    done.set()
-    watcher.join()
-    return highest[0] - before
-
-
-def resident() -> float:
-    """Reads how many MB of memory this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return peak_of(take)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

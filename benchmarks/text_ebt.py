@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 import torch
 import torch.nn.functional as F
+from memory import peak_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -109,24 +108,7 @@ def _peak(stage: str, settings: argparse.Namespace, form: str) -> float:
     small = argparse.Namespace(**{**vars(settings), "batch": 1, "context": 8})
     step(stage, small, form)()  # loads what a first step loads
     take = step(stage, settings, form)
-    before, highest, done = resident(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            highest[0] = max(highest[0], resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    take()
-    take()
-    done.set()
-    watcher.join()
-    return highest[0] - before
-
-
-def resident() -> float:
-    """Reads how many MB of memory this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return peak_of(take)
 
 
 def main() -> int:

@@ -211,12 +211,10 @@ def study(
             fairly: every point that is run has every seed that is; the same command goes on with
             the rest.
         out: of a grid: its folder, by default studies/NAME.
-        jobs: of a grid: how many runs are done at a time, by default one for each core, and one
-            where there is an accelerator.
+        jobs: of a grid: runs at a time, by default one for each core, or one with an accelerator.
         cluster: of a grid: none (processes of this machine), local or slurm, by submitit, whose
             options are set as in --cluster.slurm-partition gpu.
-        threads: how many threads compute; by default one for each core, and in a grid one for each
-            run.
+        threads: how many threads compute; by default one for each core, in a grid one for each run.
         json: print what was found as JSON.
     """
     own = {"seeds": seeds, "budget": budget, "out": out, "jobs": jobs, "cluster": cluster}

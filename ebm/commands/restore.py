@@ -75,7 +75,7 @@ def restore(
     more += ["it has colours, and the run knows greys alone: it is written grey"] if shades.loses_colours else []
     for said in (*file.said, *more, *lost(file, out, picture)):
         warnings.warn(f"{photo}: {said}", stacklevel=2)
-    image = shades.expand(shades.scaled(torch.from_numpy(picture.visible()).movedim(-1, 0)[None]))[0].clone()
+    image = shades.decode(torch.from_numpy(picture.visible()).movedim(-1, 0)[None])[0].clone()
     operator, start = _seen_by(task, image, mask, blur)
     balance = SHARP if task == "enlarge" else BALANCE
     found = explain(run.energy, operator, image, sigma / 127.5, start, steps=steps, balance=balance)  # type: ignore[arg-type]
