@@ -70,7 +70,7 @@ def denoise(
         out: the picture to write, or the folder for several, which keeps their names; by default
             the photo's name with -clean, in this folder.
         steps: steps per landscape; by default the run's. Where the noise is stronger than training's,
-            as many as its recipe's `thinking.enough` asks for, none of which raises the energy.
+            as lower the energy by more than its recipe's `thinking.tolerance`.
         candidates: starts that are tried for each tile, of which the energy chooses.
         patience: think until the energy fell no further for this many steps, --steps at most.
         tolerance: with --patience, the least fall that counts, as a share of the energy.
@@ -108,10 +108,12 @@ def denoise(
         raise ValueError(f"quality={quality}: it is 1 to 100")
     said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
     predictor = beyond = run.predictor(steps, candidates, patience, tolerance)
-    enough = run.recipe.get("thinking", {}).get("enough")
-    if (steps, patience) == (None, None) and enough is not None:
+    thinks = run.recipe.get("thinking", {})
+    if (steps, patience) == (None, None) and "familiar" in thinks:
         steady = Monotone(run.sampler, halvings=HALVINGS)
-        beyond = Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, enough=enough)
+        beyond = Thinker(
+            run.energy, steady, steps=BEYOND, candidates=candidates, patience=1, tolerance=thinks.get("tolerance", 0.0)
+        )
     restorer = _Restorer(
         task,
         predictor,

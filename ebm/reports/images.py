@@ -147,7 +147,7 @@ def _restored(
     columns.append(("after 1 step", _restore(task, Thinker(run.energy, run.sampler, steps=1), view, seed).image))
     if adaptive:
         how = run.recipe.get("thinking", {})
-        stops = {"patience": how.get("patience") or 1, "tolerance": how.get("tolerance", 0.0), "enough": how.get("enough")}
+        stops = {"patience": how.get("patience") or 1, "tolerance": how.get("tolerance", 0.0), "familiar": how.get("familiar")}
         stopping = Thinker(run.energy, run.sampler, steps=max(more, *how.get("steps", ()), LONGEST), **stops)
         thought = _restore(task, stopping, view, seed)
         columns.append((f"adaptive, {thought.steps:.1f} steps", thought.image))

@@ -61,7 +61,7 @@ class Run:
         candidates: int = 1,
         patience: int | None = None,
         tolerance: float = 0.0,
-        enough: float | None = None,
+        familiar: float | None = None,
     ) -> Any:
         """Makes the predictor that thinks as asked, as `think` says; `tolerance` counts with patience only.
 
@@ -70,9 +70,13 @@ class Run:
         """
         predictor = self.thinker
         if isinstance(predictor, Thinker):
-            how: dict[str, Any] = {"patience": patience, "tolerance": 0.0 if patience is None else tolerance, "enough": enough}
+            how: dict[str, Any] = {
+                "patience": patience,
+                "tolerance": 0.0 if patience is None else tolerance,
+                "familiar": familiar,
+            }
             return Thinker(self.energy, self.sampler, steps=steps, candidates=candidates, **how)
-        if (steps, candidates, patience, enough) != (None, 1, None, None):
+        if (steps, candidates, patience, familiar) != (None, 1, None, None):
             raise ValueError(
                 f"steps={steps}, candidates={candidates}, patience={patience}: {type(predictor).__name__} is feed-forward and "
                 f"has nothing to think about, so leave them out"

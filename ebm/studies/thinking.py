@@ -33,7 +33,7 @@ def thinking(
     searches: Sequence[str] = (),
     search_passes: int = 512,
     residual: float | None = None,
-    enough: float | None = None,
+    familiar: float | None = None,
     seed: int | None = None,
 ) -> list[Finding]:
     """Judges a run at several amounts of thinking, on the same examples as its baseline.
@@ -54,7 +54,7 @@ def thinking(
         searches: there, also ways of searching: "fresh", "hop" and "cool", on the last split.
         search_passes: forward passes that a way of searching spends on a problem, in all.
         residual: there, also judge chains that stop once a step moves them by less.
-        enough: elsewhere, the adaptive ones also stop once their energy is this low, as `think` says.
+        familiar: elsewhere, adaptive ones that start with at most this energy take one step, as `think` says.
         seed: what every draw is derived from; the run's by default.
     """
     found: list[Finding] = []
@@ -103,7 +103,7 @@ def thinking(
             judge("run", Thinker(run.energy, run.sampler, steps=count), split, count, 1)
         if patience is not None:
             longest = max(*steps, own)
-            stops = {"patience": patience, "tolerance": tolerance, "enough": enough}
+            stops = {"patience": patience, "tolerance": tolerance, "familiar": familiar}
             stopping = Thinker(run.energy, run.sampler, steps=longest, **stops)  # type: ignore[arg-type]
             judge("run", stopping, split, longest, 1, "_adaptive")
     for count in sorted(set(candidates) - {1}) if not isinstance(run.thinker, Paced) else []:

@@ -96,7 +96,7 @@ def check_choices(
     patience: int | None,
     tolerance: float = 0.0,
     residual: float | None = None,
-    enough: float | None = None,
+    familiar: float | None = None,
 ) -> None:
     """Raises ValueError for choices of thinking that cannot work."""
     if candidates < 1:
@@ -108,8 +108,8 @@ def check_choices(
         raise ValueError(f"tolerance={tolerance}, patience={patience}: pass a share in [0, 1), and the patience that it is for")
     if residual is not None and not residual > 0:
         raise ValueError(f"residual={residual}: pass a positive distance, or None")
-    if enough is not None and not math.isfinite(enough):
-        raise ValueError(f"enough={enough}: pass a finite energy of a number, or None")
+    if familiar is not None and not math.isfinite(familiar):
+        raise ValueError(f"familiar={familiar}: pass a finite energy of a number, or None")
 
 
 def pick(chosen: Tensor, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from ebm.interfaces import left
 
 
 class Stopping:
-    """Freezes chains once their energy fell no further, or is low enough, or a step hardly moved them.
+    """Freezes chains once their energy fell no further, or a step hardly moved them, or one step was due.
 
     Where energies decide (patience), a chain keeps its lowest state; where residuals alone do, its
     last.
@@ -22,13 +22,16 @@ class Stopping:
         residual: float | None,
         energy: Tensor,
         y: Tensor,
-        enough: float | None = None,
+        familiar: float | None = None,
     ) -> None:
         self.patience, self.tolerance, self.residual = patience, tolerance, residual
-        self.enough = None if enough is None else enough * (y.numel() // max(energy.numel(), 1))
+        size = y.numel() // max(energy.numel(), 1)
+        # what starts with an energy that training knows takes one step, however little it gains
+        self.brief = None if familiar is None else energy <= familiar * size
         self.energy, self.y = torch.full_like(energy, float("inf")), y
         self.waited = torch.zeros_like(energy, dtype=torch.long)
         self.taken = torch.zeros_like(self.waited)
+        self.seen = False
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
     def see(self, energy: Tensor, y: Tensor, taken: int, moved: Tensor | None = None) -> Tensor:
@@ -41,7 +44,7 @@ class Stopping:
         if self.patience is not None:
             # Any first energy counts as a fall, whatever the tolerance.
             least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
-            better = better & (energy < least)
+            better = better & ((energy < least) | (self.brief if self.brief is not None and self.seen else False))
         self.energy = torch.where(better, energy, self.energy)
         self.y = torch.where(left(better, y), y, self.y)
         self.waited = torch.where(better, 0, self.waited + 1)
@@ -50,8 +53,9 @@ class Stopping:
             self.stopped = self.stopped | (self.waited >= self.patience)
         if self.residual is not None and moved is not None:
             self.stopped = self.stopped | (moved < self.residual)
-        if self.enough is not None and taken > 0:
-            self.stopped = self.stopped | (energy <= self.enough)
+        if self.brief is not None and self.seen:
+            self.stopped = self.stopped | self.brief
+        self.seen = True
         return torch.where(self.stopped, self.energy, energy)
 
 

@@ -48,7 +48,7 @@ def think(
     tolerance: float = 0.0,
     residual: float | None = None,
     generator: Generator | None = None,
-    enough: float | None = None,
+    familiar: float | None = None,
 ) -> Thought:
     """Thinks: descends the energy from several starts and keeps each chain's best candidate.
 
@@ -71,8 +71,8 @@ def think(
         residual: stops a chain once a step of the last landscape moves its point by less, root mean
             square. Chains that stopped leave the batch, where their contexts can be cut.
         generator: where starts and noise come from.
-        enough: stops a chain after a step of the last landscape that brought its energy to this, or
-            below, for each number of its event: so much of it is left in what needs no more thinking.
+        familiar: the energy, for each number of its event, up to which a chain is as those that the
+            energy was trained on: it takes one step of the last landscape, and the others go on.
 
     >>> from ebm.samplers import GradientDescent
     >>> sampler = GradientDescent(step_size=0.25, steps=8)
@@ -81,7 +81,7 @@ def think(
     (torch.Size([3, 2]), torch.Size([9, 4, 3]), tensor(True))
     """
     how: dict[str, Any] = {"select": select, "patience": patience, "tolerance": tolerance, "residual": residual}
-    how["enough"] = enough
+    how["familiar"] = familiar
     thinker = Thinker(energy, sampler, candidates=candidates, steps=steps, **how)  # type: ignore[arg-type]
     return thinker._think(context, start, generator)[0]
 
@@ -115,11 +115,11 @@ class Thinker:
         patience: int | None = None,
         tolerance: float = 0.0,
         residual: float | None = None,
-        enough: float | None = None,
+        familiar: float | None = None,
     ) -> None:
         self.energy, self.sampler = energy, sampler
         self.candidates, self.steps, self.select = candidates, steps, select
-        self.patience, self.tolerance, self.residual, self.enough = patience, tolerance, residual, enough
+        self.patience, self.tolerance, self.residual, self.familiar = patience, tolerance, residual, familiar
 
     def predict(self, batch: Batch, start: Tensor | Callable[..., Tensor], *, generator: Generator | None = None) -> Prediction:
         """Thinks about a batch: best raw states, their energies, and forward passes per chain."""
@@ -138,7 +138,7 @@ class Thinker:
     def _think(self, context: Any, start: Any, generator: Generator | None) -> tuple[Thought, float]:
         """Thinks, and counts the forward passes spent on each candidate."""
         candidates = self.candidates
-        check_choices(candidates, self.select, self.patience, self.tolerance, self.residual, self.enough)
+        check_choices(candidates, self.select, self.patience, self.tolerance, self.residual, self.familiar)
         y = torch.stack([start(generator=generator) for _ in range(candidates)]) if callable(start) else start
         check_configuration(y, generator)
         if len(y) != candidates:
@@ -169,7 +169,7 @@ class Thinker:
         """Walks: (energies before each step, ends, steps per chain or None, how far the last step moved)."""
         per_landscape = check_steps(self.sampler.steps if self.steps is None else self.steps)[1]
         total = per_landscape * len(self.sampler.route([*walk.counted]))
-        stops = self.patience is not None or self.residual is not None or self.enough is not None
+        stops = self.patience is not None or self.residual is not None or self.familiar is not None
         measures = self.residual is not None or self.select == "residual" or callable(self.select)
         path: list[Tensor] = []
         stopping: Stopping | None = None
@@ -177,7 +177,7 @@ class Thinker:
         y = walk.y
         for energy, new in walk.steps_of(per_landscape, generator):
             if stops and len(path) >= total - per_landscape:
-                stopping = stopping or Stopping(self.patience, self.tolerance, self.residual, energy, y, self.enough)
+                stopping = stopping or Stopping(self.patience, self.tolerance, self.residual, energy, y, self.familiar)
                 energy = stopping.see(energy, y, len(path), moved)
                 walk.stopped = stopping.stopped
             path.append(energy)

@@ -733,15 +733,15 @@ def test_sigma_and_strength_reach_a_diffusion_s_schedule_too(run, photo):
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(30, 1), (55, 1), (80, 8)])
-def test_noise_beyond_training_s_is_thought_about_until_enough_is_taken_off(telling, tmp_path, monkeypatch, sigma, steps):
+def test_noise_beyond_training_s_is_thought_about_as_long_as_the_energy_falls(telling, tmp_path, monkeypatch, sigma, steps):
     run, _ = telling
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     run.energy, run.sampler = GradientStepUNet(1, (4, 4), (1, 1)), GradientDescent(1.0)
-    run.recipe = {"thinking": {"enough": 1e-9}}  # never enough
+    run.recipe = {"thinking": {"familiar": 0.1}}  # any fall counts
     found = denoise(run, noisy(tmp_path / "noisy.png", sigma), sigma=sigma)
     assert found["steps per tile"] == steps
-    run.recipe = {"thinking": {"enough": 1e9}}
+    run.recipe = {"thinking": {"familiar": 0.1, "tolerance": 1 - 1e-9}}  # none does
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma)["steps per tile"] == 1
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma, steps=3)["steps per tile"] == 3

@@ -114,20 +114,25 @@ def test_hidden_units_and_contexts_are_cut_along():
 
 
 @laws
-@given(seed=seeds, enough=st.floats(0.001, 0.5), candidates=st.integers(1, 2))
-def test_a_chain_stops_after_the_step_that_leaves_little_enough_energy(seed, enough, candidates):
-    """E = |y|²/2 over three numbers falls to a quarter with every step: the loop counts them."""
+@given(
+    seed=seeds,
+    familiar=st.floats(0.01, 4),
+    candidates=st.integers(1, 2),
+    stops=st.sampled_from([{}, {"patience": 1, "tolerance": 0.5}, {"patience": 1, "tolerance": 0.8}]),
+)
+def test_a_chain_that_starts_as_in_training_takes_one_step(seed, familiar, candidates, stops):
+    """E = |y|²/2 over three numbers falls to a quarter with every step: others take all, or none where that is no fall."""
     start = 2 * normal(candidates, 4, 3, seed=seed)
-    thought = think(quadratic, GradientDescent(0.5, steps=6), start=start, candidates=candidates, enough=enough)
+    thought = think(quadratic, GradientDescent(0.5, steps=6), start=start, candidates=candidates, familiar=familiar, **stops)
     ends = []
     for y in start:
-        taken = torch.ones(4, dtype=torch.long)
-        for count in range(1, 6):
-            taken += (quadratic(y / 2**count) > 3 * enough) & (taken == count)
-        ends.append((taken, y / 2.0 ** taken[:, None]))
+        known = quadratic(y) <= 3 * familiar
+        taken = torch.where(known, 1, 6)
+        kept = torch.where(known, 1, 0 if stops.get("tolerance") == 0.8 else 6)
+        ends.append((torch.where((kept == 0), 1, taken), y / 2.0 ** kept[:, None]))
     chosen = torch.stack([quadratic(end) for _, end in ends]).argmin(0)
     rows = torch.arange(4)
     assert torch.equal(thought.steps, torch.stack([taken for taken, _ in ends])[chosen, rows])
     close(thought.y, torch.stack([end for _, end in ends])[chosen, rows])
-    with pytest.raises(ValueError, match="enough=nan: pass a finite energy"):
-        think(quadratic, GradientDescent(0.5), start=start, candidates=candidates, enough=float("nan"))
+    with pytest.raises(ValueError, match="familiar=nan: pass a finite energy"):
+        think(quadratic, GradientDescent(0.5), start=start, candidates=candidates, familiar=float("nan"))
