@@ -21,7 +21,7 @@ from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
 from ebm.samplers import Monotone
-from ebm.tasks.images.estimating import confirmed, estimate_noise
+from ebm.tasks.images.estimating import GRAIN, confirmed, estimate_noise
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.shades import Shades
@@ -337,10 +337,10 @@ class _Restorer:
         top, left = (max(0, (size - LOOKED_AT) // 2) for size in (height, width))
         middle = scaled(held[None, :, top : top + LOOKED_AT, left : left + LOOKED_AT])
         std = estimate_noise(middle[0])
-        if not isinstance(self.predictor, Thinker) or not takes_any_size(self.predictor):
-            return std
-        energy: Any = self.predictor.energy
-        return std if getattr(energy, "blind", False) else confirmed(energy, shades.expand(middle)[0], std)
+        if isinstance(self.predictor, Thinker) and takes_any_size(self.predictor):
+            energy: Any = self.predictor.energy
+            std = std if getattr(energy, "blind", False) else confirmed(energy, shades.expand(middle)[0], std)
+        return std if std >= GRAIN else 0.0
 
     def _noise(self, steps: Sequence[int]) -> dict[str, str]:
         """Says how much additive noise was taken off pictures whose noise had these steps."""
@@ -348,6 +348,8 @@ class _Restorer:
             return {}
         low, high = (127.5 * self.task.schedule.std[step].item() for step in (min(steps), max(steps)))
         span = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
+        if high == 0 and self.said is None:
+            span = f"none taken off, as less than {127.5 * GRAIN:g}"
         return {"noise": f"{span} of 255" + (", estimated" if self.said is None else "")}
 
 

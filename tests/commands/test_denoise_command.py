@@ -698,6 +698,14 @@ def test_noise_that_nobody_says_is_estimated_and_said(telling, tmp_path, sigma):
     assert found["noise"] == f"{told.told[0]:.1f} of 255, estimated"
 
 
+@pytest.mark.parametrize("sigma", [0.5, 1, 2])
+def test_noise_as_weak_as_many_a_photograph_s_grain_is_left_unless_it_is_said(telling, tmp_path, sigma):
+    run, told = telling
+    assert denoise(run, noisy(tmp_path / "noisy.png", sigma))["noise"] == "none taken off, as less than 2.5 of 255, estimated"
+    denoise(run, tmp_path / "noisy.png", sigma=sigma)
+    assert told.told == [0, pytest.approx(sigma, abs=0.05)]
+
+
 @pytest.mark.parametrize(
     ("said", "sigma"),
     [

@@ -15,6 +15,7 @@ NOISE_ALONE = 0.805  # what that share's quantile is of the deviation, where the
 TEXTURE = 2.0 / 127.5  # what texture adds to the estimate, as a root mean square over the pictures of DnCNN's training set
 MEDIAN = 0.6745  # of a standard normal's size
 EDGE = 1 - 1 / 127.5  # beyond it a pixel may have been clipped, and has less noise
+GRAIN = 2.5 / 127.5  # many a clean photograph has as much of its own: unasked, less is not taken off
 BELIEVED = 0.57  # the share of noise that a step takes off where it is noise: harmed training pictures lie below
 LOOKED_AT, TRIES = 512, 8  # pixels a side of the middle that is asked about, and how often
 CLIPPED = 0.1  # the share of clipped pixels from which a block counts for nothing
