@@ -59,8 +59,8 @@ class Denoising(Task):
     depends on `seed`, split and the photograph's name.
 
     Arguments:
-        source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, as
-            `photographs` says.
+        source: "bundled", "foolbox" (for testing alone), a folder or a hub dataset, or a list of
+            these, as `photographs` says.
         tile: the side of a tile.
         channels: 3 (colours), or 1 (greys).
         noise_step: the training noise's step, or a pair (low, high) that each tile's is drawn from.
@@ -95,7 +95,7 @@ class Denoising(Task):
 
     def __init__(
         self,
-        source: str = "bundled",
+        source: str | Sequence[str] = "bundled",
         tile: int = 32,
         channels: int = 3,
         noise_step: int | tuple[int, int] = 99,
@@ -137,7 +137,8 @@ class Denoising(Task):
         self.loss, self.seed = loss, seed
         hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
         how: dict[str, Any] = {"channels": channels, "smallest": smallest, "strict": strict, "seed": seed}
-        self.source = source
+        self.source = source if isinstance(source, str) else list(source)
+        self.named = source if isinstance(source, str) else " and ".join(source)
         self._read = partial(photographs, source, **how, **hub)
         self.spec = {"image_size": tile, "channels": channels}
         if sigma is not None:
@@ -149,7 +150,7 @@ class Denoising(Task):
     def reads(self) -> str:  # type: ignore[override]
         """Which data are read."""
         counts = ", ".join(f"{len(listed)} {split}" for split, listed in self.photographs.items())
-        return f"{sum(map(len, self.photographs.values()))} photographs of {self.source} ({counts})"
+        return f"{sum(map(len, self.photographs.values()))} photographs of {self.named} ({counts})"
 
     @cached_property
     def photographs(self) -> dict[str, list[Photograph]]:

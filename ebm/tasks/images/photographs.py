@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Photograph(NamedTuple):
 
 
 def photographs(
-    source: str = "bundled",
+    source: str | Sequence[str] = "bundled",
     *,
     channels: int = 3,
     smallest: int = 32,
@@ -63,7 +63,8 @@ def photographs(
         source: "bundled" (16 photographs that come with scikit-image and scikit-learn); "foolbox"
             (20 that come with that package, all in test); a folder, whose sub-folders train,
             validation (or valid, val, dev) and test are the splits where it has them; or a hub
-            dataset. What has no splits of its own is dealt out by the seed: 70, 10 and 20 %.
+            dataset. What has no splits of its own is dealt out by the seed: 70, 10 and 20 %. Or a
+            list of these, whose splits are joined: a folder in it need not have all of them.
         channels: 3 (colours), or 1 (greys).
         smallest: pixels that height and width have at least.
         strict: whether a file that would be left out is an error.
@@ -85,6 +86,34 @@ def photographs(
     """
     _check_channels(channels)
     installed("PIL")
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources or len(set(sources)) < len(sources):
+        raise ValueError(f"source={source!r}: pass one name or folder, or a list of different ones")
+    how: dict[str, Any] = {"channels": channels, "smallest": smallest, "strict": strict, "seed": seed}
+    hub: dict[str, Any] = {"column": column, "hub_split": hub_split, "config": config}
+    found: dict[str, list[Photograph]] = {split: [] for split in SPLITS}
+    for each in sources:
+        for split, photos in _photographs(each, whole=len(sources) == 1, **how, **hub).items():
+            names = {photo.name for listed in found.values() for photo in listed}  # which decide a photograph's noise
+            found[split] += [photo._replace(name=f"{each}: {photo.name}") if photo.name in names else photo for photo in photos]
+    if sources != ["foolbox"]:
+        check_splits(", ".join(sources), found, "photographs")
+    return found
+
+
+def _photographs(
+    source: str,
+    *,
+    whole: bool,
+    channels: int,
+    smallest: int,
+    strict: bool,
+    column: str,
+    hub_split: str,
+    config: str | None,
+    seed: int,
+) -> dict[str, list[Photograph]]:
+    """Reads one source; `whole` tells whether it needs all splits."""
     files: dict[str, Files]
     if source == "bundled":
         files = {
@@ -98,16 +127,12 @@ def photographs(
             raise ImportError("foolbox is not installed: pip install foolbox") from None
         files = {"train": [], "validation": [], "test": [(path.name, path) for path in sorted(folder.glob("imagenet_*.jpg"))]}
     elif is_path(source):
-        files = _of_folder(source, Path(source).expanduser())
+        files = _of_folder(source, Path(source).expanduser(), whole)
     else:
         rows = media_from_hub(source, config, hub_split, column, "Image", ["bundled", "foolbox"])
         files = {"all": cells(rows, column)}
     found = _read(source, files, channels, smallest, strict)
-    if "all" in found:
-        found = deal(found["all"], seed)
-    if source != "foolbox":
-        check_splits(source, found, "photographs")
-    return found
+    return deal(found["all"], seed) if "all" in found else found
 
 
 def read_photograph(source: str | Path | bytes, channels: int = 3) -> Tensor:
@@ -166,13 +191,13 @@ def _read(source: str, files: dict[str, Files], channels: int, smallest: int, st
                 told += [f"{name}: {words}" for words in said]
     if bad:
         count = len(bad) + sum(map(len, found.values()))
-        warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {few_of(bad)}", stacklevel=3)
+        warnings.warn(f"{source}: {len(bad)} of {count} photographs are left out: {few_of(bad)}", stacklevel=4)
     if told:
-        warnings.warn(f"{source}: look at how these are read: {few_of(told)}", stacklevel=3)
+        warnings.warn(f"{source}: look at how these are read: {few_of(told)}", stacklevel=4)
     return found
 
 
-def _of_folder(source: str, folder: Path) -> dict[str, Files]:
+def _of_folder(source: str, folder: Path, whole: bool = True) -> dict[str, Files]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {source}: name a folder of pictures, or bundled")
     parts: dict[str, Path] = {}
@@ -182,15 +207,16 @@ def _of_folder(source: str, folder: Path) -> dict[str, Files]:
             raise ValueError(f"{source} has {parts[split].name} and {part.name}, which both are {split}: rename one")
     if not parts:
         return {"all": _listed(source, folder, folder)}
-    if missing := [split for split in SPLITS if split not in parts]:
+    missing = [split for split in SPLITS if split not in parts]
+    if missing and whole:
         there = ", ".join(part.name for part in parts.values())
         raise FileNotFoundError(
             f"{source} has the folders {there} and none of {' and '.join(missing)}: make it, or move all into one"
         )
-    listed = {split: _listed(source, folder, parts[split]) for split in SPLITS}
+    listed = {split: _listed(source, folder, parts[split]) for split in SPLITS if split in parts}
     if others := len(pictures_below(folder)) - sum(map(len, listed.values())):
         names = ", ".join(part.name for part in parts.values())
-        warnings.warn(f"{source}: {others} pictures outside of {names} are left out", stacklevel=4)
+        warnings.warn(f"{source}: {others} pictures outside of {names} are left out", stacklevel=5)
     return {**listed}
 
 

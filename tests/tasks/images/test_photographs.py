@@ -384,3 +384,34 @@ def test_reading_one_says_what_is_wrong(tmp_path):
         read_photograph(tmp_path / "bad.png")
     with pytest.raises(ValueError, match="channels=2: choose 3"):
         read_photograph(b"", 2)
+
+
+# --------------------------------------------------------------------------------------------------------- several sources
+
+
+def test_the_splits_of_several_sources_are_joined(tmp_path):
+    mine, more = tmp_path / "mine", tmp_path / "more"
+    folder_of(mine / "train", 3)
+    folder_of(more, 10)
+    found = photographs([str(mine), "bundled"])
+    bundled, own = photographs(), numbers(photographs(str(more)))
+    assert numbers({"train": found["train"][:3]}) == {"train": [0, 1, 2]}
+    assert [photo.name for photo in found["train"][3:]] == [photo.name for photo in bundled["train"]]
+    assert [photo.name for photo in found["test"]] == [photo.name for photo in bundled["test"]]
+    both = photographs([str(mine), str(more)])
+    assert numbers(both) == {"train": [0, 1, 2, *own["train"]], "validation": own["validation"], "test": own["test"]}
+    names = [photo.name for photos in both.values() for photo in photos]
+    assert len(set(names)) == len(names)
+
+
+def test_several_sources_have_all_splits_among_them(tmp_path):
+    mine = tmp_path / "mine"
+    folder_of(mine / "train", 3)
+    with pytest.raises(FileNotFoundError, match="has the folders train and none of validation and test"):
+        photographs(str(mine))
+    folder_of(tmp_path / "more" / "val", 2)
+    with pytest.raises(ValueError, match=r"mine, .*more has 5 photographs, as splits .*'validation': 2, 'test': 0"):
+        photographs([str(mine), str(tmp_path / "more")])
+    for sources in ([], ["bundled", "bundled"]):
+        with pytest.raises(ValueError, match="pass one name or folder, or a list of different ones"):
+            photographs(sources)
