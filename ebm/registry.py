@@ -52,6 +52,7 @@ CORE_PARTS = (  # what is called, not named: sections of a report, and examples 
     "ebm.reports.thinking",
     "ebm.reports.text",
     "ebm.reports.images",
+    "ebm.reports.helping",
     "ebm.reports.video",
 )
 PLURALS = {hook.removeprefix("ebm_"): kind for kind, hook in KINDS.items()}

@@ -13,7 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ebm.baselines.dit import Diffuser, DiT
+from ebm.energies import GradientStepUNet
 from ebm.interfaces import Prediction
+from ebm.runs.run import Run
+from ebm.samplers import GradientDescent
 from ebm.tasks import Denoising
 from ebm.tasks.images.photographs import read_photograph
 
@@ -82,6 +86,50 @@ def test_methods_and_runs_are_told_the_noise_in_their_own_units(table, data):
         torch.testing.assert_close(found, signal * noisy, atol=2e-3, rtol=2e-3)
         std, at = task.schedule.std[seen[0].step[0]].item(), task.schedule.signal[seen[0].step[0]].item()
         assert std / at == pytest.approx(25 / 127.5, rel=0.02)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 75.0, 200.0])
+def test_runs_of_a_schedule_work_at_any_noise_and_take_the_passes_that_are_asked_for(table, data, monkeypatch, sigma):
+    (_, clean), _ = table.pictures(data, "BSD68", None)
+    dit = DiT(image_size=32, patch_size=4, channels=1, dim=8, depth=1, heads=2, passes=3)
+    ready = Run(Path(), {}, dit, GradientDescent(1.0), None, Denoising(channels=1, tile=32, stride=32, noise_step=99), {})
+    monkeypatch.setattr(table.ebm, "load", lambda name: ready)
+    seen = []
+    predict = Diffuser.predict
+    monkeypatch.setattr(
+        Diffuser,
+        "predict",
+        lambda self, batch, *how, **named: seen.append((self.passes, batch.context)) or predict(self, batch, *how, **named),
+    )
+    found = table.denoiser("mine", 2)(clean, sigma)
+    assert found.shape == clean.shape
+    passes, context = seen[0]
+    std, signal = ready.task.level(int(context.step[0]))
+    assert passes == 2
+    assert std / signal == pytest.approx(sigma / 127.5, rel=0.02) or int(context.step[0]) == 0
+
+
+def test_beyond_training_a_run_thinks_as_the_command_does(table, data, monkeypatch):
+    energy, recipe = GradientStepUNet(1, (4, 4), (1, 1)), {"thinking": {"enough": 1e9}}
+    ready = Run(Path(), recipe, energy, GradientDescent(1.0), None, Denoising(channels=1, tile=32, sigma=(0, 55)), {})
+    monkeypatch.setattr(table.ebm, "load", lambda name: ready)
+    seen, restore = [], table.restore_picture
+    monkeypatch.setattr(
+        table, "restore_picture", lambda task, who, *how, **named: seen.append(who) or restore(task, who, *how, **named)
+    )
+    noisy = torch.zeros(1, 40, 40)
+    for steps, sigma in ((None, 55.0), (None, 55.2), (1, 75.0)):
+        table.denoiser("mine", steps)(noisy, sigma)
+    assert [type(who.sampler).__name__ for who in seen] == ["GradientDescent", "Monotone", "GradientDescent"]
+
+
+def test_methods_have_the_settings_of_the_nearest_noise(table, monkeypatch):
+    assert table._settings("total-variation", 20.0) == table._settings("total-variation", 16.0) == {"weight": 0.7}
+    assert table._settings("total-variation", 200.0) == {"weight": 0.9}
+    assert table._settings("bm3d", 25.0) == {}
+    for name, known in table.TUNED.items():
+        for sigma in known:
+            table.Classical(name, **table._settings(name, sigma))
 
 
 def test_the_harness_is_checked_by_bm3d(table, monkeypatch, capsys, data):

@@ -20,17 +20,15 @@ from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
-from ebm.samplers import Monotone
-from ebm.tasks.images.estimating import GRAIN, confirmed, estimate_noise
+from ebm.studies.restoring import beyond_training, estimated
+from ebm.tasks.images.estimating import GRAIN
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.shades import Shades
 from ebm.tasks.images.tiling import Coding, Restored, patch_scores
-from ebm.tasks.images.whole import count_parts, restore_picture, takes_any_size
+from ebm.tasks.images.whole import count_parts, restore_picture
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
-from ebm.thinking import Thinker
 
-BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one is halved, at most
 BAND = 256  # rows that are handled together
 LOOKED_AT, LEAST = 2048, 6  # the side of the middle whose noise is estimated, and the least that can be
 OURS = {"pnginfo": {"Software": "ebm denoise"}}  # what a side file says of itself
@@ -108,12 +106,8 @@ def denoise(
         raise ValueError(f"quality={quality}: it is 1 to 100")
     said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
     predictor = beyond = run.predictor(steps, candidates, patience, tolerance)
-    thinks = run.recipe.get("thinking", {})
-    if (steps, patience) == (None, None) and "familiar" in thinks:
-        steady = Monotone(run.sampler, halvings=HALVINGS)
-        beyond = Thinker(
-            run.energy, steady, steps=BEYOND, candidates=candidates, patience=1, tolerance=thinks.get("tolerance", 0.0)
-        )
+    if (steps, patience) == (None, None):
+        beyond = beyond_training(run, candidates) or predictor
     restorer = _Restorer(
         task,
         predictor,
@@ -336,11 +330,7 @@ class _Restorer:
             raise ValueError(f"a picture of {width} x {height} is too small to estimate its noise: say it by --sigma")
         top, left = (max(0, (size - LOOKED_AT) // 2) for size in (height, width))
         middle = scaled(held[None, :, top : top + LOOKED_AT, left : left + LOOKED_AT])
-        std = estimate_noise(middle[0])
-        if isinstance(self.predictor, Thinker) and takes_any_size(self.predictor):
-            energy: Any = self.predictor.energy
-            std = std if getattr(energy, "blind", False) else confirmed(energy, shades.expand(middle)[0], std)
-        return std if std >= GRAIN else 0.0
+        return estimated(self.predictor, middle[0], shades.expand(middle)[0])
 
     def _noise(self, steps: Sequence[int]) -> dict[str, str]:
         """Says how much additive noise was taken off pictures whose noise had these steps."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,31 +16,22 @@ from ebm.interfaces.abilities import HoldsPhotographs, lacking
 from ebm.randomness import stream
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
+from ebm.reports.views import View, psnr, restored, show, views_of
 from ebm.runs.run import Run
 from ebm.studies.thinking import read_findings
 from ebm.tasks.images.corruptions import CORRUPTIONS
-from ebm.tasks.images.tiling import Restored, patch_scores
-from ebm.tasks.images.whole import restore_picture
+from ebm.tasks.images.tiling import patch_scores
 from ebm.thinking import Thinker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN, PHOTOGRAPHS = 128, 3  # pixels a side of what is shown of a photograph, and how many are
 LONGEST, PASSES = 8, 10  # thinking steps that are followed, and passes that a diffusion model takes at most
 OF_NOISE = ("step-", "sigma-")  # how the splits of other noise begin
 OTHER_STEP = 199  # the other noise that is shown where a recipe studies none
 TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 Found = Mapping[tuple[str, str, int, str], float]  # (who, split, steps, name) -> value, of one candidate
-
-
-class View(NamedTuple):
-    """What is shown of a photograph: clean and noisy (C, h, w), and the noise's step."""
-
-    clean: Tensor
-    noisy: Tensor
-    step: int
 
 
 @hookimpl
@@ -52,7 +42,7 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
         return
     found = {(f.who, f.split, f.steps, f.name): f.value for f in read_findings(run.path) if f.candidates == 1}
     splits = list(dict.fromkeys(split for _, split, _, name in found if name == "psnr"))
-    usual, other = (_views(run, task, split) for split in ("test", _other_split(run, task)))
+    usual, other = (views_of(run, task, split) for split in ("test", _other_split(run, task)))
     yield _denoised_picture(run, task, usual, other[0], seed)
     yield from _findings_pictures(run, task, found, splits)
     if not isinstance(run.energy, FeedForward):
@@ -66,15 +56,6 @@ def _other_split(run: Run, task: Any) -> str:
     return next((split for split in studied if split.startswith(OF_NOISE)), f"step-{min(OTHER_STEP, task.schedule.steps - 1)}")
 
 
-def _views(run: Run, task: Any, split: str) -> list[View]:
-    side, views = max(SHOWN, task.tile), []
-    for _, clean, (seen, step, *_) in task.held_out(split, PHOTOGRAPHS):
-        top, left = ((size - min(size, side)) // 2 for size in clean.shape[1:])
-        clean, noisy = (image[:, top : top + side, left : left + side].to(run.device) for image in (clean, seen[0]))
-        views.append(View(clean, noisy, int(step)))
-    return views
-
-
 def _batch(task: Any, views: Sequence[View], every: int = 1) -> Batch:
     """Cuts views into tiles that lie side by side, and takes one of `every`."""
 
@@ -86,33 +67,6 @@ def _batch(task: Any, views: Sequence[View], every: int = 1) -> Batch:
     return Batch(clean, task.schedule.seen(noisy, torch.full((len(noisy),), views[0].step, device=noisy.device)))
 
 
-def _restore(task: Any, predictor: Any, view: View, seed: int, **options: Any) -> Restored:
-    """Restores a view; where more steps than in training diverge, the picture is NaN."""
-    generator = stream(seed, "restored", device=view.noisy.device)
-    where: dict[str, Any] = {"step": view.step, "stride": max(1, 3 * task.tile // 4)}
-    try:
-        return restore_picture(task, predictor, view.noisy, **where, generator=generator, **options)
-    except FloatingPointError:
-        blank = torch.full_like(view.noisy, math.nan)
-        return Restored(blank, None, 0, math.nan, blank[0])
-
-
-def _psnr(image: Tensor, clean: Tensor) -> float:
-    return 10 * (4 / F.mse_loss(image.clamp(-1, 1), clean).clamp(min=1e-12)).log10().item()
-
-
-def _show(axes: Axes, image: Tensor) -> None:
-    """Shows a picture (C, H, W) in [-1, 1], or a map (H, W) in colours."""
-    if image.ndim == 2:
-        image = image.cpu()
-        axes.imshow(image.numpy(), cmap="magma", vmin=image.min().item(), vmax=image.flatten().quantile(0.995).item())
-    else:
-        pixels = ((image.cpu().nan_to_num(1) + 1) / 2).clamp(0, 1).movedim(0, -1).expand(-1, -1, 3)
-        axes.imshow(pixels.numpy(), interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-
-
 def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, seed: int) -> Section:
     """Draws photographs from noisy to clean, and one again at another noise."""
     baseline = run.baseline
@@ -122,9 +76,9 @@ def _denoised_picture(run: Run, task: Any, usual: Sequence[View], other: View, s
         views = [*usual, other]
         for number, (line, row, view) in enumerate(zip(figure.subplots(len(rows), len(rows[0])), rows, views, strict=True)):
             for axes, (title, image) in zip(line, row, strict=True):
-                _show(axes, image)
+                show(axes, image)
                 axes.set_title(title if number in (0, len(usual)) else "")
-                axes.set_xlabel("" if title == "clean" else f"{_psnr(image, view.clean):.2f} dB")
+                axes.set_xlabel("" if title == "clean" else f"{psnr(image, view.clean):.2f} dB")
             std = task.schedule.std[view.step].item()
             line[0].set_ylabel(f"{_known(task, std)} noise, std {std:.2f}")
     return Section(
@@ -142,20 +96,20 @@ def _restored(
 ) -> list[tuple[str, Tensor]]:
     """Restores a view in several ways: (what was done, picture)."""
     if isinstance(run.energy, FeedForward):
-        return [("denoised", _restore(task, _affordable(run.thinker), view, seed).image)]
+        return [("denoised", restored(task, _affordable(run.thinker), view, seed).image)]
     more, columns = max(2, check_steps(run.sampler.steps)[1]), []
-    columns.append(("after 1 step", _restore(task, Thinker(run.energy, run.sampler, steps=1), view, seed).image))
+    columns.append(("after 1 step", restored(task, Thinker(run.energy, run.sampler, steps=1), view, seed).image))
     if adaptive:
         how = run.recipe.get("thinking", {})
         stops = {"patience": how.get("patience") or 1, "tolerance": how.get("tolerance", 0.0), "familiar": how.get("familiar")}
         stopping = Thinker(run.energy, run.sampler, steps=max(more, *how.get("steps", ()), LONGEST), **stops)
-        thought = _restore(task, stopping, view, seed)
+        thought = restored(task, stopping, view, seed)
         columns.append((f"adaptive, {thought.steps:.1f} steps", thought.image))
     else:
         thinker = Thinker(run.energy, run.sampler, steps=more)
-        columns.append((f"after {more} steps", _restore(task, thinker, view, seed).image))
+        columns.append((f"after {more} steps", restored(task, thinker, view, seed).image))
     if baseline is not None:
-        found = _restore(task, _affordable(baseline.thinker), view, seed)
+        found = restored(task, _affordable(baseline.thinker), view, seed)
         columns.append((f"baseline, {found.evaluations} pass{'es' * (found.evaluations > 1)}", found.image))
     return columns
 
@@ -384,14 +338,14 @@ def _map_pictures(run: Run, task: Any, view: View, seed: int) -> list[Section]:
     energy = run.energy
     if not isinstance(energy, ScoresPatches):
         return []
-    found = _restore(task, run.thinker, view, seed, scores=patch_scores(energy))
+    found = restored(task, run.thinker, view, seed, scores=patch_scores(energy))
     assert found.map is not None  # it was asked for
     image = found.image.clamp(-1, 1)
     error = F.avg_pool2d((image - view.clean).square().mean(0, keepdim=True), energy.patch_size)[0]
     shown = {"noisy": view.noisy, "restored": image, "energy of patches": found.map, "squared error of patches": error}
     with figure_of(9.6, 2.7) as (figure, png):
         for axes, (title, what) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
-            _show(axes, what)
+            show(axes, what)
             axes.set_title(title)
     return [
         Section(

@@ -1,0 +1,45 @@
+"""How a finished run restores a picture: told its noise or not, and at noise beyond training's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ebm.runs.run import Run
+from ebm.samplers import Monotone
+from ebm.tasks.images.estimating import GRAIN, confirmed, estimate_noise
+from ebm.tasks.images.whole import takes_any_size
+from ebm.thinking import Thinker
+
+BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one is halved, at most
+
+
+def beyond_training(run: Run, candidates: int = 1) -> Thinker | None:
+    """Makes what thinks about noise stronger than training's, as long as the energy falls.
+
+    A fall of at most the recipe's `thinking.tolerance` counts for none, and no step raises the
+    energy. None where the recipe does not say, by `thinking.familiar`, that its energy can do so.
+    """
+    thinks = run.recipe.get("thinking", {})
+    if "familiar" not in thinks:
+        return None
+    steady, tolerance = Monotone(run.sampler, halvings=HALVINGS), thinks.get("tolerance", 0.0)
+    return Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, patience=1, tolerance=tolerance)
+
+
+def estimated(predictor: Any, image: Tensor, seen: Tensor | None = None) -> float:
+    """Estimates the deviation of a picture's noise (C, H, W); an energy that is told it has the last word.
+
+    Less than 2.5 grey levels are 0: as much grain is in many a clean photograph.
+
+    Arguments:
+        predictor: what is to restore the picture.
+        image: the picture, with as many channels as it has shades.
+        seen: the picture as the energy sees it, where it differs.
+    """
+    std = estimate_noise(image)
+    if isinstance(predictor, Thinker) and takes_any_size(predictor):
+        energy: Any = predictor.energy
+        std = std if getattr(energy, "blind", False) else confirmed(energy, image if seen is None else seen, std)
+    return std if std >= GRAIN else 0.0
