@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebm.energies.restoration.observed import Blurred, Masked, gaussian
+from ebm.energies.restoration.operators import Blurred, Masked, gaussian
 from ebm.files import check_outputs
 from ebm.interfaces.abilities import Tiled, lacking
 from ebm.runs.run import Run
