@@ -429,6 +429,18 @@ def test_measurements_are_orthonormal_rows(seed, height, width, share):
     assert len(matrix) == round(max(share, 1 / (height * width)) * height * width)
 
 
+@laws
+@given(seed=seeds, rows=st.sampled_from([1, 3, 5]), columns=st.sampled_from([1, 3]), every=st.integers(1, 3), plain=st.booleans())
+def test_a_kernel_that_is_a_product_is_taken_apart_and_gives_the_same(seed, rows, columns, every, plain):
+    kernel = normal(rows, columns, seed=seed)
+    if plain:
+        kernel = torch.outer(kernel[:, 0], kernel[0])
+    x = normal(2, 3, 7, 8, seed=seed + 1)
+    wide = F.pad(x, (columns // 2, columns // 2, rows // 2, rows // 2), mode="reflect")
+    expected = F.conv2d(wide, kernel.expand(3, 1, rows, columns), stride=every, groups=3)
+    close(Blurred(kernel, every)(x), expected, rtol=1e-8, atol=1e-8)
+
+
 def test_shrinking_is_pillow_s_bicubic():
     from PIL import Image
 

@@ -120,15 +120,31 @@ class Blurred(nn.Module):
             raise ValueError(f"kernel {tuple(kernel.shape)}, every={every}: pass odd sides, and a number of at least 1")
         self.every = every
         self.register_buffer("kernel", kernel, persistent=False)
+        down, sizes, across = torch.linalg.svd(kernel.double())
+        self.apart: tuple[list[float], list[float]] | None = None
+        if not bool((sizes[1:] > 1e-7 * sizes[0]).any()):  # as a Gaussian: down and then across is the same, and faster
+            self.apart = (down[:, 0] * sizes[0]).tolist(), across[0].tolist()
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (size // 2 for size in self.kernel.shape)
         if rows >= x.shape[-2] or columns >= x.shape[-1]:
             sizes = f"a kernel of {tuple(self.kernel.shape)} reaches beyond pictures of {tuple(x.shape[-2:])}"
             raise ValueError(f"{sizes}: pass a smaller blur, or a larger picture")
-        wide = F.pad(x, (columns, columns, rows, rows), mode="reflect")
+        x = F.pad(x, (columns, columns, rows, rows), mode="reflect")
+        if self.apart is not None:
+            down, across = self.apart
+            return _slid(_slid(x.mT, down, self.every).mT, across, self.every)
         kernel = self.kernel.to(x)[None, None].expand(x.shape[1], 1, *self.kernel.shape)
-        return F.conv2d(wide, kernel, stride=self.every, groups=x.shape[1])
+        return F.conv2d(x, kernel, stride=self.every, groups=x.shape[1])
+
+
+def _slid(x: Tensor, weights: list[float], every: int) -> Tensor:
+    """Convolves the last axis by shifting it: torch's convolutions of one channel are slow backwards."""
+    count = x.shape[-1] - len(weights) + 1
+    found = weights[0] * x[..., :count:every]
+    for shift, weight in enumerate(weights[1:], 1):
+        found = torch.add(found, x[..., shift : shift + count : every], alpha=weight)
+    return found
 
 
 class Shrunk(nn.Module):
