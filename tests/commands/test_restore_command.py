@@ -131,7 +131,7 @@ def test_a_prior_must_be_told_the_noise(run, photo):
         restore(run, photo, task="deblur")
 
 
-def test_samples_are_written_as_their_mean_and_their_spread(run, photo, tmp_path):
+def test_samples_are_written_as_a_map_of_their_spread(run, photo, tmp_path):
     hidden = np.zeros((40, 56), dtype="uint8")
     hidden[10:20, 12:25] = 255
     Image.fromarray(hidden).save(tmp_path / "mask.png")
@@ -143,8 +143,11 @@ def test_samples_are_written_as_their_mean_and_their_spread(run, photo, tmp_path
     assert colours.shape == (40, 56)
     assert colours[hidden > 0].mean() > colours[hidden == 0].mean()  # what was not seen is less sure
     again = restore(run, photo, out=Path("a.png"), **how)  # its own side file may be replaced
-    assert np.array_equal(pixels(again["picture"]), pixels(restore(run, photo, out=Path("b.png"), **how)["picture"]))
-    assert not np.array_equal(pixels("a.png"), pixels(restore(run, photo, out=Path("c.png"), seed=1, **how)["picture"]))
+    assert np.array_equal(pixels(again["spread"]), pixels(restore(run, photo, out=Path("b.png"), **how)["spread"]))
+    assert not np.array_equal(pixels("a-spread.png"), pixels(restore(run, photo, out=Path("c.png"), seed=1, **how)["spread"]))
+    plain = restore(run, photo, out=Path("e.png"), mask=tmp_path / "mask.png", steps=4)
+    assert "spread" not in plain
+    assert np.array_equal(pixels(plain["picture"]), pixels("a.png"))
     Image.new("L", (2, 2)).save("d-spread.png")
     with pytest.raises(ValueError, match=r"d-spread.png' is there, and was not written by this command"):
         restore(run, photo, out=Path("d.png"), **how)
