@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,11 @@ from ebm.energies import GradientStepUNet, Observed
 from ebm.energies.restoration import convolutions
 from ebm.energies.restoration.convolutions import convolved, spread
 from ebm.energies.restoration.elu import elu
-from ebm.energies.restoration.observed import Blurred, Masked, gaussian
+from ebm.energies.restoration.operators import Blurred, Masked, Sampled, Shrunk, gaussian
 from ebm.energies.restoration.unet import padded
 from ebm.interfaces import Batch, energy_and_grad, evaluate
 from ebm.objectives import InTurn, Reconstruction
-from ebm.samplers import FixedPoint, GradientDescent, ProximalGradient
+from ebm.samplers import FixedPoint, GradientDescent, Monotone, ProximalGradient
 from ebm.tasks.images.noising import AdditivelyNoisy, AdditiveNoise, Noisy
 from tests.helpers import close, laws, normal, seeds
 
@@ -265,10 +266,16 @@ def test_in_turn_takes_its_turns_and_remembers_them():
 def operators(height, width):
     kept = torch.rand(height, width, generator=torch.Generator().manual_seed(0)) < 0.7
     kernel = normal(3, 3, seed=5)
-    return {"masked": Masked(kept), "blurred": Blurred(kernel), "shrunk": Blurred(gaussian(0.8).double(), every=2)}
+    return {
+        "masked": Masked(kept),
+        "blurred": Blurred(kernel),
+        "shrunk": Blurred(gaussian(0.8).double(), every=2),
+        "bicubic": Shrunk(2),
+        "sampled": Sampled.drawn((height, width), 0.4, generator=torch.Generator().manual_seed(0)),
+    }
 
 
-@pytest.mark.parametrize("name", ["masked", "blurred", "shrunk"])
+@pytest.mark.parametrize("name", ["masked", "blurred", "shrunk", "sampled"])
 @laws
 @given(seed=seeds, step=st.floats(0.01, 2.0), std=st.floats(0.5, 2.0))
 def test_a_step_is_solved_as_linear_algebra_does(name, seed, step, std):
@@ -329,7 +336,158 @@ def test_a_prior_of_known_noise_composes_with_what_was_seen():
             ProximalGradient(1.0).sample(wrong, y)
 
 
-def test_an_operator_that_is_not_linear_goes_astray_aloud():
-    energy = Observed(lambda x: (3 * x).exp(), torch.ones(1, 3, 3, dtype=torch.float64), std=0.05, iterations=20)
-    with pytest.raises(FloatingPointError, match="went astray after 20 iterations: pass a larger std"):
-        energy.prox(normal(1, 1, 3, 3), 1.0)
+NOT_LINEAR = {
+    "curved": lambda x: (3 * x).exp(),
+    "rounded": lambda x: (x * 127.5).round() / 127.5,
+    "cut off": lambda x: x.clamp(-1, 1),
+    "shifted": lambda x: x + 0.1,
+    "nan": lambda x: x / 0,
+}
+
+
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_an_operator_that_is_not_linear_is_refused_where_it_is_solved(name):
+    energy, y = Observed(NOT_LINEAR[name], torch.ones(1, 3, 3), std=0.05), torch.randn(1, 1, 3, 3)
+    energy(y)  # to score is no fault
+    with pytest.raises(ValueError, match=r"the operator <lambda> is not linear: A\(3x − y\) is not 3 A x − A y"):
+        energy.prox(y, 1.0)
+
+
+def test_an_operator_that_draws_is_refused():
+    with pytest.raises(ValueError, match="the operator <lambda> makes something else at each call"):
+        Observed(lambda x: x + torch.randn_like(x), torch.ones(1, 3, 3), std=0.05).prox(torch.randn(1, 1, 3, 3), 1.0)
+
+
+def test_data_too_exact_for_the_precision_are_said():
+    wide = Blurred(gaussian(3.0))
+    energy = Observed(wide, wide(normal(1, 1, 30, 30).float())[0], std=1e-9, iterations=3)
+    with pytest.raises(FloatingPointError, match="went astray after 3 iterations: pass a larger std"):
+        energy.prox(torch.zeros(1, 1, 30, 30), 1.0)
+
+
+class Physics(torch.nn.Module):
+    """What has deepinv's interface: A, its adjoint, and a call that adds noise."""
+
+    def __init__(self, matrix, factor=1.0):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.factor = factor
+
+    def A(self, x, **kwargs):
+        return x.flatten(1).detach() @ self.matrix.T  # no gradient passes through it
+
+    def A_adjoint(self, y, **kwargs):
+        return self.factor * (y @ self.matrix).reshape(-1, 1, 3, 4)
+
+    def forward(self, x):
+        return self.A(x) + 100 * torch.randn(len(x), len(self.matrix), dtype=x.dtype)
+
+
+@laws
+@given(seed=seeds, count=st.integers(1, 15))
+def test_a_physics_with_an_adjoint_is_taken_without_its_noise(seed, count):
+    physics, y = Physics(normal(count, 12, seed=seed)), normal(2, 1, 3, 4, seed=seed + 1)
+    seen = normal(count, seed=seed + 2)
+    ours = Observed(physics, seen, std=0.7)
+    plain = Observed(lambda x: x.flatten(1) @ physics.matrix.T, seen, std=0.7)
+    close(ours(y), plain(y))
+    close(ours.prox(y, 0.5), plain.prox(y, 0.5))
+
+
+def test_an_adjoint_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="A_adjoint of the operator Physics is not the transpose of its A"):
+        Observed(Physics(normal(5, 12), factor=0.9), normal(5), std=1.0).prox(normal(1, 1, 3, 4), 1.0)
+    with pytest.raises(ValueError, match="operator=3: pass a function of pictures"):
+        Observed(3, normal(5), std=1.0)
+
+
+def test_linear_transforms_of_torchvision_are_operators():
+    from torchvision.transforms import GaussianBlur, Resize
+
+    truth = normal(1, 1, 12, 12)
+    for operator in (GaussianBlur(5, 1.2), Resize(6, antialias=True)):
+        energy = Observed(operator, operator(truth)[0], std=0.1)
+        y = energy.prox(torch.zeros_like(truth), 100.0)
+        assert energy(y) < 1e-3 * energy(torch.zeros_like(truth))
+    drawing = GaussianBlur(5, (0.1, 2.0))  # another sigma each time
+    with pytest.raises(ValueError, match="the operator GaussianBlur makes something else at each call"):
+        Observed(drawing, truth[0], std=0.1).prox(truth, 1.0)
+
+
+@laws
+@given(seed=seeds, height=st.integers(1, 9), width=st.integers(1, 9), share=st.floats(0.2, 1.0))
+def test_measurements_are_orthonormal_rows(seed, height, width, share):
+    """A Aᵀ = 1; and the transform is SciPy's DCT."""
+    from scipy.fft import dctn
+
+    operator = Sampled.drawn((height, width), max(share, 1 / (height * width)), generator=torch.Generator().manual_seed(seed))
+    matrix = operator(torch.eye(height * width, dtype=torch.float64).reshape(-1, 1, height, width)).flatten(1).T
+    close(matrix @ matrix.T, torch.eye(len(matrix), dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    x = normal(1, 1, height, width, seed=seed)
+    whole = torch.from_numpy(dctn((x * operator.signs).numpy(), axes=(-2, -1), norm="ortho"))
+    close(operator(x), whole[..., operator.kept], rtol=1e-9, atol=1e-9)
+    assert len(matrix) == round(max(share, 1 / (height * width)) * height * width)
+
+
+@laws
+@given(seed=seeds, rows=st.sampled_from([1, 3, 5]), columns=st.sampled_from([1, 3]), every=st.integers(1, 3), plain=st.booleans())
+def test_a_kernel_that_is_a_product_is_taken_apart_and_gives_the_same(seed, rows, columns, every, plain):
+    kernel = normal(rows, columns, seed=seed)
+    if plain:
+        kernel = torch.outer(kernel[:, 0], kernel[0])
+    x = normal(2, 3, 7, 8, seed=seed + 1)
+    wide = F.pad(x, (columns // 2, columns // 2, rows // 2, rows // 2), mode="reflect")
+    expected = F.conv2d(wide, kernel.expand(3, 1, rows, columns), stride=every, groups=3)
+    close(Blurred(kernel, every)(x), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_shrinking_is_pillow_s_bicubic():
+    from PIL import Image
+
+    x = normal(1, 1, 12, 18).float()
+    theirs = Image.fromarray(x[0, 0].numpy(), mode="F").resize((9, 6), Image.Resampling.BICUBIC)
+    close(Shrunk(2)(x)[0, 0], torch.from_numpy(np.array(theirs)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Shrunk(2)(torch.ones(1, 1, 5, 6)), "pictures of 5 x 6 are not 2 times another size"),
+        (lambda: Shrunk(0), "times=0"),
+        (lambda: gaussian(0), r"gaussian\(0\): pass a positive deviation"),
+        (lambda: Blurred(gaussian(2.0))(torch.ones(1, 1, 30, 8)), r"a kernel of \(17, 17\) reaches beyond pictures of \(30, 8\)"),
+        (lambda: Sampled.drawn((4, 4), 0.01), "share=0.01"),
+        (lambda: Sampled(torch.ones(3, 3), torch.ones(3, 4)), r"signs \(3, 3\), kept \(3, 4\)"),
+        (lambda: Sampled(torch.ones(3, 3), torch.ones(3, 3))(torch.ones(1, 1, 4, 4)), "pass one size"),
+    ],
+)
+def test_operators_that_cannot_work_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_data_are_exact_also_under_autocast():
+    operator, y = Blurred(gaussian(1.0)), torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    energy = Observed(operator, operator(y)[0], std=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert energy(y) < 1e-3
+        assert torch.equal(energy.prox(y, 1.0), y)
+
+
+# -------------------------------------------------------------------------------------------------- what never rises
+
+
+@pytest.mark.parametrize("name", ["masked", "blurred", "shrunk", "sampled", "bicubic"])
+@laws
+@given(seed=seeds, step=st.floats(0.1, 30.0), std=st.floats(0.02, 1.0))
+def test_no_accepted_proximal_step_raises_a_composed_energy(name, seed, step, std):
+    """Forward-backward's direction is one of descent, so halving along it ends, however long the step."""
+    operator, y = operators(8, 10)[name], normal(2, 1, 8, 10, seed=seed)
+    energy = (make() + Observed(operator, operator(normal(1, 1, 8, 10, seed=seed + 1))[0], std, iterations=300)).given(0.3)
+    sampler = Monotone(ProximalGradient(step, steps=3), halvings=12)
+    before, moved = evaluate(energy, y), False
+    for state, info in sampler.trajectory(energy, y):
+        after = evaluate(energy, state.y)
+        assert (after <= before * (1 + 1e-12)).all()
+        moved, before = moved or bool(info.accepted.any()), after
+    assert moved
