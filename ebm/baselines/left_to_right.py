@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -87,13 +88,24 @@ class LeftToRight(BeliefNetwork):
         """Writes answers to ids (B, S) in S passes; the code's `answer` has their logits (B, S, V)."""
         code = super().encode(context)
         written = torch.zeros_like(context) if code.answer is None else code.answer.argmax(-1)
-        places = range(context.shape[1])
         with torch.no_grad():
-            for place in list(places if self.order == "first" else reversed(places))[:-1]:
-                symbol = self._logits(code, written)[:, place].argmax(-1)
-                written = torch.cat([written[:, :place], symbol[:, None], written[:, place + 1 :]], 1)
+            written = self._written(code, written, lambda logits: logits.argmax(-1), self._order(context)[:-1])
         # No token sees the symbol that is written last: these are the logits of the whole answer.
         return code._replace(answer=self._logits(code, written))
+
+    def write(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Writes answers (B, S) to ids (B, S): `choose` maps each symbol's logits (B, V) to symbols (B,)."""
+        return self._written(super().encode(context), torch.zeros_like(context), choose, self._order(context))
+
+    def _order(self, context: Tensor) -> list[int]:
+        places = range(context.shape[1])
+        return list(places if self.order == "first" else reversed(places))
+
+    def _written(self, code: Code, written: Tensor, choose: Callable[[Tensor], Tensor], places: list[int]) -> Tensor:
+        for place in places:
+            symbol = choose(self._logits(code, written)[:, place])
+            written = torch.cat([written[:, :place], symbol[:, None], written[:, place + 1 :]], 1)
+        return written
 
     def teacher_forced(self, context: Any, target: Tensor) -> Tensor:
         """Computes each symbol's logits (B, S, V) after those of the target (B, S) before it.

@@ -14,7 +14,16 @@ from ebm.energies.compose import WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.constrained import Constrained
 from ebm.energies.conv import ConvEnergy
-from ebm.energies.ebt import BeliefEBT, FrameEBT, ImageEBT, ResidualFrameEBT, ResidualImageEBT, ResidualTextEBT, TextEBT
+from ebm.energies.ebt import (
+    BeliefEBT,
+    FrameEBT,
+    ImageEBT,
+    ResidualFrameEBT,
+    ResidualImageEBT,
+    ResidualTextEBT,
+    SequenceEBT,
+    TextEBT,
+)
 from ebm.energies.experts import MixtureOfExperts, ProductOfExperts
 from ebm.energies.hopfield import Hopfield, ModernHopfield
 from ebm.energies.joint import JointClassifier, joint_conv
@@ -71,6 +80,7 @@ __all__ = [
     "ResidualTextEBT",
     "Ring",
     "ScaledEnergy",
+    "SequenceEBT",
     "StochasticVolatility",
     "SumEnergy",
     "TextEBT",
@@ -103,6 +113,9 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
         "hopfield": example(lambda: Hopfield(((1, 1, -1), (1, -1, 1))), 3),
         "belief-ebt": example(lambda: BeliefEBT(3, dim=8, heads=2), 4, 3, context=torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)),
+        "sequence-ebt": example(
+            lambda: SequenceEBT(5, dim=8, depth=1, heads=2), 4, 5, context=torch.tensor([[-1, 2]]).repeat(6, 1)
+        ),
         "logistic-regression": example(lambda: LogisticRegression([[0.5, -1.0], [1.0, 2.0], [-1.5, 0.0]], [0, 1, 1]), 3),
         "brownian-bridge": example(lambda: BrownianBridge([0.1, math.nan, -0.2]), 5),
         "stochastic-volatility": example(lambda: StochasticVolatility([0.1, -0.5, 0.3]), 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import get_annotations
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,6 +64,27 @@ class PadsRows(Protocol):
 
     def padded(self, rows: list[list[int]]) -> Any:
         """Makes one context of rows of ids."""
+
+
+@runtime_checkable
+class WritesAnswers(Protocol):
+    """A model that writes whole sequences after contexts, symbol by symbol, and says how likely each symbol was."""
+
+    def write(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Writes ids (B, S): `choose` maps each symbol's logits (B, V) to symbols (B,)."""
+
+    def teacher_forced(self, context: Tensor, target: Tensor) -> Tensor:
+        """Computes each symbol's logits (B, S, V) after those of the target (B, S) before it."""
+
+
+@runtime_checkable
+class DrawsSequences(Protocol):
+    """An objective that trains an energy of whole sequences against a model that it draws them from."""
+
+    base: Any  # what `ebm.decoding.sequences.check_base` takes
+
+    def predictor(self, energy: Any) -> Any:
+        """Makes what a task judges: a `Predictor` that draws from the base, and chooses by the energy."""
 
 
 @runtime_checkable

@@ -45,6 +45,7 @@ from ebm.energies import (
     ResidualImageEBT,
     Ring,
     ScaledEnergy,
+    SequenceEBT,
     StochasticVolatility,
     SumEnergy,
     WithPrior,
@@ -153,6 +154,24 @@ class Knowing(Energy):
         return self.energy(y.unsqueeze(-3), self.encode() if code is None else code)[..., 0]
 
 
+class Following(Energy):
+    """Scores three tokens as what follows a prompt, in front of which there is no token, whatever the context."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+        self.register_buffer("ids", torch.tensor([[-1, 2, 0]]), persistent=False)
+
+    def encode(self, context=None, level=-1):
+        return self.energy.encode(self.ids)
+
+    def extend(self, code, context):
+        return code
+
+    def forward(self, y, code=None):
+        return self.energy(y.unsqueeze(-3), self.encode() if code is None else code)[..., 0]
+
+
 # name -> (what makes it, the shape of one event). Constants are learnable where a parameter law should see them.
 ENERGIES = {
     "gaussian": (lambda: Gaussian(learn((1.0, 2.0)), learn(MATRIX)), (2,)),
@@ -189,6 +208,7 @@ ENERGIES = {
     "frame-transformer": (lambda: stirred(After(FrameTransformer(3, dim=8, depth=2, heads=2))), (3,)),
     "belief-ebt": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, relations={"kind": "order"}))), (3, 3)),
     "belief-ebt-hidden": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, hidden=1, depth=2))), (3, 4)),
+    "sequence-ebt": (lambda: stirred(Following(SequenceEBT(3, dim=8, depth=2, heads=2))), (3, 3)),
     "looped": (lambda: stirred(Knowing(LoopedNetwork(3, dim=8, heads=2))), (3, 3)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),

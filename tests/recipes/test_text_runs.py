@@ -115,11 +115,13 @@ def test_a_hub_name_without_network_names_the_offline_corpus(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["text", "text-s1", "text-s2", "text-transformer", "dyck"])
+@pytest.mark.parametrize(
+    "name", ["text", "text-s1", "text-s2", "text-transformer", "dyck", "shakespeare", "shakespeare-transformer"]
+)
 def test_bundled_recipes_resolve_with_their_baselines(name):
     resolved = recipes.resolve(recipes.load(name))
     baseline = recipes.baseline_of(resolved)
-    assert (baseline is None) == (name == "text-transformer")
+    assert (baseline is None) == name.endswith("-transformer")
     if baseline is not None:
         assert baseline["task"] == resolved["task"]
         assert {key: baseline["energy"][key] for key in ("dim", "depth", "heads")} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebm.energies.ebt.belief import BeliefEBT, BeliefNetwork
 from ebm.energies.ebt.bidirectional import ImageEBT, ResidualImageEBT
 from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
+from ebm.energies.ebt.sequences import SequenceEBT
 from ebm.energies.ebt.sizes import SIZES
 from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code
 from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
@@ -22,6 +23,7 @@ __all__ = [
     "ResidualFrameEBT",
     "ResidualImageEBT",
     "ResidualTextEBT",
+    "SequenceEBT",
     "TextEBT",
     "padded",
 ]
