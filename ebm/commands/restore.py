@@ -37,7 +37,7 @@ class Way(NamedTuple):
     balance: float = BALANCE
 
 
-WAYS = {"inpaint": Way(30, 55), "deblur": Way(16, 55), "enlarge": Way(16, 25, 0.03), "jpeg": Way(8, 20)}
+WAYS = {"inpaint": Way(30, 55), "deblur": Way(16, 55), "enlarge": Way(16, 25, 0.03), "jpeg": Way(6, 10)}
 DRAWN = 16  # steps of a sample; with 32 they spread no better on validation pictures, for twice the time
 MOST = 0.5  # the share of hidden pixels beyond which a mask may be meant the other way round
 
