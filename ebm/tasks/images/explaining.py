@@ -21,7 +21,7 @@ EXACT = 0.5 / 127.5  # noise that samples are drawn with at least: half of what 
 # What deviations of samples are multiplied by: the prior's errors are alike between samples, which makes
 # them too sure. On validation pictures nine of ten pixels lie within 1.645 deviations then (85 to 92 %).
 SPREAD = 1.5
-AT_ONCE = 2**18  # pixels of samples whose energies are descended together: 1.2 GB of a bundled U-Net's values
+AT_ONCE = 2**18  # pixels of samples whose energies are descended together: four of 256 x 256, so that memory stays small
 LEAST = 2.5 / 127.5  # noise that is counted with at least: with less, conjugate gradients take long
 
 
