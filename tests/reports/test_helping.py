@@ -107,7 +107,7 @@ def test_thinking_is_what_the_command_does_and_the_baseline_takes_as_many_steps(
 
     monkeypatch.setattr(helping, "restored", watched)
     baseline = Run(tmp_path / "base", {}, network(), FixedPoint(1), None, None, {})
-    recipe = {"thinking": {"enough": 1e-12}}  # never enough
+    recipe = {"thinking": {"familiar": 0.1}}  # any fall counts
     run = run_of(tmp_path, grey, network(), recipe, baseline, sigma=(25, 25.5))
     monkeypatch.setattr(helping, "SIGMAS", (10, 75))
     monkeypatch.setattr(helping, "estimated", lambda predictor, image: 10 / 127.5)
@@ -115,6 +115,7 @@ def test_thinking_is_what_the_command_does_and_the_baseline_takes_as_many_steps(
     own, beyond = ("GradientDescent", 1.0), ("Monotone", 8.0)
     assert seen[:3] == [(100, *own), (100, *own), (100, "FixedPoint", 1.0)]
     assert seen[3][:2] == (750, "Monotone")
+    assert seen[3][2] > 1
     assert seen[4:] == [(100, *own), (750, "FixedPoint", max(1.0, seen[3][2]))]
     assert seen[3][2] <= beyond[1]
     assert set(found[0].gains) == {TOLD, ESTIMATED, BASELINE}

@@ -18,8 +18,10 @@ from ebm.samplers import ProximalGradient
 
 BALANCE = 0.23  # how much the prior counts against what was seen (Zhang et al., 2021)
 EXACT = 0.5 / 127.5  # noise that samples are drawn with at least: half of what rounding to 8 bits may change
-SPREAD = 1.0
-AT_ONCE = 2**18  # pixels of samples whose energies are descended together: 1.2 GB of a bundled U-Net's values
+# What deviations of samples are multiplied by: the prior's errors are alike between samples, which makes
+# them too sure. On validation pictures nine of ten pixels lie within 1.645 deviations then (85 to 92 %).
+SPREAD = 1.5
+AT_ONCE = 2**18  # pixels of samples whose energies are descended together: four of 256 x 256, so that memory stays small
 LEAST = 2.5 / 127.5  # noise that is counted with at least: with less, conjugate gradients take long
 
 
@@ -91,8 +93,8 @@ def unquantized(
     quantized: Energy,
     start: Tensor,
     *,
-    steps: int = 8,
-    first: float = 20 / 127.5,
+    steps: int = 6,
+    first: float = 10 / 127.5,
     last: float = LEAST,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Tensor:
