@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.files import atomic, check_outputs, check_writable
+from ebm.commands.sides import OURS, is_ours, write_map
+from ebm.files import check_outputs, check_writable
 from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
@@ -31,7 +32,6 @@ from ebm.tasks.sources import PICTURES, few_of, pictures_below
 
 BAND = 256  # rows that are handled together
 LOOKED_AT, LEAST = 2048, 6  # the side of the middle whose noise is estimated, and the least that can be
-OURS = {"pnginfo": {"Software": "ebm denoise"}}  # what a side file says of itself
 
 
 def denoise(
@@ -254,7 +254,7 @@ class _Restorer:
         )
         for side in (*noisy.values(), *maps.values()):
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
-            if side.exists() and not _is_ours(side):
+            if side.exists() and not is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
         known = [f"{said}; --white NUMBER says what is" if said.endswith("white") else said for said in file.said]
         for said in (*known, *lost(file, out, file.first())):
@@ -273,7 +273,7 @@ class _Restorer:
                 title = of and f"{of}{photo.name}"
                 found, pixels, step = self._picture(picture, shades, generator, noisy.get(f"noisy{number}"), drawn, title)
                 if found.map is not None:
-                    _write_map(found.map, maps[f"map{number}"])
+                    write_map(found.map, maps[f"map{number}"])
                 results.append(found._replace(image=torch.empty(0), map=None))
                 steps.append(step)
                 yield picture.with_visible(pixels)
@@ -343,17 +343,6 @@ class _Restorer:
         return {"noise": f"{span} of 255" + (", estimated" if self.said is None else "")}
 
 
-def _is_ours(side: Path) -> bool:
-    """Tells whether a side file was written by this command, and may be written anew."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(side) as file:  # however large it is
-            return file.info.get("Software") == OURS["pnginfo"]["Software"]
-    except OSError:
-        return False
-
-
 def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, float] | None:
     """Finds the deviation of the picture's noise beside a signal of 1, in pixels of -1 to 1, and the
     picture's own signal; None where the noise is to be estimated."""
@@ -385,17 +374,3 @@ def _step(task: Tiled, std: float, signal: float) -> tuple[int, float]:
         return schedule.step_of(min(std, schedule.std[-1].item())), 1.0
     step = schedule.step_of(std / math.hypot(1, std))  # signal² + std² = 1
     return step, schedule.signal[step].item() / signal
-
-
-def _write_map(values: Tensor, path: Path) -> None:
-    """Writes a map (H, W) in colours from its lowest value to its highest, dark to bright."""
-    from matplotlib import colormaps
-    from PIL import Image, PngImagePlugin
-
-    low, high = values.aminmax()
-    levels = values.sub_(low).mul_(255 / (high - low).clamp(min=1e-12)).to("cpu", torch.uint8).numpy()
-    image, said = Image.fromarray(levels), PngImagePlugin.PngInfo()
-    image.putpalette(colormaps["magma"](range(256), bytes=True)[:, :3].tobytes())
-    said.add_text("Software", OURS["pnginfo"]["Software"])
-    with atomic(path) as draft:
-        image.save(draft, format="PNG", pnginfo=said)

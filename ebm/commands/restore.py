@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.commands.denoise import _is_ours, _write_map
+from ebm.commands.sides import is_ours, write_map
 from ebm.energies.restoration.operators import Blurred, Masked, Shrunk, gaussian
 from ebm.energies.restoration.quantized import Quantized
 from ebm.files import check_outputs
@@ -101,7 +101,7 @@ def restore(
     sides = [] if samples is None else [out.with_name(f"{out.stem}-spread.png")]
     check_outputs(out, *sides, photo=photo, **({} if mask is None else {"mask": Path(mask)}))
     for side in sides:
-        if side.exists() and not _is_ours(side):
+        if side.exists() and not is_ours(side):
             raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
     file = open_pictures(photo)
     picture = file.first()
@@ -134,7 +134,7 @@ def restore(
         "mean deviation": f"{127.5 * float(spread.mean()):.1f} of 255",
         "largest": f"{127.5 * float(spread.max()):.1f} of 255",
     }
-    _write_map(spread, sides[0])
+    write_map(spread, sides[0])
     return {"picture": out, "spread": sides[0], **numbers}
 
 

@@ -123,7 +123,7 @@ def test_any_picture_comes_back_in_its_size(run, tmp_path, height, width, mode):
 
 def test_the_map_is_of_the_energies_that_chose(run, photo, monkeypatch):
     maps = []
-    monkeypatch.setattr("ebm.commands.denoise._write_map", lambda values, path: maps.append(values))
+    monkeypatch.setattr("ebm.commands.denoise.write_map", lambda values, path: maps.append(values))
     energy = denoise(run, photo)["energy per tile"]
     assert maps[0].min() < maps[0].max()
     assert maps[0].mean().item() == pytest.approx(energy, rel=0.5)
