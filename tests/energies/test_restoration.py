@@ -171,6 +171,31 @@ def test_a_step_takes_the_residual_off_through_its_jacobian(blind):
     close(FixedPoint().sample(energy.given(0.3), y), y - noise)
 
 
+@laws
+@given(seed=seeds, rows=st.integers(1, 3), candidates=st.sampled_from([(), (2,)]), blind=st.booleans())
+def test_colours_apart_are_the_greys_energies_of_three_axes(seed, rows, candidates, blind):
+    """The same weights score y's brightness and two differences of colour, and a step goes back by the same axes."""
+    grey, colour = make(seed=seed, blind=blind), make(3, seed=seed + 1, blind=blind, colours="apart")
+    colour.load_state_dict(grey.state_dict())
+    axes = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+    axes = axes / axes.norm(dim=1, keepdim=True)
+    close(axes @ axes.mT, torch.eye(3, dtype=torch.float64))
+    y = normal(*candidates, rows, 3, 5, 7, seed=seed + 2)
+    std = None if blind else torch.linspace(0.1, 0.4, rows, dtype=torch.float64)
+    parts = [energy_and_grad(grey.given(std), torch.tensordot(y, axis, ([-3], [0])).unsqueeze(-3)) for axis in axes]
+    energy, grad = energy_and_grad(colour.given(std), y)
+    close(energy, sum(part for part, _ in parts))
+    close(grad, sum(slope * axis[:, None, None] for (_, slope), axis in zip(parts, axes, strict=True)))
+    close(colour.patch_energies(y, colour.encode(std)).sum((-2, -1)), energy)
+    close(colour.given(0.2)(y), colour.given(torch.full((rows,), 0.2, dtype=torch.float64))(y))
+
+
+def test_greys_have_no_colours_to_tell_apart():
+    for wrong in ({"colours": "apart"}, {"channels": 3, "colours": "rgb"}):
+        with pytest.raises(ValueError, match="choose together, or with 3 channels apart"):
+            make(**wrong)
+
+
 def test_a_context_is_a_number_a_tensor_or_has_a_deviation():
     energy, y = make(strongest=0.4), normal(2, 1, 8, 8)
     noise = AdditiveNoise()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,13 @@ from torch import Tensor
 
 from ebm.energies.restoration.unet import UNet
 from ebm.interfaces import Energy, left
+
+# Axes of colour along which photographs vary independently, nearly: brightness, red to blue, and green to purple.
+AXES = (
+    (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
+    (1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)),
+    (1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)),
+)
 
 
 class GradientStepUNet(Energy):
@@ -27,6 +34,11 @@ class GradientStepUNet(Energy):
     The context is σ, in units of y: a number, a tensor (B,), or what has it as `.std`, as the
     `AdditivelyNoisy` of a task. Landscape k is told σ decay^k: what is left after k steps.
 
+    With `colours` "apart", U has one channel and sees three uncorrelated axes of colour one by one,
+    all by the same weights: R(y) = Qᵀ (R(q₁ y), R(q₂ y), R(q₃ y)), with Q = (q₁, q₂, q₃) orthonormal, so
+    that noise stays white and E(y) is the sum of the axes' energies. What greys have taught such a
+    network holds for colours: their state_dicts are alike.
+
     Arguments:
         channels: C.
         widths: channels at each scale of the U-Net, from the finest, which has half the picture's
@@ -37,6 +49,7 @@ class GradientStepUNet(Energy):
             noise says what its strongest is.
         levels: how many landscapes there are.
         decay: what each further landscape multiplies σ by.
+        colours: whether U sees three channels "together" or "apart".
 
     Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis,
     2022), equation 5; the U-Net is smaller than theirs.
@@ -62,6 +75,7 @@ class GradientStepUNet(Energy):
         strongest: float | None = None,
         levels: int = 1,
         decay: float = 0.3,
+        colours: Literal["together", "apart"] = "together",
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks) or min(channels, levels, *widths, *blocks) < 1 or len(widths) < 1:
@@ -71,8 +85,11 @@ class GradientStepUNet(Energy):
             )
         if not 0 < decay <= 1 or (strongest is not None and not 0 < strongest < math.inf):
             raise ValueError(f"decay={decay}, strongest={strongest}: pass a decay in (0, 1] and a positive deviation, or None")
+        if colours not in ("together", "apart") or (colours == "apart" and channels != 3):
+            raise ValueError(f"colours={colours!r}, channels={channels}: choose together, or with 3 channels apart")
         self.channels, self.blind, self.strongest, self.levels, self.decay = channels, blind, strongest, levels, decay
-        self.network = UNet(channels, widths, blocks, told=not blind)
+        self.apart = colours == "apart"
+        self.network = UNet(1 if self.apart else channels, widths, blocks, told=not blind)
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
         """Reads the deviation (B,) or () that a landscape is told; None where the energy is blind."""
@@ -101,13 +118,21 @@ class GradientStepUNet(Energy):
             raise ValueError(
                 f"y has shape {tuple(y.shape)}, but this {type(self).__name__} scores (*chains, {self.channels}, H, W)"
             )
-        if self.blind:
-            return self.network(y.reshape(-1, *y.shape[-3:]), None).reshape(y.shape)
-        if code is None:
+        if code is None and not self.blind:
             raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
+        if self.apart:
+            axes = torch.tensor(AXES, dtype=y.dtype, device=y.device)
+            seen = torch.einsum("kc,...chw->...khw", axes, y).unsqueeze(-3)
+            found = self._seen(seen, None if code is None else code.unsqueeze(-1))
+            return torch.einsum("kc,...khw->...chw", axes, found.squeeze(-3))
+        return self._seen(y, code)
+
+    def _seen(self, y: Tensor, code: Tensor | None) -> Tensor:
+        """Computes what the network sees of noise in what has as many channels as it."""
+        if code is None:
+            return self.network(y.reshape(-1, *y.shape[-3:]), None).reshape(y.shape)
         std = code.to(y.dtype).expand(y.shape[:-3])
-        found = self.network(y.reshape(-1, *y.shape[-3:]), std.reshape(-1))
-        return left(std, y) * found.reshape(y.shape)
+        return left(std, y) * self.network(y.reshape(-1, *y.shape[-3:]), std.reshape(-1)).reshape(y.shape)
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*chains, C, H, W) to energies (*chains,)."""
