@@ -70,6 +70,8 @@ class PadsRows(Protocol):
 class WritesAnswers(Protocol):
     """A model that writes whole sequences after contexts, symbol by symbol, and says how likely each symbol was."""
 
+    vocab_size: int
+
     def write(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """Writes ids (B, S): `choose` maps each symbol's logits (B, V) to symbols (B,)."""
 
@@ -148,6 +150,14 @@ class HasAnswers(Protocol):
 
     def accepts(self, answer: Tensor, batch: Batch) -> Tensor:
         """Tells which answers (*more, B, S) are right: (*more, B)."""
+
+
+@runtime_checkable
+class JudgesText(Protocol):
+    """A task that can tell whether a whole text is right."""
+
+    def is_right(self, ids: Tensor) -> Tensor:
+        """Tells which texts (*more, L) are right: ids, −1 behind their end."""
 
 
 @runtime_checkable
