@@ -81,17 +81,18 @@ class SequenceNCE(Objective):
         self.end: int | None = None if lacking(task, WritesText) else task.tokenizer.end  # type: ignore[union-attr]
         self.ratio, self.prompt, self.fresh, self.capacity = ratio, (prompt[0], prompt[1]), fresh, capacity
         self.log_z = nn.Parameter(torch.tensor(float(log_z)))
-        self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (P, T) -> prompts and draws, the oldest first
+        # (P, T) -> prompts, draws and weights, the oldest first
+        self.kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
-    def pairs(self, batch: Batch, generator: Generator | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Splits a batch: prompts (n, P), what follows (n, T), and weights (n,) or None."""
+    def pairs(self, batch: Batch, generator: Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Splits a batch: prompts (B, P), what follows (B, T), and weights (B,), 0 where nothing follows."""
         target, context, weight = batch
         for name, ids in (("target", target), ("context", context)):
             if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
                 what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
                 raise ValueError(f"the batch's {name} is {what}: sequences are ids (B, S), as of the tasks text and arithmetic")
         if isinstance(self.base, WritesAnswers):
-            return context, target, weight
+            return context, target, self.log_z.new_ones(len(target)) if weight is None else weight
         low, high = self.prompt
         if high > target.shape[1]:
             raise ValueError(f"prompt={self.prompt}, but rows have {target.shape[1]} tokens to predict: pass shorter prompts")
@@ -101,37 +102,35 @@ class SequenceNCE(Objective):
         going_on = rest[:, 0] >= 0  # the others have ended before: of them there is nothing to tell
         if not bool(going_on.any()):
             raise ValueError(f"prompt={self.prompt}: all rows of a batch end within their prompts: pass shorter ones")
-        return prompts[going_on], rest[going_on], None
+        return prompts, rest, going_on.to(self.log_z.dtype)
 
-    def draws(self, prompts: Tensor, length: int, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draws ν sequences for each of n prompts (n, P), or meets kept ones: (ν n, P), (ν n, T)."""
+    def draws(
+        self, prompts: Tensor, weight: Tensor, length: int, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws ν sequences for each prompt (B, P), or meets kept ones: prompts (ν B, P), (ν B, T), (ν B,)."""
         wanted = self.ratio * len(prompts)
         if self.fresh < 1 and self.capacity < wanted:
             raise ValueError(f"capacity={self.capacity}: a batch of {len(prompts)} rows needs {wanted} draws: pass as much")
         key = (prompts.shape[1], length)
-        before = self.kept.get(key, (prompts[:0], prompts.new_empty(0, length)))
+        before = self.kept.get(key, (prompts[:0], prompts.new_empty(0, length), weight[:0]))
         count = math.ceil(self.fresh * len(prompts))
         if len(before[0]) + self.ratio * count < wanted:
             count = len(prompts)
-        how: dict[str, Any] = {
-            "length": length,
-            "window": length + self.prompt[0],
-            "end": self.end,
-        }  # no longer than the data's rows
+        how: dict[str, Any] = {"length": length, "window": length + self.prompt[0], "end": self.end}  # no longer than the data's
         new = draw(self.base, prompts[:count], self.ratio, generator=generator, **how).flatten(0, 1)
+        found = (prompts[:count].repeat(self.ratio, 1), new, weight[:count].repeat(self.ratio))
         if self.fresh == 1:
-            return prompts.repeat(self.ratio, 1), new
-        both = (prompts[:count].repeat(self.ratio, 1), new)
-        kept, drawn = (torch.cat([old.to(more), more])[-self.capacity :] for old, more in zip(before, both, strict=True))
-        self.kept[key] = kept, drawn
-        rows = torch.randperm(len(kept), generator=generator, device=kept.device)[:wanted]
-        return kept[rows], drawn[rows]
+            return found
+        kept = tuple(torch.cat([old.to(more), more])[-self.capacity :] for old, more in zip(before, found, strict=True))
+        self.kept[key] = kept
+        rows = torch.randperm(len(kept[0]), generator=generator, device=new.device)[:wanted]
+        return kept[0][rows], kept[1][rows], kept[2][rows]
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         if start is not None:
             raise ValueError("start is given, but noise-contrastive estimation moves no chains: leave it out")
         prompts, rest, weight = self.pairs(batch, generator)
-        asked, drawn = self.draws(prompts, rest.shape[1], generator)
+        asked, drawn, weight_of_draws = self.draws(prompts, weight, rest.shape[1], generator)
         y = one_hot(torch.cat([rest, drawn]), self.base.vocab_size).to(self.log_z.dtype)
         found = evaluate(bind(energy, torch.cat([prompts, asked])), y)
         if found.ndim != 1:
@@ -141,23 +140,24 @@ class SequenceNCE(Objective):
             )
         at_data, at_draws = found[: len(rest)], found[len(rest) :]
         odds = self.log_z + math.log(self.ratio)
-        rows = Batch(None, weight=weight)
-        loss = rows.mean(functional.softplus(at_data + odds)) + self.ratio * functional.softplus(-at_draws - odds).mean()
-        right = (rows.mean((at_data + odds < 0).to(loss.dtype)) + (at_draws + odds > 0).to(loss.dtype).mean()) / 2
-        terms = {"energy_data": rows.mean(at_data.detach()), "energy_noise": at_draws.detach().mean(), "accuracy": right}
-        return Loss(loss, {**terms, "log_z": self.log_z.detach().clone()})
+        of_data, of_draws = Batch(None, weight=weight), Batch(None, weight=weight_of_draws)
+        loss = of_data.mean(functional.softplus(at_data + odds))
+        loss = loss + self.ratio * of_draws.mean(functional.softplus(-at_draws - odds))
+        right = of_data.mean((at_data + odds < 0).to(loss.dtype)) + of_draws.mean((at_draws + odds > 0).to(loss.dtype))
+        terms = {"energy_data": of_data.mean(at_data.detach()), "energy_noise": of_draws.mean(at_draws.detach())}
+        return Loss(loss, {**terms, "accuracy": right / 2, "log_z": self.log_z.detach().clone()})
 
     def predictor(self, energy: EnergyFn) -> Reranker:
         """Makes what a task judges: the best of 16 draws, by the energy."""
         return Reranker(energy, self.base)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        named = {f"{p}.{t}.{place}": part for (p, t), both in self.kept.items() for place, part in enumerate(both)}
+        named = {f"{p}.{t}.{place}": part for (p, t), parts in self.kept.items() for place, part in enumerate(parts)}
         return {"kinds": torch.tensor(len(self.kept)), **named}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         keys = {tuple(map(int, name.split(".")[:2])) for name in state if name != "kinds"}
-        self.kept = {(p, t): (state[f"{p}.{t}.0"], state[f"{p}.{t}.1"]) for p, t in sorted(keys)}
+        self.kept = {(p, t): tuple(state[f"{p}.{t}.{place}"] for place in range(3)) for p, t in sorted(keys)}
 
     def extra_repr(self) -> str:
         return f"ratio={self.ratio}, prompt={self.prompt}, fresh={self.fresh}, capacity={self.capacity}"

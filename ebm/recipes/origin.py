@@ -15,7 +15,7 @@ from ebm.runs.run import Run
 FROM = "from"  # the table of a recipe that says which model it starts from: its `model` and the digest of its `weights`
 
 BASE = "base"  # names the run whose model the objective's `base` is; as a table, with the digest of its weights
-OWN = "baseline"  # as a base: the recipe's own first baseline
+OWN_BASELINE = "baseline"  # as a base: the recipe's own first baseline
 
 
 def begin(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run, named: str) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def check_base(recipe: Mapping[str, Any]) -> Any:
         raise ValueError(f'the objective {used!r} builds on a trained model: name its run, as in base = "runs/x" (--base runs/x)')
     name = found.get("model") if isinstance(found, Mapping) else found
     if not isinstance(name, str) or not name:
-        raise ValueError(f"base = {found!r}: write a run's folder or a model's name, or \"{OWN}\" for the recipe's own")
-    if name == OWN and not recipe.get("baseline"):
+        raise ValueError(f"base = {found!r}: write a run's folder or a model's name, or \"{OWN_BASELINE}\" for the recipe's own")
+    if name == OWN_BASELINE and not recipe.get("baseline"):
         raise ValueError(f"base = {name!r}, but the recipe has no baseline: name the recipe of one, or a run")
     return found
 

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
-from ebm.recipes.origin import BASE, FROM, check_base
+from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, check_base
 from ebm.recipes.paths import TYPED
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import Component, check_keywords, component, components, imported, make, parameters
@@ -138,6 +138,9 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
                 f"pace = {pace!r}: a baseline would take {steps * max(paces):.3g} steps, and at most 10^12 are possible"
             )
         resolved["pace"] = pace
+    if base == OWN_BASELINE:
+        table = next(iter(baselines_of(resolved).values()))["energy"]
+        resolved["objective"] = {**resolved["objective"], BASE: table}
     return resolved | {key: recipe[key] for key in (TYPED, FROM) if key in recipe}
 
 

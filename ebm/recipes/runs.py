@@ -12,7 +12,7 @@ from typing import Any
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
 from ebm.processes import is_first_process
-from ebm.recipes.origin import BASE, FROM, OWN, begin, build_on, inherits, take_base, take_weights
+from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, begin, build_on, inherits, take_base, take_weights
 from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
@@ -83,11 +83,13 @@ def run(
     resolved = absolute(resolve(read_from, settings))
     check(resolved["fit"])
     base = None
-    if BASE in resolved["objective"] and BASE not in resolved:
+    if BASE in resolved["objective"] and BASE not in resolved:  # as in a model that was given away
         raise ValueError(f'objective.base would not be trained: name the run that was, as in {BASE} = "runs/x"')
-    if BASE in resolved:
-        resolved, base = _based(resolved, settings or {})
-        kept = learned.kept(base.path) if base is not None and inherits(resolved, base) else kept
+    if resolved.get(BASE, OWN_BASELINE) != OWN_BASELINE:
+        named = resolved[BASE]["model"] if isinstance(resolved[BASE], Mapping) else resolved[BASE]
+        base = load(named)
+        resolved = build_on(resolved, settings or {}, base, str(base.path.absolute()) if Path(named).exists() else named)
+        kept = learned.kept(base.path) if inherits(resolved, base) else kept
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
     folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
     places = dict(zip(baselines := baselines_of(resolved), places_of(folder, [*baselines]), strict=True))
@@ -117,21 +119,9 @@ def run(
     for name, place in places.items():
         again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
         compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
-    if resolved.get(BASE) == OWN:
-        take_base(whole.objective, next(iter(compared.values())), OWN)
+    if resolved.get(BASE) == OWN_BASELINE:
+        take_base(whole.objective, next(iter(compared.values())), OWN_BASELINE)
     return _train(whole, folder, overwrite, extend, compared)
-
-
-def _based(resolved: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], Run | None]:
-    """Makes a resolved recipe's objective build on its base: the recipe, and the run that is named."""
-    found = resolved[BASE]
-    if found == OWN:
-        energy = next(iter(baselines_of(resolved).values()))["energy"]
-        return {**resolved, "objective": {**resolved["objective"], BASE: energy}}, None
-    named = found["model"] if isinstance(found, Mapping) else found
-    model = load(named)
-    place = str(model.path.absolute()) if Path(named).exists() else named
-    return build_on(resolved, settings, model, place), model
 
 
 def _assembled(resolved: Mapping[str, Any], first: Parts | None, kept: Path | None) -> Parts:

@@ -125,8 +125,8 @@ def test_what_has_no_weight_or_stands_behind_the_end_belongs_to_no_sequence():
 def test_draws_are_no_longer_than_the_data(fresh):
     """A length that only draws have would tell them from data without a look at a token."""
     objective = SequenceNCE(base(), prompt=(1, 3), fresh=fresh, ratio=2)
-    prompts, rest, _ = objective.pairs(rows(16, 5), seeded())
-    asked, drawn = objective.draws(prompts, rest.shape[1], seeded())
+    prompts, rest, weight = objective.pairs(rows(16, 5), seeded())
+    asked, drawn, _ = objective.draws(prompts, weight, rest.shape[1], seeded())
     for before, after in ((prompts, rest), (asked, drawn)):
         assert ((before >= 0).sum(1) + (after >= 0).sum(1) == 6).all()
     assert drawn.shape == (32, 5)
@@ -136,7 +136,7 @@ def test_kept_draws_are_met_again_and_the_oldest_go():
     objective = SequenceNCE(base(), prompt=(1, 1), fresh=0.25, capacity=12)
     for step in range(6):
         objective(energy(), rows(8, 4, seed=step), generator=seeded(step))
-    ((kept, drawn),) = objective.kept.values()
+    ((kept, drawn, _),) = objective.kept.values()
     assert len(kept) == len(drawn) == 12
     assert not {*map(tuple, kept.tolist())} - {(token,) for token in range(V)}
     with pytest.raises(ValueError, match="capacity=12: a batch of 16 rows needs 16"):
