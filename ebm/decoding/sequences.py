@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ebm.decoding.generate import draw as draw_token
 from ebm.decoding.generate import generate
 from ebm.interfaces import Batch, EnergyFn, bind, eval_mode
-from ebm.interfaces.abilities import Decodes, FeedForward, WritesAnswers, lacking
+from ebm.interfaces.abilities import Decodes, FeedForward, WritesAnswers, WritesOn, lacking
 from ebm.samplers import GradientDescent
 
 NOTHING = -1  # where there is no token
@@ -56,7 +56,8 @@ def ended(ids: Tensor, end: int | None) -> Tensor:
 
 def check_base(base: Any) -> None:
     """Raises ValueError for a model whose sequences cannot be drawn, or have no known likelihood."""
-    if isinstance(base, WritesAnswers) or (isinstance(base, FeedForward) and not lacking(base, Decodes)):
+    writes = isinstance(base, WritesOn) or not lacking(base, Decodes)
+    if isinstance(base, WritesAnswers) or (isinstance(base, FeedForward) and writes):
         return
     raise ValueError(
         f"the base is {type(base).__name__}, which says no sequence's likelihood: pass a model that predicts tokens in one pass "
@@ -108,17 +109,26 @@ def draw(
             continue
         if length is None:
             raise ValueError("length is missing: how many tokens may follow a prompt?")
-        prompts = [[token for token in row if token >= 0] for row in part.tolist()]
-        step = GradientDescent(step_size=float(getattr(base, "natural_step", 1)), steps=1, retraction="softmax")
-        room = max(map(len, prompts)) + length
-        how = {**drawing, "max_new_tokens": length, "window": room, "end": end}
-        ids = torch.stack([*generate(base, step, prompts, **how, generator=generator)], 1)
+        if isinstance(base, WritesOn):
+            ids = base.write_on(part, length, lambda logits: draw_token(logits, **drawing, generator=generator))
+        else:
+            ids = _generated(base, part, length, end, drawing, generator)
         ids = F.pad(ended(ids, end), (0, length - ids.shape[1]), value=NOTHING)
         if window is not None:
             known = (part >= 0).sum(1, keepdim=True)
             ids = ids.masked_fill(known + torch.arange(length, device=ids.device) >= window, NOTHING)
         found.append(ids)
     return torch.cat(found).unflatten(0, (count, len(prompt)))
+
+
+def _generated(
+    base: Any, prompt: Tensor, length: int, end: int | None, drawing: dict[str, Any], generator: Generator | None
+) -> Tensor:
+    """Writes on from prompts by cached codes; a sequence repeats its end, and all have ended before `length` where it is cut."""
+    prompts = [[token for token in row if token >= 0] for row in prompt.tolist()]
+    step = GradientDescent(step_size=float(getattr(base, "natural_step", 1)), steps=1, retraction="softmax")
+    how: dict[str, Any] = {**drawing, "max_new_tokens": length, "window": max(map(len, prompts)) + length, "end": end}
+    return torch.stack([*generate(base, step, prompts, **how, generator=generator)], 1)
 
 
 @torch.no_grad()

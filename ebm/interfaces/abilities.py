@@ -80,6 +80,14 @@ class WritesAnswers(Protocol):
 
 
 @runtime_checkable
+class WritesOn(Protocol):
+    """A model that writes tokens behind prompts by itself."""
+
+    def write_on(self, prompt: Tensor, length: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Writes ids (B, length) behind prompts (B, P): `choose` maps logits (B, V) to tokens (B,)."""
+
+
+@runtime_checkable
 class DrawsSequences(Protocol):
     """An objective that trains an energy of whole sequences against a model that it draws them from."""
 
