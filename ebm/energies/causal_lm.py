@@ -37,7 +37,8 @@ class CausalLM(Energy):
     `rerank`), and as a predictor it gives tokens' logits.
 
     Arguments:
-        model: a transformers model, which is put into eval mode; the folder of one; or a hub name. Weights are read from safetensors, and no code that comes with them is run.
+        model: a transformers model, which is put into eval mode; the folder of one; or a hub name.
+            Weights are read from safetensors, and no code that comes with them is run.
 
     Source: Autoregressive language models are secretly energy-based models (arXiv 2512.15605).
 
@@ -54,14 +55,17 @@ class CausalLM(Energy):
     torch.Size([2, 1])
     """
 
+    model: Any
+
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model: Any = _opened(str(model)) if isinstance(model, str | Path) else model
-        if not isinstance(self.model, nn.Module) or not hasattr(self.model, "get_input_embeddings"):
-            raise ValueError(f"model is {type(self.model).__name__}: pass a causal model of transformers, a folder or a hub name")
-        head = self.model.get_output_embeddings()
+        model = _opened(str(model)) if isinstance(model, str | Path) else model
+        if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
+            raise ValueError(f"model is {type(model).__name__}: pass a causal model of transformers, a folder or a hub name")
+        self.model = model
+        head: Any = self.model.get_output_embeddings()
         if head is None or getattr(self.model.config, "is_encoder_decoder", False):
-            raise ValueError(f"{type(self.model).__name__} predicts no next tokens: pass a causal model, such as GPT2LMHeadModel")
+            raise ValueError(f"{type(model).__name__} predicts no next tokens: pass a causal model, such as GPT2LMHeadModel")
         self.model.eval()
         self.vocab_size = self.embedding.shape[0]
         if head.weight.shape[0] != self.vocab_size:
