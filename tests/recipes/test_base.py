@@ -14,7 +14,7 @@ from ebm.studies.rerank import rerank
 
 SMALL = {"energy.dim": 8, "energy.depth": 1, "energy.heads": 2, "task.length": 12, "task.depth": [1, 2], "task.deep": [3, 4]}
 SMALL |= {"task.n": 150, "fit.steps": 3, "fit.batch_size": 8, "fit.warmup": 1, "fit.evaluate_limit": 8}
-CHOSEN = {**SMALL, "objective.prompt": [2, 4]}
+CHOSEN = {**SMALL, "objective.prompt": [2, 4], "rerank.limit": 8, "rerank.n": 2, "rerank.prompt": 3}
 
 
 def alone():
@@ -49,6 +49,7 @@ def same(one, other):
 
 
 def test_the_base_is_the_baseline_s_weights(trained):
+    assert (trained.path / "rerank.csv").exists()
     assert same(trained.baseline.energy, trained.objective.base)
     assert trained.metrics["loss"] == pytest.approx(trained.baseline.metrics["loss"])
 
@@ -178,7 +179,6 @@ def test_the_study_counts_what_each_way_of_choosing_solves(trained):
         numbers = {row["name"]: row["value"] for row in rows if row["split"] == split}
         assert numbers["nats_at_least"] <= numbers["nats_at_most"]
         assert numbers["nats_gain"] == pytest.approx(numbers["nats_base"] - numbers["nats_at_most"])
-    assert (trained.path / "rerank.csv").exists()
 
 
 def test_a_perfect_energy_recovers_all_that_any_draw_solves(trained, monkeypatch):
