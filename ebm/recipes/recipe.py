@@ -138,9 +138,6 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
                 f"pace = {pace!r}: a baseline would take {steps * max(paces):.3g} steps, and at most 10^12 are possible"
             )
         resolved["pace"] = pace
-    if base == OWN_BASELINE:
-        table = next(iter(baselines_of(resolved).values()))["energy"]
-        resolved["objective"] = {**resolved["objective"], BASE: table}
     return resolved | {key: recipe[key] for key in (TYPED, FROM) if key in recipe}
 
 
@@ -221,6 +218,9 @@ def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None =
         task: the recipe's task, where it was built before, as for a run's baseline.
         learned: the folder of what a run keeps for its task, which then opens no data.
     """
+    if recipe.get(BASE) == OWN_BASELINE:
+        table = next(iter(baselines_of(recipe).values()))["energy"]
+        recipe = {**recipe, "objective": {**recipe["objective"], BASE: table}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subseed(recipe["seed"], "parameters"))
         built: dict[str, Any] = dict.fromkeys(COMPONENTS)
