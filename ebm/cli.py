@@ -292,7 +292,7 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
         switch = not equals and (not rest or rest[0].startswith("--"))
         name = key[2:].replace("-", "_")
-        name = name if "." in name or name in ("seed", "summary") else f"fit.{name}"
+        name = name if "." in name or name in ("seed", "summary", "base") else f"fit.{name}"
         settings[name] = True if switch else value if equals else rest.pop(0)
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from ebm.commands.console import say
 from ebm.runs.run import Run
@@ -26,6 +27,8 @@ def generate(
     think_steps: int | None = None,
     candidates: int = 1,
     patience: int | None = None,
+    rerank: int | None = None,
+    resample: bool = False,
     cut: bool = False,
     seed: int = 0,
     json: bool = False,
@@ -46,35 +49,53 @@ def generate(
         think_steps: steps per landscape for each token; by default the run's.
         candidates: starts that are tried for each token, of which the energy chooses.
         patience: think about a token until its energy fell no further for this many steps.
+        rerank: how many texts the base of a sequence-nce run draws for each one that is shown: that of the
+            lowest energy. The energies go to standard error, and into --json.
+        resample: draw the one that is shown by its importance weight, softmax(-E) over them.
         cut: keep the end of a prompt that is longer than the run's context.
         seed: what every random draw is derived from; a text does not depend on those beside it.
         json: print a line of JSON for each text: its prompt, text and finish_reason, which is "end"
-            (of text), "stop" (a stop string) or "length" (max_new_tokens).
+            (of text), "stop" (a stop string) or "length" (max_new_tokens, or no more room).
     """
     asked = [*(prompt or []), *(read_prompts(prompts) if prompts is not None else [])]
     if not asked:
         raise ValueError('no prompt: pass --prompt TEXT ("" for a new document), or --prompts FILE')
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop, "seed": seed, "cut": cut}
     thinking = {"think_steps": think_steps, "candidates": candidates, "patience": patience}
+    thinking |= {"rerank": rerank, "resample": resample}
     written = write(run, asked, n=n, max_new_tokens=max_new_tokens, **drawing, **thinking)  # type: ignore[arg-type]
     whole = [text for text in asked for _ in range(n)]
     if len(whole) == 1 and not json:
         say(whole[0], end="", flush=True)
-        for _, piece, _ in written:
+        found: tuple[float, ...] = ()
+        for _, piece, _, energies in written:
             say(piece, end="", flush=True)
-        print()
+            found = energies
+        print(flush=True)
+        _tell(found)
         return
     said, ended, shown = [""] * len(whole), [""] * len(whole), 0
-    for row, piece, finish in written:
+    chosen: list[tuple[float, ...]] = [()] * len(whole)
+    for row, piece, finish, energies in written:
         said[row] += piece
-        ended[row] = finish or ""
+        ended[row], chosen[row] = finish or "", energies
         while shown < len(whole) and ended[shown]:  # texts are written beside each other, and shown in their order
             if json:
-                found = {"prompt": whole[shown], "text": said[shown], "finish_reason": ended[shown]}
-                print(jsonlib.dumps(found), flush=True)
+                line: dict[str, Any] = {"prompt": whole[shown], "text": said[shown], "finish_reason": ended[shown]}
+                if chosen[shown]:
+                    line |= {"energy": chosen[shown][0], "energies": sorted(chosen[shown])}
+                print(jsonlib.dumps(line), flush=True)
             else:
                 say(whole[shown], said[shown], "\n", sep="", flush=True)
+                _tell(chosen[shown])
             shown += 1
+
+
+def _tell(energies: tuple[float, ...]) -> None:
+    """Says which energy was chosen, and among which."""
+    if energies:
+        among = f"among {len(energies)} from {min(energies):.4g} to {max(energies):.4g}"
+        print(f"energy {energies[0]:.4g}, {among}", file=sys.stderr, flush=True)
 
 
 def read_prompts(name: str) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ebm.decoding.generate import draw as draw_token
 from ebm.decoding.generate import generate
 from ebm.interfaces import Batch, EnergyFn, bind, eval_mode
-from ebm.interfaces.abilities import Decodes, FeedForward, WritesAnswers, lacking
+from ebm.interfaces.abilities import Decodes, FeedForward, WritesAnswers, WritesOn, lacking
 from ebm.samplers import GradientDescent
 
 NOTHING = -1  # where there is no token
@@ -56,7 +56,8 @@ def ended(ids: Tensor, end: int | None) -> Tensor:
 
 def check_base(base: Any) -> None:
     """Raises ValueError for a model whose sequences cannot be drawn, or have no known likelihood."""
-    if isinstance(base, WritesAnswers) or (isinstance(base, FeedForward) and not lacking(base, Decodes)):
+    writes = isinstance(base, WritesOn) or not lacking(base, Decodes)
+    if isinstance(base, WritesAnswers) or (isinstance(base, FeedForward) and writes):
         return
     raise ValueError(
         f"the base is {type(base).__name__}, which says no sequence's likelihood: pass a model that predicts tokens in one pass "
@@ -71,6 +72,7 @@ def draw(
     count: int = 1,
     *,
     length: int | None = None,
+    window: int | None = None,
     end: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -85,6 +87,7 @@ def draw(
         prompt: ids; at least one in each row for a model of tokens.
         count: N.
         length: T, how many tokens are drawn at most; an answer is as long as its context.
+        window: how many tokens a prompt and what follows have at most, together.
         end: the id that ends a sequence, which belongs to it.
         temperature, top_k, top_p: how tokens are drawn, as `ebm.decoding.generate.draw` says; at
             temperature 1 sequences are draws of the model.
@@ -106,13 +109,26 @@ def draw(
             continue
         if length is None:
             raise ValueError("length is missing: how many tokens may follow a prompt?")
-        prompts = [[token for token in row if token >= 0] for row in part.tolist()]
-        step = GradientDescent(step_size=float(getattr(base, "natural_step", 1)), steps=1, retraction="softmax")
-        room = max(map(len, prompts)) + length
-        how = {**drawing, "max_new_tokens": length, "window": room, "end": end}
-        ids = torch.stack([*generate(base, step, prompts, **how, generator=generator)], 1)
-        found.append(F.pad(ended(ids, end), (0, length - ids.shape[1]), value=NOTHING))
+        if isinstance(base, WritesOn):
+            ids = base.write_on(part, length, lambda logits: draw_token(logits, **drawing, generator=generator))
+        else:
+            ids = _generated(base, part, length, end, drawing, generator)
+        ids = F.pad(ended(ids, end), (0, length - ids.shape[1]), value=NOTHING)
+        if window is not None:
+            known = (part >= 0).sum(1, keepdim=True)
+            ids = ids.masked_fill(known + torch.arange(length, device=ids.device) >= window, NOTHING)
+        found.append(ids)
     return torch.cat(found).unflatten(0, (count, len(prompt)))
+
+
+def _generated(
+    base: Any, prompt: Tensor, length: int, end: int | None, drawing: dict[str, Any], generator: Generator | None
+) -> Tensor:
+    """Writes on from prompts by cached codes; a sequence repeats its end, and all have ended before `length` where it is cut."""
+    prompts = [[token for token in row if token >= 0] for row in prompt.tolist()]
+    step = GradientDescent(step_size=float(getattr(base, "natural_step", 1)), steps=1, retraction="softmax")
+    how: dict[str, Any] = {**drawing, "max_new_tokens": length, "window": max(map(len, prompts)) + length, "end": end}
+    return torch.stack([*generate(base, step, prompts, **how, generator=generator)], 1)
 
 
 @torch.no_grad()
@@ -146,3 +162,31 @@ def score(energy: EnergyFn, prompt: Any, ids: Tensor, vocab_size: int) -> Tensor
     with eval_mode([energy]):
         bound = bind(energy, prompt)
         return torch.cat([bound(one_hot(part, vocab_size)) for part in ids.split(at_once)])
+
+
+def split_rows(batch: Batch, known: Tensor, end: int | None = None, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Splits rows of text into prompts of `known` (B,) tokens, and what follows up to an end.
+
+    A row is the first token of its context (B, S) and its targets (B, S), up to the last one that
+    has weight.
+
+    Returns:
+        Prompts (B, width), by default as wide as the longest, and sequences (B, S).
+
+    >>> batch = Batch(torch.tensor([[1, 2, 3, 9]]), torch.tensor([[9, 1, 2, 3]]))
+    >>> split_rows(batch, torch.tensor([2]), end=9, width=3)
+    (tensor([[-1,  9,  1]]), tensor([[ 2,  3,  9, -1]]))
+    """
+    target, context, weight = batch
+    count, device = target.shape[1], target.device
+    tokens = torch.cat([context[:, :1], target], 1)
+    place = torch.arange(count + 1, device=device)
+    if weight is not None:
+        last = ((weight > 0) * place[1:]).amax(1, keepdim=True)
+        tokens = tokens.masked_fill(place > last, NOTHING)
+    width = int(known.max()) if width is None else width
+    before = known[:, None] - width + torch.arange(width, device=device)
+    prompt = tokens.gather(1, before.clamp(min=0)).masked_fill(before < 0, NOTHING)
+    after = known[:, None] + place[:count]
+    rest = tokens.gather(1, after.clamp(max=count)).masked_fill(after > count, NOTHING)
+    return prompt, ended(rest, end)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ebm.energies.analytic import Banana, DoubleWell, Funnel, Gaussian, GaussianMixture, Ring
+from ebm.energies.causal_lm import CausalLM
 from ebm.energies.compose import WithPrior
 from ebm.energies.conditional_mlp import ConditionalMLP
 from ebm.energies.constrained import Constrained
@@ -50,6 +51,7 @@ __all__ = [
     "Banana",
     "BeliefEBT",
     "BrownianBridge",
+    "CausalLM",
     "ConditionalMLP",
     "Constrained",
     "ConvEnergy",

@@ -70,11 +70,21 @@ class PadsRows(Protocol):
 class WritesAnswers(Protocol):
     """A model that writes whole sequences after contexts, symbol by symbol, and says how likely each symbol was."""
 
+    vocab_size: int
+
     def write(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """Writes ids (B, S): `choose` maps each symbol's logits (B, V) to symbols (B,)."""
 
     def teacher_forced(self, context: Tensor, target: Tensor) -> Tensor:
         """Computes each symbol's logits (B, S, V) after those of the target (B, S) before it."""
+
+
+@runtime_checkable
+class WritesOn(Protocol):
+    """A model that writes tokens behind prompts by itself."""
+
+    def write_on(self, prompt: Tensor, length: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Writes ids (B, length) behind prompts (B, P): `choose` maps logits (B, V) to tokens (B,)."""
 
 
 @runtime_checkable
@@ -148,6 +158,14 @@ class HasAnswers(Protocol):
 
     def accepts(self, answer: Tensor, batch: Batch) -> Tensor:
         """Tells which answers (*more, B, S) are right: (*more, B)."""
+
+
+@runtime_checkable
+class JudgesText(Protocol):
+    """A task that can tell whether a whole text is right."""
+
+    def is_right(self, ids: Tensor) -> Tensor:
+        """Tells which texts (*more, L) are right: ids, −1 behind their end."""
 
 
 @runtime_checkable

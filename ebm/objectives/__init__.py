@@ -17,6 +17,7 @@ from ebm.objectives.next_symbol import NextSymbol
 from ebm.objectives.reconstruction import Reconstruction
 from ebm.objectives.recovery import DiffusionRecoveryLikelihood
 from ebm.objectives.score_matching import ScoreMatching, SlicedScoreMatching
+from ebm.objectives.sequence_nce import SequenceNCE
 
 __all__ = [
     "ContrastiveDivergence",
@@ -36,6 +37,7 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "ScoreMatching",
+    "SequenceNCE",
     "SlicedScoreMatching",
     "WeightedSum",
 ]

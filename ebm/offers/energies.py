@@ -46,5 +46,6 @@ def ebm_energies() -> dict[str, str]:
         "image-ebt": "ebm.energies.ebt.bidirectional:ImageEBT",
         "residual-image-ebt": "ebm.energies.ebt.bidirectional:ResidualImageEBT",
         "gradient-step-unet": "ebm.energies.restoration.gradient_step:GradientStepUNet",
+        "causal-lm": "ebm.energies.causal_lm:CausalLM",
         "belief-ebt": "ebm.energies.ebt.belief:BeliefEBT",
     }

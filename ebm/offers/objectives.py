@@ -25,6 +25,7 @@ def ebm_objectives() -> dict[str, str]:
         "next-symbol": "ebm.objectives.next_symbol:NextSymbol",
         "reconstruction": "ebm.objectives.reconstruction:Reconstruction",
         "score-matching": "ebm.objectives.score_matching:ScoreMatching",
+        "sequence-nce": "ebm.objectives.sequence_nce:SequenceNCE",
         "sliced-score-matching": "ebm.objectives.score_matching:SlicedScoreMatching",
         "weighted-sum": "ebm.objectives.combine:WeightedSum",
     }

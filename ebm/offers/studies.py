@@ -11,5 +11,6 @@ def ebm_studies() -> dict[str, str]:
     return {
         "thinking": "ebm.studies.thinking:thinking",
         "probe": "ebm.studies.probe:probe",
+        "rerank": "ebm.studies.rerank:rerank",
         "uncertainty": "ebm.studies.uncertainty:uncertainty",
     }

@@ -1,4 +1,5 @@
-"""Starting from a model: a recipe takes its energy, its weights, and what its task learned."""
+"""Starting from a model: a recipe takes its energy, its weights, and what its task learned; or builds
+on a model as the base that its own energy corrects."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from ebm.registry import component
+from ebm.registry import component, parameters
 from ebm.runs import checkpoints
 from ebm.runs.run import Run
 
 FROM = "from"  # the table of a recipe that says which model it starts from: its `model` and the digest of its `weights`
+
+BASE = "base"  # names the run whose model the objective's `base` is; as a table, with the digest of its weights
+OWN_BASELINE = "baseline"  # as a base: the recipe's own first baseline
 
 
 def begin(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run, named: str) -> dict[str, Any]:
@@ -36,16 +40,86 @@ def begin(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run, na
             f"name another by --from"
         )
     made = {**recipe, "energy": model.recipe["energy"], FROM: {"model": named, "weights": weights}}
+    return {**made, "task": _inherited(recipe, settings, model, f"{named} says it, which was trained with it", "--from")}
+
+
+def _inherited(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run, why: str, way_out: str) -> dict[str, Any]:
+    """Makes the table of a task that takes over what a model's learned, where both are of one kind."""
+    task, theirs = dict(recipe["task"]), model.recipe["task"]
     if inherits(recipe, model):
-        task, theirs = dict(recipe["task"]), model.recipe["task"]
         for name in component("task", task["use"]).factory.inherits:
             if f"task.{name}" in settings and settings[f"task.{name}"] != theirs.get(name):
-                raise ValueError(f"task.{name}: {named} says it, which was trained with it: leave it out, or leave out --from")
+                raise ValueError(f"task.{name}: {why}: leave it out, or leave out {way_out}")
             task.pop(name, None)
             if name in theirs:
                 task[name] = theirs[name]
-        made["task"] = task
-    return made
+    return task
+
+
+def check_base(recipe: Mapping[str, Any]) -> Any:
+    """Reads what a recipe says of its base; None where its objective has none, or holds it already.
+
+    Raises:
+        ValueError: a base is named and the objective takes none, or the other way round, or it is no
+            name; or it is the baseline, and there is none.
+    """
+    used = recipe["objective"].get("use") if isinstance(recipe.get("objective"), Mapping) else None
+    takes = isinstance(used, str) and BASE in parameters(component("objective", used).factory)
+    found = recipe.get(BASE)
+    if not takes:
+        if found is not None:
+            raise ValueError(f"base = {found!r}: the objective {used!r} builds on no base: leave it out, or use sequence-nce")
+        return None
+    if isinstance(recipe["objective"].get(BASE), str):
+        raise ValueError(f'objective.base = {recipe["objective"][BASE]!r}: name it in front of all tables, as in base = "runs/x"')
+    if found is None and isinstance(recipe["objective"].get(BASE), Mapping):
+        return None  # a model that was given away, whose weights have the base's
+    if found is None:
+        raise ValueError(f'the objective {used!r} builds on a trained model: name its run, as in base = "runs/x" (--base runs/x)')
+    name = found.get("model") if isinstance(found, Mapping) else found
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"base = {found!r}: write a run's folder or a model's name, or \"{OWN_BASELINE}\" for the recipe's own")
+    if name == OWN_BASELINE and not recipe.get("baseline"):
+        raise ValueError(f"base = {name!r}, but the recipe has no baseline: name the recipe of one, or a run")
+    return found
+
+
+def build_on(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run, named: str) -> dict[str, Any]:
+    """Makes a resolved recipe build on a model: the objective's base is its energy, and the task inherits.
+
+    Raises:
+        ValueError: the model was made by hand, or is not the one that the recipe was built on.
+    """
+    if not model.recipe:
+        raise ValueError(
+            f"base = {named!r} was made by hand, without a recipe: pass its energy to SequenceNCE, and that to ebm.fit"
+        )
+    weights, before = weights_of(model), recipe[BASE]
+    if isinstance(before, Mapping) and before.get("weights", weights) != weights:
+        raise ValueError(
+            f"{named} is not the model that this recipe was built on: its weights were {before['weights']}, and now they are "
+            f"{weights}; name another by --base"
+        )
+    objective = {**recipe["objective"], BASE: model.recipe["energy"]}
+    task = _inherited(recipe, settings, model, f"{named} says it, which this run builds on", "--base")
+    return {**recipe, "task": task, "objective": objective, BASE: {"model": named, "weights": weights}}
+
+
+def take_base(objective: Any, model: Run, named: str) -> None:
+    """Loads a model's weights into an objective's base.
+
+    Raises:
+        ValueError: they do not fit, as where its vocabulary is another.
+    """
+    assert isinstance(model.energy, nn.Module)  # which a recipe builds
+    try:
+        objective.base.load_state_dict(model.energy.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"the weights of {named} do not fit this recipe's base ({_reason(error)}): use its task") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).partition("\n\t")[2].partition("\n")[0] or str(error)
 
 
 def inherits(recipe: Mapping[str, Any], model: Run) -> bool:
@@ -70,8 +144,7 @@ def take_weights(energy: nn.Module, objective: nn.Module, model: Run, named: str
     try:
         energy.load_state_dict(model.energy.state_dict())
     except RuntimeError as error:
-        reason = str(error).partition("\n\t")[2].partition("\n")[0] or str(error)
-        what = f"the weights of {named} do not fit the recipe's energy ({reason})"
+        what = f"the weights of {named} do not fit the recipe's energy ({_reason(error)})"
         raise ValueError(f"{what}: leave the energy and what the data decide as the model has them") from error
     mine, theirs = objective.state_dict(), model.objective.state_dict() if isinstance(model.objective, nn.Module) else {}
     same = {key: part for key, part in theirs.items() if getattr(mine.get(key), "shape", 0) == getattr(part, "shape", 1)}

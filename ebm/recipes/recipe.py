@@ -23,7 +23,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
-from ebm.recipes.origin import FROM
+from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, check_base
 from ebm.recipes.paths import TYPED
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import Component, check_keywords, component, components, imported, make, parameters
@@ -72,7 +72,7 @@ def load(name: str | Path) -> dict[str, Any]:
 def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     tables = (*COMPONENTS, "fit", *components("study"))
     for key, value in recipe.items():
-        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", TYPED, FROM)):
+        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", BASE, TYPED, FROM)):
             raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
         if key in (*tables, TYPED, FROM) and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
@@ -108,6 +108,7 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     seed = recipe.get("seed", 0)
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed = {seed!r}: write a whole number of at least 0")
+    base = check_base(recipe)
     resolved: dict[str, Any] = {"summary": recipe.get("summary", ""), "seed": seed}
     for kind in COMPONENTS:
         if kind in recipe:
@@ -122,6 +123,8 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
         for name in _listed(recipe["baseline"]):
             load(name)  # raises where there is none
         resolved["baseline"] = recipe["baseline"]
+    if base is not None:
+        resolved[BASE] = base
     if "pace" in recipe:
         pace, count = recipe["pace"], len(_listed(resolved.get("baseline", [])))
         paces = _listed(pace)
@@ -196,7 +199,7 @@ def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, Any]:
-    baseline = {key: value for key, value in load(name).items() if key not in ("baseline", "pace")}
+    baseline = {key: value for key, value in load(name).items() if key not in ("baseline", "pace", BASE)}
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
     shared["steps"] = max(1, round(shared["steps"] * pace))
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
@@ -215,6 +218,9 @@ def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None =
         task: the recipe's task, where it was built before, as for a run's baseline.
         learned: the folder of what a run keeps for its task, which then opens no data.
     """
+    if recipe.get(BASE) == OWN_BASELINE:
+        table = next(iter(baselines_of(recipe).values()))["energy"]
+        recipe = {**recipe, "objective": {**recipe["objective"], BASE: table}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subseed(recipe["seed"], "parameters"))
         built: dict[str, Any] = dict.fromkeys(COMPONENTS)

@@ -12,7 +12,7 @@ from typing import Any
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
 from ebm.processes import is_first_process
-from ebm.recipes.origin import FROM, begin, inherits, take_weights
+from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, begin, build_on, inherits, take_base, take_weights
 from ebm.recipes.paths import absolute
 from ebm.recipes.recipe import Parts, assemble, baselines_of, read, resolve
 from ebm.recipes.recipe import load as find
@@ -82,6 +82,14 @@ def run(
         kept = learned.kept(model.path) if inherits(read_from, model) else None
     resolved = absolute(resolve(read_from, settings))
     check(resolved["fit"])
+    base = None
+    if BASE in resolved["objective"] and BASE not in resolved:  # as in a model that was given away
+        raise ValueError(f'objective.base would not be trained: name the run that was, as in {BASE} = "runs/x"')
+    if resolved.get(BASE, OWN_BASELINE) != OWN_BASELINE:
+        named = resolved[BASE]["model"] if isinstance(resolved[BASE], Mapping) else resolved[BASE]
+        base = load(named)
+        resolved = build_on(resolved, settings or {}, base, str(base.path.absolute()) if Path(named).exists() else named)
+        kept = learned.kept(base.path) if inherits(resolved, base) else kept
     name = name_of(recipe) if isinstance(recipe, str | Path) else "run"
     folder = Path(out) if out is not None else fresh_folder(Path("runs") / name)
     places = dict(zip(baselines := baselines_of(resolved), places_of(folder, [*baselines]), strict=True))
@@ -98,6 +106,8 @@ def run(
     whole = _assembled(resolved, next(iter(parts.values()), None), kept)
     if model is not None:
         take_weights(whole.energy, whole.objective, model, resolved[FROM]["model"])
+    if base is not None:
+        take_base(whole.objective, base, resolved[BASE]["model"])
     if str(recipe).endswith("recipe.toml"):  # a run's, whose data may have changed since
         learned.warn_of_other_data(Path(str(recipe)).parent, whole.task, "this run trains on the new ones")
     if is_first_process() and baselines:
@@ -109,6 +119,8 @@ def run(
     for name, place in places.items():
         again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
         compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
+    if resolved.get(BASE) == OWN_BASELINE:
+        take_base(whole.objective, next(iter(compared.values())), OWN_BASELINE)
     return _train(whole, folder, overwrite, extend, compared)
 
 

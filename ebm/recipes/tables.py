@@ -11,4 +11,4 @@ FIT_HANDED = ("energy", "objective", "task", "seed", "recipe", "baseline", "othe
 COMPONENT_PARAMETERS = {kind: kind for kind in PARTS} | {
     f"{kind}s": kind for kind in ("sampler", "objective", "callback", "logger")
 }
-COMPONENT_PARAMETERS |= {"energies": "energy"}
+COMPONENT_PARAMETERS |= {"energies": "energy", "base": "energy"}  # a base is the energy of another run

@@ -13,16 +13,19 @@ from ebm.decoding.generate import generate
 from ebm.figures import DATA, SAMPLES, figure_of
 from ebm.interfaces import Batch, FeedForward
 from ebm.interfaces.abilities import Decodes, WritesText, lacking
+from ebm.judging.calibration import Reliability
 from ebm.randomness import stream
 from ebm.registry import hookimpl
 from ebm.reports.section import Section
 from ebm.runs.run import Run
+from ebm.studies.confidence import calibrated
 from ebm.studies.findings import Finding
 from ebm.studies.thinking import read_findings
-from ebm.thinking import think
+from ebm.thinking import Thinker, think
 
 STRIPS, LONGEST = 3, 8  # windows whose tokens are coloured, and the steps that a token thinks at most there
 PROMPT, WRITTEN, TEMPERATURE = 48, 128, 0.7  # tokens of a prompt and of its continuation
+JUDGED = 32  # windows, of validation and of test, whose tokens are judged by how sure they are
 COOL, WARM = (255, 255, 255), (210, 96, 58)
 
 
@@ -55,6 +58,8 @@ def ebm_sections(run: Run, seed: int) -> Iterator[Section]:
             "\n".join(f'<p class="text">{text}</p>' for text in texts),
             place=61,
         )
+    if curves := sureness(run, seed):
+        yield _reliability_picture(curves)
     closing = [finding for finding in read_findings(run.path) if finding.name == "closing_accuracy"]
     if splits := list(dict.fromkeys(finding.split for finding in closing)):
         yield _depths_picture(closing, splits)
@@ -105,6 +110,34 @@ def continuations(run: Run, seed: int) -> list[tuple[str, str, str]]:
         rows = torch.stack([*tokens], 1).tolist()
         written += [(who, task.tokenizer.decode(p), task.tokenizer.decode(r)) for p, r in zip(prompts, rows, strict=True)]
     return written
+
+
+def sureness(run: Run, seed: int) -> dict[str, Reliability]:
+    """Judges how far the run's energies and its softmax tell which tokens are right; empty without energies."""
+    if lacking(run.task, WritesText) or isinstance(run.energy, FeedForward) or not isinstance(run.thinker, Thinker):
+        return {}
+    return calibrated(run, "test", JUDGED, seed)
+
+
+def _reliability_picture(curves: dict[str, Reliability]) -> Section:
+    """Draws what was said against what was right, with each curve's expected error."""
+    with figure_of(9.6, 3.2) as (figure, png):
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for (name, curve), color in zip(curves.items(), (SAMPLES, DATA, DATA), strict=True):
+            there, dashed = curve.members > 0, (0, (4, 3)) if "fitted" in name else "solid"
+            label = f"{name}: error {curve.error:.3f}"
+            axes.plot(curve.said[there], curve.true[there], marker="o", markersize=3, color=color, linestyle=dashed, label=label)
+        axes.set(xlabel="probability of being right, as said", ylabel="share that is right", aspect="equal")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return Section(
+        "How sure it may be",
+        "Each token's probability of being the likeliest one rightly: what isotonic regression on "
+        "validation makes of the energy, what the softmax says, and that fitted alike. On the diagonal, what is "
+        "said is so; the error is the expected calibration error on held-out text.",
+        png.getvalue(),
+        place=62,
+    )
 
 
 def _first(task: Any, count: int, device: torch.device) -> Batch:

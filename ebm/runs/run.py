@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ebm.interfaces import EnergyFn, FeedForward, Objective, Sampler, Task
+from ebm.interfaces.abilities import DrawsSequences
 from ebm.randomness import stream
 from ebm.runs.doctor import Verdict, diagnose
 from ebm.runs.exported import UNKNOWN, DType, export
@@ -52,7 +53,9 @@ class Run:
 
     @property
     def thinker(self) -> Any:
-        """The predictor that tasks judge: a feed-forward energy itself, or one that thinks."""
+        """The predictor that tasks judge: an energy that is feed-forward or thinks, or what chooses among draws."""
+        if isinstance(self.objective, DrawsSequences):
+            return self.objective.predictor(self.energy)
         return self.energy if isinstance(self.energy, FeedForward) else Thinker(self.energy, self.sampler)
 
     def predictor(
@@ -135,6 +138,9 @@ class Run:
             temperature, top_k, top_p: how tokens are drawn, as `ebm.decoding.generate.draw` says; by
                 default at temperature 0.8.
             think_steps, candidates, patience: how each token is thought about, as `think` says.
+            rerank: of a run of `sequence-nce`, how many texts its base draws, of which the energy
+                chooses one; no longer than the context has room for.
+            resample: whether one is drawn by its importance weight, and not the lowest energy taken.
             cut: keeps the end of a prompt that is longer than the run's context.
             seed: what every random draw is derived from; by default 0.
 
@@ -146,13 +152,13 @@ class Run:
         asked = [prompts] if isinstance(prompts, str) else [*prompts]
         written = write(self, asked, n=n, **how)
         texts = [""] * (len(asked) * n)
-        for row, piece, _ in written:
+        for row, piece, *_ in written:
             texts[row] += piece
         return texts
 
     def stream(self, prompt: str, **how: Any) -> Iterator[str]:
         """Writes on from a prompt: iterates over pieces, as they come; keywords as of `generate`."""
-        return (piece for _, piece, _ in write(self, [prompt], **how))
+        return (piece for _, piece, *_ in write(self, [prompt], **how))
 
     def export(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 from ebm.judging.ranking import rank_correlation
 from ebm.randomness import stream
 from ebm.runs.run import Run
+from ebm.studies.confidence import calibrated
 from ebm.studies.findings import Finding
 
 
@@ -18,7 +19,10 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
     is that of the entropy of their softmax, which needs no energy. Where chains are sequences,
     `early_energy` and `late_energy` are means over the first and the last quarter of positions, and
     `energy_fall` is the first less the last, in standard deviations of all energies: later
-    positions know more.
+    positions know more. Where predictions are right or wrong, `calibration_error` is the expected
+    error of the probability of being right that isotonic regression on validation makes of energies;
+    `softmax_calibration_error` that of the softmax as it is, and `softmax_fitted_calibration_error`
+    once it is fitted alike (`ebm.judging.calibration`).
 
     Arguments:
         run: a trained run whose predictions have energies.
@@ -55,4 +59,8 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
         place = torch.cat(places)
         found["early_energy"], found["late_energy"] = energy[place <= 0.25].mean().item(), energy[place >= 0.75].mean().item()
         found["energy_fall"] = (found["early_energy"] - found["late_energy"]) / max(energy.std().item(), 1e-12)
+    if entropies:
+        names = {"energy": "", "softmax": "softmax_", "softmax, fitted": "softmax_fitted_"}
+        errors = {} if split == "validation" else calibrated(run, split, limit, root)
+        found |= {f"{names[who]}calibration_error": curve.error for who, curve in errors.items()}
     return [Finding("run", split, name=name, value=value) for name, value in found.items()]

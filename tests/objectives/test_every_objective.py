@@ -50,7 +50,8 @@ def test_every_registered_objective_is_tested():
     # Diffusion trains what predicts noise, and no energy of these: its laws are in tests/baselines/test_dit.py.
     # Classification trains what has logits: tests/objectives/test_classification.py, and the kit in tests/testing.
     # Writing symbol by symbol trains what is teacher-forced: tests/baselines/test_left_to_right.py.
-    elsewhere = dict.fromkeys(["diffusion", "cross-entropy", "joint", "next-symbol"])
+    # Sequences are told from a model's draws, and are ids: tests/objectives/test_sequence_nce.py.
+    elsewhere = dict.fromkeys(["diffusion", "cross-entropy", "joint", "next-symbol", "sequence-nce"])
     missing = without_example("objective", {**OBJECTIVES, **elsewhere})
     assert not missing, f"no laws run over the objectives {missing}: add an example of each to OBJECTIVES in tests/helpers.py"
 

@@ -68,7 +68,14 @@ def test_the_study_of_thinking_compares_on_the_same_examples(run):
 
 def test_the_report_shows_thinking_hard_tokens_and_text(run):
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    for title in ("What thinking buys", "In and out of distribution", "What it finds hard", "Generated text", "Validation"):
+    for title in (
+        "What thinking buys",
+        "In and out of distribution",
+        "What it finds hard",
+        "Generated text",
+        "How sure it may be",
+        "Validation",
+    ):
         assert title in page
     assert page.count('class="strip"') >= 1
     assert page.count("<b>baseline</b>") == 2

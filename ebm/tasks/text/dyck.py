@@ -119,6 +119,20 @@ class Dyck(TokenTask):
             legal[rows, place, torch.where(last < 0, 2 * self.kinds, self.kinds + last)] = True
         return legal
 
+    def is_right(self, ids: Tensor) -> Tensor:
+        """Tells which rows (*more, L), an end and what follows, are a balanced string and its end.
+
+        >>> task = Dyck(kinds=1, length=4, depth=(1, 1), deep=(2, 2), n=10)
+        >>> task.is_right(torch.tensor([[2, 0, 1, 2], [2, 0, 1, 0], [2, 1, 2, -1]])).tolist()
+        [True, False, False]
+        """
+        rows = ids.flatten(0, -2)
+        context, follows = rows[:, :-1].clamp(min=0), rows[:, 1:]
+        legal = self.legal(context).gather(-1, follows.clamp(min=0).unsqueeze(-1))[..., 0]
+        last = (rows >= 0).sum(1, keepdim=True) - 1
+        ends = (rows.gather(1, last)[:, 0] == self.tokenizer.end) & (last[:, 0] > 0)
+        return ((legal | (follows < 0)).all(1) & ends).unflatten(0, ids.shape[:-1])
+
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Scores tokens as every token task does, closing brackets, and the mass of what is legal.
 

@@ -213,3 +213,25 @@ def test_splits_that_are_not_there():
         task.loader("deep-3", 4)
     with pytest.raises(ValueError, match="split 'test' is empty: draw more strings"):
         task.loader("test", 4)
+
+
+@laws
+@given(kinds=st.integers(1, 3), length=st.integers(1, 4), cut=st.booleans(), seed=seeds)
+def test_what_is_right_is_balanced_and_ended(kinds, length, cut, seed):
+    task = Dyck(kinds=kinds, length=8, depth=(1, 2), deep=(3, 4), n=20)
+    ids = torch.randint(2 * kinds, (30, 2 * length), generator=seeded(seed))
+    end = torch.full((30, 1), task.tokenizer.end)
+    whole = torch.cat([end, ids] if cut else [end, ids, end, torch.full((30, 2), -1)], 1)
+    expected = [not cut and depth_of(task.tokenizer.decode(row)) is not None for row in ids.tolist()]
+    assert task.is_right(whole).tolist() == expected
+    assert task.is_right(whole.expand(2, -1, -1)).tolist() == [expected] * 2
+
+
+def test_all_of_the_task_s_own_strings_are_right():
+    task = Dyck(**SMALL)
+    for split in ("train", "deep"):
+        for target, context, weight in task.loader(split, 64):
+            rows = torch.cat([context[:, :1], target.masked_fill(weight == 0, -1)], 1)
+            assert task.is_right(rows).all()
+            last = (rows >= 0).sum(1, keepdim=True) - 1
+            assert not task.is_right(rows.scatter(1, last, -1)).any()
