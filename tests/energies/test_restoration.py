@@ -16,6 +16,7 @@ from ebm.energies.restoration.convolutions import convolved, spread
 from ebm.energies.restoration.elu import elu
 from ebm.energies.restoration.operators import Blurred, Masked, Sampled, Shrunk, gaussian
 from ebm.energies.restoration.unet import padded
+from ebm.energies.restoration.windowed import Windowed
 from ebm.interfaces import Batch, energy_and_grad, evaluate
 from ebm.objectives import InTurn, Reconstruction
 from ebm.samplers import FixedPoint, GradientDescent, Monotone, ProximalGradient
@@ -194,6 +195,35 @@ def test_greys_have_no_colours_to_tell_apart():
     for wrong in ({"colours": "apart"}, {"channels": 3, "colours": "rgb"}):
         with pytest.raises(ValueError, match="choose together, or with 3 channels apart"):
             make(**wrong)
+
+
+@pytest.mark.parametrize(("height", "width"), [(449, 40), (40, 449), (448, 448), (900, 30), (13, 833)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_windows_give_the_energy_and_the_gradient_of_the_whole(height, width, channels):
+    energy = make(channels, seed=height, colours="apart" if channels == 3 else "together")
+    y, std = normal(2, channels, height, width, seed=width), torch.tensor([0.1, 0.3], dtype=torch.float64)
+    whole, parts = energy_and_grad(energy.given(std), y), energy_and_grad(Windowed(energy).given(std), y)
+    close(parts[0], whole[0])
+    close(parts[1], whole[1])
+
+
+def test_windows_keep_no_more_than_one_of_them():
+    """Eight windows' gradient needs no more than twice the memory of two."""
+    energy, kept = make(), []
+
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    def numbers(windows):
+        kept.clear()
+        y = normal(1, 1, 8, 384 * windows + 64).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            value = Windowed(energy).given(0.1)(y).sum()
+        assert torch.autograd.grad(value, y)[0].shape == y.shape
+        return sum(kept)
+
+    assert numbers(8) <= 8 * 2 * (8 * (384 * 8 + 64))  # no more than a few pictures', where a network keeps hundreds
 
 
 def test_a_context_is_a_number_a_tensor_or_has_a_deviation():

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ebm.energies.restoration.observed import Observed
 from ebm.energies.restoration.operators import Linear
+from ebm.energies.restoration.windowed import Windowed
 from ebm.interfaces import Energy, Modified, energy_and_grad, eval_mode
 from ebm.randomness import randn_like
 from ebm.samplers import ProximalGradient
@@ -174,7 +175,7 @@ def draws(
     y = y + levels[0] * randn_like(y, generator)
     with eval_mode(prior), torch.no_grad():
         for way, (level, after) in enumerate(zip(levels, [*levels[1:], 0.0], strict=True)):
-            landscape = Turned(prior, way % 8).given(level)
+            landscape = _turned(prior, way).given(level)
             grad = torch.cat([energy_and_grad(landscape, part)[1] for part in y.split(max(1, AT_ONCE // start[0].numel()))])
             variance = (level**2 - grad.square().mean()).clamp(min=(level / 10) ** 2)  # of all samples: they are alike
             z, noisy = y - grad, seen.expand(count, *seen.shape)
@@ -213,7 +214,12 @@ def falling(first: float, last: float, steps: int) -> list[float]:
 
 def _stepped(prior: Energy, data: Energy, level: float, way: int, y: Tensor) -> Tensor:
     with eval_mode(prior), torch.no_grad():
-        return ProximalGradient(1.0, steps=1).sample((Turned(prior, way % 8) + data).given(level), y)
+        return ProximalGradient(1.0, steps=1).sample((_turned(prior, way) + data).given(level), y)
+
+
+def _turned(prior: Energy, way: int) -> Energy:
+    """Turns what a prior sees; one that says its noise sees large pictures window by window."""
+    return Turned(Windowed(prior) if hasattr(prior, "noise") else prior, way % 8)
 
 
 def filled(image: Tensor, kept: Tensor) -> Tensor:
