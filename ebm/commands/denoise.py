@@ -27,7 +27,7 @@ from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, writ
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.shades import Shades
 from ebm.tasks.images.tiling import Coding, Restored, patch_scores
-from ebm.tasks.images.whole import count_parts, restore_picture
+from ebm.tasks.images.whole import count_parts, restore_picture, takes_greys
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
 
 BAND = 256  # rows that are handled together
@@ -266,7 +266,7 @@ class _Restorer:
             generator = stream(self.seed, "denoise", device=self.device)
             coloured = False
             for number, picture in zip(numbers, file, strict=True):
-                shades = Shades(picture, self.task.spec["channels"], self.device)
+                shades = Shades(picture, self.task.spec["channels"], self.device, takes_greys(self.predictor))
                 if shades.loses_colours and not coloured:
                     coloured = True
                     warnings.warn(f"{photo}: it has colours, and the run knows greys alone: it is written grey", stacklevel=2)

@@ -27,6 +27,7 @@ from ebm.tasks.images.jpeg import read_jpeg
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.shades import Shades
+from ebm.tasks.images.whole import takes_greys
 
 
 class Way(NamedTuple):
@@ -111,7 +112,7 @@ def restore(
             said, made = _of_jpeg(run, photo, picture, quality, steps, way, bar.update)
             found, spread = replace(picture, pixels=made) if picture.alpha is None else picture.with_visible(made), None
         else:
-            shades = Shades(picture, judge.spec["channels"], run.device)
+            shades = Shades(picture, judge.spec["channels"], run.device, takes_greys(energy))
             image = shades.decode(torch.from_numpy(picture.visible()).movedim(-1, 0)[None])[0].clone()
             operator, start, said = _seen_by(task, image, mask, 1.6 if blur is None else blur)
             said += ["it has colours, and the run knows greys alone: it is written grey"] if shades.loses_colours else []

@@ -698,6 +698,25 @@ def test_noise_that_nobody_says_is_estimated_and_said(telling, tmp_path, sigma):
     assert found["noise"] == f"{told.told[0]:.1f} of 255, estimated"
 
 
+def test_greys_are_seen_as_such_by_a_model_that_takes_colours_apart(telling, tmp_path, monkeypatch):
+    """A grey picture comes out as from the grey network, also where its file has three channels."""
+    run, _ = telling
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    grey, apart = GradientStepUNet(1, (4, 4), (1, 1)), GradientStepUNet(3, (4, 4), (1, 1), colours="apart")
+    apart.load_state_dict(grey.state_dict())
+    photo = noisy(tmp_path / "noisy.png", 20)
+    Image.open(photo).convert("RGB").save(tmp_path / "rgb.png")
+    run.energy, run.sampler = grey, GradientDescent(1.0)
+    expected = np.array(Image.open(denoise(run, photo, sigma=20)["picture"]))
+    run.energy = apart
+    monkeypatch.setitem(run.task.spec, "channels", 3)
+    assert np.array_equal(np.array(Image.open(denoise(run, photo, out="a.png", sigma=20)["picture"])), expected)
+    found = np.array(Image.open(denoise(run, tmp_path / "rgb.png", out="b.png", sigma=20)["picture"]))
+    assert np.array_equal(found, np.repeat(expected[..., None], 3, -1))
+
+
 @pytest.mark.parametrize("sigma", [0.5, 1, 2])
 def test_noise_as_weak_as_many_a_photograph_s_grain_is_left_unless_it_is_said(telling, tmp_path, sigma):
     run, told = telling

@@ -188,6 +188,7 @@ def test_colours_apart_are_the_greys_energies_of_three_axes(seed, rows, candidat
     close(energy, sum(part for part, _ in parts))
     close(grad, sum(slope * axis[:, None, None] for (_, slope), axis in zip(parts, axes, strict=True)))
     close(colour.patch_energies(y, colour.encode(std)).sum((-2, -1)), energy)
+    close(colour.given(std)(y[..., :1, :, :]), grey.given(std)(y[..., :1, :, :]))
     close(colour.given(0.2)(y), colour.given(torch.full((rows,), 0.2, dtype=torch.float64))(y))
 
 

@@ -37,7 +37,7 @@ class GradientStepUNet(Energy):
     With `colours` "apart", U has one channel and sees three uncorrelated axes of colour one by one,
     all by the same weights: R(y) = Qᵀ (R(q₁ y), R(q₂ y), R(q₃ y)), with Q = (q₁, q₂, q₃) orthonormal, so
     that noise stays white and E(y) is the sum of the axes' energies. What greys have taught such a
-    network holds for colours: their state_dicts are alike.
+    network holds for colours: their state_dicts are alike. It also scores pictures of one channel.
 
     Arguments:
         channels: C.
@@ -88,7 +88,7 @@ class GradientStepUNet(Energy):
         if colours not in ("together", "apart") or (colours == "apart" and channels != 3):
             raise ValueError(f"colours={colours!r}, channels={channels}: choose together, or with 3 channels apart")
         self.channels, self.blind, self.strongest, self.levels, self.decay = channels, blind, strongest, levels, decay
-        self.apart = colours == "apart"
+        self.apart = self.takes_greys = colours == "apart"
         self.network = UNet(1 if self.apart else channels, widths, blocks, told=not blind)
 
     def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
@@ -114,13 +114,13 @@ class GradientStepUNet(Energy):
         Raises:
             ValueError: y has another shape, or nothing is known of its noise.
         """
-        if y.ndim < 3 or y.shape[-3] != self.channels:
+        if y.ndim < 3 or y.shape[-3] not in (self.channels, 1 if self.takes_greys else self.channels):
             raise ValueError(
                 f"y has shape {tuple(y.shape)}, but this {type(self).__name__} scores (*chains, {self.channels}, H, W)"
             )
         if code is None and not self.blind:
             raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
-        if self.apart:
+        if self.apart and y.shape[-3] == 3:
             axes = torch.tensor(AXES, dtype=y.dtype, device=y.device)
             seen = torch.einsum("kc,...chw->...khw", axes, y).unsqueeze(-3)
             found = self._seen(seen, None if code is None else code.unsqueeze(-1))

@@ -17,6 +17,7 @@ class Shades:
         picture: whose numbers they are.
         channels: that the model takes: 1 (greys) or 3 (colours).
         device: where the model is.
+        takes_greys: whether a model of colours takes one channel of greys, too.
 
     >>> import numpy as np
     >>> shades = Shades(Picture(np.full((1, 1, 1), 255, np.uint8)), 3, torch.device("cpu"))
@@ -24,13 +25,14 @@ class Shades:
     tensor([1., 1., 1.])
     """
 
-    def __init__(self, picture: Picture, channels: int, device: torch.device) -> None:
+    def __init__(self, picture: Picture, channels: int, device: torch.device, takes_greys: bool = False) -> None:
         self.white, self.channels, self.device = picture.white, channels, device
         self.dtype = torch.from_numpy(picture.pixels[:0].copy()).dtype
         self.own, self.low, self.high = picture.pixels.shape[-1], 0.0, min(picture.white, picture.full)
         if self.dtype.is_floating_point:  # whose file may go beyond
             self.low, self.high = min(0.0, float(picture.pixels.min())), max(picture.white, float(picture.pixels.max()))
         self.grey = picture.is_grey()
+        self.seen = 1 if self.grey and takes_greys else channels
 
     @property
     def loses_colours(self) -> bool:
@@ -47,7 +49,7 @@ class Shades:
 
     def expand(self, y: Tensor) -> Tensor:
         """Gives a model as many channels as it takes."""
-        return y.to(self.device, torch.float32).expand(-1, self.channels, -1, -1)
+        return y.to(self.device, torch.float32).expand(-1, self.seen, -1, -1)
 
     def decode(self, held: Tensor) -> Tensor:
         """Maps pixels (n, C, H, W) to what a model sees."""

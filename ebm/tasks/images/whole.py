@@ -23,6 +23,11 @@ def takes_any_size(predictor: Any) -> bool:
     return bool(getattr(getattr(predictor, "energy", predictor), "any_size", False))
 
 
+def takes_greys(predictor: Any) -> bool:
+    """Tells whether a predictor of colours, or the energy that it descends, takes one channel of greys, too."""
+    return bool(getattr(getattr(predictor, "energy", predictor), "takes_greys", False))
+
+
 def count_parts(task: Tiled, predictor: Any, height: int, width: int, stride: int | None = None) -> int:
     """Counts the tiles or windows that `restore_picture` takes."""
     if not takes_any_size(predictor):
