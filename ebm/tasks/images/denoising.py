@@ -140,8 +140,10 @@ class Denoising(Task):
         self.source = source
         self._read = partial(photographs, source, **how, **hub)
         self.spec = {"image_size": tile, "channels": channels}
-        if sigma is not None:
+        if sigma is not None or self.noise_step[0] < self.noise_step[1]:
             self.spec["strongest"] = self.noise_std[1]
+        if sigma is None and self.noise_step[0] < self.noise_step[1]:
+            self.spec["deviations"] = tuple(self.schedule.std.tolist())
         if learned is None:
             _ = self.photographs  # what cannot be read is refused now
 
