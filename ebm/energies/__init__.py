@@ -41,6 +41,7 @@ from ebm.energies.posteriors import (
 )
 from ebm.energies.rbm import RBM
 from ebm.energies.restoration.gradient_step import GradientStepUNet
+from ebm.energies.restoration.gradient_step_ebt import GradientStepEBT
 from ebm.energies.restoration.observed import Observed
 from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional, WeightedEnergy
 from ebm.registry import hookimpl
@@ -62,6 +63,7 @@ __all__ = [
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "GradientStepEBT",
     "GradientStepUNet",
     "Hopfield",
     "ImageEBT",
@@ -105,6 +107,9 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
 
     energies = {
         "image-ebt": example(lambda: ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2), 2, 4, 6),
+        "gradient-step-ebt": example(
+            lambda: GradientStepEBT((4, 8), 2, 1, dim=8, depth=1, heads=2, overlap=1), 1, 4, 8, context=torch.rand(6)
+        ),
         "gradient-step-unet": example(lambda: GradientStepUNet(1, (4, 6), (1, 1)), 1, 6, 8, context=torch.rand(6)),
         "conditional-mlp": example(lambda: ConditionalMLP(2, 3, hidden=(8,)), 2, context=torch.randn(6, 3)),
         "noise-conditional": example(lambda: NoiseConditional(MLPEnergy(2, hidden=(8,)), sigma=[1.0, 0.1]), 2),

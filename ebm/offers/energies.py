@@ -45,6 +45,7 @@ def ebm_energies() -> dict[str, str]:
         "residual-frame-ebt": "ebm.energies.ebt.frames:ResidualFrameEBT",
         "image-ebt": "ebm.energies.ebt.bidirectional:ImageEBT",
         "residual-image-ebt": "ebm.energies.ebt.bidirectional:ResidualImageEBT",
+        "gradient-step-ebt": "ebm.energies.restoration.gradient_step_ebt:GradientStepEBT",
         "gradient-step-unet": "ebm.energies.restoration.gradient_step:GradientStepUNet",
         "causal-lm": "ebm.energies.causal_lm:CausalLM",
         "belief-ebt": "ebm.energies.ebt.belief:BeliefEBT",

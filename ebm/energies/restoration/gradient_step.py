@@ -21,7 +21,64 @@ AXES = (
 )
 
 
-class GradientStepUNet(Energy):
+class GradientStep(Energy):
+    """Scores pictures by the noise R that a network sees in them; write `noise` and the network.
+
+    Arguments are those of `GradientStepUNet`.
+    """
+
+    patch_size = 4  # pixels a side of what `patch_energies` sums over
+    natural_step = 1  # the step size at which one gradient step denoises
+    blind = False
+
+    def __init__(self, channels: int, strongest: float | None, levels: int, decay: float) -> None:
+        super().__init__()
+        if not 0 < decay <= 1 or levels < 1 or (strongest is not None and not 0 < strongest < math.inf):
+            raise ValueError(
+                f"levels={levels}, decay={decay}, strongest={strongest}: pass at least 1 landscape, a decay in (0, 1] and a "
+                f"positive deviation, or None"
+            )
+        self.channels, self.strongest, self.levels, self.decay = channels, strongest, levels, decay
+
+    def encode(self, context: Any = None, level: int = -1) -> Any:
+        """Reads the deviation (B,) or () that a landscape is told; None where the energy is blind."""
+        if self.blind:
+            return None
+        parameter = next(self.parameters())
+        std = getattr(context, "std", context) if not isinstance(context, Tensor) else context
+        if std is None or isinstance(std, tuple):
+            what = f"the context is {type(context).__name__}, which says no deviation of additive noise"
+            raise ValueError(f"{what}: pass σ in units of y, as in energy.given(0.1), or train on a task with sigma = (0, 55)")
+        told = torch.as_tensor(std, dtype=torch.promote_types(parameter.dtype, torch.float32), device=parameter.device)
+        told = told if self.strongest is None else told.clamp(max=self.strongest)
+        return told * self.decay ** (level % self.levels)
+
+    def extend(self, code: Any, context: Any) -> Any:
+        """Returns the code as it is: all that is known of the noise is known at once."""
+        return code
+
+    def noise(self, y: Tensor, code: Any) -> Tensor:
+        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape."""
+        raise NotImplementedError(f"{type(self).__name__} must define noise(y, code)")
+
+    def forward(self, y: Tensor, code: Any = None) -> Tensor:
+        """Maps y (*chains, C, H, W) to energies (*chains,)."""
+        return self.noise(y, code).square().sum((-3, -2, -1)) / 2
+
+    def advance(self, y: Tensor, code: Any) -> tuple[Tensor, Tensor]:
+        """Takes the feed-forward step y − R from y (*chains, C, H, W), beside the energies (*chains,) of y."""
+        noise = self.noise(y, code)
+        return y - noise, noise.square().sum((-3, -2, -1)) / 2
+
+    def patch_energies(self, y: Tensor, code: Any = None) -> Tensor:
+        """Sums y's energy over patches (*chains, rows, columns), the last of which may be smaller."""
+        values = self.noise(y, code).square().sum(-3) / 2
+        rest = [-size % self.patch_size for size in values.shape[-2:]]
+        whole = F.pad(values, (0, rest[1], 0, rest[0]))
+        return whole.unflatten(-1, (-1, self.patch_size)).unflatten(-3, (-1, self.patch_size)).sum((-3, -1))
+
+
+class GradientStepUNet(GradientStep):
     """Scores pictures by the noise R that a U-Net U sees in them, at noise of a known deviation σ:
 
         E(y | σ) = |R(y, σ)|² / 2,    R(y, σ) = σ U(y, σ).
@@ -63,8 +120,6 @@ class GradientStepUNet(Energy):
     """
 
     any_size = True  # pictures need no tiles
-    patch_size = 4  # pixels a side of what `patch_energies` sums over
-    natural_step = 1  # the step size at which one gradient step denoises
 
     def __init__(
         self,
@@ -77,36 +132,16 @@ class GradientStepUNet(Energy):
         decay: float = 0.3,
         colours: Literal["together", "apart"] = "together",
     ) -> None:
-        super().__init__()
-        if len(widths) != len(blocks) or min(channels, levels, *widths, *blocks) < 1 or len(widths) < 1:
+        if len(widths) != len(blocks) or min(channels, *widths, *blocks) < 1 or len(widths) < 1:
             raise ValueError(
-                f"channels={channels}, widths={widths}, blocks={blocks}, levels={levels}: pass numbers of at least 1, and as "
-                f"many blocks as widths"
+                f"channels={channels}, widths={widths}, blocks={blocks}: pass numbers of at least 1, and as many blocks as widths"
             )
-        if not 0 < decay <= 1 or (strongest is not None and not 0 < strongest < math.inf):
-            raise ValueError(f"decay={decay}, strongest={strongest}: pass a decay in (0, 1] and a positive deviation, or None")
         if colours not in ("together", "apart") or (colours == "apart" and channels != 3):
             raise ValueError(f"colours={colours!r}, channels={channels}: choose together, or with 3 channels apart")
-        self.channels, self.blind, self.strongest, self.levels, self.decay = channels, blind, strongest, levels, decay
+        super().__init__(channels, strongest, levels, decay)
+        self.blind = blind
         self.apart = self.takes_greys = colours == "apart"
         self.network = UNet(1 if self.apart else channels, widths, blocks, told=not blind)
-
-    def encode(self, context: Any = None, level: int = -1) -> Tensor | None:
-        """Reads the deviation (B,) or () that a landscape is told; None where the energy is blind."""
-        if self.blind:
-            return None
-        parameter = self.network.head.weight
-        std = getattr(context, "std", context) if not isinstance(context, Tensor) else context
-        if std is None or isinstance(std, tuple):
-            what = f"the context is {type(context).__name__}, which says no deviation of additive noise"
-            raise ValueError(f"{what}: pass σ in units of y, as in energy.given(0.1), or train on a task with sigma = (0, 55)")
-        told = torch.as_tensor(std, dtype=torch.promote_types(parameter.dtype, torch.float32), device=parameter.device)
-        told = told if self.strongest is None else told.clamp(max=self.strongest)
-        return told * self.decay ** (level % self.levels)
-
-    def extend(self, code: Any, context: Any) -> Any:
-        """Returns the code as it is: all that is known of the noise is known at once."""
-        return code
 
     def noise(self, y: Tensor, code: Tensor | None) -> Tensor:
         """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape.
@@ -133,19 +168,3 @@ class GradientStepUNet(Energy):
             return self.network(y.reshape(-1, *y.shape[-3:]), None).reshape(y.shape)
         std = code.to(y.dtype).expand(y.shape[:-3])
         return left(std, y) * self.network(y.reshape(-1, *y.shape[-3:]), std.reshape(-1)).reshape(y.shape)
-
-    def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Maps y (*chains, C, H, W) to energies (*chains,)."""
-        return self.noise(y, code).square().sum((-3, -2, -1)) / 2
-
-    def advance(self, y: Tensor, code: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Takes the feed-forward step y − R from y (*chains, C, H, W), beside the energies (*chains,) of y."""
-        noise = self.noise(y, code)
-        return y - noise, noise.square().sum((-3, -2, -1)) / 2
-
-    def patch_energies(self, y: Tensor, code: Tensor | None = None) -> Tensor:
-        """Sums y's energy over patches (*chains, rows, columns), the last of which may be smaller."""
-        values = self.noise(y, code).square().sum(-3) / 2
-        rest = [-size % self.patch_size for size in values.shape[-2:]]
-        whole = F.pad(values, (0, rest[1], 0, rest[0]))
-        return whole.unflatten(-1, (-1, self.patch_size)).unflatten(-3, (-1, self.patch_size)).sum((-3, -1))
