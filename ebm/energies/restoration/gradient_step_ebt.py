@@ -125,8 +125,9 @@ class _Stream(PatchStream):
     ) -> None:
         super().__init__(image_size, patch_size, channels, shape, mlp_ratio, "embedding", WAVES)
         self.condition = nn.Sequential(nn.Linear(WAVES, self.dim), nn.SiLU(), nn.Linear(self.dim, self.dim))
-        self.patches = _Windows(patch_size, overlap, channels, self.dim)  # type: ignore[assignment]
-        self.head = nn.Linear(self.dim, channels * self.patches.window**2, bias=False)
+        windows = _Windows(patch_size, overlap, channels, self.dim)
+        self.patches, self.overlap, self.window = windows, overlap, windows.window  # type: ignore[assignment]
+        self.head = nn.Linear(self.dim, channels * self.window**2, bias=False)
         self.initialise()
         for layer in (self.condition[0], self.condition[2]):
             nn.init.normal_(layer.weight, std=0.02)
@@ -139,9 +140,9 @@ class _Stream(PatchStream):
 
     def pictured(self, tokens: Tensor) -> Tensor:
         """Adds up the windows that tokens (*chains, T, D) predict: pictures (*chains, C, H, W)."""
-        windows, overlap = linear(tokens, self.head.weight), self.patches.overlap
-        whole = [side + 2 * overlap for side in self.event[1:]]
-        found = F.fold(windows.reshape(-1, *windows.shape[-2:]).mT, whole, self.patches.window, stride=self.patch_size)
+        windows, overlap = linear(tokens, self.head.weight), self.overlap
+        whole = self.event[1] + 2 * overlap, self.event[2] + 2 * overlap
+        found = F.fold(windows.reshape(-1, *windows.shape[-2:]).mT, whole, self.window, stride=self.patch_size)
         inner = found[..., overlap : overlap + self.event[1], overlap : overlap + self.event[2]]
         return inner.reshape(*tokens.shape[:-2], *self.event)
 
