@@ -96,7 +96,7 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
     energies = {
         "image-ebt": example(lambda: ImageEBT((4, 6), patch_size=2, channels=2, dim=8, depth=1, heads=2), 2, 4, 6),
         "gradient-step-ebt": example(
-            lambda: GradientStepEBT((4, 8), 2, 1, dim=8, depth=1, heads=2, width=4), 1, 4, 8, context=torch.rand(6)
+            lambda: GradientStepEBT((4, 8), 2, 1, dim=8, depth=1, heads=2, overlap=1), 1, 4, 8, context=torch.rand(6)
         ),
         "gradient-step-unet": example(lambda: GradientStepUNet(1, (4, 6), (1, 1)), 1, 6, 8, context=torch.rand(6)),
         "conditional-mlp": example(lambda: ConditionalMLP(2, 3, hidden=(8,)), 2, context=torch.randn(6, 3)),

@@ -18,14 +18,21 @@ from tests.helpers import close, laws, normal, seeds
 
 def make(size=(4, 6), patch=2, channels=2, seed=0, **options):
     torch.manual_seed(seed)
-    return stirred(GradientStepEBT(size, patch, channels, dim=8, depth=2, heads=2, width=4, **options)).double()
+    return stirred(GradientStepEBT(size, patch, channels, dim=8, depth=2, heads=2, **options)).double()
 
 
 @laws
-@given(seed=seeds, rows=st.integers(1, 3), columns=st.integers(1, 3), half=st.integers(1, 2), channels=st.integers(1, 4))
-def test_any_size_that_patches_divide_and_any_channels(seed, rows, columns, half, channels):
-    size = (2 * half * rows, 2 * half * columns)
-    energy, y = make(size, 2 * half, channels), normal(3, 2, channels, *size, seed=seed)
+@given(
+    seed=seeds,
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    patch=st.integers(1, 3),
+    channels=st.integers(1, 4),
+    overlap=st.integers(0, 4),
+)
+def test_any_size_that_patches_divide_and_any_channels(seed, rows, columns, patch, channels, overlap):
+    size = (patch * rows, patch * columns)
+    energy, y = make(size, patch, channels, overlap=overlap), normal(3, 2, channels, *size, seed=seed)
     code = energy.encode(torch.tensor([0.1, 0.4], dtype=torch.float64))
     assert energy.patch_energies(y, code).shape == (3, 2, rows, columns)
     close(energy.patch_energies(y, code).sum((-2, -1)), energy(y, code))
@@ -77,22 +84,33 @@ def test_contexts_of_both_kinds_of_noise_say_their_deviation():
             energy.given(context)
 
 
-def test_parts_of_the_picture_across_a_patch_s_edge_are_seen_before_the_transformer():
-    """With the blocks' part of the features off, a pixel still moves the noise in the next patch."""
-    energy, y = make((8, 8), 4), normal(1, 2, 8, 8)
-    with torch.no_grad():
-        energy.stream.head.weight.zero_()
+def test_windows_add_up_as_a_slow_sum_says():
+    """U is the sum of what tokens predict of their windows; what falls beyond the edge is left out."""
+    energy, side, overlap = make((4, 6), 2, 1, overlap=1), 2, 1
+    tokens = normal(1, 6, 8)
+    expected = torch.zeros(1, 1, 4 + 2 * overlap, 6 + 2 * overlap, dtype=torch.float64)
+    for place in range(6):
+        row, column = side * (place // 3), side * (place % 3)
+        window = (energy.stream.head.weight @ tokens[0, place]).reshape(4, 4)
+        expected[0, 0, row : row + 4, column : column + 4] += window
+    close(energy.stream.pictured(tokens), expected[..., 1:-1, 1:-1])
+
+
+def test_a_token_reads_around_its_patch():
+    energy, y = make((4, 8), 4, 1, overlap=1), normal(1, 1, 4, 8)
     there = y.clone()
-    there[0, 0, 0, 3] += 1.0  # the last column of the first patch
-    code = energy.encode(0.3)
-    moved = (energy.noise(there, code) - energy.noise(y, code)).abs().sum((0, 1))
-    assert moved[:4, 4:].max() > 1e-4
+    there[..., 3] += 1.0  # the last column of the first patch, which the second one's window holds
+    moved = (energy.stream.patches(there) - energy.stream.patches(y)).abs().sum(-1)
+    assert moved[0, 1] > 1e-4
+    there = y.clone()
+    there[..., 2] += 1.0
+    close(energy.stream.patches(there)[0, 1], energy.stream.patches(y)[0, 1])
 
 
 def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
     torch.manual_seed(0)
     schedule = NoiseSchedule()
-    energy = GradientStepEBT(8, 4, 1, dim=8, depth=1, heads=2, width=8, deviations=schedule.std.tolist())
+    energy = GradientStepEBT(4, 2, 1, dim=16, depth=1, heads=2, overlap=1, deviations=schedule.std.tolist())
 
     def start(batch, generator=None):
         return batch.context.image
@@ -101,11 +119,11 @@ def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
         return (y - batch.target).square().mean((-3, -2, -1))
 
     how = {"start": start, "distance": distance}
-    objective = InTurn([Reconstruction(FixedPoint(), **how), Reconstruction(GradientDescent(1.0), **how)], steps=[40])
+    objective = InTurn([Reconstruction(FixedPoint(), **how), Reconstruction(GradientDescent(1.0), **how)], steps=[60])
     optimizer = torch.optim.Adam(energy.parameters(), 1e-2)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(80):
-        clean = torch.rand(16, 1, 1, 1, generator=generator).mul(2).sub(1).expand(16, 1, 8, 8)
+    for _ in range(120):
+        clean = torch.rand(16, 1, 1, 1, generator=generator).mul(2).sub(1).expand(16, 1, 4, 4)
         step = torch.full((16,), 129)
         seen = schedule.noised(clean, step, torch.randn(clean.shape, generator=generator))
         loss = objective(energy, Batch(clean, schedule.seen(seen, step)))
@@ -118,9 +136,9 @@ def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (4, 5)}, r"image_size=\(4, 5\), patch_size=2.*patches of an even side tile the picture"),
-        ({"patch": 1}, "patch_size=1"),
-        ({"size": (6, 6), "patch": 3}, "patch_size=3"),
+        ({"size": (4, 5)}, r"image_size=\(4, 5\), patch_size=2.*patches tile the image"),
+        ({"patch": 0}, "patch_size=0"),
+        ({"overlap": -1}, "overlap=-1"),
         ({"levels": 0}, "levels=0"),
         ({"strongest": -1.0}, "strongest=-1.0"),
     ],

@@ -182,7 +182,7 @@ ENERGIES = {
     "joint-conv": (lambda: joint_conv(1, 8, width=2, classes=3), (1, 8, 8)),
     "image-ebt": (lambda: stirred(ImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
     "residual-image-ebt": (lambda: stirred(ResidualImageEBT((4, 6), 2, 2, dim=8, depth=1, heads=2)), (2, 4, 6)),
-    "gradient-step-ebt": (lambda: stirred(Told(GradientStepEBT((4, 6), 2, 2, dim=8, depth=1, heads=2, width=4))), (2, 4, 6)),
+    "gradient-step-ebt": (lambda: stirred(Told(GradientStepEBT((4, 6), 2, 2, dim=8, depth=1, heads=2, overlap=1))), (2, 4, 6)),
     "gradient-step-unet": (lambda: Told(GradientStepUNet(1, (4, 6), (1, 1))), (1, 5, 6)),
     "gradient-step-unet-blind": (lambda: GradientStepUNet(2, (4,), (2,), blind=True), (2, 4, 3)),
     "dit": (lambda: stirred(Beside(DiT((4, 6), 2, 2, dim=8, depth=1, heads=2))), (2, 4, 6)),

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm.energies.ebt.patches import Code, PatchStream
 from ebm.energies.ebt.products import linear
 from ebm.energies.ebt.sizes import Size, size_of
 from ebm.energies.restoration.gradient_step import GradientStep
-from ebm.energies.restoration.unet import BRIGHT, LOUD, Convolution, Residual
 from ebm.interfaces import left
 
 WAVES, LONGEST = 256, 1000.0  # cosines and sines of a deviation, and the ratio of the longest to the shortest
@@ -33,20 +32,21 @@ class GradientStepEBT(GradientStep):
 
     So weak noise is a small correction, and a gradient step of size 1 denoises, as that of a
     `GradientStepUNet`, whose contexts, landscapes and `advance` these are; it is told a step of a
-    diffusion schedule, too, where it knows the steps' deviations. U is a diffusion
-    transformer's blocks, which σ modulates (adaLN-zero). Its patches overlap: residual convolutions
-    at half of the sides lead from the picture to them, and back.
+    diffusion schedule, too, where it knows the steps' deviations. U is a diffusion transformer's
+    blocks, which σ modulates (adaLN-zero). A token reads its patch and what is around, and the noise
+    that it sees there is added to its neighbours': windows overlap, so that patches leave less of a
+    seam.
 
     Arguments:
         image_size: the side of a square picture, or (height, width).
-        patch_size: pixels a side of a patch, an even divisor of them.
+        patch_size: the side of a patch, which divides them.
         channels: C.
         size: 4xs, 3xs, xxs (2xs), xs, small, medium, large or xl; or pass dim, depth and heads.
         dim: the width D of a patch's token, divisible by 4.
         depth: how many blocks there are.
         heads: attention heads in a block.
         mlp_ratio: the hidden width of a block's MLP, over dim.
-        width: channels of the convolutions.
+        overlap: pixels around its patch that a token sees and predicts, too.
         strongest: the largest σ that U is told: stronger noise counts as this. A task of noise of many
             strengths says what its strongest is.
         deviations: the deviation of each step of a schedule, whose number contexts give as `.step`. A
@@ -60,7 +60,7 @@ class GradientStepEBT(GradientStep):
     Raises:
         ValueError: sizes that cannot work; at the call, another shape or a context without σ.
 
-    >>> energy = GradientStepEBT(image_size=8, channels=3, dim=8, depth=1, heads=2, width=4)
+    >>> energy = GradientStepEBT(image_size=8, channels=3, dim=8, depth=1, heads=2)
     >>> energy.given(0.2)(torch.zeros(5, 3, 8, 8)).shape, energy.natural_step
     (torch.Size([5]), 1)
     """
@@ -75,32 +75,19 @@ class GradientStepEBT(GradientStep):
         depth: int | None = None,
         heads: int | None = None,
         mlp_ratio: float = 1.0,
-        width: int = 64,
+        overlap: int = 2,
         strongest: float | None = None,
         deviations: Sequence[float] | None = None,
         levels: int = 1,
         decay: float = 0.3,
     ) -> None:
-        height, broad = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if (
-            min(height, broad, channels, width) < 1
-            or patch_size < 2
-            or patch_size % 2
-            or height % patch_size
-            or broad % patch_size
-        ):
-            raise ValueError(
-                f"image_size={image_size}, patch_size={patch_size}, channels={channels}, width={width}: patches of an even side "
-                f"tile the picture, and numbers are at least 1"
-            )
+        if overlap < 0:
+            raise ValueError(f"overlap={overlap}: pass how many pixels around its patch a token sees, at least 0")
         super().__init__(channels, strongest, levels, decay)
+        self.stream = _Stream(image_size, patch_size, channels, size_of(size, dim, depth, heads), mlp_ratio, overlap)
+        self.event, self.patch_size = self.stream.event, patch_size
         self.deviations: Tensor | None
         self.register_buffer("deviations", None if deviations is None else torch.tensor(deviations), persistent=False)
-        self.event, self.patch_size = (channels, height, broad), patch_size
-        self.enter = Convolution(4 * channels + 1, width, bias=True)
-        self.down, self.up = Residual(width), Residual(width)
-        self.tail = Convolution(width, 4 * channels, gain=0.3)
-        self.stream = _Blocks((height // 2, broad // 2), patch_size // 2, width, size_of(size, dim, depth, heads), mlp_ratio)
 
     def encode(self, context: Any = None, level: int = -1) -> Told:
         """Reads the deviation (B,) or () that a landscape is told, and modulates the blocks by it."""
@@ -118,45 +105,56 @@ class GradientStepEBT(GradientStep):
         """
         if code is None:
             raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
-        x, std, tokens = self._entered(y, code)
-        back = linear(self.stream.consider(tokens, code.modulations), self.stream.head.weight).to(x.dtype)
-        side, rows = self.stream.patch_size, self.stream.grid[0]
-        x = x + rearrange(back, "... (h w) (c p q) -> (...) c (h p) (w q)", h=rows, p=side, q=side)
-        found = self.tail(self.up(x.contiguous(memory_format=torch.channels_last))).to(y.dtype)
-        return left(std, y) * rearrange(found, "b (c p q) h w -> b c (h p) (w q)", p=2, q=2).reshape(y.shape)
-
-    def representations(self, images: Tensor, code: Told | None = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W), by default as clean ones, over each quarter."""
-        code = self.encode(torch.zeros(len(images))) if code is None else code
-        return self.stream.representations(self._entered(images, code)[2], code.modulations)
-
-    def _entered(self, y: Tensor, code: Told) -> tuple[Tensor, Tensor, Tensor]:
-        """Convolves pictures: (features (n, width, H/2, W/2), deviations (*chains), features by chain)."""
         if y.shape[-3:] != self.event:
             name = type(self).__name__
             raise ValueError(f"y has shape {tuple(y.shape)}, but this {name} scores pictures (*chains, {self.event})")
         std = code.std.to(y.dtype).expand(y.shape[:-3])
-        pixels = rearrange(y, "... c (h p) (w q) -> (...) (c p q) h w", p=2, q=2) * BRIGHT
-        told = (std * LOUD).reshape(-1, 1, 1, 1).expand(-1, 1, *pixels.shape[-2:])
-        kind = y.device.type
-        x = torch.cat([pixels, told], 1).to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype)
-        x = self.down(self.enter(x.contiguous(memory_format=torch.channels_last)))
-        return x, std, x.reshape(*y.shape[:-3], *x.shape[-3:])
+        return left(std, y) * self.stream.pictured(self.stream.consider(y, code.modulations)).to(y.dtype)
+
+    def representations(self, images: Tensor, code: Told | None = None) -> list[Tensor]:
+        """Averages the tokens of images (n, C, H, W), by default as clean ones, over each quarter."""
+        code = self.encode(images.new_zeros(())) if code is None else code
+        return self.stream.representations(images, code.modulations)
 
 
-class _Blocks(PatchStream):
-    """A diffusion transformer's blocks over maps of features, with a head that gives features back."""
+class _Stream(PatchStream):
+    """A diffusion transformer's blocks, whose tokens read windows of the picture and give them back."""
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, channels: int, shape: Size, mlp_ratio: float) -> None:
+    def __init__(
+        self, image_size: int | tuple[int, int], patch_size: int, channels: int, shape: Size, mlp_ratio: float, overlap: int
+    ) -> None:
         super().__init__(image_size, patch_size, channels, shape, mlp_ratio, "embedding", WAVES)
         self.condition = nn.Sequential(nn.Linear(WAVES, self.dim), nn.SiLU(), nn.Linear(self.dim, self.dim))
-        self.head = nn.Linear(self.dim, channels * patch_size**2, bias=False)
+        self.overlap, self.window = overlap, patch_size + 2 * overlap
+        self.patches = _Windows(patch_size, overlap, channels, self.dim)  # type: ignore[assignment]
+        self.head = nn.Linear(self.dim, channels * self.window**2, bias=False)
         self.initialise()
-        with torch.no_grad():
-            self.head.weight.mul_(0.3)
+        for layer in (self.condition[0], self.condition[2]):
+            nn.init.normal_(layer.weight, std=0.02)
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
         """Computes the blocks' modulations from deviations (B,) or ()."""
         frequencies = LONGEST ** (-torch.arange(WAVES // 2, device=context.device) / (WAVES // 2))
         angles = LONGEST * context[..., None] * frequencies
         return super().encode(torch.cat([angles.cos(), angles.sin()], -1).to(self.positions))
+
+    def pictured(self, tokens: Tensor) -> Tensor:
+        """Adds up the windows that tokens (*chains, T, D) predict: pictures (*chains, C, H, W)."""
+        windows, overlap = linear(tokens, self.head.weight), self.overlap
+        whole = self.event[1] + 2 * overlap, self.event[2] + 2 * overlap
+        found = F.fold(windows.reshape(-1, *windows.shape[-2:]).mT, whole, self.window, stride=self.patch_size)
+        inner = found[..., overlap : overlap + self.event[1], overlap : overlap + self.event[2]]
+        return inner.reshape(*tokens.shape[:-2], *self.event)
+
+
+class _Windows(nn.Module):
+    """Embeds windows around the patches of images (B, C, H, W), row by row: (B, T, D); beyond the edge are zeros."""
+
+    def __init__(self, side: int, overlap: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.side, self.overlap, self.window = side, overlap, side + 2 * overlap
+        self.proj = nn.Linear(channels * self.window**2, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        windows = F.unfold(images, self.window, padding=self.overlap, stride=self.side).mT
+        return linear(windows, self.proj.weight, self.proj.bias)
