@@ -32,6 +32,7 @@ from ebm.words import nearest
 EXAMPLES = 16  # photographs that classical denoisers are tuned on, at most
 WINDOW = 11  # pixels a side that the structural similarity needs
 LOG, LEAST = "log-squared", 6e-6  # a loss, and what is added to the error in it: 58 dB, beyond which nobody sees
+BY_NOISE = "noise-weighted"  # a loss
 DRAWN = 7  # numbers that decide a training tile: photograph, place (2), flips (2), transposition, noise step
 
 
@@ -72,8 +73,10 @@ class Denoising(Task):
         tiles: training tiles of an epoch.
         crop: the side of the held-out photographs' middle that is judged, or a shorter whole side.
         stride: pixels between neighbouring tiles when a photograph is restored, at most.
-        loss: "squared"; "smooth-l1", as arXiv 2507.02092's code has; or "log-squared", the logarithm
-            of a tile's mean squared error, as PSNR has: weak noise counts as much as strong.
+        loss: "squared"; "smooth-l1", as arXiv 2507.02092's code has; "log-squared", the logarithm
+            of a tile's mean squared error, as PSNR has: weak noise counts as much as strong, and
+            smooth tiles as much as textures; or "noise-weighted", the squared error over the noise's
+            deviation: weak noise counts about as much as strong, and tiles as in a photograph's error.
         strict: whether a file that cannot be read, or is smaller than a tile, is an error.
         column: where the picture of a hub dataset's row is.
         hub_split: which split of a hub dataset is read, and then dealt out.
@@ -106,7 +109,7 @@ class Denoising(Task):
         tiles: int = 4096,
         crop: int = 256,
         stride: int = 16,
-        loss: Literal["squared", "smooth-l1", "log-squared"] = "squared",
+        loss: Literal["squared", "smooth-l1", "log-squared", "noise-weighted"] = "squared",
         strict: bool = False,
         column: str = "image",
         hub_split: str = "train",
@@ -122,9 +125,11 @@ class Denoising(Task):
             raise ValueError(f"crop={crop}: with tile={tile} a side of at least {smallest} is needed")
         if not 1 <= stride <= tile:
             raise ValueError(f"stride={stride} with tile={tile}: a stride of 1 to {tile} leaves no gaps between tiles")
-        if loss not in (*LOSSES, LOG):
-            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1, or {LOG}")
+        if loss not in (*LOSSES, LOG, BY_NOISE):
+            raise ValueError(f"loss={loss!r}: choose squared or smooth-l1, {LOG} or {BY_NOISE}")
         self.schedule = NoiseSchedule(schedule_steps) if sigma is None else AdditiveNoise()
+        if loss == BY_NOISE and sigma is not None and 0 in _tenths("sigma", sigma):
+            raise ValueError(f"loss={loss!r}, sigma={sigma}: an error is divided by the noise's deviation, so let it be above 0")
         if sigma is not None and (noise_std, noise_step) != (None, 99):
             raise ValueError(f"sigma={sigma}, noise_step={noise_step}, noise_std={noise_std}: each says the noise, so pass one")
         if sigma is None and judged_sigma is not None:
@@ -193,8 +198,10 @@ class Denoising(Task):
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Averages the loss over the event: y (*more, B, C, H, W) -> (*more, B)."""
-        each = errors(y, batch.target, "squared" if self.loss == LOG else self.loss)
+        each = errors(y, batch.target, self.loss if self.loss in LOSSES else "squared")
         mean = each.flatten(y.ndim - batch.target.ndim + 1).mean(-1)
+        if self.loss == BY_NOISE:
+            return mean / self.schedule.std.to(mean)[batch.context.step]
         return (mean + LEAST).log() if self.loss == LOG else mean
 
     def held_out(self, split: str = "test", limit: int | None = None) -> list[tuple[str, Tensor, Noisy | AdditivelyNoisy]]:

@@ -477,9 +477,25 @@ def test_a_logarithm_of_the_error_counts_weak_noise_as_much_as_strong(marked):
     torch.testing.assert_close(found[0], torch.tensor([0.01 + 6e-6, 0.0001 + 6e-6]).log())
 
 
+def test_an_error_is_weighted_by_its_noise_and_a_range_of_steps_says_their_deviations(marked):
+    task = Denoising(marked, channels=1, noise_step=(0, 99), loss="noise-weighted")
+    batch = next(iter(task.loader("train", 4)))
+    y = batch.context.image.expand(3, -1, -1, -1, -1)
+    error = (y - batch.target).square().mean((-3, -2, -1))
+    torch.testing.assert_close(task.distance(y, batch), error / task.schedule.std[batch.context.step].float())
+    assert task.spec["deviations"] == tuple(task.schedule.std.tolist())
+    assert task.spec["strongest"] == pytest.approx(task.schedule.std[99].item())
+    assert Denoising(marked, channels=1).spec == {"image_size": 32, "channels": 1}
+    additive = Denoising(marked, channels=1, sigma=(5, 55), loss="noise-weighted")
+    batch = next(iter(additive.loader("train", 4)))
+    error = (batch.context.image - batch.target).square().mean((-3, -2, -1))
+    torch.testing.assert_close(additive.distance(batch.context.image, batch), error / batch.context.std)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
+        ({"sigma": (0, 55), "loss": "noise-weighted"}, "divided by the noise's deviation, so let it be above 0"),
         ({"sigma": (55, 0)}, r"sigma=\(55, 0\): pass grey levels from 0 to 255"),
         ({"sigma": 300}, "sigma=300: pass grey levels"),
         ({"sigma": 0.25}, "sigma=0.25: pass grey levels from 0 to 255, to a tenth"),
