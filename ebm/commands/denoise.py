@@ -74,7 +74,7 @@ def denoise(
         tolerance: with --patience, the least fall that counts, as a share of the energy.
         stride: pixels between neighbouring tiles, at most; by default the task's.
         noise_step: the schedule's step of the picture's noise. By default the noise is estimated, by a
-            run that was trained on additive noise of many strengths, or else training's strongest.
+            run that was trained on noise of many strengths and is told it, or else training's strongest.
         noise_std: instead, the standard deviation of its noise, for pixels of -1 to 1.
         sigma: instead, the standard deviation of its noise in grey levels of 255.
         strength: what the noise's deviation is multiplied by: below 1, more detail and more noise stay.
@@ -104,7 +104,8 @@ def denoise(
         )
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: it is 1 to 100")
-    said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength)
+    told = getattr(run.energy, "deviations", None) is not None  # an energy that asks how strong a step's noise is
+    said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength, told)
     predictor = beyond = run.predictor(steps, candidates, patience, tolerance)
     if (steps, patience) == (None, None):
         beyond = beyond_training(run, candidates) or predictor
@@ -295,7 +296,7 @@ class _Restorer:
             pixels = torch.cat([shades.encode(rows.float()) for rows in held.split(BAND, 1)], 1).movedim(0, -1).numpy()
             write_pictures(noisy, [replace(picture, pixels=pixels, texts=OURS)])
         std, signal = (self._estimated(held, shades, scaled), 1.0) if self.said is None else self.said
-        step, factor = _step(self.task, std * self.strength, signal)
+        step, factor = _step(self.task, std * self.strength, signal, estimated=self.said is None)
         predictor = self.beyond if step > self.task.noise_step[1] else self.predictor
         height, width = held.shape[1:]
         total = count_parts(self.task, predictor, height, width, self.stride) * self.passes  # at most
@@ -334,16 +335,17 @@ class _Restorer:
 
     def _noise(self, steps: Sequence[int]) -> dict[str, str]:
         """Says how much additive noise was taken off pictures whose noise had these steps."""
-        if not isinstance(self.task.schedule, AdditiveNoise):
+        schedule = self.task.schedule
+        if not isinstance(schedule, AdditiveNoise) and self.said is not None:
             return {}
-        low, high = (127.5 * self.task.schedule.std[step].item() for step in (min(steps), max(steps)))
+        low, high = (127.5 * (schedule.std[step] / schedule.signal[step]).item() for step in (min(steps), max(steps)))
         span = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
         if high == 0 and self.said is None:
             span = f"none taken off, as less than {127.5 * GRAIN:g}"
         return {"noise": f"{span} of 255" + (", estimated" if self.said is None else "")}
 
 
-def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, float] | None:
+def _said(task: Tiled, given: dict[str, Any], strength: float, told: bool = False) -> tuple[float, float] | None:
     """Finds the deviation of the picture's noise beside a signal of 1, in pixels of -1 to 1, and the
     picture's own signal; None where the noise is to be estimated."""
     known = {name: value for name, value in given.items() if value is not None}
@@ -352,7 +354,7 @@ def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, f
         raise ValueError(f"{shown}: each says how strong the noise is, so pass one of them")
     if not 0 < strength < math.inf:
         raise ValueError(f"strength={strength}: pass a positive number, 1 for the noise as it is")
-    if not known and isinstance(task.schedule, AdditiveNoise) and task.noise_step[0] < task.noise_step[1]:
+    if not known and (told or isinstance(task.schedule, AdditiveNoise)) and task.noise_step[0] < task.noise_step[1]:
         return None
     name, value = next(iter(known.items()), ("noise_step", task.noise_step[1]))
     if name in ("noise_step", "add_noise"):
@@ -367,10 +369,14 @@ def _said(task: Tiled, given: dict[str, Any], strength: float) -> tuple[float, f
     return (value / 127.5 if name == "sigma" else value), 1.0
 
 
-def _step(task: Tiled, std: float, signal: float) -> tuple[int, float]:
-    """Finds the step of noise of a deviation, and what a picture of that signal is multiplied by."""
+def _step(task: Tiled, std: float, signal: float, estimated: bool = False) -> tuple[int, float]:
+    """Finds the step of noise of a deviation, and what a picture of that signal is multiplied by.
+
+    An estimate weaker or stronger than all of a schedule's noise counts as its weakest or strongest."""
     schedule = task.schedule
     if isinstance(schedule, AdditiveNoise):
         return schedule.step_of(min(std, schedule.std[-1].item())), 1.0
-    step = schedule.step_of(std / math.hypot(1, std))  # signal² + std² = 1
+    share = std / math.hypot(1, std)  # signal² + std² = 1
+    share = min(max(share, schedule.std[0].item()), schedule.std[-1].item()) if estimated else share
+    step = schedule.step_of(share)
     return step, schedule.signal[step].item() / signal

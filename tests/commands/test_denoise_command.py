@@ -20,7 +20,7 @@ from torch import nn
 import ebm
 from ebm import cli
 from ebm.commands.denoise import denoise
-from ebm.energies import GradientStepUNet
+from ebm.energies import GradientStepEBT, GradientStepUNet
 from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
@@ -772,3 +772,19 @@ def test_noise_beyond_training_s_is_thought_about_as_long_as_the_energy_falls(te
     run.recipe = {"thinking": {"familiar": 0.1, "tolerance": 1 - 1e-9}}  # none does
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma)["steps per tile"] == 1
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma, steps=3)["steps per tile"] == 3
+
+
+def test_an_energy_that_is_told_a_step_gets_the_estimated_one(tmp_path):
+    torch.manual_seed(0)
+    task = Denoising(tile=TILE, stride=8, tiles=8, crop=32, noise_step=(0, 99))
+    sizes = {"image_size": TILE, "dim": 8, "depth": 1, "heads": 2}
+    energy = GradientStepEBT(**sizes, deviations=task.spec["deviations"], strongest=task.spec["strongest"])
+    run = Run(tmp_path / "run", {}, energy, GradientDescent(1.0), None, task, {})
+    grey = noisy(tmp_path / "noisy.png", 20)
+    found = denoise(run, grey, out=tmp_path / "estimated.png")
+    value, unit = found["noise"].split(" of ")
+    assert float(value) == pytest.approx(20, rel=0.1)
+    assert unit == "255, estimated"
+    assert "noise" not in denoise(run, grey, out=tmp_path / "said.png", sigma=20)
+    flat = denoise(run, noisy(tmp_path / "flat.png", 0), out=tmp_path / "clean.png")
+    assert float(flat["noise"].split()[0]) == pytest.approx(127.5 * task.schedule.std[0].item(), rel=0.1)

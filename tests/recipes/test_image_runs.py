@@ -12,7 +12,20 @@ from ebm.studies.probe import read_probe
 from ebm.studies.thinking import read_findings
 
 SMALL = [
-    *("--steps", "2", "--batch-size", "4", "--task.crop", "40", "--energy.dim", "16", "--energy.depth", "1"),
+    *(
+        "--steps",
+        "2",
+        "--objective.steps",
+        "[1]",
+        "--batch-size",
+        "4",
+        "--task.crop",
+        "40",
+        "--energy.dim",
+        "16",
+        "--energy.depth",
+        "1",
+    ),
     *("--thinking.steps", "[1, 2]", "--thinking.splits", '["test", "step-199"]', "--thinking.limit", "1"),
     *("--thinking.passes", "[1, 3]", "--thinking.rivals", '["total-variation"]'),
     *("--probe.data", '["digits-8"]', "--probe.seeds", "1", "--probe.limit", "60"),
@@ -29,7 +42,9 @@ def test_a_run_compares_thinks_and_probes(tmp_path, capsys):
     run(["run", "denoise", "--out", str(tmp_path / "run"), *SMALL])
     loaded = ebm.load(tmp_path / "run")
     assert {"psnr", "ssim", "mse", "noisy_psnr"} <= loaded.metrics.keys()
-    assert loaded.baseline.recipe["fit"]["steps"] == 4  # `pace` for each of the run's
+    assert loaded.baseline.recipe["fit"]["steps"] == round(2 * loaded.recipe["pace"])
+    assert int(loaded.objective.taken) == 2
+    assert loaded.energy.strongest == pytest.approx(loaded.task.schedule.std[99].item())
     found = {(f.who, f.split, f.steps) for f in read_findings(tmp_path / "run") if f.name == "psnr"}
     assert {("run", "test", 2), ("run", "step-199", 1), ("total-variation", "step-199", 0), ("baseline", "test", 1)} <= found
     assert ("baseline", "step-199", 3) in found
@@ -47,6 +62,7 @@ def test_bundled_recipes_resolve(name, baseline):
     if compared is not None:
         assert compared["task"] == resolved["task"]
         assert compared["fit"]["steps"] == resolved["fit"]["steps"] * resolved["pace"]
+        assert resolved["objective"]["steps"][0] < resolved["fit"]["steps"]  # the energy gets its turn
         assert all(compared["energy"][key] == resolved["energy"][key] for key in ("dim", "depth", "heads", "mlp_ratio"))
 
 
@@ -55,7 +71,7 @@ def test_a_pace_needs_a_baseline_and_a_number():
     with pytest.raises(ValueError, match="pace = 'slow'"):
         recipes.resolve({**recipe, "pace": "slow"})
     with pytest.raises(ValueError, match="pace = 2: write how many steps a baseline takes"):
-        recipes.resolve({**recipe, "baseline": ""})
+        recipes.resolve({**recipe, "pace": 2, "baseline": ""})
 
 
 def test_restoring_is_run_beside_its_feed_forward_form(tmp_path):
