@@ -108,9 +108,11 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     seed = recipe.get("seed", 0)
     if type(seed) is not int or seed < 0:
         raise ValueError(f"seed = {seed!r}: write a whole number of at least 0")
-    base = check_base(recipe)
     resolved: dict[str, Any] = {"summary": recipe.get("summary", ""), "seed": seed}
+    base: Any = None
     for kind in COMPONENTS:
+        if kind == "objective":
+            base = check_base(recipe)
         if kind in recipe:
             resolved[kind] = _resolve_component(kind, recipe[kind], kind)
         elif kind != "sampler":
