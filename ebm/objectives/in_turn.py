@@ -43,6 +43,11 @@ class InTurn(Objective):
         self.register_buffer("taken", torch.zeros((), dtype=torch.long, device="cpu"))
 
     @property
+    def lead(self) -> int:
+        """Counts the calls in train mode before the last objective, which `fit` makes sure to reach."""
+        return sum(self.steps)
+
+    @property
     def sampler(self) -> Sampler | None:
         """The last objective's sampler, where it has one."""
         found = getattr(self.objectives[-1], "sampler", None)

@@ -31,7 +31,6 @@ class Stopping:
         self.energy, self.y = torch.full_like(energy, float("inf")), y
         self.waited = torch.zeros_like(energy, dtype=torch.long)
         self.taken = torch.zeros_like(self.waited)
-        self.seen = False
         self.stopped = torch.zeros_like(energy, dtype=torch.bool)
 
     def see(self, energy: Tensor, y: Tensor, taken: int, moved: Tensor | None = None) -> Tensor:
@@ -41,10 +40,11 @@ class Stopping:
             energies, frozen where a chain has stopped.
         """
         better = ~self.stopped
+        due = torch.zeros_like(self.stopped) if self.brief is None else self.brief & self.energy.isfinite()  # after a step
         if self.patience is not None:
             # Any first energy counts as a fall, whatever the tolerance.
             least = torch.where(self.energy.isfinite(), self.energy - self.tolerance * self.energy.abs(), self.energy)
-            better = better & ((energy < least) | (self.brief if self.brief is not None and self.seen else False))
+            better = better & ((energy < least) | due)
         self.energy = torch.where(better, energy, self.energy)
         self.y = torch.where(left(better, y), y, self.y)
         self.waited = torch.where(better, 0, self.waited + 1)
@@ -53,9 +53,7 @@ class Stopping:
             self.stopped = self.stopped | (self.waited >= self.patience)
         if self.residual is not None and moved is not None:
             self.stopped = self.stopped | (moved < self.residual)
-        if self.brief is not None and self.seen:
-            self.stopped = self.stopped | self.brief
-        self.seen = True
+        self.stopped = self.stopped | due
         return torch.where(self.stopped, self.energy, energy)
 
 

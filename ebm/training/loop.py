@@ -171,6 +171,12 @@ def fit(
     ranks.check(fabric, batch_size, accumulate)
     if on_divergence == "rollback" and fabric.world_size > 1:
         raise ValueError(f"on_divergence='rollback' is for one process, and here are {fabric.world_size}: choose stop or ignore")
+    lead = getattr(objective, "lead", 0)
+    if lead and lead >= steps * accumulate:
+        raise ValueError(
+            f"steps={steps}: {type(objective).__name__} begins with its last objective after {lead} steps, so that it would "
+            f"never train by it: pass more steps, or fewer of its own (objective.steps in a recipe)"
+        )
     first = fabric.global_rank == 0
 
     trainee = Trainee(energy, objective)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from ebm.energies import GradientStepUNet, Observed
+from ebm.energies import GradientStepUNet, MLPEnergy, Observed
 from ebm.energies.restoration import convolutions
 from ebm.energies.restoration.convolutions import convolved, spread
 from ebm.energies.restoration.elu import elu
@@ -18,9 +18,11 @@ from ebm.energies.restoration.operators import Blurred, Masked, Sampled, Shrunk,
 from ebm.energies.restoration.unet import padded
 from ebm.energies.restoration.windowed import Windowed
 from ebm.interfaces import Batch, energy_and_grad, evaluate
-from ebm.objectives import InTurn, Reconstruction
+from ebm.objectives import DenoisingScoreMatching, InTurn, Reconstruction
 from ebm.samplers import FixedPoint, GradientDescent, Monotone, ProximalGradient
+from ebm.tasks import Points
 from ebm.tasks.images.noising import AdditivelyNoisy, AdditiveNoise, Noisy
+from ebm.training import fit
 from tests.helpers import close, laws, normal, seeds
 
 KINDS = [(3, 1, 1), (2, 2, 0)]  # side, stride, padding
@@ -286,6 +288,16 @@ def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
         optimizer.step()
     assert loss.value < 0.04  # a quarter of the noise's variance
     assert int(objective.taken) == 80
+
+
+def test_a_training_that_would_end_before_the_last_turn_is_refused():
+    task, energy = Points("moons", n=60), MLPEnergy(dim=2, hidden=(4,))
+    objective = InTurn([DenoisingScoreMatching(0.1), DenoisingScoreMatching(0.2)], steps=[4])
+    for steps, accumulate in ((4, 1), (2, 2)):
+        with pytest.raises(ValueError, match=f"steps={steps}: InTurn begins with its last objective after 4 steps"):
+            fit(energy, objective, task, steps=steps, accumulate=accumulate, batch_size=8, out=None)
+    fit(energy, objective, task, steps=5, batch_size=8, out=None)
+    assert int(objective.taken) == 5
 
 
 def test_in_turn_takes_its_turns_and_remembers_them():

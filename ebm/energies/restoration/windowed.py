@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ebm.interfaces import Modified
 
-WINDOW, MARGIN = 384, 64  # pixels a side of a window, and those around that count: multiples of the U-Nets' scales
+SIDE, MARGIN = 384, 64  # pixels of a window, and those around it: further than the bundled U-Nets look, multiples of their scales
+
+
+class Window(NamedTuple):
+    """A part of a picture: rows and columns that are seen for it, which of those it is, and where it lies."""
+
+    seen: tuple[slice, slice]
+    inner: tuple[slice, slice]
+    place: tuple[slice, slice]
+
+
+def windows(height: int, width: int) -> list[Window]:
+    """Lists the windows of a picture, row by row; it is one up to 448 pixels a side.
+
+    >>> windows(100, 500)[1].seen[1], windows(100, 500)[1].inner[1], windows(100, 500)[1].place[1]
+    (slice(320, 500, None), slice(64, 180, None), slice(384, 500, None))
+    """
+    return [Window(*zip(row, column, strict=True)) for row, column in product(_along(height), _along(width))]
+
+
+def _along(size: int) -> list[tuple[slice, slice, slice]]:
+    """Lists windows along an axis; the last one takes what is left, if it is no more than a margin."""
+    found = []
+    for start in range(0, max(size - MARGIN, 1), SIDE):
+        first, end = max(start - MARGIN, 0), size if start + SIDE + MARGIN >= size else start + SIDE
+        found.append((slice(first, min(end + MARGIN, size)), slice(start - first, end - first), slice(start, end)))
+    return found
 
 
 class Windowed(Modified):
@@ -34,23 +60,14 @@ class Windowed(Modified):
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
         """Maps y (*chains, C, H, W) to energies (*chains,)."""
-        rows, columns = (range(0, max(size - MARGIN, 1), WINDOW) for size in y.shape[-2:])
-        if len(rows) * len(columns) == 1:
+        found = windows(*y.shape[-2:])
+        if len(found) == 1:
             return self.energy(y, code)
         total = y.new_zeros(y.shape[:-3])
-        for top, left in product(rows, columns):
-            total = total + checkpoint(self._within, y, code, top, left, use_reentrant=False, preserve_rng_state=False)
+        for window in found:
+            total = total + checkpoint(self._within, y, code, window, use_reentrant=False, preserve_rng_state=False)
         return total
 
-    def _within(self, y: Tensor, code: Any, top: int, left: int) -> Tensor:
-        """Sums the energy of the window that begins there; the last one takes what is left."""
-        ends = [
-            size if start + WINDOW + MARGIN >= size else start + WINDOW
-            for start, size in zip((top, left), y.shape[-2:], strict=True)
-        ]
-        first = [max(start - MARGIN, 0) for start in (top, left)]
-        seen = y[..., first[0] : ends[0] + MARGIN, first[1] : ends[1] + MARGIN]
-        see: Any = self.energy
-        noise = see.noise(seen, code)
-        inner = noise[..., top - first[0] : ends[0] - first[0], left - first[1] : ends[1] - first[1]]
-        return inner.square().sum((-3, -2, -1)) / 2
+    def _within(self, y: Tensor, code: Any, window: Window) -> Tensor:
+        energy: Any = self.energy
+        return energy.noise(y[..., *window.seen], code)[..., *window.inner].square().sum((-3, -2, -1)) / 2

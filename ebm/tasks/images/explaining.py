@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,12 +81,11 @@ def explain(
         ValueError: steps is not positive; and what `Observed` and `ProximalGradient` raise.
     """
     operator, last = operator if isinstance(operator, Linear) else Linear(operator), max(std, LEAST)
-    found = start[None]
-    for way, level in enumerate(falling(first, last, steps)):
-        observed = Observed(operator, seen, std=last * math.sqrt(balance) / level)
-        found = _stepped(prior, observed, level, way, found)
-        advance(1)
-    return found[0]
+
+    def data(level: float) -> Energy:
+        return Observed(operator, seen, std=last * math.sqrt(balance) / level)
+
+    return _descended(prior, data, start, falling(first, last, steps), advance)
 
 
 def unquantized(
@@ -116,11 +115,7 @@ def unquantized(
     Raises:
         ValueError: steps is not positive; and what `Quantized` and `ProximalGradient` raise.
     """
-    found = start[None]
-    for way, level in enumerate(falling(first, last, steps)):
-        found = _stepped(prior, quantized, level, way, found)
-        advance(1)
-    return found[0]
+    return _descended(prior, lambda level: quantized, start, falling(first, last, steps), advance)
 
 
 def draws(
@@ -191,10 +186,12 @@ def draws(
 def deviation(drawn: Tensor, spread: float = SPREAD) -> Tensor:
     """Computes the standard deviation (C, H, W) of what was drawn (count, C, H, W), times the spread.
 
+    It is that of a further draw about the mean of these, so more than theirs by √(1 + 1/count).
+
     >>> deviation(torch.tensor([0.0, 2.0, 4.0]).reshape(3, 1, 1, 1), spread=1.5)
-    tensor([[[3.]]])
+    tensor([[[3.4641]]])
     """
-    return spread * drawn.std(0)
+    return spread * math.sqrt(1 + 1 / len(drawn)) * drawn.std(0)
 
 
 def falling(first: float, last: float, steps: int) -> list[float]:
@@ -212,9 +209,16 @@ def falling(first: float, last: float, steps: int) -> list[float]:
     return [first * fall**k for k in range(steps)]
 
 
-def _stepped(prior: Energy, data: Energy, level: float, way: int, y: Tensor) -> Tensor:
+def _descended(
+    prior: Energy, data: Callable[[float], Energy], start: Tensor, levels: Sequence[float], advance: Callable[[int], object]
+) -> Tensor:
+    """Takes one proximal step of the prior plus the data's energy at each level."""
+    found = start[None]
     with eval_mode(prior), torch.no_grad():
-        return ProximalGradient(1.0, steps=1).sample((_turned(prior, way) + data).given(level), y)
+        for way, level in enumerate(levels):
+            found = ProximalGradient(1.0, steps=1).sample((_turned(prior, way) + data(level)).given(level), found)
+            advance(1)
+    return found[0]
 
 
 def _turned(prior: Energy, way: int) -> Energy:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebm.energies.restoration.windowed import windows
 from ebm.interfaces import Batch, Predictor
 from ebm.interfaces.abilities import Tiled
 from ebm.tasks.images.tiling import Coding, Restored, count_tiles, emptied, patch_of, restore
-
-WINDOW = 384  # pixels a side that are predicted at once, of a picture that is larger than that and its margins
-MARGIN = 64  # pixels around them that are seen, too: as far as a step of the bundled U-Nets looks; a multiple of their scales
 
 
 def takes_any_size(predictor: Any) -> bool:
@@ -32,7 +29,7 @@ def count_parts(task: Tiled, predictor: Any, height: int, width: int, stride: in
     """Counts the tiles or windows that `restore_picture` takes."""
     if not takes_any_size(predictor):
         return count_tiles(height, width, task.tile, task.stride if stride is None else stride, patch_of(predictor))
-    return len(_starts(height)) * len(_starts(width))
+    return len(windows(height, width))
 
 
 def restore_picture(
@@ -58,22 +55,15 @@ def restore_picture(
     coding = Coding(lambda tiles: tiles, lambda rows: rows) if coding is None else coding
     found, (height, width) = list[Restored](), image.shape[1:]
     whole, scored = None, None
-    for top, left in product(_starts(height), _starts(width)):
-        rows, columns = _window(top, height), _window(left, width)
-        part = coding.decode(image[None, :, rows, columns])[0]
+    for window in windows(height, width):
+        part = coding.decode(image[None, :, *window.seen])[0]
         predicted = _predict(predictor, part, task.schedule.seen(part[None], torch.tensor([step], device=part.device)), **how)
-        inner = (slice(top - rows.start, top - rows.start + WINDOW), slice(left - columns.start, left - columns.start + WINDOW))
-        if top + WINDOW + MARGIN >= height:
-            inner = (slice(top - rows.start, None), inner[1])
-        if left + WINDOW + MARGIN >= width:
-            inner = (inner[0], slice(left - columns.start, None))
-        kept = coding.encode(predicted.image[:, *inner])
+        kept = coding.encode(predicted.image[:, *window.inner])
         whole = emptied(kept, image) if whole is None else whole
-        place = (slice(top, top + kept.shape[1]), slice(left, left + kept.shape[2]))
-        whole[:, *place] = kept
+        whole[:, *window.place] = kept
         if predicted.map is not None:
             scored = part.new_empty(height, width) if scored is None else scored
-            scored[place] = predicted.map[inner]
+            scored[window.place] = predicted.map[window.inner]
         share = kept[0].numel() / part[0].numel()
         found.append(predicted._replace(energy=None if predicted.energy is None else predicted.energy * share))
     assert whole is not None
@@ -85,17 +75,6 @@ def restore_picture(
         None if None in moved else sum(count or 0.0 for count in moved) / len(moved),
         scored,
     )
-
-
-def _starts(size: int) -> list[int]:
-    """Lists where windows begin along an axis; the last one takes what is left, if it is no more than a margin."""
-    return [*range(0, max(size - MARGIN, 1), WINDOW)]
-
-
-def _window(start: int, size: int) -> slice:
-    """Finds what is seen around a window, whose last one reaches the edge."""
-    end = start + WINDOW + MARGIN
-    return slice(max(start - MARGIN, 0), size if end >= size else end)
 
 
 def _predict(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ebm.energies import GradientStepUNet, ImageEBT
+from ebm.energies.restoration import windowed
 from ebm.samplers import FixedPoint, GradientDescent
 from ebm.tasks import Denoising
-from ebm.tasks.images import whole
 from ebm.tasks.images.tiling import patch_scores
 from ebm.tasks.images.whole import count_parts, restore_picture
 from ebm.thinking import Thinker
@@ -49,7 +49,7 @@ def test_a_large_picture_is_restored_in_windows_as_it_would_be_whole(task, energ
     how = {"scores": patch_scores(energy)}
     assert count_parts(task, thinker, 150, 211) == 1
     once = restore_picture(task, thinker, image, 250, **how)
-    monkeypatch.setattr(whole, "WINDOW", 64)
+    monkeypatch.setattr(windowed, "SIDE", 64)
     advanced: list[int] = []
     found = restore_picture(task, thinker, image, 250, advance=advanced.append, **how)
     assert sum(advanced) == count_parts(task, thinker, 150, 211) == 6
