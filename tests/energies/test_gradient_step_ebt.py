@@ -62,6 +62,25 @@ def test_a_step_takes_the_residual_off_through_its_jacobian():
     close(FixedPoint().sample(energy.given(0.3), y), y - noise)
 
 
+@laws
+@given(seed=seeds, candidates=st.integers(1, 2))
+def test_colours_apart_are_the_greys_energies_of_three_axes(seed, candidates):
+    """The oracle weighs the axes by hand, and lets a network of greys of the same weights see each alone."""
+    grey, colour = make(channels=1, seed=seed), make(channels=3, seed=seed, colours="apart")
+    colour.load_state_dict(grey.state_dict())
+    y, std = normal(candidates, 2, 3, 4, 6, seed=seed), torch.tensor([0.1, 0.4], dtype=torch.float64)
+    axes = [[3**-0.5] * 3, [2**-0.5, 0, -(2**-0.5)], [6**-0.5, -2 * 6**-0.5, 6**-0.5]]
+    seen = [sum(weight * y[:, :, [channel]] for channel, weight in enumerate(axis)) for axis in axes]
+    alone = [grey.noise(axis, grey.encode(std)) for axis in seen]
+    expected = sum(part * torch.tensor(axis, dtype=torch.float64).view(3, 1, 1) for part, axis in zip(alone, axes, strict=True))
+    close(colour.noise(y, colour.encode(std)), expected)
+    close(colour.given(std)(y), sum(grey.given(std)(axis) for axis in seen))
+    close(colour.given(std)(y[:, :, :1]), grey.given(std)(y[:, :, :1]))  # greys are seen as they are
+    features = [grey.representations(axis[0]) for axis in seen]
+    for depth, found in enumerate(colour.representations(y[0])):
+        close(found, torch.cat([axis[depth] for axis in features], -1))
+
+
 def test_no_noise_moves_nothing_and_weak_noise_little():
     energy, y = make(), normal(2, 2, 4, 6)
     steps = [(GradientDescent(1.0).sample(energy.given(std), y) - y).abs().max() for std in (0.0, 1e-3, 0.1)]
@@ -141,6 +160,7 @@ def test_it_learns_to_take_noise_off_first_as_a_network_then_as_an_energy():
         ({"overlap": -1}, "overlap=-1"),
         ({"levels": 0}, "levels=0"),
         ({"strongest": -1.0}, "strongest=-1.0"),
+        ({"colours": "apart"}, "channels=2: choose together, or with 3 channels apart"),
     ],
 )
 def test_what_cannot_work_is_refused(options, message):
@@ -149,7 +169,7 @@ def test_what_cannot_work_is_refused(options, message):
 
 
 def test_another_shape_or_no_context_is_refused_at_the_call():
-    with pytest.raises(ValueError, match=r"y has shape \(1, 2, 4, 5\).*scores pictures \(\*chains, \(2, 4, 6\)\)"):
+    with pytest.raises(ValueError, match=r"y has shape \(1, 2, 4, 5\).*scores \(\*chains, 2, 4, 6\)"):
         make().given(0.1)(normal(1, 2, 4, 5))
     with pytest.raises(ValueError, match="bind it"):
         make()(normal(1, 2, 4, 6))

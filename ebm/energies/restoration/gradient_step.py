@@ -22,7 +22,7 @@ AXES = (
 
 
 class GradientStep(Energy):
-    """Scores pictures by the noise R that a network sees in them; write `noise` and the network.
+    """Scores pictures by the noise R that a network sees in them; write `seen` and the network.
 
     Arguments are those of `GradientStepUNet`.
     """
@@ -30,15 +30,22 @@ class GradientStep(Energy):
     patch_size = 4  # pixels a side of what `patch_energies` sums over
     natural_step = 1  # the step size at which one gradient step denoises
     blind = False
+    sides: tuple[int, int] | None = None  # (H, W), where pictures must have these
 
-    def __init__(self, channels: int, strongest: float | None, levels: int, decay: float) -> None:
+    def __init__(
+        self, channels: int, strongest: float | None, levels: int, decay: float, colours: Literal["together", "apart"]
+    ) -> None:
         super().__init__()
         if not 0 < decay <= 1 or levels < 1 or (strongest is not None and not 0 < strongest < math.inf):
             raise ValueError(
                 f"levels={levels}, decay={decay}, strongest={strongest}: pass at least 1 landscape, a decay in (0, 1] and a "
                 f"positive deviation, or None"
             )
+        if colours not in ("together", "apart") or (colours == "apart" and channels != 3):
+            raise ValueError(f"colours={colours!r}, channels={channels}: choose together, or with 3 channels apart")
         self.channels, self.strongest, self.levels, self.decay = channels, strongest, levels, decay
+        self.takes_greys = colours == "apart"
+        self.seen_at_once = 1 if self.takes_greys else channels  # of the network
 
     def encode(self, context: Any = None, level: int = -1) -> Any:
         """Reads the deviation (B,) or () that a landscape is told; None where the energy is blind."""
@@ -58,8 +65,31 @@ class GradientStep(Energy):
         return code
 
     def noise(self, y: Tensor, code: Any) -> Tensor:
-        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape."""
-        raise NotImplementedError(f"{type(self).__name__} must define noise(y, code)")
+        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape.
+
+        Raises:
+            ValueError: y has another shape, or nothing is known of its noise.
+        """
+        if y.ndim < 3 or y.shape[-3] not in (self.channels, self.seen_at_once) or self.sides not in (None, (*y.shape[-2:],)):
+            name, (height, width) = type(self).__name__, self.sides or ("H", "W")
+            shapes = f"(*chains, {self.channels}, {height}, {width})"
+            raise ValueError(f"y has shape {tuple(y.shape)}, but this {name} scores {shapes}")
+        if code is None and not self.blind:
+            raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
+        if y.shape[-3] == self.seen_at_once:
+            return self.seen(y, code)
+        found = self.seen(self.along_axes(y), code).squeeze(-3)
+        return torch.einsum("kc,k...hw->...chw", y.new_tensor(AXES), found)
+
+    def along_axes(self, y: Tensor) -> Tensor:
+        """Takes pictures y (*chains, C, H, W) as the network sees them: (axes, *chains, seen_at_once, H, W)."""
+        if y.shape[-3] == self.seen_at_once:
+            return y.unsqueeze(0)
+        return torch.einsum("kc,...chw->k...hw", y.new_tensor(AXES), y).unsqueeze(-3)
+
+    def seen(self, y: Tensor, code: Any) -> Tensor:
+        """Computes what the network sees of noise in y (*chains, seen_at_once, H, W), of that shape."""
+        raise NotImplementedError(f"{type(self).__name__} must define seen(y, code)")
 
     def forward(self, y: Tensor, code: Any = None) -> Tensor:
         """Maps y (*chains, C, H, W) to energies (*chains,)."""
@@ -136,34 +166,12 @@ class GradientStepUNet(GradientStep):
             raise ValueError(
                 f"channels={channels}, widths={widths}, blocks={blocks}: pass numbers of at least 1, and as many blocks as widths"
             )
-        if colours not in ("together", "apart") or (colours == "apart" and channels != 3):
-            raise ValueError(f"colours={colours!r}, channels={channels}: choose together, or with 3 channels apart")
-        super().__init__(channels, strongest, levels, decay)
+        super().__init__(channels, strongest, levels, decay, colours)
         self.blind = blind
-        self.apart = self.takes_greys = colours == "apart"
-        self.network = UNet(1 if self.apart else channels, widths, blocks, told=not blind)
+        self.network = UNet(self.seen_at_once, widths, blocks, told=not blind)
 
-    def noise(self, y: Tensor, code: Tensor | None) -> Tensor:
-        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape.
-
-        Raises:
-            ValueError: y has another shape, or nothing is known of its noise.
-        """
-        if y.ndim < 3 or y.shape[-3] not in (self.channels, 1 if self.takes_greys else self.channels):
-            raise ValueError(
-                f"y has shape {tuple(y.shape)}, but this {type(self).__name__} scores (*chains, {self.channels}, H, W)"
-            )
-        if code is None and not self.blind:
-            raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
-        if self.apart and y.shape[-3] == 3:
-            axes = torch.tensor(AXES, dtype=y.dtype, device=y.device)
-            seen = torch.einsum("kc,...chw->...khw", axes, y).unsqueeze(-3)
-            found = self._seen(seen, None if code is None else code.unsqueeze(-1))
-            return torch.einsum("kc,...khw->...chw", axes, found.squeeze(-3))
-        return self._seen(y, code)
-
-    def _seen(self, y: Tensor, code: Tensor | None) -> Tensor:
-        """Computes what the network sees of noise in what has as many channels as it."""
+    def seen(self, y: Tensor, code: Tensor | None) -> Tensor:
+        """Computes what the network sees of noise in y (*chains, seen_at_once, H, W), of that shape."""
         if code is None:
             return self.network(y.reshape(-1, *y.shape[-3:]), None).reshape(y.shape)
         std = code.to(y.dtype).expand(y.shape[:-3])

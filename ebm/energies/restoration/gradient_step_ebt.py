@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class GradientStepEBT(GradientStep):
             task of noise of many steps says them.
         levels: how many landscapes there are.
         decay: what each further landscape multiplies σ by.
+        colours: whether U sees three channels "together" or "apart", as there.
 
     Source: Gradient step denoiser for convergent plug-and-play (Hurault, Leclaire and Papadakis,
     2022), equation 5, with the blocks of DiT (Peebles and Xie, 2023).
@@ -80,12 +81,15 @@ class GradientStepEBT(GradientStep):
         deviations: Sequence[float] | None = None,
         levels: int = 1,
         decay: float = 0.3,
+        colours: Literal["together", "apart"] = "together",
     ) -> None:
         if overlap < 0:
             raise ValueError(f"overlap={overlap}: pass how many pixels around its patch a token sees, at least 0")
-        super().__init__(channels, strongest, levels, decay)
-        self.stream = _Stream(image_size, patch_size, channels, size_of(size, dim, depth, heads), mlp_ratio, overlap)
-        self.event, self.patch_size = self.stream.event, patch_size
+        super().__init__(channels, strongest, levels, decay, colours)
+        shape = size_of(size, dim, depth, heads)
+        self.stream = _Stream(image_size, patch_size, self.seen_at_once, shape, mlp_ratio, overlap)
+        self.sides, self.patch_size = self.stream.event[1:], patch_size
+        self.event = channels, *self.sides
         self.deviations: Tensor | None
         self.register_buffer("deviations", None if deviations is None else torch.tensor(deviations), persistent=False)
 
@@ -97,24 +101,19 @@ class GradientStepEBT(GradientStep):
         std = super().encode(context, level)
         return Told(std, self.stream.encode(std))
 
-    def noise(self, y: Tensor, code: Told | None) -> Tensor:
-        """Computes R (*chains, C, H, W), the noise that is seen in pictures y of that shape.
-
-        Raises:
-            ValueError: y has another shape, or nothing is known of its noise.
-        """
-        if code is None:
-            raise ValueError(f"{type(self).__name__} scores pictures of known noise: bind it, as in energy.given(0.1)(y)")
-        if y.shape[-3:] != self.event:
-            name = type(self).__name__
-            raise ValueError(f"y has shape {tuple(y.shape)}, but this {name} scores pictures (*chains, {self.event})")
+    def seen(self, y: Tensor, code: Told) -> Tensor:
+        """Computes what the transformer sees of noise in y (*chains, seen_at_once, H, W), of that shape."""
         std = code.std.to(y.dtype).expand(y.shape[:-3])
         return left(std, y) * self.stream.pictured(self.stream.consider(y, code.modulations)).to(y.dtype)
 
     def representations(self, images: Tensor, code: Told | None = None) -> list[Tensor]:
-        """Averages the tokens of images (n, C, H, W), by default as clean ones, over each quarter."""
+        """Averages the tokens of images (n, C, H, W), by default as clean ones, over each quarter.
+
+        Where it sees colours apart, each axis has its own features, one after another.
+        """
         code = self.encode(images.new_zeros(())) if code is None else code
-        return self.stream.representations(images, code.modulations)
+        each = [self.stream.representations(axis, code.modulations) for axis in self.along_axes(images)]
+        return [torch.cat(depth, -1) for depth in zip(*each, strict=True)]
 
 
 class _Stream(PatchStream):
