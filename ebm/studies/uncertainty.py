@@ -33,7 +33,7 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
     Raises:
         ValueError: the run's predictions have no energies.
 
-    Source: arXiv 2507.02092, section 4, on uncertainty of text and of video.
+    Source: arXiv 2507.02092v1, figures 8 (text) and 11 (video).
     """
     root = run.recipe.get("seed", 0) if seed is None else seed
     task, generator = run.judge(), stream(root, "study", split, device=run.device)
