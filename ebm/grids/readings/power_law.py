@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ebm.grids.readings.reading import Compared, Reading, concluded, number, pairs
+from ebm.grids.readings.reading import Compared, Reading, concluded, estimate, number, pairs
 from ebm.grids.table import Table
 from ebm.judging.power_law import Curve, power_law, power_laws
 from ebm.judging.seeds import over_seeds
@@ -43,9 +43,9 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
             missing.append(f"{arm} and {other} have no exponents of a seed in common")
         elif rising := sum(b <= 0 or c <= 0 for b, c in both):
             more.append(f"In {rising} of {len(both)} seeds {arm} or {other} has a loss that does not fall")
-            found.append(Compared(arm, other, "", "exponent is larger by", over_seeds([b - c for b, c in both])))
-        else:
-            values = over_seeds([math.log(b / c) for b, c in both])
+            if (values := estimate([b - c for b, c in both])) is not None:
+                found.append(Compared(arm, other, "", "exponent is larger by", values))
+        elif (values := estimate([math.log(b / c) for b, c in both])) is not None:
             found.append(Compared(arm, other, "", "exponent is times", values.through(math.exp), 1.0))
     means = ", ".join(f"{arm} {number(over_seeds([*each.values()]).value)}" for arm, each in exponents.items())
     return concluded(table, found, missing, [*([f"Mean exponents: {means}"] if means else []), *more])

@@ -43,8 +43,16 @@ Read: TypeAlias = Callable[..., Reading]
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Estimates from one number of each seed; None where there is none."""
-    return over_seeds(values) if values else None
+    """Estimates from one number of each seed; None where there is none.
+
+    Numbers that are all alike, as counts of a few problems may be, have no spread to make an interval
+    of: its ends are infinite, as those of one seed.
+    """
+    if not values:
+        return None
+    found = over_seeds(values)
+    alike = max(values) - min(values) <= 1e-9 * max(map(abs, values))
+    return Estimate(found.value, seeds=found.seeds) if alike else found
 
 
 def concluded(table: Table, found: Sequence[Compared], missing: Sequence[str] = (), more: Sequence[str] = ()) -> Reading:
@@ -89,7 +97,8 @@ def told(each: Compared) -> str:
     beside = f" against {each.against}" if each.against else ""
     at = f" at {each.point}" if each.point else ""
     value, low, high = (number(part) for part in each.estimate[:3])
-    interval = f"[{low}, {high}]" if math.isfinite(each.estimate.low) else "(one seed: no interval)"
+    alike = "one seed" if each.estimate.seeds == 1 else "seeds alike"
+    interval = f"[{low}, {high}]" if math.isfinite(each.estimate.high) else f"({alike}: no interval)"
     return f"{each.arm}{beside}{at}: {each.what} {value} {interval}"
 
 
