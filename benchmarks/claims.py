@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 VERDICTS = {
     "holds": "the claim holds",
     "opposite": "the opposite holds",
-    "mixed": "the claim holds in part, and its opposite in part or nothing",
+    "mixed": "the claim holds in part at most",
     "undecided": "nothing is decided",
 }
 

@@ -77,7 +77,7 @@ class FrameTransformer(MotionStream):
         history: how many of the last changes a prediction may continue.
         appearance: whether frames themselves are embedded, and not their changes alone.
 
-    Source: the Transformer++ of arXiv 2507.02092, section 4.2.
+    Source: the Transformer++ of arXiv 2507.02092v1, section 4.2.
 
     >>> model = FrameTransformer(features=6, dim=8, depth=2, heads=2)
     >>> context = torch.randn(3, 5, 6)

@@ -51,8 +51,8 @@ def rerank(
         generator: where draws come from.
         how: further keywords of `draw`: length, end, temperature …
 
-    Source: Deng et al. (arXiv 2004.11714), section 3.3 (resampling); EORM (arXiv 2505.14999) takes
-    the lowest energy.
+    Source: resampling, Deng et al. (arXiv 2004.11714); the lowest energy, EORM (arXiv 2505.14999),
+    which is trained on what was right, not on a base's draws.
 
     >>> from ebm.baselines import Transformer
     >>> from ebm.energies import SequenceEBT

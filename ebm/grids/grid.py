@@ -71,6 +71,7 @@ class Test(Strict):
     use: str
     against: str = ""
     points: list[str] = []
+    rising: list[str] = []
     floor: float | Literal["fit"] = 0.0
 
     @property
@@ -226,6 +227,9 @@ def _check(grid: Grid) -> None:
         raise ValueError(
             f"test.points: {wrong[0]!r} is no point of all arms: {nearest(str(wrong[0]), grid.points_of(next(iter(grid.arms))))}"
         )
+    if wrong := [each for each in grid.test.rising if each not in grid.arms or not grid.against(each)]:
+        gaining = [arm for arm in grid.arms if grid.against(arm)]
+        raise ValueError(f"test.rising: {wrong[0]!r} is no arm that is compared with another: {nearest(wrong[0], gaining)}")
     for name, arm in grid.arms.items():
         measure = grid.measure_of(name)
         if measure.study and measure.study not in components("study"):

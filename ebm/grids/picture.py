@@ -33,7 +33,7 @@ def picture(table: Table, reading: Reading) -> bytes:
 def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
     for place, each in enumerate(reversed(found)):
         value, low, high = each.estimate[:3]
-        if math.isfinite(low):
+        if math.isfinite(high):
             axes.plot([low, high], [place, place], color=GREY)
         axes.plot([value], [place], "o", color=_color(table, each.arm), markersize=5)
     axes.axvline(found[0].nothing, color=NOISE, linewidth=0.8)

@@ -74,12 +74,23 @@ class Calibration:
 
 
 class Reliability(NamedTuple):
-    """A reliability curve: in bins of what was said, what was true; and the expected error."""
+    """A reliability curve: in bins of what was said, what was true; the expected error, and a proper score.
+
+    An expected error of nothing is no sign of knowledge: who says the share that is right of every
+    example has it. The Brier score is least where what is said is true, and tells most apart.
+    """
 
     said: Tensor  # (bins,): the mean probability of a bin, NaN where it is empty
     true: Tensor  # (bins,): the share that is right
     members: Tensor  # (bins,): how many examples
     error: float  # Σ members |said − true| / n: the expected calibration error
+    brier: float  # the mean of (what was said − what was right)²
+
+    @property
+    def blind(self) -> float:
+        """The Brier score of saying of every example the share that is right: a lower one knows more."""
+        share = float((self.true.nan_to_num() * self.members).sum() / self.members.sum())
+        return share * (1 - share)
 
 
 @plainly
@@ -87,15 +98,15 @@ def reliability(probability: Tensor, right: Tensor, bins: int = BINS) -> Reliabi
     """Compares probabilities of being right (n,) with what is right (n,), in bins of equal width.
 
     `error` is torchmetrics' expected calibration error. Source: Guo et al. (arXiv 1706.04599),
-    section 2, equation 3.
+    section 2, equation 3; Brier, 1950.
 
     Raises:
         ImportError: torchmetrics is not installed.
         ValueError: for no example, shapes that differ, fewer than one bin, or what is no probability.
 
     >>> found = reliability(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([True, True, True, False]))
-    >>> round(found.error, 4)
-    0.15
+    >>> round(found.error, 4), round(found.brier, 4), round(found.blind, 4)
+    (0.15, 0.21, 0.1875)
     """
     installed("torchmetrics")
     from torchmetrics.functional.classification import binary_calibration_error
@@ -108,7 +119,7 @@ def reliability(probability: Tensor, right: Tensor, bins: int = BINS) -> Reliabi
     count = torch.bincount(index, minlength=bins)
     sums = [torch.zeros(bins, dtype=torch.float64).index_add(0, index, values) for values in (said, true)]
     error = binary_calibration_error(said, true.long(), n_bins=bins, norm="l1")
-    return Reliability(sums[0] / count, sums[1] / count, count, float(error))
+    return Reliability(sums[0] / count, sums[1] / count, count, float(error), float((said - true).square().mean()))
 
 
 def _flat(scores: Tensor, right: Tensor) -> tuple[Any, Any]:

@@ -32,8 +32,9 @@ class SequenceNCE(Objective):
     further batches: a share `fresh` of a batch's prompts is drawn for anew. They are saved with
     checkpoints, and are each process's own.
 
-    Source: Deng et al., Residual energy-based models for text generation (arXiv 2004.11714),
-    section 3.2; EDLM (arXiv 2410.21357); EORM (arXiv 2505.14999). NCE: Gutmann and Hyvärinen, 2012.
+    Source: Deng et al., Residual energy-based models for text generation (arXiv 2004.11714); EDLM
+    (arXiv 2410.21357) has the same of each step of a diffusion model. NCE: Gutmann and Hyvärinen,
+    2012.
     Terms: energy_data, energy_noise, accuracy (data and draws counting alike), log_z.
 
     Arguments:

@@ -126,7 +126,7 @@ def _reliability_picture(curves: dict[str, Reliability]) -> Section:
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         for (name, curve), color in zip(curves.items(), (SAMPLES, DATA, DATA), strict=True):
             there, dashed = curve.members > 0, (0, (4, 3)) if "fitted" in name else "solid"
-            label = f"{name}: error {curve.error:.3f}"
+            label = f"{name}: error {curve.error:.3f}, Brier {curve.brier:.3f}"
             axes.plot(curve.said[there], curve.true[there], marker="o", markersize=3, color=color, linestyle=dashed, label=label)
         axes.set(xlabel="probability of being right, as said", ylabel="share that is right", aspect="equal")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -134,7 +134,8 @@ def _reliability_picture(curves: dict[str, Reliability]) -> Section:
         "How sure it may be",
         "Each token's probability of being the likeliest one rightly: what isotonic regression on "
         "validation makes of the energy, what the softmax says, and that fitted alike. On the diagonal, what is "
-        "said is so; the error is the expected calibration error on held-out text.",
+        "said is so; the error is the expected calibration error on held-out text. What says the same of all tokens "
+        f"may err as little: its Brier score is {curves['energy'].blind:.3f}, and a lower one knows more.",
         png.getvalue(),
         place=62,
     )

@@ -32,7 +32,8 @@ class Monotone(Wrapper):
     (backtracking line search, without Armijo's slope). It rejects proposals that are not finite. A
     rejected chain tries elsewhere at the next step if the inner sampler draws noise. A step costs
     one more evaluation, without gradient, and one more for each halving that some chain needs.
-    Source: "accept lower energies" in Energy-Based Transformers' inference (arXiv 2507.02092).
+    Source: "accept lower energies", an option of the code, not the paper, of Energy-Based Transformers
+    (arXiv 2507.02092).
 
     Arguments:
         sampler: proposes the steps.

@@ -64,7 +64,7 @@ def probe(
         ValueError: an energy has no features, images are too few or cannot be read, or a hub
             dataset cannot be reached.
 
-    Source: arXiv 2507.02092, section 4.3, which probes ImageNet.
+    Source: arXiv 2507.02092v1, section 4.3 and table 4, which probes ImageNet.
     """
     draws = range(seeds) if isinstance(seeds, int) else seeds
     if not draws:

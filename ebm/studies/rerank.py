@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,9 +37,10 @@ def rerank(
     neither one draw nor the likeliest solves, `recovered` the share of these that the energy does.
 
     At temperature 1, `nats_base` is the base's loss per token of held-out sequences, and the residual
-    model's lies between `nats_at_least` and `nats_at_most`, estimates of bounds
-    (`ebm.judging.residual`); `nats_gain` is what is gained at least. Each has an interval of 95 %
-    over prompts, in `_low` and `_high`.
+    model's lies between `nats_at_least` and `nats_at_most` if draws are enough
+    (`ebm.judging.residual`). `nats_resampled` is what resampling of n + 1 draws has at most, however
+    few they are, and `nats_gain` what it gains on the base at least. Each has an interval of 95 %
+    over prompts, in `_low` and `_high`, where there are several.
 
     Arguments:
         run: a run of `sequence-nce`.
@@ -122,6 +124,8 @@ def _findings(split: str, n: int, parts: list[Any], exact: bool, root: int) -> I
         if bool(missed.any()):
             yield finding("recovered", solved["energy"][missed].double().mean().item())
     if exact:
-        for name, (value, low, high) in residual_nats(of_data, own, energies, tokens, generator=generator)._asdict().items():
-            for suffix, number in (("", value), ("_low", low), ("_high", high)):
-                yield finding(f"nats_{name}{suffix}", number)
+        for name, (value, low, high) in residual_nats(of_data, own, energies, tokens)._asdict().items():
+            yield finding(f"nats_{name}", value)
+            for suffix, end in (("_low", low), ("_high", high)):
+                if math.isfinite(end):
+                    yield finding(f"nats_{name}{suffix}", end)

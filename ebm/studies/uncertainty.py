@@ -22,7 +22,9 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
     positions know more. Where predictions are right or wrong, `calibration_error` is the expected
     error of the probability of being right that isotonic regression on validation makes of energies;
     `softmax_calibration_error` that of the softmax as it is, and `softmax_fitted_calibration_error`
-    once it is fitted alike (`ebm.judging.calibration`).
+    once it is fitted alike. `brier`, `softmax_brier` and `softmax_fitted_brier` are their Brier scores,
+    and `blind_brier` that of knowing only how often predictions are right, whose calibration error is
+    nothing (`ebm.judging.calibration`).
 
     Arguments:
         run: a trained run whose predictions have energies.
@@ -33,7 +35,7 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
     Raises:
         ValueError: the run's predictions have no energies.
 
-    Source: arXiv 2507.02092, section 4, on uncertainty of text and of video.
+    Source: arXiv 2507.02092v1, figures 8 (text) and 11 (video).
     """
     root = run.recipe.get("seed", 0) if seed is None else seed
     task, generator = run.judge(), stream(root, "study", split, device=run.device)
@@ -63,4 +65,7 @@ def uncertainty(run: Run, *, split: str = "test", limit: int | None = 64, seed: 
         names = {"energy": "", "softmax": "softmax_", "softmax, fitted": "softmax_fitted_"}
         errors = {} if split == "validation" else calibrated(run, split, limit, root)
         found |= {f"{names[who]}calibration_error": curve.error for who, curve in errors.items()}
+        found |= {f"{names[who]}brier": curve.brier for who, curve in errors.items()}
+        if errors:
+            found["blind_brier"] = errors["energy"].blind
     return [Finding("run", split, name=name, value=value) for name, value in found.items()]

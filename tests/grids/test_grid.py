@@ -140,7 +140,8 @@ def test_an_arm_that_is_like_another_adds_to_its_tables():
 def test_a_bundled_study_says_what_it_tests_and_can_be_run(name):
     grid = load(name)
     assert grid.claim.endswith(".")
-    assert "2507.02092" in grid.source
+    assert re.search(r"arXiv 2507\.02092v1, .*(figure|figures|table) \d", grid.source)  # where a reader finds it
+    assert grid.test.use != "power-law" or grid.measure.metric in grid.claim
     assert grid.minutes > 0
     planned = jobs(grid)
     assert all("baseline" not in job.recipe and job.recipe["seed"] == job.seed for job in planned.values())

@@ -74,10 +74,29 @@ def noise(trial, spread=0.02, shared=0.2):
 def test_a_gain_is_that_of_pairs_whatever_seeds_share(gain, better, shared):
     sign = 1.0 if better == "higher" else -1.0
     found = READINGS["gain"](
-        table(grid(better=better), lambda arm, x, seed: shared[seed] + sign * gain * (arm == "ours") * x / 800)
+        table(grid(better=better), lambda arm, x, seed: shared[seed] + sign * (gain + 0.1 * seed) * (arm == "ours") * x / 800)
     )
     assert found.found[0][:3] == ("ours", "theirs", "800")
-    assert found.found[0].estimate[:3] == pytest.approx((gain, gain, gain), abs=1e-9)
+    assert found.found[0].estimate == pytest.approx(over_seeds([gain, gain + 0.1, gain + 0.2]), abs=1e-9)
+
+
+def test_that_a_gain_rises_is_compared_seed_by_seed_and_may_fail():
+    """Both arms gain on the third in each seed; that one of them gains more holds, falls short or is open."""
+    arms = {name: {"recipe": "text"} for name in ("short", "long", "plain")}
+    for extra, verdict in ((0.5, "holds"), (-0.5, "mixed")):
+        made = parse(
+            grid().model_dump(exclude_defaults=True)
+            | {"arms": arms, "test": {"use": "gain", "against": "plain", "rising": ["short", "long"]}}
+        )
+        gains = {"short": 1.0, "long": 1.0 + extra, "plain": 0.0}
+        found = READINGS["gain"](
+            table(made, lambda arm, x, seed, g=gains: 9.0 + seed - g[arm] * (1 + 0.01 * seed)), rising=["short", "long"]
+        )
+        assert found.verdict == verdict
+        assert found.found[-1][:4] == ("long", "short", "800", "gain in loss larger by")
+        assert found.found[-1].estimate == pytest.approx(over_seeds([extra, 1.01 * extra, 1.02 * extra]))
+    with pytest.raises(ValueError, match="test.rising: 'lng' is no arm that is compared with another: did you mean 'long'"):
+        parse(made.model_dump(exclude_defaults=True) | {"test": {"use": "gain", "against": "plain", "rising": ["lng"]}})
 
 
 def test_what_a_part_costs_is_what_the_full_one_is_better_by():
@@ -114,12 +133,19 @@ def test_the_ratio_of_exponents_is_found(floor, within):
         assert "Mean exponents: ours 0.26, theirs 0.2" in found.sentence
 
 
-def test_a_loss_that_rises_has_no_ratio_and_that_is_said():
-    found = READINGS["power-law"](
-        table(grid("power-law"), lambda arm, x, seed: x ** (0.1 if arm == "ours" else -0.1)), against="theirs"
+@pytest.mark.parametrize("rising", [1, 3])
+def test_a_seed_whose_loss_rises_is_not_left_out(rising):
+    def loss(arm, x, seed):
+        bend = 0.1 if arm == "ours" and seed < rising else -0.1 - 0.02 * (arm == "ours")
+        return x ** (bend + 0.001 * seed * (arm == "ours"))
+
+    found = READINGS["power-law"](table(grid("power-law"), loss), against="theirs")
+    assert found.found[0].estimate == pytest.approx(
+        over_seeds([(-0.2 if seed < rising else 0.02) - 0.001 * seed for seed in range(3)])
     )
-    assert found.verdict == "undecided"
-    assert "3 of 3 seeds of ours and theirs have a loss that does not fall" in found.sentence
+    assert found.found[0][3:] == ("exponent is larger by", found.found[0].estimate, 0.0)
+    assert found.verdict == ("opposite" if rising == 3 else "undecided")
+    assert f"In {rising} of 3 seeds ours or theirs has a loss that does not fall" in found.sentence
 
 
 # ---------------------------------------------------------------------------------------------------------------- coverage
@@ -173,6 +199,29 @@ def test_what_is_lost_is_counted_and_pairs_lose_both():
     assert (none.verdict, none.found) == ("undecided", [])
     assert "Nothing can be compared. 3 runs without a number left out" in none.sentence
     assert "Ours and theirs have no seed in common at 800" in none.sentence
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_claim_holds_nor_its_opposite_if_a_run_has_diverged(sign):
+    def loss(arm, x, seed):
+        return 2.0 - sign * (arm == "ours") * (0.1 + 0.001 * seed)
+
+    assert READINGS["gain"](table(grid(seeds=4), loss)).verdict == ("holds" if sign > 0 else "opposite")
+    assert READINGS["gain"](table(grid(seeds=4), loss, [("ours", 800.0, 3)])).verdict == "mixed"
+
+
+def test_seeds_that_are_all_alike_have_no_interval():
+    """Of 200 problems one more is solved, in each seed: the truth is not that to the last digit."""
+    found = READINGS["gain"](table(grid(better="higher"), lambda arm, x, seed: 0.5 + 0.1 * seed + 0.005 * (arm == "ours")))
+    assert found.verdict == "undecided"
+    assert "loss better by 0.005 (seeds alike: no interval)" in found.sentence
+    counts = torch.poisson(torch.full((TRIALS, 2, 2), 1.0), generator=torch.Generator().manual_seed(0)).tolist()
+    covered = 0
+    for ours, theirs in counts:
+        made = table(grid(seeds=2, better="higher"), lambda arm, x, seed, n=(ours, theirs): n[arm == "theirs"][seed] / 200)
+        estimate = READINGS["gain"](made).found[0].estimate
+        covered += estimate.low <= 0 <= estimate.high
+    assert covered / TRIALS > 0.95 - WITHIN
 
 
 def test_every_reading_says_what_it_needs_and_is_drawn():

@@ -69,6 +69,18 @@ def test_calibrated_scores_have_a_smaller_error_than_overconfident_ones():
     assert calibrated < 0.04
 
 
+def test_scores_that_know_nothing_have_no_error_and_no_lower_brier_score_than_the_share_alone():
+    scores, right, chances = examples(4000)
+    others, answers, _ = examples(4000, seed=1)
+    ignorant = reliability(Calibration(torch.zeros(4000), right)(others), answers)
+    knowing = reliability(Calibration(scores, right)(others), answers)
+    assert ignorant.error < 0.02
+    assert ignorant.blind - 1e-9 <= ignorant.brier < ignorant.blind + 1e-3
+    close(knowing.blind, ignorant.blind)
+    best = (chances * (1 - chances)).mean().item()
+    assert best - 0.01 < knowing.brier < best + 0.02 < knowing.blind
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="pass one of each"):
         Calibration(torch.zeros(3), torch.zeros(4))

@@ -1,6 +1,7 @@
 """Bounds of a residual model's perplexity, against sums over all sequences."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -45,11 +46,57 @@ def test_one_draw_is_no_estimate():
         log_z_bounds(torch.zeros(1, 3))
 
 
+def rare(count, seed, trials=1):
+    """Energies of draws of two sequences: one in 200 draws is of energy −8, the others of energy 0."""
+    hit = torch.rand(count, trials, generator=seeded(seed), dtype=torch.float64) < 1 / 200
+    return torch.where(hit, -8.0, 0.0)
+
+
+def test_no_number_of_draws_makes_what_resampling_writes_look_too_good():
+    """The sum over all sequences, of what is drawn and chosen, is known; estimates of Z miss the rare one."""
+    n, trials = 16, 4000
+    chances = torch.tensor([1 / 200, 199 / 200], dtype=torch.float64)
+    own = torch.tensor([-8.0, 0.0], dtype=torch.float64)
+    hits = torch.arange(n + 2, dtype=torch.float64)  # of n + 1 draws that are the rare one
+    often = torch.distributions.Binomial(n + 1, chances[0]).log_prob(hits).exp()
+    rare_one = (often * hits * math.exp(8) / (hits * math.exp(8) + n + 1 - hits)).sum()
+    written = -torch.stack([rare_one, 1 - rare_one]).log()  # nats of what resampling writes
+    modelled = -(chances.log() - own - (chances * (-own).exp()).sum().log())  # of p itself
+    draws = rare(n, 0, trials)
+    for place in range(2):
+        likelihood, energy = chances[place].log().expand(trials), own[place].expand(trials)
+        found = residual_nats(likelihood, energy, draws, torch.ones(trials, dtype=torch.long))
+        assert found.resampled.value > written[place] - 0.02
+        assert found.at_most.value < modelled[place] - 1  # that is why it is no bound of few draws
+    assert found.resampled.value < found.base.value + math.log(n + 1)
+
+
+def test_what_resampling_gains_is_the_logarithm_of_its_draws_at_most():
+    tokens = torch.ones(3, dtype=torch.long)
+    found = residual_nats(torch.full((3,), -9.0), torch.full((3,), -50.0), torch.zeros(15, 3), tokens)
+    close(found.gain.value, math.log(16), atol=1e-9)
+
+
+def test_intervals_over_few_prompts_cover_the_truth_as_often_as_they_say():
+    trials, covered = 500, 0
+    for seed in range(trials):
+        tokens = torch.randint(1, 9, (6,), generator=seeded(seed))
+        nats = 2.0 * tokens + normal(6, seed=seed) * tokens.double().sqrt()
+        base = residual_nats(-nats, torch.zeros(6), torch.zeros(2, 6), tokens).base
+        covered += base.low <= 2.0 <= base.high
+    assert covered / trials > 0.92
+
+
+def test_one_prompt_has_no_interval():
+    found = residual_nats(torch.tensor([-2.0]), torch.zeros(1), torch.zeros(8, 1), torch.tensor([2]))
+    assert found.at_most[1:] == (-math.inf, math.inf)
+
+
 def test_nats_of_no_energy_are_the_base_s_and_gain_nothing():
     base, tokens = -torch.tensor([2.0, 6.0]), torch.tensor([2, 4])
-    found = residual_nats(base, torch.zeros(2), torch.zeros(8, 2), tokens, generator=seeded())
+    found = residual_nats(base, torch.zeros(2), torch.zeros(8, 2), tokens)
     close(found.base.value, 8 / 6)
-    for estimate in (found.at_least, found.at_most):
+    for estimate in (found.at_least, found.at_most, found.resampled):
         close(estimate.value, 8 / 6, atol=1e-9)
     close(found.gain.value, 0.0, atol=1e-9)
     assert found.base.low <= found.base.value <= found.base.high
@@ -57,6 +104,6 @@ def test_nats_of_no_energy_are_the_base_s_and_gain_nothing():
 
 def test_an_energy_that_is_lower_on_data_than_on_draws_gains():
     tokens = torch.full((50,), 5)
-    found = residual_nats(torch.full((50,), -10.0), torch.full((50,), -1.0), torch.zeros(8, 50), tokens, generator=seeded())
-    close(found.gain.value, 0.2, atol=1e-9)
+    found = residual_nats(torch.full((50,), -10.0), torch.full((50,), -1.0), torch.zeros(8, 50), tokens)
     close(found.at_most.value, 1.8, atol=1e-9)
+    close(found.gain.value, (1 - math.log((math.e + 8) / 9)) / 5, atol=1e-9)

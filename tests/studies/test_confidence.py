@@ -27,6 +27,9 @@ def test_energies_that_know_make_no_error_where_a_softmax_does():
     names = {each.name: each.value for each in uncertainty(run_of(Knows(task), task), limit=None)}
     assert names["calibration_error"] == pytest.approx(0.0, abs=1e-6)
     assert names["softmax_calibration_error"] == pytest.approx(found["softmax"].error)
+    assert names["brier"] == pytest.approx(0.0, abs=1e-6)
+    share = 1 - wrong.mean().item()
+    assert names["blind_brier"] == pytest.approx(share * (1 - share))
 
 
 def test_what_has_no_weight_is_not_counted():

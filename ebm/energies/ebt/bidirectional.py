@@ -42,7 +42,7 @@ class ImageEBT(BidirectionalEBT):
             "embedding" (B, condition_size).
         condition_size: how many classes there are, or how wide an embedding is.
 
-    Source: arXiv 2507.02092, section 4.3; DiT (Peebles and Xie, 2023).
+    Source: arXiv 2507.02092v1, section 4.3; DiT (Peebles and Xie, 2023).
 
     Raises:
         ValueError: for sizes that cannot work, and (at the call) a y of another shape or a missing

@@ -29,7 +29,7 @@ class FrameEBT(CausalEBT):
         conditioning: how landscapes are told apart: "none", "time", "adaln" or "adaln-zero".
         levels: how many landscapes there are.
 
-    Source: arXiv 2507.02092, section 4.2.
+    Source: arXiv 2507.02092v1, section 4.2.
 
     Raises:
         ValueError: for sizes that cannot work, and (at the call) features of another shape.

@@ -44,8 +44,8 @@ class SequenceEBT(Energy):
         heads: attention heads in a block.
         hidden: the feed-forward's hidden width; dim by default.
 
-    Source: residual energies of text, Deng et al. (arXiv 2004.11714), section 3; the blocks are
-    those of arXiv 2507.02092.
+    Source: residual energies of text, Deng et al. (arXiv 2004.11714); the blocks are those of arXiv
+    2507.02092.
 
     Raises:
         ValueError: for sizes that cannot work, and (at the call) ids outside the vocabulary or a y

@@ -210,7 +210,7 @@ class CausalEBT(CausalStream):
     A subclass writes `observe` (context -> (B, S, D)) and `propose` (y, code -> (..., D)).
     Arguments are `CausalStream`'s.
 
-    Source: arXiv 2507.02092, section 3 and appendix C.
+    Source: arXiv 2507.02092v1, section 3.4 and appendix C.3.
     """
 
     def __init__(self, size: Size, hidden: int | None, conditioning: Conditioning, levels: int) -> None:

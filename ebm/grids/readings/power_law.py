@@ -15,7 +15,9 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
     """Reads the ratio of exponents of loss = L∞ + A x^−b: each arm's b by that of the one it is compared with.
 
     Each seed has laws of its own, and its ratio; the interval is Student's t over the logarithms of
-    those, since a ratio is skewed, and a bootstrap over three seeds covers too little.
+    those, since a ratio is skewed, and a bootstrap over three seeds covers too little. Where a loss
+    does not fall in some seed there is no ratio, and to leave that seed out would favour its arm: then
+    exponents are subtracted, of all seeds.
 
     Arguments:
         table: what was measured: losses, at three or more points.
@@ -33,18 +35,20 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
             exponents.setdefault(arm, {})[seed] = law.exponent
     found: list[Compared] = []
     missing: list[str] = []
+    more: list[str] = []
     for arm, other in pairs(table):
         ours, theirs = exponents.get(arm, {}), exponents.get(other, {})
         both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-        falling = [math.log(b / c) for b, c in both if b > 0 and c > 0]
-        if len(falling) < len(both):
-            missing.append(f"{len(both) - len(falling)} of {len(both)} seeds of {arm} and {other} have a loss that does not fall")
-        if (values := estimate(falling)) is None:
-            missing.append(f"{arm} and {other} have no ratio of exponents")
-        else:
+        if not both:
+            missing.append(f"{arm} and {other} have no exponents of a seed in common")
+        elif rising := sum(b <= 0 or c <= 0 for b, c in both):
+            more.append(f"In {rising} of {len(both)} seeds {arm} or {other} has a loss that does not fall")
+            if (values := estimate([b - c for b, c in both])) is not None:
+                found.append(Compared(arm, other, "", "exponent is larger by", values))
+        elif (values := estimate([math.log(b / c) for b, c in both])) is not None:
             found.append(Compared(arm, other, "", "exponent is times", values.through(math.exp), 1.0))
     means = ", ".join(f"{arm} {number(over_seeds([*each.values()]).value)}" for arm, each in exponents.items())
-    return concluded(table, found, [*([f"Mean exponents: {means}"] if means else []), *missing])
+    return concluded(table, found, missing, [*([f"Mean exponents: {means}"] if means else []), *more])
 
 
 def curve_of(table: Table, arm: str, seed: int) -> Curve | None:

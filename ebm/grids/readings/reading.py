@@ -29,7 +29,10 @@ class Compared(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A verdict ("holds", "opposite", "mixed" or "undecided"), its sentence, and the estimates that it is made of."""
+    """A verdict, its sentence, and the estimates that it is made of.
+
+    "holds" and "opposite" are of all comparisons, and of all runs; "mixed" of some; "undecided" of none.
+    """
 
     verdict: str
     sentence: str
@@ -40,24 +43,32 @@ Read: TypeAlias = Callable[..., Reading]
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Estimates from one number of each seed; None where there is none."""
-    return over_seeds(values) if values else None
+    """Estimates from one number of each seed; None where there is none.
+
+    Numbers that are all alike, as counts of a few problems may be, have no spread to make an interval
+    of: its ends are infinite, as those of one seed.
+    """
+    if not values:
+        return None
+    found = over_seeds(values)
+    alike = max(values) - min(values) <= 1e-9 * max(map(abs, values))
+    return Estimate(found.value, seeds=found.seeds) if alike else found
 
 
-def concluded(table: Table, found: Sequence[Compared], more: Sequence[str] = ()) -> Reading:
+def concluded(table: Table, found: Sequence[Compared], missing: Sequence[str] = (), more: Sequence[str] = ()) -> Reading:
     """Makes the verdict and the sentence.
 
     Arguments:
         table: what was read.
         found: the estimates.
-        more: sentences beside them, such as why one is missing.
+        missing: a sentence for each comparison that could not be made.
+        more: further sentences.
     """
     signs = [each.supports for each in found]
-    if not signs:
-        verdict = "undecided"
-    elif all(sign > 0 for sign in signs):
+    whole = bool(signs) and not missing and not table.missing  # runs that diverge may well be those that speak against it
+    if whole and all(sign > 0 for sign in signs):
         verdict = "holds"
-    elif all(sign < 0 for sign in signs):
+    elif whole and all(sign < 0 for sign in signs):
         verdict = "opposite"
     else:
         verdict = "mixed" if any(signs) else "undecided"
@@ -74,7 +85,7 @@ def concluded(table: Table, found: Sequence[Compared], more: Sequence[str] = ())
     if lost := table.missing:
         runs = sorted({row.run for row in lost})
         parts.append(f"{len(runs)} run{'s' * (len(runs) != 1)} without a number left out ({runs[0]}: {lost[0].verdict[:120]})")
-    return Reading(verdict, ". ".join(_capital(part) for part in (*parts, *more)) + ".", list(found))
+    return Reading(verdict, ". ".join(_capital(part) for part in (*parts, *more, *missing)) + ".", list(found))
 
 
 def told(each: Compared) -> str:
@@ -86,7 +97,8 @@ def told(each: Compared) -> str:
     beside = f" against {each.against}" if each.against else ""
     at = f" at {each.point}" if each.point else ""
     value, low, high = (number(part) for part in each.estimate[:3])
-    interval = f"[{low}, {high}]" if math.isfinite(each.estimate.low) else "(one seed: no interval)"
+    alike = "one seed" if each.estimate.seeds == 1 else "seeds alike"
+    interval = f"[{low}, {high}]" if math.isfinite(each.estimate.high) else f"({alike}: no interval)"
     return f"{each.arm}{beside}{at}: {each.what} {value} {interval}"
 
 
