@@ -29,6 +29,7 @@ from ebm.energies.experts import MixtureOfExperts, ProductOfExperts
 from ebm.energies.hopfield import Hopfield, ModernHopfield
 from ebm.energies.joint import JointClassifier, joint_conv
 from ebm.energies.latent import FreeEnergy, LatentEnergy
+from ebm.energies.likelihood_ratio import LikelihoodRatio
 from ebm.energies.mlp import MLPEnergy
 from ebm.energies.noise_conditional import NoiseConditional, NoiseEmbedded
 from ebm.energies.posteriors import (
@@ -44,7 +45,7 @@ from ebm.energies.restoration.gradient_step import GradientStepUNet
 from ebm.energies.restoration.gradient_step_ebt import GradientStepEBT
 from ebm.energies.restoration.observed import Observed
 from ebm.interfaces import ScaledEnergy, SumEnergy, Unconditional, WeightedEnergy
-from ebm.registry import hookimpl
+from ebm.registry import component, hookimpl
 from ebm.samplers import BlockGibbs
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "ItemResponse",
     "JointClassifier",
     "LatentEnergy",
+    "LikelihoodRatio",
     "LogisticRegression",
     "MLPEnergy",
     "MixtureOfExperts",
@@ -120,6 +122,11 @@ def ebm_examples() -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         "modern-hopfield": example(lambda: ModernHopfield(dim=3, count=5), 3),
         "hopfield": example(lambda: Hopfield(((1, 1, -1), (1, -1, 1))), 3),
         "belief-ebt": example(lambda: BeliefEBT(3, dim=8, heads=2), 4, 3, context=torch.tensor([[-1, 2, -1, 0]]).repeat(6, 1)),
+        "likelihood-ratio": example(
+            lambda: LikelihoodRatio(component("energy", "transformer").factory(5, dim=8, depth=1, heads=2)),
+            *(4, 5),
+            context=torch.tensor([[-1, 2]]).repeat(6, 1),
+        ),
         "sequence-ebt": example(
             lambda: SequenceEBT(5, dim=8, depth=1, heads=2), 4, 5, context=torch.tensor([[-1, 2]]).repeat(6, 1)
         ),

@@ -88,6 +88,14 @@ class WritesOn(Protocol):
 
 
 @runtime_checkable
+class StartsAs(Protocol):
+    """An energy of sequences that is built on the model it corrects, and starts as that."""
+
+    def start_as(self, base: Any) -> None:
+        """Takes a base's weights; raises RuntimeError where they do not fit."""
+
+
+@runtime_checkable
 class DrawsSequences(Protocol):
     """An objective that trains an energy of whole sequences against a model that it draws them from."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ebm.interfaces.abilities import StartsAs
 from ebm.registry import component, parameters
 from ebm.runs import checkpoints
 from ebm.runs.run import Run
@@ -100,13 +101,28 @@ def build_on(recipe: Mapping[str, Any], settings: Mapping[str, Any], model: Run,
             f"{named} is not the model that this recipe was built on: its weights were {before['weights']}, and now they are "
             f"{weights}; name another by --base"
         )
-    objective = {**recipe["objective"], BASE: model.recipe["energy"]}
     task = _inherited(recipe, settings, model, f"{named} says it, which this run builds on", "--base")
-    return {**recipe, "task": task, "objective": objective, BASE: {"model": named, "weights": weights}}
+    return {**shaped_as(recipe, model.recipe["energy"]), "task": task, BASE: {"model": named, "weights": weights}}
 
 
-def take_base(objective: Any, model: Run, named: str) -> None:
-    """Loads a model's weights into an objective's base.
+def shaped_as(recipe: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a base's table into a resolved recipe: into its objective's, and into an energy's that is built on it.
+
+    Raises:
+        ValueError: the energy says that its base is another.
+    """
+    shaped = {**recipe, "objective": {**recipe["objective"], BASE: table}}
+    if BASE in parameters(component("energy", recipe["energy"]["use"]).factory):
+        wrong = {key: value for key, value in recipe["energy"].get(BASE, {}).items() if table.get(key) != value}
+        if wrong:
+            theirs = {key: table.get(key) for key in wrong}
+            raise ValueError(f"energy.base says {wrong}, but the base that the run builds on has {theirs}: leave it out")
+        shaped["energy"] = {**recipe["energy"], BASE: table}
+    return shaped
+
+
+def take_base(objective: Any, energy: Any, model: Run, named: str) -> None:
+    """Loads a model's weights into an objective's base, and into an energy that starts as that.
 
     Raises:
         ValueError: they do not fit, as where its vocabulary is another.
@@ -114,6 +130,8 @@ def take_base(objective: Any, model: Run, named: str) -> None:
     assert isinstance(model.energy, nn.Module)  # which a recipe builds
     try:
         objective.base.load_state_dict(model.energy.state_dict())
+        if isinstance(energy, StartsAs):
+            energy.start_as(model.energy)
     except RuntimeError as error:
         raise ValueError(f"the weights of {named} do not fit this recipe's base ({_reason(error)}): use its task") from error
 

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from ebm.randomness import subseed
-from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, check_base
+from ebm.recipes.origin import BASE, FROM, OWN_BASELINE, check_base, shaped_as
 from ebm.recipes.paths import TYPED
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import Component, check_keywords, component, components, imported, make, parameters
@@ -205,7 +205,8 @@ def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, An
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
     shared["steps"] = max(1, round(shared["steps"] * pace))
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
-    size = {name: value for name, value in recipe["energy"].items() if name in known}
+    said = {**recipe["energy"].get(BASE, {}), **recipe["energy"]}  # an energy may be built on its baseline
+    size = {name: value for name, value in said.items() if name in known}
     summary = f"The baseline, {name}, of: {recipe['summary']}"
     own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
     energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
@@ -222,7 +223,7 @@ def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None =
     """
     if recipe.get(BASE) == OWN_BASELINE:
         table = next(iter(baselines_of(recipe).values()))["energy"]
-        recipe = {**recipe, "objective": {**recipe["objective"], BASE: table}}
+        recipe = shaped_as(recipe, table)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subseed(recipe["seed"], "parameters"))
         built: dict[str, Any] = dict.fromkeys(COMPONENTS)

@@ -107,7 +107,7 @@ def run(
     if model is not None:
         take_weights(whole.energy, whole.objective, model, resolved[FROM]["model"])
     if base is not None:
-        take_base(whole.objective, base, resolved[BASE]["model"])
+        take_base(whole.objective, whole.energy, base, resolved[BASE]["model"])
     if str(recipe).endswith("recipe.toml"):  # a run's, whose data may have changed since
         learned.warn_of_other_data(Path(str(recipe)).parent, whole.task, "this run trains on the new ones")
     if is_first_process() and baselines:
@@ -120,7 +120,7 @@ def run(
         again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
         compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
     if resolved.get(BASE) == OWN_BASELINE:
-        take_base(whole.objective, next(iter(compared.values())), OWN_BASELINE)
+        take_base(whole.objective, whole.energy, next(iter(compared.values())), OWN_BASELINE)
     return _train(whole, folder, overwrite, extend, compared)
 
 

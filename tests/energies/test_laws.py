@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from ebm.baselines import DiT, FrameTransformer, LoopedNetwork
+from ebm.baselines import DiT, FrameTransformer, LoopedNetwork, Transformer
 from ebm.energies import (
     RBM,
     Banana,
@@ -35,6 +35,7 @@ from ebm.energies import (
     ItemResponse,
     JointClassifier,
     LatentEnergy,
+    LikelihoodRatio,
     LogisticRegression,
     MixtureOfExperts,
     MLPEnergy,
@@ -211,6 +212,7 @@ ENERGIES = {
     "belief-ebt": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, relations={"kind": "order"}))), (3, 3)),
     "belief-ebt-hidden": (lambda: stirred(Knowing(BeliefEBT(3, dim=8, heads=2, hidden=1, depth=2))), (3, 4)),
     "sequence-ebt": (lambda: stirred(Following(SequenceEBT(3, dim=8, depth=2, heads=2))), (3, 3)),
+    "likelihood-ratio": (lambda: stirred(Following(LikelihoodRatio(Transformer(3, dim=8, depth=2, heads=2)))), (3, 3)),
     "looped": (lambda: stirred(Knowing(LoopedNetwork(3, dim=8, heads=2))), (3, 3)),
     "sum": (lambda: SumEnergy([MLPEnergy(2, hidden=(4,)), Ring(), lambda y: y.cos().sum(-1)]), (2,)),
     "scaled": (lambda: ScaledEnergy(MLPEnergy(2, hidden=(4,)), learn(0.5)), (2,)),
@@ -318,7 +320,8 @@ def test_every_parameter_receives_a_gradient_from_the_energy_and_from_its_slope(
     y = draw(5, *event).requires_grad_()
     value, slope = energy_and_grad(energy, y, create_graph=True)
     for loss in (value.sum(), slope.square().sum()):
-        names, parameters = zip(*energy.named_parameters(), strict=True) if list(energy.parameters()) else ((), ())
+        trained = [each for each in energy.named_parameters() if each[1].requires_grad]  # a frozen part is meant to be
+        names, parameters = zip(*trained, strict=True) if trained else ((), ())
         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if parameters else ()
         for parameter, grad in zip(names, grads, strict=True):
             # A mixture's weights are divided by their sum: they have one direction without a gradient, not all.

@@ -12,9 +12,10 @@ from ebm.recipes.recipe import resolve
 from ebm.studies.findings import conduct
 from ebm.studies.rerank import rerank
 
-SMALL = {"energy.dim": 8, "energy.depth": 1, "energy.heads": 2, "task.length": 12, "task.depth": [1, 2], "task.deep": [3, 4]}
+SMALL = {"task.length": 12, "task.depth": [1, 2], "task.deep": [3, 4]}
 SMALL |= {"task.n": 150, "fit.steps": 3, "fit.batch_size": 8, "fit.warmup": 1, "fit.evaluate_limit": 8}
-CHOSEN = {**SMALL, "objective.prompt": [2, 4], "rerank.limit": 8, "rerank.n": 2, "rerank.prompt": 3}
+CHOSEN = {**SMALL, "energy.base.dim": 8, "energy.base.depth": 1, "objective.prompt": [2, 4]}
+CHOSEN |= {"rerank.limit": 8, "rerank.n": 2, "rerank.prompt": 3}
 
 
 def alone():
@@ -122,6 +123,14 @@ def test_a_base_of_another_vocabulary_is_refused(plain, tmp_path):
     with pytest.raises(ValueError, match="do not fit this recipe's base"):
         ebm.run(recipe, {**CHOSEN, "task.kinds": 3, "base": str(plain.path)}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_energy_that_is_built_on_the_base_has_its_shape_and_starts_as_it(plain, tmp_path):
+    run = ebm.run(alone(), {**CHOSEN, "base": str(plain.path)}, out=tmp_path / "run")
+    assert same(plain.energy, run.energy.base)
+    assert not same(plain.energy, run.energy.model)
+    with pytest.raises(ValueError, match=r"energy.base says \{'dim': 16\}, but the base that the run builds on has \{'dim': 8\}"):
+        ebm.run(alone(), {**CHOSEN, "base": str(plain.path), "energy.base.dim": 16}, out=tmp_path / "other")
 
 
 def test_the_command_line_names_a_base():
