@@ -61,7 +61,7 @@ PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "sche
 VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
 TAKES = {"study": "run", "rival": "task", "command": "run"}  # what is handed to it, as its first parameter
 PATHS = ("recipe", "grid", "model")  # the kinds that are files, not factories
-TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "pace", "base", "typed", "from")  # a recipe's own
+TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "baseline_fit", "pace", "base", "typed", "from")  # a recipe's own
 
 
 class Offer(NamedTuple):

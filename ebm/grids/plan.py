@@ -86,7 +86,7 @@ def recipe_of(grid: Grid, arm: str, point: int, seed: int, values: Mapping[str, 
     along = {key: each[point] for key, each in grid.axis.settings.items()} if grid.axis is not None else {}
     try:
         recipe = load(about.recipe)
-        left_out = {"baseline", "pace", *components("study")}
+        left_out = {"baseline", "baseline_fit", "pace", *components("study")}
         bare = {key: value for key, value in recipe.items() if key not in left_out}
         if measure.study:
             bare[measure.study] = measure.keywords

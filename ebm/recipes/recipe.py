@@ -72,9 +72,9 @@ def load(name: str | Path) -> dict[str, Any]:
 def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     tables = (*COMPONENTS, "fit", *components("study"))
     for key, value in recipe.items():
-        if key not in (known := (*tables, "summary", "seed", "baseline", "pace", BASE, TYPED, FROM)):
+        if key not in (known := (*tables, "summary", "seed", "baseline", OTHERWISE, "pace", BASE, TYPED, FROM)):
             raise ValueError(f"{what} has no place for {key!r}: {nearest(key, known)}")
-        if key in (*tables, TYPED, FROM) and not isinstance(value, dict):
+        if key in (*tables, OTHERWISE, TYPED, FROM) and not isinstance(value, dict):
             raise ValueError(f"{what}: {key} is {value!r}, but it is a table, as in [{key}]")
     if not isinstance(recipe.get("summary", ""), str):
         raise ValueError(f"{what}: summary is {recipe['summary']!r}: write a string")
@@ -125,6 +125,10 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
         for name in _listed(recipe["baseline"]):
             load(name)  # raises where there is none
         resolved["baseline"] = recipe["baseline"]
+    if OTHERWISE in recipe and "baseline" in resolved:  # without a baseline it says nothing
+        if "steps" in recipe[OTHERWISE]:
+            raise ValueError(f"[{OTHERWISE}] has steps: write pace, how many steps a baseline takes for one of this recipe's")
+        resolved[OTHERWISE] = _resolve_keywords(fit, recipe[OTHERWISE], OTHERWISE, OTHERWISE, handed=FIT_HANDED)
     if base is not None:
         resolved[BASE] = base
     if "pace" in recipe:
@@ -171,6 +175,8 @@ def study_keywords(
     return _resolve_keywords(study, {**table, **typed}, name, name, handed=handed)
 
 
+OTHERWISE = "baseline_fit"  # a recipe's table of what its baselines' [fit] has unlike its own
+
 # What a baseline says for itself; it shares the rest of [fit] with the run.
 OWN = (
     *("lr", "sampler_lr", "betas", "weight_decay", "warmup", "schedule", "lr_end", "clip_norm", "ema", "sampler"),
@@ -187,7 +193,7 @@ def baselines_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     A baseline takes `pace` steps (by default 1) for each of the recipe's, so that both can train
     for the same time. Keywords that both energies have (dim, depth …) are the run's; the
-    optimiser's are the baseline's own.
+    optimiser's are the baseline's own, and what the recipe's [baseline_fit] says otherwise.
     """
     names = _listed(recipe.get("baseline", []))
     paces = _listed(recipe.get("pace", 1))
@@ -201,7 +207,7 @@ def baseline_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, Any]:
-    baseline = {key: value for key, value in load(name).items() if key not in ("baseline", "pace", BASE)}
+    baseline = {key: value for key, value in load(name).items() if key not in ("baseline", OTHERWISE, "pace", BASE)}
     shared = {name: value for name, value in recipe["fit"].items() if name not in OWN}
     shared["steps"] = max(1, round(shared["steps"] * pace))
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
@@ -209,7 +215,7 @@ def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, An
     size = {name: value for name, value in said.items() if name in known}
     summary = f"The baseline, {name}, of: {recipe['summary']}"
     own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
-    energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared}
+    energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared, **recipe.get(OTHERWISE, {})}
     return resolve({**baseline, **own, "energy": energy, "fit": fit})
 
 

@@ -74,6 +74,19 @@ def test_a_pace_needs_a_baseline_and_a_number():
         recipes.resolve({**recipe, "pace": 2, "baseline": ""})
 
 
+def test_a_baseline_trains_otherwise_where_the_recipe_says_so():
+    recipe = recipes.load("denoise")
+    resolved = recipes.resolve(recipe, {"baseline_fit.batch_size": "5", "fit.batch_size": "2"})
+    assert (resolved["fit"]["batch_size"], recipes.baseline_of(resolved)["fit"]["batch_size"]) == (2, 5)
+    shared = recipes.resolve({key: value for key, value in recipe.items() if key != "baseline_fit"})
+    assert recipes.baseline_of(shared)["fit"]["batch_size"] == shared["fit"]["batch_size"]
+    alone = recipes.resolve({key: value for key, value in recipe.items() if key not in ("baseline", "pace")})
+    assert "baseline_fit" not in alone
+    for wrong, words in (({"steps": 3}, "write pace"), ({"batch": 3}, "batch_size"), (3, "it is a table")):
+        with pytest.raises(ValueError, match=words):
+            recipes.resolve({**recipe, "baseline_fit": wrong})
+
+
 def test_restoring_is_run_beside_its_feed_forward_form(tmp_path):
     small = {
         **{
