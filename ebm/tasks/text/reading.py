@@ -20,7 +20,7 @@ from ebm.optional import installed
 from ebm.tasks.text.finding import kind_of
 from ebm.words import nearest
 
-CHUNK = 1 << 20  # characters that are searched for a separator at a time
+CHUNK = 1 << 16  # characters that are searched for a separator at a time, and read again behind a place
 AT_ONCE = 1_000  # rows of a table that are held at a time
 
 Part = tuple[int, int]  # (i, n): the i-th of n parts, which together are all
@@ -242,20 +242,23 @@ def _cut(text: io.TextIOWrapper, separator: str, mark: Mark) -> Iterator[tuple[M
     else:
         for _ in range(begin):
             text.read(CHUNK)
-    held = ""
+    held: list[str] = []  # of a piece that goes on, but for as much as may begin a separator
+    carried = ""
     while True:
         here = text.tell() if seeks else begin
         if not (chunk := text.read(CHUNK)):
             break
         begin += 1
-        chunk, before = chunk[skipped:], skipped - len(held)
-        skipped = 0
-        *found, left = (held + chunk).split(separator)
+        before, chunk, skipped = skipped - len(carried), chunk[skipped:], 0
+        *found, left = (carried + chunk).split(separator)
         for piece in found:
             before += len(piece) + len(separator)
-            yield (here, before), piece
-        held = left
-    yield (here, END), held
+            yield (here, before), "".join([*held, piece])
+            held = []
+        edge = max(0, len(left) - len(separator) + 1)
+        held.append(left[:edge])
+        carried = left[edge:]
+    yield (here, END), "".join([*held, carried])
 
 
 def _json(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:

@@ -9,16 +9,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from ebm.files import write_text
 from ebm.tasks.rows import SPLITS
 from ebm.tasks.sources import few_of
 from ebm.tasks.text.finding import COMPRESSED
 from ebm.tasks.text.iterables import placed_rows, rows_of
+from ebm.tasks.text.keeping import cache_folder, kept, key_of
 from ebm.tasks.text.reading import ALL, Part, Reader, needed_of, placed_texts, texts_of
 from ebm.tasks.text.splits import draw, draws_until_complete, split_of
 
 AT_ONCE = 1_000  # rows of a table that are held at a time
 SQUEEZED = 4  # how many times smaller compressed text is, roughly
-KNOWN = 1_000  # documents of a stream without files that its fingerprint knows
+KNOWN = 100  # documents of a stream without files that its fingerprint knows
+LARGE = 1 << 26  # bytes of a file whose digest is kept, so that a run on it starts in seconds
 
 
 class Shard(Protocol):
@@ -57,6 +60,17 @@ class FileShard:
         return self.file.stat().st_size * (SQUEEZED if self.file.suffix.lower() in COMPRESSED else 1)
 
     def digest(self) -> bytes:
+        found = self.file.stat()
+        if found.st_size < LARGE:
+            return self._hashed()
+        key = key_of("digest", str(self.file.resolve()), found.st_size, found.st_mtime_ns)
+        try:
+            folder = kept(cache_folder(), key, lambda draft: write_text(draft / "sha256", self._hashed().hex()))
+        except PermissionError:  # of the cache
+            return self._hashed()
+        return bytes.fromhex((folder / "sha256").read_text(encoding="ascii"))
+
+    def _hashed(self) -> bytes:
         with self.file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
 
