@@ -134,7 +134,7 @@ def fit(
         workers: processes that load data.
         accelerator: Fabric's: "auto", "cpu", "gpu" …
         strategy: Fabric's: "auto", "ddp" …
-        devices: Fabric's: how many processes, or "auto".
+        devices: Fabric's: how many processes, or "auto". A stopped run may go on on another number.
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
         compile: compiles the energy and its derivatives: its regions, in seconds, where it has some

@@ -20,7 +20,7 @@ from ebm.optional import installed
 from ebm.tasks.text.finding import kind_of
 from ebm.words import nearest
 
-CHUNK = 1 << 16  # characters that are searched for a separator at a time, and read again behind a place
+CHUNK = 1 << 14  # characters that are searched for a separator at a time, and read again behind a place
 AT_ONCE = 1_000  # rows of a table that are held at a time
 
 Part = tuple[int, int]  # (i, n): the i-th of n parts, which together are all
@@ -91,6 +91,8 @@ class Reader(NamedTuple):
                 for count, mark, row in FORMATS[kind](stream, self, wanted):
                     if count in wanted:
                         yield count, (count + 1, mark), row
+        except GeneratorExit:  # an interpreter that ends has no modules any more, which the errors below are of
+            raise
         except UnicodeDecodeError as error:
             what = f"{file}, after row {count}" if count >= 0 else str(file)
             likely = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
