@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import get_annotations
 from typing import Any, Protocol, runtime_checkable
 
@@ -205,6 +205,20 @@ class Learns(Protocol):
 
     def load_state_dict(self, state: Any) -> Any:
         """Loads what `state_dict` returned, so that the data are not needed again."""
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A loader of training batches that processes share: each reads its own rows of them alone."""
+
+    def share(self, rank: int, ranks: int, *, taken: int = 0, state: Any = None) -> Iterator[tuple[Any, Batch]]:
+        """Iterates over this process's rows of each batch, behind `taken` batches, and a state.
+
+        All processes' rows in the order of ranks are the rows that one process would get; each batch
+        must divide over the processes. A state is what a later call needs beside `taken` to go on
+        behind that batch without reading what lies before it, in trees of tensors, numbers, strings,
+        lists and dictionaries; None where `taken` is enough.
+        """
 
 
 @runtime_checkable

@@ -22,7 +22,8 @@ EXTENDED = "extended.json"  # lists where a finished run was trained on from: {"
 WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", EXTENDED, "report.html")
 # What an extension may change, beside callbacks: how long training goes on, by which schedule, and how it is told.
 SCHEDULE = ("steps", "lr", "sampler_lr", "warmup", "schedule", "lr_end", "scheduler")
-TOLD = ("log_every", "evaluate_every", "evaluate_limit", "checkpoint_every", "on_divergence", "compile")
+SHARED = ("devices", "strategy", "num_nodes")  # which processes train: the batches stay the same
+TOLD = ("log_every", "evaluate_every", "evaluate_limit", "checkpoint_every", "on_divergence", "compile", *SHARED)
 EVENTS = "events.out.tfevents.*"  # what TensorBoard's writer calls its files
 
 
@@ -182,12 +183,14 @@ def _check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mappi
     if not saved:
         return before  # it trained nothing that could be lost
     # A run that the doctor stopped may go on with another answer to divergence, any may be compiled
-    # or not, and one that has been trained to its end may be evaluated by another limit.
+    # or not, and trained by another number of processes, and one that has been trained to its end
+    # may be evaluated by another limit.
     trained = saved[-1] == before["settings"].get("steps")
     different = [
         name
         for name in sorted(differences(before, described))
-        if not name.endswith(("on_divergence", ".compile")) and not (trained and name.endswith("evaluate_limit"))
+        if not name.endswith(("on_divergence", ".compile", *(f".{name}" for name in SHARED)))
+        and not (trained and name.endswith("evaluate_limit"))
     ]
     if different == ["data"]:
         raise ValueError(

@@ -51,7 +51,7 @@ def put_back(
         objective: gets its parameters, and the rank's replay buffer.
         task: gets what it learned from its data, if it has `load_state_dict`.
         averaged: whether the energy is to be used, and not trained on.
-        rank: whose own part is read.
+        rank: whose own part is read; where fewer ranks wrote the checkpoint, they are counted through again.
         device: where shared tensors go.
         verified: whether `newest` found the checkpoint, and has read all of it.
 
@@ -59,7 +59,7 @@ def put_back(
         CheckpointError: the weights are truncated, foreign, or do not fit.
     """
     shared = checkpoints.read(saved, "shared", device, verified=verified)
-    own = checkpoints.read(saved, f"rank{rank}", verified=verified)
+    own = checkpoints.read(saved, f"rank{rank % ranks_in(saved)}", verified=verified)
     if not verified:
         check_weights(saved, shared, energy, objective)
     with checkpoints.named(saved):
@@ -71,6 +71,19 @@ def put_back(
         if shared.get("task") and not lacking(task, Learns):
             task.load_state_dict(shared["task"])
     return shared, own
+
+
+def ranks_in(saved: Path) -> int:
+    """Counts the ranks that wrote a checkpoint."""
+    return max(1, len([*saved.glob("rank*.json")]))
+
+
+def joined_data(saved: Path) -> Any:
+    """Joins what all ranks' loaders keep of the data, by what they hold; None where they keep nothing."""
+    states = [checkpoints.read(saved, f"rank{rank}", verified=True).get("data") for rank in range(ranks_in(saved))]
+    if states[0] is None:
+        return None
+    return {**states[0], "held": {lane: held for state in states for lane, held in state["held"].items()}}
 
 
 def newest(folder: Path, energy: EnergyFn, objective: Objective | None, *, aside: bool = False) -> Path | None:

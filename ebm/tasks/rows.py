@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, but what torch.func itself maps trees by
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ebm.interfaces import Batch, Predictor, Task, raise_if_not_finite
 from ebm.interfaces.task import check_limit
@@ -179,6 +180,8 @@ class RowTask(InMemory):
 class RowsOf(Dataset[Batch]):
     """Serves the rows of a batch to a DataLoader, a whole batch at a time."""
 
+    by_index = True  # a row is a function of its index, whichever others it comes with
+
     def __init__(self, rows: Batch) -> None:
         self.rows = rows
 
@@ -196,13 +199,49 @@ def loader_of(rows: Any, batch_size: int, training: bool, seed: int, workers: in
 
     In training it is shuffled, by `seed` alone, and leaves out its last batch where that is short
     (unless it is the only one); otherwise all rows come, in a fixed order. A batch_size below 1 is
-    a ValueError.
+    a ValueError. Of a dataset that says `by_index`, processes each read their own rows alone.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: it must be at least 1")
     how: dict[str, Any] = {"shuffle": training, "drop_last": training and len(rows) >= batch_size, "num_workers": workers}
     # Without a generator, a loader draws from torch's global one.
-    return DataLoader(rows, batch_size, **how, collate_fn=_whole, generator=stream(seed, "loader"))
+    kind = RowLoader if vars(type(rows)).get("by_index") else DataLoader  # a subclass may do otherwise
+    return kind(rows, batch_size, **how, collate_fn=_whole, generator=stream(seed, "loader"))
+
+
+class RowLoader(DataLoader[Batch]):
+    """Loads rows that are each a function of their index alone, so that processes can share its batches.
+
+    >>> loader = RowLoader(RowsOf(Batch(torch.arange(8))), 4, collate_fn=lambda rows: rows)
+    >>> [rows.target.tolist() for _, rows in loader.share(rank=1, ranks=2, taken=1)]
+    [[6, 7]]
+    """
+
+    def share(self, rank: int, ranks: int, *, taken: int = 0, state: None = None) -> Iterator[tuple[None, Batch]]:
+        """Iterates as `ebm.interfaces.abilities.Shares` says; the state is None."""
+        assert state is None
+        own = DataLoader(
+            self.dataset,
+            batch_sampler=_Share(self.batch_sampler, rank, ranks, taken),
+            collate_fn=self.collate_fn,
+            num_workers=self.num_workers,
+            generator=self.generator,
+        )
+        return ((None, rows) for rows in own)
+
+
+class _Share(Sampler[list[int]]):
+    """A process's indices of each batch, which lie side by side, behind some batches."""
+
+    def __init__(self, batches: Any, rank: int, ranks: int, taken: int) -> None:
+        self.batches, self.rank, self.ranks, self.taken = batches, rank, ranks, taken
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in islice(self.batches, self.taken, None):
+            rows, over = divmod(len(batch), self.ranks)
+            if over:
+                raise ValueError(f"a batch of {len(batch)} rows does not divide over {self.ranks} processes")
+            yield batch[self.rank * rows : (self.rank + 1) * rows]
 
 
 def _whole(batch: Any) -> Any:

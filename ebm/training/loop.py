@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,17 +14,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ebm.files import commit, discard, draft_of, holding
-from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, Task, plainly
+from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints, learned
 from ebm.runs.folder import SCHEDULE, open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
-from ebm.runs.snapshots import newest, own_state, put_back, shared_state
+from ebm.runs.snapshots import joined_data, newest, own_state, put_back, ranks_in, shared_state
 from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.accumulation import pieces, whole
+from ebm.training.batches import Batches as _batches
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
 from ebm.training.compiling import compile_if_it_pays
 from ebm.training.extension import described_schedule, reschedule, told_of_extension
@@ -133,7 +134,7 @@ def fit(
         workers: processes that load data.
         accelerator: Fabric's: "auto", "cpu", "gpu" …
         strategy: Fabric's: "auto", "ddp" …
-        devices: Fabric's: how many processes, or "auto".
+        devices: Fabric's: how many processes, or "auto". A stopped run may go on on another number.
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
         compile: compiles the energy and its derivatives: its regions, in seconds, where it has some
@@ -229,13 +230,21 @@ def fit(
     lost, logged = lost_processes_are_named(folder, fabric.world_size), logging_to(sinks, {"run": folder.name, **settings})
     with mine, stop_signals() as stop, lost, watched, logged:
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
-        done, place, size, own, ended, used = 0, (0, 0), 0, None, False, 0.0
+        done, place, size, own, state, ended, used = 0, (0, 0), 0, None, None, False, 0.0
         unbroken = ranks.broadcast_from_first(
             fabric, lambda: str(newest(folder / "checkpoints", energy, objective, aside=True) or "")
         )
         if saved := Path(unbroken) if unbroken else None:
             to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device, "verified": True}
             shared, own = put_back(saved, energy, objective, task, **to)
+            state = own.get("data")
+            if (began := ranks_in(saved)) != fabric.world_size:
+                own, state = None, joined_data(saved)
+                generator = stream(
+                    drawn, "train", fabric.global_rank, "of", fabric.world_size, shared["step"], device=fabric.device
+                )
+                if first:
+                    print(visible(ranks.told_of_change(folder, shared["step"], began, fabric.world_size)), file=sys.stderr)
             with checkpoints.named(saved):
                 if shared.get("scheduled", scheduled) == scheduled:
                     optimizer.load_state_dict(shared["optimizer"])
@@ -250,7 +259,7 @@ def fit(
                 if average is not None:
                     average.load_state_dict(shared["average"])
             done, place, size, ended = shared["step"], tuple(shared["place"]), shared["history"], shared["ended"]
-        batches = _batches(task, batch_size, drawn, workers, place)
+        batches = _batches(task, batch_size, drawn, workers, place, member=fabric, state=state)
         if own is not None and shared["rollbacks"] == back:  # after a rollback draws are new
             generator.set_state(own["generator"])
             set_random_states(own["random"])
@@ -272,7 +281,8 @@ def fit(
                 **moving(),
                 **shared_state(energy, objective, task, average),
             }
-            own = {"generator": generator.get_state(), "random": random_states(), **own_state(energy, objective)}
+            own = {"generator": generator.get_state(), "random": random_states(), "data": batches.state}
+            own |= own_state(energy, objective)
             _save(folder / "checkpoints", step, shared, own, fabric)
 
         if saved is None and on_divergence == "rollback":
@@ -281,7 +291,7 @@ def fit(
         while step < steps and not ended:
             step += 1
             place, batch = next(batches)
-            batch = fabric.to_device(ranks.shard(fabric, batch))
+            batch = fabric.to_device(batch)
             portion, parts, losses = ranks.weight_of_rank(fabric, batch), pieces(batch, accumulate), []
             for number, (part, share) in enumerate(parts, start=1):
                 with fabric.no_backward_sync(model, enabled=number < len(parts)), data_are_blamed(step, batch):
@@ -362,30 +372,6 @@ def _rate(step: int, steps: int, warmup: int, schedule: str, end: float = 0.1) -
     if schedule == "constant":
         return 1.0
     return end + (1 - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
-
-
-def _batches(
-    task: Task, batch_size: int, seed: int, workers: int, place: tuple[int, int]
-) -> Iterator[tuple[tuple[int, int], Batch]]:
-    """Iterates over ((epoch, batches taken of it), batch) without end, starting behind a place."""
-    epoch, taken = place
-    batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers)) if taken else None
-    for _ in range(taken):
-        next(batches)  # type: ignore[arg-type]  # there is an iterator where some are taken
-
-    def following(epoch: int, count: int, batches: Iterator[Batch] | None) -> Iterator[tuple[tuple[int, int], Batch]]:
-        while True:
-            if batches is None:
-                count = 0
-                batches = iter(task.loader("train", batch_size, seed=subseed(seed, "data", epoch), workers=workers))
-            for batch in batches:
-                count += 1
-                yield (epoch, count), batch
-            if not count:
-                raise ValueError(f"the training split of {type(task).__name__} gives no batch of {batch_size}: it is empty")
-            epoch, batches = epoch + 1, None
-
-    return following(epoch, taken, batches)
 
 
 def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric) -> dict[str, float]:

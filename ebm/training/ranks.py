@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,8 +46,19 @@ def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:
     return answer
 
 
-def shard(fabric: Fabric, batch: Batch) -> Batch:
-    """Takes this process's rows of a batch."""
+def told_of_change(folder: Path, step: int, before: int, now: int) -> str:
+    """Says what stays and what does not where other processes go on than began.
+
+    >>> print(told_of_change(Path("runs/x"), 30, 4, 1))
+    runs/x: 4 processes trained it for 30 steps, and 1 goes on: on the same batches, with other random draws
+    """
+    began = f"{before} processes" if before > 1 else "1 process"
+    on = f"{now} go on" if now > 1 else "1 goes on"
+    return f"{folder}: {began} trained it for {step} steps, and {on}: on the same batches, with other random draws"
+
+
+def shard(fabric: Any, batch: Batch) -> Batch:
+    """Takes this process's rows of a whole batch."""
 
     def rows(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -310,6 +310,8 @@ class Denoising(Task):
 class _Drawn(Dataset[Batch]):
     """Draws training tiles by the batch: each is a function of the seed and its index."""
 
+    by_index = True
+
     def __init__(self, task: Denoising, found: list[Photograph], seed: int) -> None:
         self.pixels, self.seed, self.tile, self.tiles = [photo.pixels for photo in found], seed, task.tile, task.tiles
         self.schedule, self.noise_step = task.schedule, task.noise_step

@@ -86,7 +86,8 @@ class Corpus:
     def fingerprint(self) -> str:
         """Digests the content, whatever it is called: the bytes of files, and documents without a file.
 
-        A stream without files is known by its first 1,000 documents.
+        A stream without files is known by its first 100 documents. The digest of a large file is kept,
+        and holds as long as its size and its time of change do.
         """
         digest = hashlib.sha256()
         for pool in self.pools:

@@ -184,6 +184,8 @@ def cut(tokenizer: Tokenizer, text: str) -> Iterator[tuple[str, bool]]:
 class Windows(Dataset[Batch]):
     """Cuts (1 + tokens,) ids into windows, and serves them to a loader, a whole batch at a time."""
 
+    by_index = True
+
     def __init__(self, ids: Any, context: int, end: int) -> None:
         self.ids, self.count, self.context, self.end = np.asanyarray(ids), len(ids) - 1, context, end
 
@@ -209,6 +211,8 @@ class Mixed(Dataset[Batch]):
     >>> mixed[range(len(mixed))].target.flatten().tolist()
     [1, 2, 1, 2, 1, 2, 1, 2, 3, 4, 5, 6]
     """
+
+    by_index = True
 
     def __init__(self, sources: Sequence[Windows], shares: Sequence[float]) -> None:
         self.sources = sources

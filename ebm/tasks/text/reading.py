@@ -10,16 +10,39 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ebm.optional import installed
 from ebm.tasks.text.finding import kind_of
 from ebm.words import nearest
 
-CHUNK = 1 << 20  # characters that are searched for a separator at a time
+CHUNK = 1 << 14  # characters that are searched for a separator at a time, and read again behind a place
 AT_ONCE = 1_000  # rows of a table that are held at a time
+
+Part = tuple[int, int]  # (i, n): the i-th of n parts, which together are all
+ALL: Part = (0, 1)
+Mark = tuple[int, int] | None  # of a text: where a chunk begins, and how many characters of it lie before
+END = -1  # in place of characters: nothing comes any more
+Place = tuple[int, Mark]  # how many rows lie before, and where in a text that is
+START: Place = (0, None)
+P = TypeVar("P")
+
+
+class Wanted(NamedTuple):
+    """Which rows of a file are wanted: those of a part, behind a place."""
+
+    first: int = 0
+    mark: Mark = None
+    part: int = 0
+    of: int = 1
+
+    def __contains__(self, number: object) -> bool:
+        assert isinstance(number, int)
+        return number >= self.first and number % self.of == self.part
 
 
 class Reader(NamedTuple):
@@ -44,15 +67,32 @@ class Reader(NamedTuple):
         """
         return texts_of(self.rows(file), self.column, str(file))
 
+    def read(self, file: Path, place: Place | None = None, part: Part = ALL) -> Iterator[tuple[Place, str]]:
+        """Iterates over (place behind it, document) of a part of the rows, behind a place, blank ones included.
+
+        What lies before the place is skipped without being parsed, and where a format allows it not
+        even read; so are the rows of other parts. Errors are those of `texts`.
+        """
+        index, of = part
+        rows = self._rows(file, Wanted(*(place or START), index, of))
+        return placed_texts(rows, self.column, str(file), others=self.texts(file))
+
     def rows(self, file: Path) -> Iterator[Any]:
         """Iterates over a file's rows: mappings, or the documents of a text file themselves."""
+        return (row for _, _, row in self._rows(file, Wanted()))
+
+    def _rows(self, file: Path, wanted: Wanted) -> Iterator[tuple[int, Place, Any]]:
+        """Iterates over (number, place behind it, row) of the rows that are wanted."""
         kind = kind_of(file)
         assert kind is not None
-        count = -1
+        count = wanted.first - 1
         try:
             with _opened(file) as stream:
-                for count, row in enumerate(FORMATS[kind](stream, self)):  # noqa: B007
-                    yield row
+                for count, mark, row in FORMATS[kind](stream, self, wanted):
+                    if count in wanted:
+                        yield count, (count + 1, mark), row
+        except GeneratorExit:  # an interpreter that ends has no modules any more, which the errors below are of
+            raise
         except UnicodeDecodeError as error:
             what = f"{file}, after row {count}" if count >= 0 else str(file)
             likely = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
@@ -63,15 +103,26 @@ class Reader(NamedTuple):
             raise ValueError(f"{file}, row {count + 1}, cannot be read: {reason}") from error
 
 
-def texts_of(rows: Iterator[Any], column: str, name: str) -> Iterator[str]:
+def texts_of(rows: Iterable[Any], column: str, name: str) -> Iterator[str]:
     """Takes the text out of each row, "" where it has none; `name` says in errors whose rows they are.
 
     >>> list(texts_of(iter([{"a": {"b": "one"}}, {"a": None}, "two"]), "a.b", "rows"))
     ['one', '', 'two']
     """
+    return (text for _, text in placed_texts(((number, None, row) for number, row in enumerate(rows)), column, name))
+
+
+def placed_texts(
+    rows: Iterable[tuple[int, P, Any]], column: str, name: str, others: Iterable[str] | None = None
+) -> Iterator[tuple[P, str]]:
+    """Takes the text out of each (number, place, row), as `texts_of` does, beside its place.
+
+    Where these are not all rows, `others` are the texts of all: only there can it be seen whether
+    none has the column.
+    """
     missing: Any = None
     there = False
-    for index, row in enumerate(rows):
+    for index, place, row in rows:
         text = row if isinstance(row, str) else _at(row, column) if isinstance(row, Mapping) else row
         if text is ABSENT:
             missing = row if missing is None else missing
@@ -79,7 +130,7 @@ def texts_of(rows: Iterator[Any], column: str, name: str) -> Iterator[str]:
         else:
             there = True
         if text is None:
-            yield ""
+            yield place, ""
             continue
         if not isinstance(text, str):
             raise ValueError(f"{name}, column {column!r}, row {index}: {_shown(text)} is no text{_way_out(text, column)}")
@@ -90,8 +141,11 @@ def texts_of(rows: Iterator[Any], column: str, name: str) -> Iterator[str]:
                 raise ValueError(
                     f"{name}, row {index}: the text holds half a character, {error.object[error.start]!r}"
                 ) from error
-        yield text
-    if missing is not None and not there:
+        yield place, text
+    if missing is not None and not there and others is not None:
+        for _ in others:  # raises where none has the column
+            pass
+    elif missing is not None and not there:
         known = list(_paths(missing))
         inner = sorted((path for path in known if "." in path), key=lambda path: path.endswith((f".{column}", ".content")))
         way_out = f". A path names a place within, as in --task.column {inner[-1]}" if inner else ""
@@ -151,18 +205,17 @@ def _way_out(value: Any, column: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- formats
 
+# The number of a row, what marks the next, and the row; of one that is not wanted it need not be read.
+Found = Iterator[tuple[int, Mark, Any]]
 
-def _text(stream: BinaryIO, reader: Reader) -> Iterator[str]:
+
+def _text(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
     with _decoded(stream, reader) as text:
-        if reader.separator is None:
-            if whole := text.read():
-                yield whole
-            return
-        held = ""
-        while chunk := text.read(CHUNK):
-            *found, held = (held + chunk).split(reader.separator)
-            yield from map(_trimmed, found)
-        yield _trimmed(held)
+        if reader.separator is not None:
+            for number, (mark, document) in enumerate(_cut(text, reader.separator, wanted.mark), wanted.first):
+                yield number, mark, _trimmed(document)
+        elif whole := text.read():
+            yield 0, None, whole
 
 
 def _trimmed(document: str) -> str:
@@ -170,14 +223,47 @@ def _trimmed(document: str) -> str:
     return document.removeprefix("\n").removesuffix("\n")
 
 
-def _lines(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
+def _lines(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
+    number = wanted.first
     with _decoded(stream, reader) as text:
-        for line in text:
-            if not line.isspace():
-                yield _row(json.loads(line))
+        for mark, line in _cut(text, "\n", wanted.mark):
+            if not line or line.isspace():
+                continue
+            yield number, mark, _row(json.loads(f"{line}\n")) if number in wanted else None
+            number += 1
 
 
-def _json(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
+def _cut(text: io.TextIOWrapper, separator: str, mark: Mark) -> Iterator[tuple[Mark, str]]:
+    """Cuts a text at separators, behind a mark: (mark of what comes next, piece)."""
+    begin, skipped = mark or (0, 0)
+    if skipped == END:
+        return
+    seeks = text.seekable()  # what does not is marked by the number of the chunk
+    if seeks:
+        text.seek(begin)
+    else:
+        for _ in range(begin):
+            text.read(CHUNK)
+    held: list[str] = []  # of a piece that goes on, but for as much as may begin a separator
+    carried = ""
+    while True:
+        here = text.tell() if seeks else begin
+        if not (chunk := text.read(CHUNK)):
+            break
+        begin += 1
+        before, chunk, skipped = skipped - len(carried), chunk[skipped:], 0
+        *found, left = (carried + chunk).split(separator)
+        for piece in found:
+            before += len(piece) + len(separator)
+            yield (here, before), "".join([*held, piece])
+            held = []
+        edge = max(0, len(left) - len(separator) + 1)
+        held.append(left[:edge])
+        carried = left[edge:]
+    yield (here, END), "".join([*held, carried])
+
+
+def _json(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
     with _decoded(stream, reader) as text:
         whole = text.read()
     try:
@@ -194,7 +280,8 @@ def _json(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
         found = [found] if itself else found[lists[0]]
     if not isinstance(found, list):
         raise ValueError(f"it holds {_shown(found)}, and a list of rows is wanted")
-    yield from map(_row, found)
+    for number, row in enumerate(found):
+        yield number, None, _row(row)
 
 
 def _row(row: Any) -> Any:
@@ -203,30 +290,34 @@ def _row(row: Any) -> Any:
     return row
 
 
-def _csv(stream: BinaryIO, reader: Reader, delimiter: str = ",") -> Iterator[dict[str, str]]:
+def _csv(stream: BinaryIO, reader: Reader, wanted: Wanted, delimiter: str = ",") -> Found:
     csv.field_size_limit(2**31 - 1)  # its usual limit is 128 kB, and a document may be longer
     with _decoded(stream, reader, newline="") as text:
-        for row in csv.DictReader(text, delimiter=delimiter, strict=True):
+        for number, row in enumerate(csv.DictReader(text, delimiter=delimiter, strict=True)):
             if None in row or None in row.values():  # what csv makes of too many cells, and of too few
                 raise ValueError("it has not as many cells as there are columns")
-            yield row
+            yield number, None, row
 
 
-def _tsv(stream: BinaryIO, reader: Reader) -> Iterator[dict[str, str]]:
-    return _csv(stream, reader, "\t")
+def _tsv(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
+    return _csv(stream, reader, wanted, "\t")
 
 
-def _parquet(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
+def _parquet(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
     installed("pyarrow")
     from pyarrow import parquet
 
     table = parquet.ParquetFile(_at_hand(stream))
-    names = table.schema_arrow.names
-    for batch in table.iter_batches(AT_ONCE, columns=needed_of(reader.column, names)):
-        yield from batch.to_pylist()
+    columns = needed_of(reader.column, table.schema_arrow.names)
+    ends = [*accumulate(table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))]
+    group = bisect_right(ends, wanted.first)  # those before it are not read
+    number = ends[group - 1] if group else 0
+    for batch in table.iter_batches(AT_ONCE, columns=columns, row_groups=[*range(group, len(ends))]):
+        yield from _taken(batch, number, wanted)
+        number += batch.num_rows
 
 
-def _arrow(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
+def _arrow(stream: BinaryIO, reader: Reader, wanted: Wanted) -> Found:
     installed("pyarrow")
     from pyarrow import ipc
 
@@ -238,10 +329,21 @@ def _arrow(stream: BinaryIO, reader: Reader) -> Iterator[Any]:
         batches = (file.get_batch(index) for index in range(file.num_record_batches))
     else:
         batches = iter(ipc.open_stream(stream))
+    number = 0
     for batch in batches:
         part = batch.select(needed_of(reader.column, batch.schema.names))
         for first in range(0, part.num_rows, AT_ONCE):
-            yield from part.slice(first, AT_ONCE).to_pylist()
+            yield from _taken(part.slice(first, AT_ONCE), number + first, wanted)
+        number += part.num_rows
+
+
+def _taken(batch: Any, number: int, wanted: Wanted) -> Found:
+    """Takes the rows that are wanted out of a batch whose first has this number."""
+    numbers = [found for found in range(number, number + batch.num_rows) if found in wanted]
+    if not numbers:
+        return iter(())
+    rows = batch if len(numbers) == batch.num_rows else batch.take([found - number for found in numbers])
+    return ((found, None, row) for found, row in zip(numbers, rows.to_pylist(), strict=True))
 
 
 def _at_hand(stream: BinaryIO) -> BinaryIO:
@@ -261,7 +363,7 @@ def needed_of(column: str, names: list[str]) -> list[str]:
     return found
 
 
-FORMATS: dict[str, Callable[[BinaryIO, Reader], Iterator[Any]]] = {
+FORMATS: dict[str, Callable[[BinaryIO, Reader, Wanted], Found]] = {
     "text": _text,
     "lines": _lines,
     "json": _json,

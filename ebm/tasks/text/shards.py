@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from ebm.files import write_text
 from ebm.tasks.rows import SPLITS
 from ebm.tasks.sources import few_of
 from ebm.tasks.text.finding import COMPRESSED
-from ebm.tasks.text.reading import Reader, needed_of, texts_of
+from ebm.tasks.text.iterables import placed_rows, rows_of
+from ebm.tasks.text.keeping import cache_folder, kept, key_of
+from ebm.tasks.text.reading import ALL, Part, Reader, needed_of, placed_texts, texts_of
 from ebm.tasks.text.splits import draw, draws_until_complete, split_of
 
 AT_ONCE = 1_000  # rows of a table that are held at a time
 SQUEEZED = 4  # how many times smaller compressed text is, roughly
-KNOWN = 1_000  # documents of a stream without files that its fingerprint knows
+KNOWN = 100  # documents of a stream without files that its fingerprint knows
+LARGE = 1 << 26  # bytes of a file whose digest is kept, so that a run on it starts in seconds
 
 
 class Shard(Protocol):
-    """Documents in their order, blank ones included."""
+    """Documents in their order, blank ones included.
+
+    `read` iterates over (place behind it, document) of a part of them, (i, n) being the i-th of n
+    parts, behind a place of that part; what lies before it is not read again where that can be.
+    """
 
     @property
     def name(self) -> str: ...
     def __iter__(self) -> Iterator[str]: ...
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]: ...
     def size(self) -> int: ...  # roughly, in bytes
     def digest(self) -> bytes: ...  # of the content
 
@@ -44,10 +53,24 @@ class FileShard:
     def __iter__(self) -> Iterator[str]:
         return self.reader.texts(self.file)
 
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]:
+        return self.reader.read(self.file, place, part)
+
     def size(self) -> int:
         return self.file.stat().st_size * (SQUEEZED if self.file.suffix.lower() in COMPRESSED else 1)
 
     def digest(self) -> bytes:
+        found = self.file.stat()
+        if found.st_size < LARGE:
+            return self._hashed()
+        key = key_of("digest", str(self.file.resolve()), found.st_size, found.st_mtime_ns)
+        try:
+            folder = kept(cache_folder(), key, lambda draft: write_text(draft / "sha256", self._hashed().hex()))
+        except PermissionError:  # of the cache
+            return self._hashed()
+        return bytes.fromhex((folder / "sha256").read_text(encoding="ascii"))
+
+    def _hashed(self) -> bytes:
         with self.file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
 
@@ -62,6 +85,11 @@ class ListShard:
 
     def __iter__(self) -> Iterator[str]:
         return texts_of(iter(self.texts), self.column, self.name)
+
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]:
+        first, last = _edges(len(self.texts), part)
+        rows = ((number, number + 1, self.texts[number]) for number in range(place or first, last))
+        return placed_texts(rows, self.column, self.name, self)
 
     def size(self) -> int:
         return sum(len(text) for text in self.texts if isinstance(text, str))
@@ -79,13 +107,23 @@ class RowShard:
     name: str
 
     def __iter__(self) -> Iterator[str]:
-        return texts_of(self._rows(), self.column, self.name)
+        if hasattr(self.rows, "data"):
+            return texts_of(self._taken(0, len(self.rows)), self.column, self.name)
+        return texts_of(rows_of(self.rows), self.column, self.name)
 
-    def _rows(self) -> Iterator[Any]:
-        if not hasattr(self.rows, "data"):  # a stream
-            yield from self.rows
-            return
-        for batch in self.rows.with_format("arrow").iter(AT_ONCE):
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]:
+        rows: Iterable[tuple[int, Any, Any]]
+        if hasattr(self.rows, "data"):
+            first, last = _edges(len(self.rows), part)
+            first = place or first
+            rows = ((number, number + 1, row) for number, row in enumerate(self._taken(first, last), first))
+        else:
+            rows = placed_rows(self.rows, place, part)
+        return placed_texts(rows, self.column, self.name, self)
+
+    def _taken(self, first: int, last: int) -> Iterator[Any]:
+        rows = self.rows.with_format("arrow").select(range(first, last)) if first < last else None
+        for batch in [] if rows is None else rows.iter(AT_ONCE):
             yield from batch.to_pylist()
 
     def size(self) -> int:
@@ -108,6 +146,12 @@ def shards_of_rows(rows: Any, column: str, name: str) -> list[Shard]:
     return [RowShard(rows.shard(rows.num_shards, index), column, name) for index in range(rows.num_shards)]
 
 
+def _edges(count: int, part: Part) -> tuple[int, int]:
+    """Tells where a part of so many things that lie side by side begins and ends."""
+    index, of = part
+    return count * index // of, count * (index + 1) // of
+
+
 @dataclass(frozen=True)
 class Pool:
     """Shards whose documents go to one split together, or are drawn into several; blank ones are left out.
@@ -128,6 +172,20 @@ class Pool:
 
     def __iter__(self) -> Iterator[str]:
         return islice((text for shard in self.shards for text in shard if text and not text.isspace()), self.limit)
+
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]:
+        """Iterates over (place behind it, document) of a part, as a shard does; a limit is that of all parts."""
+        (first, row, count), (index, of) = place or (0, None, 0), part
+        for number in range(first, 0 if count == self.limit else len(self.shards)):
+            for row, text in self.shards[number].read(row, part if self.limit is None else ALL):  # noqa: B020
+                if not text or text.isspace():
+                    continue
+                count += 1
+                if self.limit is None or (count - 1) % of == index:
+                    yield (number, row, count), text
+                if count == self.limit:
+                    return
+            row = None
 
     def streams(self, split: str) -> list[Stream]:
         """Divides a split's documents by shard, as far as a limit lets them be counted apart."""
@@ -170,6 +228,14 @@ class Stream:
         if len(splits) == 1:
             return iter(self.pool)
         return (text for text in self.pool if split_of(draw(text, seed), splits) == self.split)
+
+    def read(self, place: Any = None, part: Part = ALL) -> Iterator[tuple[Any, str]]:
+        """Iterates over (place behind it, document) of a part, as a shard does, of the split alone."""
+        seed, splits = self.pool.seed, self.pool.splits
+        found = self.pool.read(place, part)
+        if len(splits) == 1:
+            return found
+        return ((behind, text) for behind, text in found if split_of(draw(text, seed), splits) == self.split)
 
 
 def _digest(texts: Any) -> bytes:

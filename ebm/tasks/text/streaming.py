@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ebm.interfaces import Batch
 from ebm.randomness import stream
+from ebm.tasks.text.lanes import Lanes
 from ebm.tasks.text.packing import Windows
 from ebm.tasks.text.shards import Stream
 from ebm.tasks.text.tokenizers import Tokenizer
@@ -40,6 +42,11 @@ class StreamedWindows(IterableDataset[Batch]):
     ) -> None:
         self.sources, self.shares, self.tokenizer, self.context = sources, shares, tokenizer, context
         self.buffer, self.seed = buffer, seed
+
+    def lanes(self, batch_size: int) -> Lanes:
+        """Serves the same documents without end, in lanes that processes share."""
+        how: dict[str, Any] = {"buffer": self.buffer or 1, "seed": self.seed, "batch_size": batch_size}
+        return Lanes(self.sources, self.shares, self.tokenizer, self.context, **how)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

@@ -14,6 +14,7 @@ from ebm.interfaces import Batch
 from ebm.tasks.rows import SPLITS
 from ebm.tasks.text.corpora import BUNDLED, Corpus, documents, open_corpus
 from ebm.tasks.text.keeping import GIGABYTE, cache_folder, digest_of, kept, key_of, make_room
+from ebm.tasks.text.lanes import LaneLoader
 from ebm.tasks.text.packing import Mixed, Packed, Part, Windows, cut, pack, pack_into, packed_in
 from ebm.tasks.text.streaming import StreamedWindows
 from ebm.tasks.text.tokenizers import Bytes, Tokenizer, make_tokenizer, read_tokenizer, save_tokenizer
@@ -211,11 +212,18 @@ class Text(TokenTask):
         return windows[0] if len(windows) == 1 else Mixed(windows, shares)
 
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:
-        """Makes a loader as every token task does; a stream has at most a worker per shard."""
+        """Makes a loader as every token task does; a stream has at most a worker per shard.
+
+        `fit` reads a training stream in lanes, which go on without end (`ebm.tasks.text.lanes`).
+        """
+        most = workers
         if self.streaming and split in SPLITS and workers:
             sources = range(len(self.corpus.weights)) if split == "train" else [0]
-            workers = min(workers, *(len(self.corpus.streams(split, source)) for source in sources))
-        return super().loader(split, batch_size, seed=seed, workers=workers)
+            most = min(workers, *(len(self.corpus.streams(split, source)) for source in sources))
+        found = super().loader(split, batch_size, seed=seed, workers=most)
+        if isinstance(found, LaneLoader):
+            found.readers = workers
+        return found
 
     def bytes_per_token(self, split: str) -> float | None:
         """Divides a split's bytes by its tokens; None for a stream, whose length is unknown.

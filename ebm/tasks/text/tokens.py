@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ebm.interfaces import Batch, Prediction, Task
 from ebm.randomness import stream
 from ebm.tasks.rows import loader_of
+from ebm.tasks.text.lanes import LaneLoader
 
 
 class TokenTask(Task):
@@ -53,7 +54,8 @@ class TokenTask(Task):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it must be at least 1")
         how: dict[str, Any] = {"drop_last": split == "train", "num_workers": workers, "collate_fn": _stack}
-        return DataLoader(rows, batch_size, generator=stream(seed, "loader"), **how)
+        kind = LaneLoader if split == "train" and hasattr(rows, "lanes") else DataLoader
+        return kind(rows, batch_size, generator=stream(seed, "loader"), **how)
 
     def start(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
         """Makes the logits (B, S, V) that thinking starts from."""

@@ -378,6 +378,8 @@ class Frames(Task):
 class _Windows(Dataset[Batch]):
     """Serves windows by the batch; a training window is a function of the seed and its index."""
 
+    by_index = True
+
     def __init__(self, task: Frames, split: str, seed: int) -> None:
         self.tracks, self.seed, self.training = task.tracks(split), seed, split == "train"
         self.context, self.reverse, self.balance = task.context_length, task.reverse, task.balance

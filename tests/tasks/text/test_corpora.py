@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebm.tasks.rows import SPLITS
-from ebm.tasks.text import reading
+from ebm.tasks.text import reading, shards
 from ebm.tasks.text.corpora import BUNDLED, documents, open_corpus, read_rows
 from ebm.tasks.text.finding import KINDS, split_of_file
 from ebm.tasks.text.splits import deal, dealt_out, draw, split_of
@@ -504,6 +505,27 @@ def test_a_fingerprint_is_of_content(tmp_path):
     assert open_corpus(["ab", "c"]).fingerprint() != open_corpus(["a", "bc"]).fingerprint()
     rows = datasets.Dataset.from_dict({"text": ["ab", "c"]})
     assert open_corpus(rows).fingerprint() == open_corpus(["ab", "c"]).fingerprint()
+
+
+def test_the_digest_of_a_large_file_is_computed_once(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "one"}')
+    shard = shards.FileShard(path, reading.Reader())
+    expected, hashed, file_digest = shard.digest(), [], hashlib.file_digest
+    monkeypatch.setenv("EBM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shards, "LARGE", 1)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *arguments: hashed.append(1) or file_digest(*arguments))
+    assert [shard.digest() for _ in range(3)] == [expected] * 3
+    assert len(hashed) == 1
+    path.write_text('{"text": "two"}')
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # where the clock is coarser than a test is fast
+    assert shard.digest() != expected
+
+    def refused(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(shards, "kept", refused)
+    assert shard.digest() == hashlib.sha256(path.read_bytes()).digest()
 
 
 def test_several_sources_have_weights(tmp_path):
