@@ -21,7 +21,7 @@ from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
-from ebm.studies.restoring import beyond_training, estimated
+from ebm.studies.restoring import Untouched, beyond_training, estimated
 from ebm.tasks.images.estimating import GRAIN
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
@@ -281,8 +281,8 @@ class _Restorer:
 
         write_pictures(out, restored(), like=file, quality=quality)
         means = {"energy per tile": "energy", "steps per tile": "steps", "forward passes": "evaluations"}
-        values = {name: [getattr(found, key) for found in results] for name, key in means.items()}
-        known_means = {name: sum(each) / len(each) for name, each in values.items() if None not in each}
+        values = {name: [value for found in results if (value := getattr(found, key)) is not None] for name, key in means.items()}
+        known_means = {name: sum(each) / len(each) for name, each in values.items() if each}
         return {**noisy, "picture": out, **maps, **self._noise(steps), **known_means}
 
     def _picture(
@@ -297,7 +297,10 @@ class _Restorer:
             write_pictures(noisy, [replace(picture, pixels=pixels, texts=OURS)])
         std, signal = (self._estimated(held, shades, scaled), 1.0) if self.said is None else self.said
         step, factor = _step(self.task, std * self.strength, signal, estimated=self.said is None)
-        predictor = self.beyond if step > self.task.noise_step[1] else self.predictor
+        predictor, scores = self.beyond if step > self.task.noise_step[1] else self.predictor, self.scores
+        if self.said is None and self.task.schedule.std[step] == 0:
+            predictor = untouched = Untouched()
+            scores = untouched.scores
         height, width = held.shape[1:]
         total = count_parts(self.task, predictor, height, width, self.stride) * self.passes  # at most
         with tqdm(total=total, unit="tile", desc=title or None, disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
@@ -308,7 +311,7 @@ class _Restorer:
                 step,
                 stride=self.stride,
                 batch_size=self.batch_size,
-                scores=self.scores if drawn else None,
+                scores=scores if drawn else None,
                 generator=generator,
                 advance=bar.update,
                 coding=Coding(lambda tiles: shades.expand(scaled(tiles) * factor), shades.encode),

@@ -31,7 +31,8 @@ class Monotone(Wrapper):
     With `halvings`, y' is drawn nearer first, to y + (y' − y)/2, /4 … until the energy falls there
     (backtracking line search, without Armijo's slope). It rejects proposals that are not finite. A
     rejected chain tries elsewhere at the next step if the inner sampler draws noise. A step costs
-    one more evaluation, without gradient, and one more for each halving that some chain needs.
+    one more evaluation, without gradient, and one more for each halving that some chain needs; a
+    chain that its step does not move needs none.
     Source: "accept lower energies" in Energy-Based Transformers' inference (arXiv 2507.02092).
 
     Arguments:
@@ -74,8 +75,9 @@ class Monotone(Wrapper):
             proposal, info = self.sampler.step(energy, state.inner, generator=generator)
             accepted, after = _falls(energy, self.point(proposal.y), before)
             for _ in range(self.halvings):
-                if bool(accepted.all()):
-                    break
+                still = (proposal.y == state.y).reshape(*accepted.shape, -1).all(-1)
+                if bool((accepted | still).all()):
+                    break  # what a step does not move, half of it does not either
                 nearer = self.project((state.y + proposal.y) / 2)
                 proposal = moved(proposal, torch.where(left(accepted, proposal.y), proposal.y, nearer))
                 accepted, after = _falls(energy, self.point(proposal.y), before)

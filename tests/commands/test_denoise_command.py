@@ -25,7 +25,7 @@ from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
 from ebm.runs.run import Run
-from ebm.samplers import GradientDescent
+from ebm.samplers import GradientDescent, Monotone
 from ebm.tasks import Points
 from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.images.files import Picture, open_pictures, write_pictures
@@ -721,8 +721,37 @@ def test_greys_are_seen_as_such_by_a_model_that_takes_colours_apart(telling, tmp
 def test_noise_as_weak_as_many_a_photograph_s_grain_is_left_unless_it_is_said(telling, tmp_path, sigma):
     run, told = telling
     assert denoise(run, noisy(tmp_path / "noisy.png", sigma))["noise"] == "none taken off, as less than 2.5 of 255, estimated"
+    assert np.array_equal(pixels(Path("noisy-clean.png")), pixels(tmp_path / "noisy.png"))
     denoise(run, tmp_path / "noisy.png", sigma=sigma)
-    assert told.told == [0, pytest.approx(sigma, abs=0.05)]
+    assert told.told == [pytest.approx(sigma, abs=0.05)]
+
+
+class Asked(GradientStepUNet):
+    """Counts how often it is asked what noise it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(1, (4, 4), (1, 1))
+        self.passes = 0
+
+    def noise(self, y, code):
+        self.passes += 1
+        return super().noise(y, code)
+
+
+@pytest.mark.parametrize(("sigma", "passes"), [(0, 0), (4, 1), (40, 2)])
+def test_a_picture_without_noise_costs_what_it_takes_to_know_that(telling, tmp_path, monkeypatch, sigma, passes):
+    """This energy has learned nothing and takes off little, until what is left of the estimate counts as none."""
+    run, _ = telling
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    run.energy, run.sampler = Asked(), Monotone(GradientDescent(1.0), halvings=6)
+    photo = noisy(tmp_path / "noisy.png", sigma)
+    found = denoise(run, photo, out=tmp_path / "out.png")
+    assert (run.energy.passes, found["forward passes"], found["steps per tile"]) == (passes, 0, 0)
+    assert found["noise"] == "none taken off, as less than 2.5 of 255, estimated"
+    assert np.array_equal(pixels(found["picture"]), pixels(photo))
+    assert pixels(found["map"]).max() == 0
 
 
 @pytest.mark.parametrize(
