@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from ebm.commands.sides import OURS, is_ours, write_map
 from ebm.files import check_outputs, check_writable
-from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
@@ -118,7 +117,6 @@ def denoise(
         added=add_noise,
         stride=stride,
         scores=patch_scores(run.energy) if isinstance(run.energy, ScoresPatches) else None,
-        passes=1 if patience is None else check_steps(run.sampler.steps if steps is None else steps)[1],
         device=run.device,
         batch_size=batch_size,
         seed=seed,
@@ -226,7 +224,6 @@ class _Restorer:
     added: int | None  # the step of noise that is added
     stride: int | None
     scores: Callable[..., Tensor] | None
-    passes: int
     device: torch.device
     batch_size: int
     seed: int
@@ -302,7 +299,7 @@ class _Restorer:
             predictor = untouched = Untouched()
             scores = untouched.scores
         height, width = held.shape[1:]
-        total = count_parts(self.task, predictor, height, width, self.stride) * self.passes  # at most
+        total = count_parts(self.task, predictor, height, width, self.stride)  # at most
         with tqdm(total=total, unit="tile", desc=title or None, disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
             found = restore_picture(
                 self.task,

@@ -81,7 +81,7 @@ class Monotone(Wrapper):
                 nearer = self.project((state.y + proposal.y) / 2)
                 proposal = moved(proposal, torch.where(left(accepted, proposal.y), proposal.y, nearer))
                 accepted, after = _falls(energy, self.point(proposal.y), before)
-        inner = _choose(accepted, proposal, state.inner)
+        inner = choose(accepted, proposal, state.inner)
         return MonotoneState(inner, torch.where(accepted, after, before)), Info(before, info.grad, accepted)
 
 
@@ -91,9 +91,9 @@ def _falls(energy: EnergyFn, point: Tensor, before: Tensor) -> tuple[Tensor, Ten
     return (after < before) & torch.isfinite(point).reshape(*after.shape, -1).all(-1) & torch.isfinite(after), after
 
 
-def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
+def choose(accepted: Tensor, new: Any, old: Any) -> Any:
     """Takes each chain's fields from the new state or the old; others are the new state's."""
     if isinstance(new, tuple):
-        return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
+        return type(new)(*(choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
     per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape
     return torch.where(left(accepted, new), new, old) if per_chain and isinstance(old, Tensor) else new
