@@ -19,14 +19,16 @@ BEYOND, HALVINGS = 8, 6  # steps at noise beyond training's, and how often one i
 def beyond_training(run: Run, candidates: int = 1) -> Thinker | None:
     """Makes what thinks about noise stronger than training's, as long as the energy falls.
 
-    A fall of at most the recipe's `thinking.tolerance` counts for none, and no step raises the
-    energy. None where the recipe does not say, by `thinking.familiar`, that its energy can do so.
+    A fall of at most the recipe's `thinking.tolerance` counts for none, no step raises the energy, and
+    one step is enough where it is at most `thinking.familiar` for each number of the picture. None
+    where the recipe does not say that.
     """
     thinks = run.recipe.get("thinking", {})
     if "familiar" not in thinks:
         return None
-    steady, tolerance = Monotone(run.sampler, halvings=HALVINGS), thinks.get("tolerance", 0.0)
-    return Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, patience=1, tolerance=tolerance)
+    steady = Monotone(run.sampler, halvings=HALVINGS)
+    how: dict[str, Any] = {"tolerance": thinks.get("tolerance", 0.0), "familiar": thinks["familiar"]}
+    return Thinker(run.energy, steady, steps=BEYOND, candidates=candidates, patience=1, **how)
 
 
 class Untouched:

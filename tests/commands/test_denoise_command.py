@@ -823,10 +823,12 @@ def test_noise_beyond_training_s_is_thought_about_as_long_as_the_energy_falls(te
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     run.energy, run.sampler = GradientStepUNet(1, (4, 4), (1, 1)), GradientDescent(1.0)
-    run.recipe = {"thinking": {"familiar": 0.1}}  # any fall counts
+    run.recipe = {"thinking": {"familiar": 1e-9}}  # any fall counts
     found = denoise(run, noisy(tmp_path / "noisy.png", sigma), sigma=sigma)
     assert found["steps per tile"] == steps
-    run.recipe = {"thinking": {"familiar": 0.1, "tolerance": 1 - 1e-9}}  # none does
+    run.recipe = {"thinking": {"familiar": 1e9}}  # one step is enough
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="a.png")["steps per tile"] == 1
+    run.recipe = {"thinking": {"familiar": 1e-9, "tolerance": 1 - 1e-9}}  # none does
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="b.png")["steps per tile"] == 1
     assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="c.png", steps=3)["steps per tile"] == 3
 

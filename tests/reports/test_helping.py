@@ -107,7 +107,7 @@ def test_thinking_is_what_the_command_does_and_the_baseline_takes_as_many_steps(
 
     monkeypatch.setattr(helping, "restored", watched)
     baseline = Run(tmp_path / "base", {}, network(), FixedPoint(1), None, None, {})
-    recipe = {"thinking": {"familiar": 0.1}}  # any fall counts
+    recipe = {"thinking": {"familiar": 1e-9}}  # any fall counts
     run = run_of(tmp_path, grey, network(), recipe, baseline, sigma=(25, 25.5))
     monkeypatch.setattr(helping, "SIGMAS", (10, 75))
     monkeypatch.setattr(helping, "estimated", lambda predictor, image: 10 / 127.5)
