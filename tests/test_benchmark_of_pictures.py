@@ -110,7 +110,7 @@ def test_runs_of_a_schedule_work_at_any_noise_and_take_the_passes_that_are_asked
 
 
 def test_beyond_training_a_run_thinks_as_the_command_does(table, data, monkeypatch):
-    energy, recipe = GradientStepUNet(1, (4, 4), (1, 1)), {"thinking": {"familiar": 0.1}}
+    energy, recipe = GradientStepUNet(1, (4, 4), (1, 1)), {"thinking": {"familiar": 1e-9}}
     ready = Run(Path(), recipe, energy, GradientDescent(1.0), None, Denoising(channels=1, tile=32, sigma=(0, 55)), {})
     monkeypatch.setattr(table.ebm, "load", lambda name: ready)
     seen, restore = [], table.restore_picture

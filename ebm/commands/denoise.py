@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.commands.sides import OURS, is_ours, write_map
+from ebm.commands.sides import OURS, check_unnamed, is_ours, write_map
 from ebm.files import check_outputs, check_writable
-from ebm.interfaces import check_steps
 from ebm.interfaces.abilities import ScoresPatches, Tiled, lacking
 from ebm.randomness import randn_like, stream
 from ebm.runs.run import Run
-from ebm.studies.restoring import beyond_training, estimated
+from ebm.studies.restoring import Untouched, beyond_training, estimated
 from ebm.tasks.images.estimating import GRAIN
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.tasks.images.shades import Shades
-from ebm.tasks.images.tiling import Coding, Restored, patch_scores
+from ebm.tasks.images.tiling import Coding, Restored, count_tiles, patch_scores
 from ebm.tasks.images.whole import count_parts, restore_picture, takes_greys
 from ebm.tasks.sources import PICTURES, few_of, pictures_below
 
+FALL = 0.15  # of the energy, the least that patience counts
 BAND = 256  # rows that are handled together
 LOOKED_AT, LEAST = 2048, 6  # the side of the middle whose noise is estimated, and the least that can be
 
@@ -42,7 +42,7 @@ def denoise(
     steps: int | None = None,
     candidates: int = 1,
     patience: int | None = None,
-    tolerance: float = 0.15,
+    tolerance: float | None = None,
     stride: int | None = None,
     noise_step: int | None = None,
     noise_std: float | None = None,
@@ -71,7 +71,7 @@ def denoise(
             as lower the energy by more than its recipe's `thinking.tolerance`.
         candidates: starts that are tried for each tile, of which the energy chooses.
         patience: think until the energy fell no further for this many steps, --steps at most.
-        tolerance: with --patience, the least fall that counts, as a share of the energy.
+        tolerance: with --patience, the least fall that counts, as a share of the energy; by default 0.15.
         stride: pixels between neighbouring tiles, at most; by default the task's.
         noise_step: the schedule's step of the picture's noise. By default the noise is estimated, by a
             run that was trained on noise of many strengths and is told it, or else training's strongest.
@@ -83,7 +83,7 @@ def denoise(
             picture is denoised.
         white: the number that stands for white, in files of more than 8 bits.
         quality: of JPEG, WebP, AVIF and HEIF files, 1 to 100; by default 95.
-        overwrite: replace pictures that are in the folder already.
+        overwrite: replace pictures that are there already, where `out` does not name them.
         batch_size: how many tiles are denoised together.
         seed: what every random draw is derived from.
 
@@ -104,9 +104,13 @@ def denoise(
         )
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: it is 1 to 100")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: denoise at least one tile at a time")
+    if tolerance is not None and patience is None:
+        raise ValueError(f"tolerance={tolerance}, patience=None: it counts while thinking is patient, so pass --patience, too")
     told = getattr(run.energy, "deviations", None) is not None  # an energy that asks how strong a step's noise is
     said = _said(task, {"noise_step": noise_step, "noise_std": noise_std, "sigma": sigma, "add_noise": add_noise}, strength, told)
-    predictor = beyond = run.predictor(steps, candidates, patience, tolerance)
+    predictor = beyond = run.predictor(steps, candidates, patience, FALL if tolerance is None else tolerance)
     if (steps, patience) == (None, None):
         beyond = beyond_training(run, candidates) or predictor
     restorer = _Restorer(
@@ -118,16 +122,14 @@ def denoise(
         added=add_noise,
         stride=stride,
         scores=patch_scores(run.energy) if isinstance(run.energy, ScoresPatches) else None,
-        passes=1 if patience is None else check_steps(run.sampler.steps if steps is None else steps)[1],
         device=run.device,
         batch_size=batch_size,
         seed=seed,
     )
-    count_parts(task, predictor, 1, 1, stride)  # says what is wrong
+    count_tiles(1, 1, task.tile, stride)  # says what is wrong
     if len(photos) == 1 and not Path(photos[0]).is_dir():
         photo, target = _target(Path(photos[0]), out)
-        if out is not None and Path(out).is_dir() and target.exists() and not overwrite and not target.samefile(photo):
-            raise ValueError(f"{target.name} is in {out} already: --overwrite replaces it")
+        check_unnamed(target, out, photo, overwrite)
         return restorer.file(photo, target, white=white, quality=quality, map=map)
     targets = _targets([Path(photo) for photo in photos], out, overwrite)
     return _one_by_one(restorer, targets, white=white, quality=quality, map=bool(map))
@@ -226,7 +228,6 @@ class _Restorer:
     added: int | None  # the step of noise that is added
     stride: int | None
     scores: Callable[..., Tensor] | None
-    passes: int
     device: torch.device
     batch_size: int
     seed: int
@@ -281,8 +282,8 @@ class _Restorer:
 
         write_pictures(out, restored(), like=file, quality=quality)
         means = {"energy per tile": "energy", "steps per tile": "steps", "forward passes": "evaluations"}
-        values = {name: [getattr(found, key) for found in results] for name, key in means.items()}
-        known_means = {name: sum(each) / len(each) for name, each in values.items() if None not in each}
+        values = {name: [value for found in results if (value := getattr(found, key)) is not None] for name, key in means.items()}
+        known_means = {name: sum(each) / len(each) for name, each in values.items() if each}
         return {**noisy, "picture": out, **maps, **self._noise(steps), **known_means}
 
     def _picture(
@@ -297,9 +298,12 @@ class _Restorer:
             write_pictures(noisy, [replace(picture, pixels=pixels, texts=OURS)])
         std, signal = (self._estimated(held, shades, scaled), 1.0) if self.said is None else self.said
         step, factor = _step(self.task, std * self.strength, signal, estimated=self.said is None)
-        predictor = self.beyond if step > self.task.noise_step[1] else self.predictor
+        predictor, scores = self.beyond if step > self.task.noise_step[1] else self.predictor, self.scores
+        if self.said is None and self.task.schedule.std[step] == 0:
+            predictor = untouched = Untouched()
+            scores = untouched.scores
         height, width = held.shape[1:]
-        total = count_parts(self.task, predictor, height, width, self.stride) * self.passes  # at most
+        total = count_parts(self.task, predictor, height, width, self.stride)  # at most
         with tqdm(total=total, unit="tile", desc=title or None, disable=None, dynamic_ncols=True) as bar:  # on a terminal alone
             found = restore_picture(
                 self.task,
@@ -308,7 +312,7 @@ class _Restorer:
                 step,
                 stride=self.stride,
                 batch_size=self.batch_size,
-                scores=self.scores if drawn else None,
+                scores=scores if drawn else None,
                 generator=generator,
                 advance=bar.update,
                 coding=Coding(lambda tiles: shades.expand(scaled(tiles) * factor), shades.encode),
@@ -362,7 +366,7 @@ def _said(task: Tiled, given: dict[str, Any], strength: float, told: bool = Fals
             raise ValueError(f"{name}={value}: the schedule's steps are 0 to {task.schedule.steps - 1}")
         signal = task.schedule.signal[value].item()
         return task.schedule.std[value].item() / signal, signal
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(
             f"{name}={value}: pass a positive number, in {'grey levels' if name == 'sigma' else 'pixels of -1 to 1'}"
         )

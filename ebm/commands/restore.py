@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ebm.commands.sides import is_ours, write_map
+from ebm.commands.sides import check_unnamed, is_ours, write_map
 from ebm.energies.restoration.operators import Blurred, Masked, Shrunk, gaussian
 from ebm.energies.restoration.quantized import Quantized
 from ebm.files import check_outputs
@@ -23,9 +23,9 @@ from ebm.randomness import stream
 from ebm.runs.run import Run
 from ebm.tasks.images.explaining import BALANCE, deviation, draws, explain, filled, unquantized
 from ebm.tasks.images.files import Picture, format_of, lost, open_pictures, write_pictures
+from ebm.tasks.images.files.picture import as_bytes
 from ebm.tasks.images.jpeg import read_jpeg
 from ebm.tasks.images.noising import AdditiveNoise
-from ebm.tasks.images.photographs import read_photograph
 from ebm.tasks.images.shades import Shades
 from ebm.tasks.images.whole import takes_greys
 
@@ -40,6 +40,7 @@ class Way(NamedTuple):
 
 WAYS = {"inpaint": Way(30, 55), "deblur": Way(16, 55), "enlarge": Way(16, 25, 0.03), "jpeg": Way(6, 10)}
 DRAWN = 16  # steps of a sample, as its spread was calibrated with
+TURNED = "it is turned upright, as its EXIF says, and the mask is laid on it so"
 MOST = 0.5  # the share of hidden pixels beyond which a mask may be meant the other way round
 
 
@@ -56,6 +57,7 @@ def restore(
     quality: int | None = None,
     steps: int | None = None,
     samples: int | None = None,
+    overwrite: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Fill in, sharpen or enlarge a photograph, or undo JPEG's losses: the run's energy is the prior.
@@ -69,13 +71,16 @@ def restore(
         task: "inpaint" fills in where the mask is white, "deblur" takes a Gaussian blur off, "enlarge"
             makes height and width twice as large, "jpeg" finds the likeliest picture of which JPEG
             would have made this file.
-        out: the picture to write; by default the photo's name with -restored, in this folder.
-        mask: for inpaint, a picture of the photo's size, white where nothing was seen.
+        out: the picture to write, or a folder for it, where it keeps its name; by default the photo's
+            name with -restored, in this folder.
+        mask: for inpaint, a picture of the photo's size (upright), white where nothing was seen; what is
+            transparent is not white.
         blur: for deblur, the standard deviation of the blur, in pixels; by default 1.6.
         sigma: the photo's noise, in grey levels of 255; by default 0.5. Less than 2.5 counts as 2.5.
         quality: for jpeg, of a photo that is no JPEG file any more: what it was written with.
         steps: how many steps the prior takes; by default what the task needs.
         samples: how many pictures are drawn, at least 2 (for all tasks but jpeg).
+        overwrite: replace a picture that is there already, where `out` does not name it.
         seed: what every draw is derived from.
 
     Returns:
@@ -97,8 +102,11 @@ def restore(
     steps = way.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps={steps}: pass a number of at least 1")
-    out = Path(f"{photo.stem}-restored.png") if out is None else Path(out)
+    if photo.is_dir():
+        raise ValueError(f"{photo} is a folder: name a picture, one at a time")
+    named, out = out, _target(photo, out)
     format_of(out)
+    check_unnamed(out, named, photo, overwrite)
     sides = [] if samples is None else [out.with_name(f"{out.stem}-spread.png")]
     check_outputs(out, *sides, photo=photo, **({} if mask is None else {"mask": Path(mask)}))
     for side in sides:
@@ -115,6 +123,7 @@ def restore(
             shades = Shades(picture, judge.spec["channels"], run.device, takes_greys(energy))
             image = shades.decode(torch.from_numpy(picture.visible()).movedim(-1, 0)[None])[0].clone()
             operator, start, said = _seen_by(task, image, mask, 1.6 if blur is None else blur)
+            said += [TURNED] if task == "inpaint" and _turned(photo) else []
             said += ["it has colours, and the run knows greys alone: it is written grey"] if shades.loses_colours else []
             std, first, spread = (0.5 if sigma is None else sigma) / 127.5, way.first / 127.5, None
             likely = explain(
@@ -137,6 +146,13 @@ def restore(
     }
     write_map(spread, sides[0])
     return {"picture": out, "spread": sides[0], **numbers}
+
+
+def _target(photo: Path, out: Path | None) -> Path:
+    """Finds the name of a photo's picture."""
+    if out is None:
+        return Path(f"{photo.stem}-restored.png")
+    return Path(out) / photo.name if Path(out).is_dir() else Path(out)
 
 
 def _check(task: str, **given: Any) -> None:
@@ -194,15 +210,16 @@ def _seen_by(task: str, image: Tensor, mask: Path | None, blur: float) -> tuple[
     if task == "enlarge":
         start = F.interpolate(image[None], scale_factor=2, mode="bicubic", align_corners=False)[0]
         return Shrunk(2), start, []
-    levels = read_photograph(mask, 1)[0].to(image.device)  # type: ignore[arg-type]
+    levels = _levels(mask).to(image.device)  # type: ignore[arg-type]
     hidden, share = levels > 127, float((levels > 127).float().mean())
     if hidden.shape != image.shape[1:]:
         sizes = f"{hidden.shape[1]} x {hidden.shape[0]} pixels, the photo {image.shape[2]} x {image.shape[1]}"
-        raise ValueError(f"mask={str(mask)!r} has {sizes}: pass one of the photo's size")
+        raise ValueError(f"mask={str(mask)!r} has {sizes}, both upright: pass one of the photo's size")
     if share == 1:
         raise ValueError(f"mask={str(mask)!r} is white all over: nothing is left to restore from")
     if share == 0:
-        raise ValueError(f"mask={str(mask)!r} is white nowhere: nothing is to be filled in, white is what was not seen")
+        most = f"its brightest pixel is {int(levels.max())} of 255, transparent ones counting as 0"
+        raise ValueError(f"mask={str(mask)!r} is white nowhere, {most}: nothing is to be filled in, white is what was not seen")
     said = (
         [f"its mask hides {share:.0%}: white is what was not seen, so turn it around if the rest was meant"]
         if share > MOST
@@ -213,3 +230,26 @@ def _seen_by(task: str, image: Tensor, mask: Path | None, blur: float) -> tuple[
     kept = ~hidden
     image.mul_(kept)  # what is hidden was not seen
     return Masked(kept), filled(image, kept), said
+
+
+def _levels(mask: Path) -> Tensor:
+    """Reads how white a mask is (H, W), 0 to 255: what is transparent is not."""
+    file = open_pictures(mask)
+    picture, more = file.first(), [f"it has {file.count} frames or pages, of which the first is read"] if file.count > 1 else []
+    for said in (*file.said, *more):
+        warnings.warn(f"{mask}: {said}", stacklevel=4)
+    levels = torch.from_numpy(as_bytes(replace(picture, alpha=None), 1)[..., 0].copy())
+    if picture.alpha is None:
+        return levels
+    return (levels * (torch.from_numpy(picture.alpha.astype("float32")) / picture.full)).round().to(torch.uint8)
+
+
+def _turned(photo: Path) -> bool:
+    """Tells whether a file's EXIF turns or mirrors its picture."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(photo) as file:
+            return file.getexif().get(274, 1) != 1  # the tag of the orientation
+    except OSError:  # of a kind that Pillow does not read
+        return False

@@ -24,6 +24,21 @@ def is_ours(side: Path) -> bool:
         return False
 
 
+def check_unnamed(target: Path, out: Path | None, photo: Path, overwrite: bool) -> None:
+    """Raises ValueError where a picture has the name of a file that nobody named, and that may be a person's.
+
+    Arguments:
+        target: the picture to write.
+        out: what was named: a file, the folder of the picture, or nothing.
+        photo: what is read; that it is not replaced is said elsewhere.
+        overwrite: whether it may be replaced.
+    """
+    named = out is not None and not Path(out).is_dir()
+    if named or overwrite or not target.exists() or (photo.exists() and target.samefile(photo)):
+        return
+    raise ValueError(f"{target.name} is in {out or 'this folder'} already: --overwrite replaces it, and --out names another file")
+
+
 def write_map(values: Tensor, path: Path) -> None:
     """Writes a map (H, W) in colours from its lowest value to its highest, dark to bright."""
     from matplotlib import colormaps

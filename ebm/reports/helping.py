@@ -16,7 +16,7 @@ from ebm.registry import hookimpl
 from ebm.reports.section import Section, html_table
 from ebm.reports.views import View, psnr, restored, views_of
 from ebm.runs.run import Run
-from ebm.studies.restoring import beyond_training, estimated
+from ebm.studies.restoring import Untouched, beyond_training, estimated
 from ebm.tasks.images.noising import AdditiveNoise
 from ebm.thinking import Thinker
 
@@ -74,7 +74,7 @@ def outcomes(run: Run, seed: int, pictures: int = PICTURES) -> list[Outcome]:
             gains.setdefault(TOLD, []).append(reached - noisy)
             if additive and task.noise_step[0] < task.noise_step[1]:
                 std = min(estimated(run.thinker, view.noisy), task.schedule.std[-1].item())
-                gains.setdefault(ESTIMATED, []).append(_by_run(run, task, view, task.schedule.step_of(std), seed)[0] - noisy)
+                gains.setdefault(ESTIMATED, []).append(_believing(run, task, view, std, seed) - noisy)
             if run.baseline is not None:
                 gains.setdefault(BASELINE, []).append(_psnr(task, _as_often(run.baseline, taken), view, step, seed)[0] - noisy)
         found.append(Outcome(_sigma(task, step), fmean(before), gains))
@@ -134,6 +134,14 @@ def _by_run(run: Run, task: Any, view: View, step: int, seed: int) -> tuple[floa
     """Restores a view by the run, which believes that its noise has a step: the PSNR, and steps taken."""
     beyond = beyond_training(run) if step > task.noise_step[1] else None
     return _psnr(task, beyond or _one_pass(run.thinker), view, step, seed)
+
+
+def _believing(run: Run, task: Any, view: View, std: float, seed: int) -> float:
+    """Restores a view by the run, which believes that its noise has a deviation: the PSNR."""
+    step = task.schedule.step_of(std)
+    if task.schedule.std[step] == 0:
+        return _psnr(task, Untouched(), view, step, seed)[0]
+    return _by_run(run, task, view, step, seed)[0]
 
 
 def _psnr(task: Any, predictor: Any, view: View, step: int, seed: int) -> tuple[float, int]:

@@ -31,7 +31,8 @@ class Monotone(Wrapper):
     With `halvings`, y' is drawn nearer first, to y + (y' − y)/2, /4 … until the energy falls there
     (backtracking line search, without Armijo's slope). It rejects proposals that are not finite. A
     rejected chain tries elsewhere at the next step if the inner sampler draws noise. A step costs
-    one more evaluation, without gradient, and one more for each halving that some chain needs.
+    one more evaluation, without gradient, and one more for each halving that some chain needs; a
+    chain that its step does not move needs none.
     Source: "accept lower energies", an option of the code, not the paper, of Energy-Based Transformers
     (arXiv 2507.02092).
 
@@ -75,12 +76,13 @@ class Monotone(Wrapper):
             proposal, info = self.sampler.step(energy, state.inner, generator=generator)
             accepted, after = _falls(energy, self.point(proposal.y), before)
             for _ in range(self.halvings):
-                if bool(accepted.all()):
-                    break
+                still = (proposal.y == state.y).reshape(*accepted.shape, -1).all(-1)
+                if bool((accepted | still).all()):
+                    break  # what a step does not move, half of it does not either
                 nearer = self.project((state.y + proposal.y) / 2)
                 proposal = moved(proposal, torch.where(left(accepted, proposal.y), proposal.y, nearer))
                 accepted, after = _falls(energy, self.point(proposal.y), before)
-        inner = _choose(accepted, proposal, state.inner)
+        inner = choose(accepted, proposal, state.inner)
         return MonotoneState(inner, torch.where(accepted, after, before)), Info(before, info.grad, accepted)
 
 
@@ -90,9 +92,9 @@ def _falls(energy: EnergyFn, point: Tensor, before: Tensor) -> tuple[Tensor, Ten
     return (after < before) & torch.isfinite(point).reshape(*after.shape, -1).all(-1) & torch.isfinite(after), after
 
 
-def _choose(accepted: Tensor, new: Any, old: Any) -> Any:
+def choose(accepted: Tensor, new: Any, old: Any) -> Any:
     """Takes each chain's fields from the new state or the old; others are the new state's."""
     if isinstance(new, tuple):
-        return type(new)(*(_choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
+        return type(new)(*(choose(accepted, a, b) for a, b in zip(new, old, strict=True)))
     per_chain = isinstance(new, Tensor) and new.shape[: accepted.ndim] == accepted.shape
     return torch.where(left(accepted, new), new, old) if per_chain and isinstance(old, Tensor) else new

@@ -25,7 +25,7 @@ from ebm.energies.ebt.bidirectional import ImageEBT
 from ebm.interfaces import Prediction
 from ebm.objectives import Reconstruction
 from ebm.runs.run import Run
-from ebm.samplers import GradientDescent
+from ebm.samplers import GradientDescent, Monotone
 from ebm.tasks import Points
 from ebm.tasks.images.denoising import Denoising
 from ebm.tasks.images.files import Picture, open_pictures, write_pictures
@@ -165,11 +165,11 @@ def test_the_file_is_named_after_the_photo_and_lies_here(run, photo):
 
 
 def test_thinking_is_as_it_is_told(run, photo):
-    usual, longer = denoise(run, photo), denoise(run, photo, steps=5, candidates=2, batch_size=3)
+    usual, longer = denoise(run, photo), denoise(run, photo, out="b.png", steps=5, candidates=2, batch_size=3)
     assert (usual["steps per tile"], longer["steps per tile"]) == (2.0, 5.0)
     assert longer["forward passes"] == 2 * 6
     assert longer["energy per tile"] < usual["energy per tile"]
-    assert denoise(run, photo, steps=50, patience=1, stride=TILE)["steps per tile"] <= 50
+    assert denoise(run, photo, out="c.png", steps=50, patience=1, stride=TILE)["steps per tile"] <= 50
 
 
 def test_noise_is_added_as_the_schedule_says_and_by_the_seed(run, photo):
@@ -193,8 +193,36 @@ def test_a_picture_of_known_noise_is_scaled_as_the_schedule_has_it(run, photo):
     clean = torch.from_numpy(pixels(photo)).movedim(-1, 0) / 127.5 - 1
     shown = torch.from_numpy(pixels(done["picture"])).movedim(-1, 0) / 127.5 - 1
     torch.testing.assert_close(shown, clean * schedule.signal[step].item(), atol=1 / 127, rtol=0)
-    denoise(run, photo, noise_step=7)
+    denoise(run, photo, noise_step=7, overwrite=True)
     assert run.energy.batch.context.step.unique().tolist() == [7]
+
+
+def test_a_file_that_nobody_named_is_replaced_on_request_alone(run, photo):
+    """A photo-clean.png may be the clean photograph that the noisy one was made of."""
+    Path("photo-clean.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"photo-clean\.png is in this folder already: --overwrite replaces it, and --out"):
+        denoise(run, photo)
+    assert (Path("photo-clean.png").read_bytes(), os.listdir()) == (b"mine", ["photo-clean.png"])
+    denoise(run, photo, out="photo-clean.png")  # named
+    Path("photo-clean.png").write_bytes(b"mine")
+    assert pixels(denoise(run, photo, overwrite=True)["picture"]).shape == pixels(photo).shape
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"tolerance": 0.3}, "tolerance=0.3, patience=None: it counts while thinking is patient, so pass --patience"),
+        ({"batch_size": 0}, "batch_size=0: denoise at least one tile"),
+        ({"stride": -4}, "stride=-4 with tile=16: a stride of 1 to 16"),
+        ({"sigma": math.inf}, "sigma=inf: pass a positive number"),
+        ({"noise_std": math.nan}, "noise_std=nan: pass a positive number"),
+        ({"out": "new"}, "out='new': pictures of that kind cannot be written, .* or if it is a folder, make it first"),
+    ],
+)
+def test_what_an_energy_of_any_size_does_not_look_at_is_checked_all_the_same(telling, photo, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        denoise(telling[0], photo, **keywords)
+    assert not os.listdir()
 
 
 def test_an_old_picture_stays_when_writing_fails(run, photo, monkeypatch):
@@ -331,7 +359,7 @@ def test_greys_stay_grey_in_a_run_of_colours(run, tmp_path):
     seen = run.energy.batch.context.image
     assert torch.equal(seen[:, 0], seen[:, 1])
     assert torch.equal(seen[:, 0], seen[:, 2])
-    lifted = pixels(denoise(run, photo)["picture"])
+    lifted = pixels(denoise(run, photo, overwrite=True)["picture"])
     assert np.abs(lifted - np.minimum(before + 0.05 * 127.5, 255)).max() <= 0.51
     coloured = picture(tmp_path / "grey-as-colours.png", mode="L")
     Image.open(coloured).convert("RGB").save(coloured)  # as many files of greys are
@@ -392,7 +420,7 @@ def test_a_range_that_is_not_full_is_denoised_as_the_picture_it_shows(run, tmp_p
     with pytest.raises(ValueError, match=r"d\.tif .* -9 to 585, .*--white NUMBER"):
         denoise(run, tmp_path / "d.tif")
     with pytest.raises(ValueError, match=r"white=100: it has numbers up to 3180"):
-        denoise(run, tmp_path / "b.tif", white=100)
+        denoise(run, tmp_path / "b.tif", white=100, out="e.tif")
 
 
 def test_what_belongs_to_a_photograph_stays(run, tmp_path):
@@ -435,7 +463,7 @@ def test_pages_of_different_sizes_have_maps_of_their_own_on_request(run, tmp_pat
     pages = [Image.fromarray(np.full((20, width), 99, np.uint8)) for width in (24, 30)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     assert "map-1" not in denoise(run, tmp_path / "a.tif")
-    done = denoise(run, tmp_path / "a.tif", map=True)
+    done = denoise(run, tmp_path / "a.tif", map=True, overwrite=True)
     assert [pixels(done[f"map-{number}"]).shape[:2] for number in (1, 2)] == [(20, 24), (20, 30)]
     assert [frame.pixels.shape for frame in opened(done["picture"])] == [(20, 24, 1), (20, 30, 1)]
 
@@ -721,8 +749,37 @@ def test_greys_are_seen_as_such_by_a_model_that_takes_colours_apart(telling, tmp
 def test_noise_as_weak_as_many_a_photograph_s_grain_is_left_unless_it_is_said(telling, tmp_path, sigma):
     run, told = telling
     assert denoise(run, noisy(tmp_path / "noisy.png", sigma))["noise"] == "none taken off, as less than 2.5 of 255, estimated"
-    denoise(run, tmp_path / "noisy.png", sigma=sigma)
-    assert told.told == [0, pytest.approx(sigma, abs=0.05)]
+    assert np.array_equal(pixels(Path("noisy-clean.png")), pixels(tmp_path / "noisy.png"))
+    denoise(run, tmp_path / "noisy.png", sigma=sigma, overwrite=True)
+    assert told.told == [pytest.approx(sigma, abs=0.05)]
+
+
+class Asked(GradientStepUNet):
+    """Counts how often it is asked what noise it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(1, (4, 4), (1, 1))
+        self.passes = 0
+
+    def noise(self, y, code):
+        self.passes += 1
+        return super().noise(y, code)
+
+
+@pytest.mark.parametrize(("sigma", "passes"), [(0, 0), (4, 1), (40, 2)])
+def test_a_picture_without_noise_costs_what_it_takes_to_know_that(telling, tmp_path, monkeypatch, sigma, passes):
+    """This energy has learned nothing and takes off little, until what is left of the estimate counts as none."""
+    run, _ = telling
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    run.energy, run.sampler = Asked(), Monotone(GradientDescent(1.0), halvings=6)
+    photo = noisy(tmp_path / "noisy.png", sigma)
+    found = denoise(run, photo, out=tmp_path / "out.png")
+    assert (run.energy.passes, found["forward passes"], found["steps per tile"]) == (passes, 0, 0)
+    assert found["noise"] == "none taken off, as less than 2.5 of 255, estimated"
+    assert np.array_equal(pixels(found["picture"]), pixels(photo))
+    assert pixels(found["map"]).max() == 0
 
 
 @pytest.mark.parametrize(
@@ -766,12 +823,14 @@ def test_noise_beyond_training_s_is_thought_about_as_long_as_the_energy_falls(te
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     run.energy, run.sampler = GradientStepUNet(1, (4, 4), (1, 1)), GradientDescent(1.0)
-    run.recipe = {"thinking": {"familiar": 0.1}}  # any fall counts
+    run.recipe = {"thinking": {"familiar": 1e-9}}  # any fall counts
     found = denoise(run, noisy(tmp_path / "noisy.png", sigma), sigma=sigma)
     assert found["steps per tile"] == steps
-    run.recipe = {"thinking": {"familiar": 0.1, "tolerance": 1 - 1e-9}}  # none does
-    assert denoise(run, tmp_path / "noisy.png", sigma=sigma)["steps per tile"] == 1
-    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, steps=3)["steps per tile"] == 3
+    run.recipe = {"thinking": {"familiar": 1e9}}  # one step is enough
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="a.png")["steps per tile"] == 1
+    run.recipe = {"thinking": {"familiar": 1e-9, "tolerance": 1 - 1e-9}}  # none does
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="b.png")["steps per tile"] == 1
+    assert denoise(run, tmp_path / "noisy.png", sigma=sigma, out="c.png", steps=3)["steps per tile"] == 3
 
 
 def test_an_energy_that_is_told_a_step_gets_the_estimated_one(tmp_path):

@@ -90,13 +90,55 @@ def test_what_cannot_be_done_is_said(run, photo, keywords, message):
 
 def test_masks_must_fit_and_leave_something(run, photo, tmp_path):
     for name, size, message in (
-        ("s", (8, 8), "has 8 x 8 pixels, the photo 56 x 40: pass one of the photo's size"),
+        ("s", (8, 8), "has 8 x 8 pixels, the photo 56 x 40, both upright: pass one of the photo's size"),
         ("w", (40, 56), "white all over"),
-        ("b", (40, 56), "white nowhere"),
+        ("b", (40, 56), "white nowhere, its brightest pixel is 0 of 255"),
     ):
         Image.fromarray(np.full(size, 0 if name == "b" else 255, dtype="uint8")).save(tmp_path / f"{name}.png")
         with pytest.raises(ValueError, match=message):
             restore(run, photo, mask=tmp_path / f"{name}.png")
+
+
+def test_what_is_transparent_in_a_mask_is_not_white(run, photo, tmp_path):
+    """As painted on a layer of its own: whatever lies under alpha 0, and beside it."""
+    hidden = np.zeros((40, 56), dtype="uint8")
+    hidden[10:20, 12:25] = 255
+    Image.fromarray(hidden).save(tmp_path / "mask.png")
+    expected = pixels(restore(run, photo, mask=tmp_path / "mask.png", steps=2)["picture"])
+    for under in (0, 255):
+        colours = np.where(hidden[..., None] > 0, 255, under).repeat(3, -1).astype("uint8")
+        Image.fromarray(np.dstack([colours, hidden])).save(tmp_path / "layer.png")
+        found = restore(run, photo, mask=tmp_path / "layer.png", steps=2, out=Path(f"{under}.png"))
+        assert np.array_equal(pixels(found["picture"]), expected)
+
+
+def test_a_photo_that_its_file_turns_takes_an_upright_mask_and_says_so(run, photo, tmp_path):
+    upright, exif = Image.open(photo), Image.Exif()
+    exif[274] = 3  # upside down, so that the sizes say nothing
+    upright.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    hidden = np.zeros((40, 56), dtype="uint8")
+    hidden[10:20, 12:25] = 255
+    Image.fromarray(hidden).save(tmp_path / "mask.png")
+    how = {"mask": tmp_path / "mask.png", "steps": 2}
+    expected = pixels(restore(run, photo, **how)["picture"])
+    with pytest.warns(UserWarning, match=r"turned\.png: it is turned upright, as its EXIF says, and the mask is laid on it so"):
+        found = restore(run, tmp_path / "turned.png", **how)
+    assert np.array_equal(pixels(found["picture"]), expected)
+
+
+def test_a_picture_goes_into_a_folder_and_replaces_what_nobody_named_on_request_alone(run, photo, tmp_path):
+    how = {"task": "deblur", "steps": 1}
+    (tmp_path / "out").mkdir()
+    assert restore(run, photo, out=tmp_path / "out", **how)["picture"] == tmp_path / "out" / "photo.png"
+    with pytest.raises(ValueError, match=r"photo\.png is in .*out already: --overwrite replaces it"):
+        restore(run, photo, out=tmp_path / "out", **how)
+    Path("photo-restored.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="photo-restored.png is in this folder already"):
+        restore(run, photo, **how)
+    assert Path("photo-restored.png").read_bytes() == b"mine"
+    assert pixels(restore(run, photo, overwrite=True, **how)["picture"]).shape == (40, 56)
+    with pytest.raises(ValueError, match="is a folder: name a picture, one at a time"):
+        restore(run, tmp_path / "out", **how)
 
 
 def test_what_belongs_to_a_picture_stays_with_it(run, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import ebm
 from ebm.cli import main
 from ebm.registry import components
+from ebm.studies.restoring import beyond_training
 from ebm.tasks.images.whole import restore_picture
 
 FOLDERS = {name: Path(found.factory) for name, found in components("model").items() if found.distribution == "ebm-toolkit"}
@@ -74,6 +75,18 @@ def test_noise_is_taken_off(name):
         found = restore_picture(task, model.thinker, crop, int(seen.step)).image
         errors = [(each - clean[:, 96:192, 96:192]).square().mean() for each in (found, crop)]
         assert 10 * (errors[1] / errors[0]).log10() > gain, split
+
+
+@pytest.mark.parametrize("name", ["photograph", "photograph-grey"])
+def test_noise_beyond_training_s_is_thought_about(name):
+    model = ebm.load(name)
+    _, clean, seen = model.task.held_out("sigma-75", 1)[0]
+    crop, clean = seen.image[0][:, 96:192, 96:192], clean[:, 96:192, 96:192]
+    thinker = beyond_training(model)
+    assert thinker is not None
+    once, longer = (restore_picture(model.task, who, crop, int(seen.step)) for who in (model.thinker, thinker))
+    errors = [(each.image - clean).square().mean() for each in (once, longer)]
+    assert 10 * (errors[0] / errors[1]).log10() > 3
 
 
 @pytest.mark.slow

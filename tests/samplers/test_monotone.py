@@ -116,6 +116,21 @@ def test_halved_steps_are_the_longest_that_lower_the_energy(size, seed, name, mo
         close(got, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("start", "calls"), [([[0.0, 0.0]], 3), ([[1.0, 0.0]], 3 + 4), ([[0.0, 0.0], [1.0, 0.0]], 3 + 4)])
+def test_a_chain_that_its_step_does_not_move_is_not_halved(start, calls):
+    """Before, with gradient, and after; for a step that is 20 times too long four halvings more, until it is 1.25."""
+    called = []
+
+    def bowl(y):
+        called.append(len(y))
+        return (y**2).sum(-1) / 2
+
+    y = torch.tensor(start, dtype=torch.float64)
+    found = Monotone(GradientDescent(20.0, steps=1), halvings=6).sample(bowl, y)
+    assert len(called) == calls
+    close(found, torch.where(y == 1, -0.25, y))
+
+
 def test_a_step_beyond_the_finite_numbers_is_halved_too():
     def walled(y):
         return torch.where(y.abs() < 1, y.square(), torch.inf).sum(-1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ebm.interfaces import Modified
+from ebm.interfaces import EnergyFn, Modified
 
 SIDE, MARGIN = 384, 64  # pixels of a window, and those around it: further than the bundled U-Nets look, multiples of their scales
 
@@ -39,6 +39,33 @@ def _along(size: int) -> list[tuple[slice, slice, slice]]:
     return found
 
 
+class Within(Modified):
+    """Scores pictures (*chains, C, H, W) by what lies within some of their rows and columns; the rest is seen.
+
+        E(y) = |R(y) within|² / 2
+
+    Where an energy does not say its noise R, it is the share of E that falls to so many pixels.
+
+    Arguments:
+        energy: E = |R|² / 2 with a `noise`, R, such as `GradientStepUNet`; or any other.
+        inner: rows and columns.
+
+    >>> Within(lambda y: y.square().sum((-3, -2, -1)), (slice(0, 2), slice(0, 4)))(torch.ones(1, 1, 4, 4))
+    tensor([8.])
+    """
+
+    def __init__(self, energy: EnergyFn, inner: tuple[slice, slice]) -> None:
+        super().__init__(energy)
+        self.inner = inner
+
+    def forward(self, y: Tensor, code: Any = None) -> Tensor:
+        """Maps y (*chains, C, H, W) to energies (*chains,)."""
+        energy: Any = self.energy
+        if hasattr(energy, "noise"):
+            return energy.noise(y, code)[..., *self.inner].square().sum((-3, -2, -1)) / 2
+        return energy(y, code) * (y[..., *self.inner].numel() / max(y.numel(), 1))
+
+
 class Windowed(Modified):
     """Scores pictures (*chains, C, H, W) of any size as its energy does, a window at a time.
 
@@ -65,9 +92,6 @@ class Windowed(Modified):
             return self.energy(y, code)
         total = y.new_zeros(y.shape[:-3])
         for window in found:
-            total = total + checkpoint(self._within, y, code, window, use_reentrant=False, preserve_rng_state=False)
+            within, seen = Within(self.energy, window.inner), y[..., *window.seen]
+            total = total + checkpoint(within, seen, code, use_reentrant=False, preserve_rng_state=False)
         return total
-
-    def _within(self, y: Tensor, code: Any, window: Window) -> Tensor:
-        energy: Any = self.energy
-        return energy.noise(y[..., *window.seen], code)[..., *window.inner].square().sum((-3, -2, -1)) / 2

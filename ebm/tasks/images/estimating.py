@@ -54,28 +54,30 @@ def estimate_noise(image: Tensor) -> float:
     return float((smooth / share).square().sub(TEXTURE**2).clamp(min=0).sqrt())
 
 
-def confirmed(energy: Any, image: Tensor, std: float) -> float:
+def confirmed(energy: Any, image: Tensor, std: float, least: float = 0.0) -> float:
     """Lowers an estimate of a picture's noise (C, H, W) until an energy agrees that it is noise.
 
     Texture all over a picture looks like noise to `estimate_noise`, less so to an energy that was
     trained on photographs: told of noise σ, a gradient step of size 1 takes off most of σ where it is
     noise, and less than half where it is texture. So σ becomes what the step takes off, root mean
-    square, until that is at least 0.57 of σ. The picture's middle is looked at.
+    square, until that is at least 0.57 of σ. The picture's middle is looked at, no further than the
+    answer needs: each time costs a gradient.
 
     Arguments:
         energy: takes σ as its context, such as a `GradientStepUNet`.
         image: the picture, in units of its noise.
         std: the estimate.
+        least: noise below it counts as none: 0 is returned, and nothing more is asked.
     """
     (top, height), (left, width) = ((max(0, (size - LOOKED_AT) // 2), min(size, LOOKED_AT)) for size in image.shape[1:])
     middle = image[None, :, top : top + height, left : left + width]
     with torch.no_grad(), eval_mode(energy):
         for _ in range(TRIES):
-            if std <= 0:
+            if std <= 0 or std < least:
                 return 0.0
             _, step = energy_and_grad(energy.given(std), middle)
             taken = float(step.square().mean().sqrt())
             if taken >= BELIEVED * std:
                 break
             std = taken
-    return std
+    return std if std >= least else 0.0

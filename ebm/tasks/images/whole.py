@@ -13,6 +13,8 @@ from ebm.energies.restoration.windowed import windows
 from ebm.interfaces import Batch, Predictor
 from ebm.interfaces.abilities import Tiled
 from ebm.tasks.images.tiling import Coding, Restored, count_tiles, emptied, patch_of, restore
+from ebm.tasks.images.together import most_steps, think_together
+from ebm.thinking import Thinker
 
 
 def takes_any_size(predictor: Any) -> bool:
@@ -26,10 +28,15 @@ def takes_greys(predictor: Any) -> bool:
 
 
 def count_parts(task: Tiled, predictor: Any, height: int, width: int, stride: int | None = None) -> int:
-    """Counts the tiles or windows that `restore_picture` takes."""
+    """Counts the tiles or windows of which `restore_picture` tells, at most: each as often as it is thought about."""
+    thinker = predictor if isinstance(predictor, Thinker) else None
     if not takes_any_size(predictor):
-        return count_tiles(height, width, task.tile, task.stride if stride is None else stride, patch_of(predictor))
-    return len(windows(height, width))
+        count = count_tiles(height, width, task.tile, task.stride if stride is None else stride, patch_of(predictor))
+        return count if thinker is None or thinker.patience is None else count * max(1, most_steps(thinker))
+    count = len(windows(height, width))
+    if thinker is None or count == 1:
+        return count
+    return count * most_steps(thinker) * getattr(thinker.energy, "levels", 1) * thinker.candidates
 
 
 def restore_picture(
@@ -44,20 +51,59 @@ def restore_picture(
 ) -> Restored:
     """Restores a picture (C, H, W), or what a coding holds of one, whose noise has a step of the task's.
 
-    An energy of any size sees it whole, or window by window with what lies around, which is the same
-    for a step or two; others get the task's tiles. `how` is `restore`'s: batch_size, scores,
-    generator, advance.
+    An energy of any size sees it whole, or window by window with what lies around; windows think
+    together, so that the picture is the same (`think_together`). Others get the task's tiles. `how` is
+    `restore`'s: batch_size, scores, generator, advance.
     """
     if not takes_any_size(predictor):
         own: dict[str, Any] = {"tile": task.tile, "stride": task.stride if stride is None else stride, "step": step}
         return restore(predictor, image, **own, patch=patch_of(predictor), seen=task.schedule.seen, coding=coding, **how)
     how.pop("batch_size", None)
     coding = Coding(lambda tiles: tiles, lambda rows: rows) if coding is None else coding
+
+    def seen(part: Tensor) -> Any:
+        return task.schedule.seen(part, torch.tensor([step], device=part.device))
+
+    if isinstance(predictor, Thinker) and len(windows(*image.shape[1:])) > 1:
+        return _together(predictor, image, coding, seen, **how)
+    return _apart(predictor, image, coding, seen, **how)
+
+
+def _together(
+    thinker: Thinker,
+    image: Tensor,
+    coding: Coding,
+    seen: Callable[[Tensor], Any],
+    *,
+    scores: Callable[[Batch, Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Restored:
+    """Thinks about a picture of several windows as one chain."""
+    y, energy, passes, steps = think_together(thinker, image, coding, seen, generator=generator, advance=advance)
+    done, scored = None, None
+    for window in windows(*image.shape[1:]):
+        part = coding.decode(image[None, :, *window.seen])
+        found = part if y is None else y[None, :, *window.seen].float()
+        held = coding.encode(found[0, :, *window.inner])
+        done = emptied(held, image) if done is None else done
+        done[:, *window.place] = held
+        if scores is not None:
+            with torch.no_grad():
+                patches = _spread(scores(Batch(part, seen(part)), found), found)
+            scored = part.new_empty(image.shape[1:]) if scored is None else scored
+            scored[window.place] = patches[window.inner]
+    assert done is not None
+    return Restored(done, energy, passes, float(steps), scored)
+
+
+def _apart(predictor: Predictor, image: Tensor, coding: Coding, seen: Callable[[Tensor], Any], **how: Any) -> Restored:
+    """Predicts the windows of a picture one after the other, each by itself: by what decides nothing, or of one window."""
     found, (height, width) = list[Restored](), image.shape[1:]
     whole, scored = None, None
     for window in windows(height, width):
         part = coding.decode(image[None, :, *window.seen])[0]
-        predicted = _predict(predictor, part, task.schedule.seen(part[None], torch.tensor([step], device=part.device)), **how)
+        predicted = _predict(predictor, part, seen(part[None]), **how)
         kept = coding.encode(predicted.image[:, *window.inner])
         whole = emptied(kept, image) if whole is None else whole
         whole[:, *window.place] = kept
@@ -100,5 +146,10 @@ def _predict(
         None if energy is None else float(energy),
         found.evaluations,
         None if steps is None else float(steps),
-        None if patches is None else F.interpolate(patches[:, None], size=image.shape[1:])[0, 0],
+        None if patches is None else _spread(patches, image),
     )
+
+
+def _spread(patches: Tensor, image: Tensor) -> Tensor:
+    """Spreads the scores of a picture's patches (1, rows, columns) over its pixels (H, W)."""
+    return F.interpolate(patches[:, None], size=image.shape[-2:])[0, 0]

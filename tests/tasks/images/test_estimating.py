@@ -80,3 +80,14 @@ def test_an_estimate_is_lowered_until_a_step_takes_most_of_it_off():
     assert confirmed(doubting, image, 0.01) == pytest.approx(0.01 * 0.4**8, rel=1e-3)
     assert len(doubting.told) == 8
     assert confirmed(Taking(0.8), image, 0.0) == 0
+
+
+@laws
+@given(share=st.floats(0.1, 0.9), std=st.floats(0.0, 0.3), least=st.floats(0.0, 0.1))
+def test_once_an_estimate_counts_as_none_an_energy_is_asked_no_further(share, std, least):
+    """The answer is that of asking to the end; each question but the last one left more than the least."""
+    image, brief, whole = torch.randn(1, 8, 9, generator=seeded(0)), Taking(share), Taking(share)
+    found, expected = confirmed(brief, image, std, least), confirmed(whole, image, std)
+    assert found == (expected if expected >= least else 0)
+    assert all(told >= least for told in brief.told)
+    assert brief.told == whole.told[: len(brief.told)]

@@ -38,7 +38,10 @@ def format_of(path: Path) -> str:
     know_heif(path)
     format = Image.registered_extensions().get(path.suffix.lower())
     if format not in Image.SAVE:
-        raise ValueError(f"out={str(path)!r}: pictures of that kind cannot be written, choose a name that ends in .png")
+        raise ValueError(
+            f"out={str(path)!r}: pictures of that kind cannot be written, choose a name that ends in .png"
+            + ("" if path.suffix else ", or if it is a folder, make it first")
+        )
     return format
 
 
