@@ -202,13 +202,20 @@ class _Blend:
 def _patiently(
     thinker: Thinker, patience: int, image: Tensor, start: Tensor | None, coding: Coding, options: dict[str, Any]
 ) -> Restored:
-    """Restores step by step, until the tiles' mean energy fell no further for `patience` steps."""
+    """Restores step by step, until the tiles' mean energy fell no further for `patience` steps, or one step was due."""
     how: dict[str, Any] = {"candidates": thinker.candidates, "select": thinker.select}
     longest = check_steps(thinker.sampler.steps if thinker.steps is None else thinker.steps)[1]
     one, y = Thinker(thinker.energy, thinker.sampler, steps=min(1, longest), **how), start
     kept, best, taken, waited = None, float("inf"), 0, 0
     evaluations: float = 0
     between = coding._replace(encode=(lambda rows: rows.half()) if image.numel() > MANY else lambda rows: rows)
+    if thinker.familiar is not None:
+        still, quiet = Thinker(thinker.energy, thinker.sampler, steps=0, **how), {**options, "scores": None, "advance": None}
+        before = _restored(still, image, y, between, **quiet)
+        assert before.energy is not None
+        evaluations = before.evaluations
+        if before.energy <= thinker.familiar * len(image) * options["tile"] ** 2:
+            longest = min(1, longest)
     for number in range(1, max(1, longest) + 1):
         found = _restored(one, image, y, between, **options)
         assert found.energy is not None

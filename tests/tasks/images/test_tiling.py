@@ -206,6 +206,17 @@ def test_a_patient_picture_stops_as_the_loop_over_its_steps_does(seed, tolerance
     assert torch.equal(found.image, kept[1])
 
 
+@pytest.mark.parametrize(("familiar", "steps"), [(None, 6), (0.4, 6), (0.6, 1)])
+def test_a_picture_that_starts_as_training_s_do_takes_one_step(familiar, steps):
+    """Its energy is half a square of each number, 1/2 at the start."""
+    thinker = Thinker(
+        lambda y: (y**2).sum((-3, -2, -1)) / 2, GradientDescent(0.5), steps=6, patience=1, tolerance=0.1, familiar=familiar
+    )
+    found = restore(thinker, torch.ones(3, 9, 13), tile=4, stride=3)
+    assert found.steps == steps
+    torch.testing.assert_close(found.image, torch.full((3, 9, 13), 0.5**steps))
+
+
 def test_chains_may_start_at_another_picture():
     image, start = torch.zeros(1, 6, 6), torch.ones(1, 6, 6)
     thinker = Thinker(lambda y: (y**2).sum((-3, -2, -1)) / 2, GradientDescent(0.5), steps=1)
