@@ -146,7 +146,7 @@ def cost(
 
     >>> found = cost("text-s1", {"fit.batch_size": 2, "energy.depth": 1}, training_only=True)
     >>> found["unit"], found["model"]["parameters"], found["paper"]["parameters"]
-    ('token', 61825, 61826)
+    ('token', 61953, 61954)
     """
     wanted = Asked(**asked)
     settings = dict(settings or {}) | ({} if size is None else {"energy.size": size})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,3 +231,14 @@ def test_tables_fit_a_hundred_columns_and_the_command_prints_json(capsys):
         assert all(len(row) == len(columns) for row in rows)
         widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
         assert sum(widths) + 2 * len(widths) <= 100  # headings fold
+
+
+def test_the_pages_table_is_what_the_command_counts():
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    written = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if line.startswith("|")]
+    settings = {"task.context": 256, "fit.batch_size": 256, "fit.accelerator": "gpu"}
+    asked = {"vocabulary": 50277, "tokens": 100e9, "flops_per_second": 4e14, "price_per_hour": 2.0}
+    _, columns, (row,) = sizes({"4xs": cost("text-s1", settings, size="4xs", training_only=True, **asked)})
+    assert written[0] == columns
+    assert row in written
+    assert [line[0] for line in written[2:]] == ["4xs", "3xs", "xxs", "xs", "small", "medium", "large", "xl"]
