@@ -70,6 +70,44 @@ def run(
         print_json(as_data(done)) if json else print_run(done)
 
 
+def cost(
+    recipe: str,
+    /,
+    *settings: Settings,
+    size: str | None = None,
+    vocabulary: int | None = None,
+    tokens: float | None = None,
+    think_steps: int | None = None,
+    candidates: int = 1,
+    flops_per_second: float | None = None,
+    price_per_hour: float | None = None,
+    json: bool = False,
+) -> None:
+    """Tell what a recipe costs before it runs: parameters, FLOPs, bytes, memory, time and money.
+
+    Training, thinking and generation are counted for each token (or picture, frame, answer), beside
+    the recipe's baselines and the paper's own way of computing, on tensors without numbers: nothing
+    is trained, and no weight is allocated. Any value of the recipe can be set, as for `ebm run`.
+
+    Args:
+        recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
+        size: a named size in place of the recipe's own, 4xs to xl; all lists the training of each.
+        vocabulary: how many tokens there are, in place of the task's.
+        tokens: how long the run is, as in 100e9, in place of the recipe's steps.
+        think_steps: steps of a landscape for each prediction; by default the recipe's.
+        candidates: starts that are tried for each prediction.
+        flops_per_second: the rate at which all devices together compute products, as in 4e14; says
+            the time, if that is all that takes any.
+        price_per_hour: of all devices together; says the price.
+        json: print JSON, with numbers that are not rounded.
+    """
+    from ebm.commands.cost import tell
+
+    how = {"vocabulary": vocabulary, "tokens": tokens, "think_steps": think_steps, "candidates": candidates}
+    how |= {"flops_per_second": flops_per_second, "price_per_hour": price_per_hour}
+    tell(recipe, parse_settings(settings), size=size, json=json, **how)
+
+
 def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
     """List what is registered with who offers it, and what is wrong with installed plugins.
 
@@ -399,7 +437,7 @@ def application(verb: str | None) -> App:
     """Makes the parser of the command that is called; of others it has what they are in a line."""
     app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
     diagnose = DIAGNOSE.factory if verb == DIAGNOSE.name else in_a_line(DIAGNOSE)
-    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, diagnose, new_plugin)
+    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, diagnose, cost, new_plugin)
     for name, function in zip(VERBS, own, strict=True):
         app.command(function, name=name)
     if verb in (*VERBS, "--version"):

@@ -58,7 +58,7 @@ CORE_PARTS = (  # what is called, not named: sections of a report, and examples 
 PLURALS = {hook.removeprefix("ebm_"): kind for kind, hook in KINDS.items()}
 # The kinds that recipes build: a model's parts, and a training's.
 PARTS = ("energy", "sampler", "objective", "encoder", "task", "optimizer", "scheduler", "callback", "logger")
-VERBS = ("run", "list", "show", "study", "diagnose", "new-plugin")  # the command line's own
+VERBS = ("run", "list", "show", "study", "diagnose", "cost", "new-plugin")  # the command line's own
 TAKES = {"study": "run", "rival": "task", "command": "run"}  # what is handed to it, as its first parameter
 PATHS = ("recipe", "grid", "model")  # the kinds that are files, not factories
 TABLES = (*PARTS, "fit", "seed", "summary", "baseline", "baseline_fit", "pace", "base", "typed", "from")  # a recipe's own

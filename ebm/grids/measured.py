@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from ebm.costing.counter import Counter
 from ebm.randomness import stream
 from ebm.runs.run import Run
-
-PRODUCT = "mkldnn::_linear_pointwise"  # oneDNN's x Wᵀ, of x (rows, k) and W (m, k)
 
 
 def parameters(run: Run) -> float:
@@ -32,24 +29,10 @@ def flops(run: Run) -> float:
     fit, generator = run.recipe["fit"], stream(0, "flops", device=run.device)
     batch = next(iter(run.judge().loader("train", fit["batch_size"]))).to(run.device)
     objective.train()
-    counter = _Counter()
+    counter = Counter()
     with sdpa_kernel(SDPBackend.MATH), counter:
         objective(run.energy, batch, generator=generator).value.backward()
-    return float(counter.count) * fit["steps"]
-
-
-class _Counter(TorchDispatchMode):
-    """Counts as torch's FlopCounterMode does, whose hooks on modules forbid a gradient inside the loss."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if func.name().startswith(PRODUCT):
-            self.count += 2 * args[0].numel() * len(args[1])
-        elif (formula := flop_registry.get(func._overloadpacket)) is not None:
-            self.count += formula(*args, **(kwargs or {}), out_val=found)
-        return found
+    return float(counter.flops) * fit["steps"]
 
 
 MEASURED: dict[str, Callable[[Run], float]] = {"parameters": parameters, "flops": flops}

@@ -62,6 +62,7 @@ class Task(ABC):
             that mean something else, such as the name of a bundled source.
         inherits: keywords of the factory that `learned` decides, such as a tokenizer's.
         rows_at_once: how many rows are judged at a time.
+        unit: what a chain is called in a table of costs, such as a token.
     """
 
     spec: dict[str, Any]
@@ -71,6 +72,7 @@ class Task(ABC):
     paths: ClassVar[Mapping[str, Collection[str]]] = {}
     inherits: ClassVar[Collection[str]] = ()
     rows_at_once: int = 128
+    unit: str = "row"
 
     @abstractmethod
     def loader(self, split: str, batch_size: int, *, seed: int = 0, workers: int = 0) -> DataLoader[Batch]:

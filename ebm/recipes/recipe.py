@@ -14,6 +14,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -31,6 +32,7 @@ from ebm.training import fit
 from ebm.training.settings import LARGEST
 from ebm.words import nearest
 
+SIZED = ("dim", "depth", "heads")  # what a transformer's named size says
 NAMES_DO = ("optimizer", "scheduler", "logger")  # the kinds of which a bare name stands for a table
 
 
@@ -97,6 +99,10 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
         if table.get("use") != replaced[key]:
             table.clear()  # another component: the old one's arguments mean nothing to it
         table["use"] = replaced[key]
+    for key in settings or {}:
+        if key.endswith(".size"):  # a named size says them; those that are set beside it stand
+            for name in SIZED:
+                _table(draft, key.removesuffix(".size")).pop(name, None)
     for key, text in (settings or {}).items():
         if not key.endswith(".use"):
             path, _, last = key.rpartition(".")
@@ -213,19 +219,23 @@ def _baseline(recipe: Mapping[str, Any], name: str, pace: float) -> dict[str, An
     known = parameters(component("energy", baseline["energy"]["use"]).factory)
     said = {**recipe["energy"].get(BASE, {}), **recipe["energy"]}  # an energy may be built on its baseline
     size = {name: value for name, value in said.items() if name in known}
+    own_size = {name: value for name, value in baseline["energy"].items() if "size" not in size or name not in SIZED}
     summary = f"The baseline, {name}, of: {recipe['summary']}"
     own = {"task": recipe["task"], "seed": recipe["seed"], "summary": summary}
-    energy, fit = {**baseline["energy"], **size}, {**baseline.get("fit", {}), **shared, **recipe.get(OTHERWISE, {})}
+    energy, fit = {**own_size, **size}, {**baseline.get("fit", {}), **shared, **recipe.get(OTHERWISE, {})}
     return resolve({**baseline, **own, "energy": energy, "fit": fit})
 
 
-def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None = None) -> Parts:
+def assemble(
+    recipe: Mapping[str, Any], task: Any = None, learned: Path | None = None, energies: AbstractContextManager[Any] | None = None
+) -> Parts:
     """Builds a resolved recipe's components, with parameters that depend on the recipe's seed.
 
     Arguments:
         recipe: a resolved recipe.
         task: the recipe's task, where it was built before, as for a run's baseline.
         learned: the folder of what a run keeps for its task, which then opens no data.
+        energies: under what energies are built, such as a mode in which tensors have no numbers.
     """
     if recipe.get(BASE) == OWN_BASELINE:
         table = next(iter(baselines_of(recipe).values()))["energy"]
@@ -239,7 +249,8 @@ def assemble(recipe: Mapping[str, Any], task: Any = None, learned: Path | None =
                 built[kind], complete[kind] = task, recipe[kind]
             elif kind in recipe:
                 handed = {**built, LEARNED: learned} if kind == "task" else built
-                built[kind], complete[kind] = _build(kind, recipe[kind], handed)
+                with energies if kind == "energy" and energies is not None else nullcontext():
+                    built[kind], complete[kind] = _build(kind, recipe[kind], handed)
         options, complete["fit"] = _fill(fit, recipe["fit"], built, handed=FIT_HANDED)
         complete |= {key: recipe[key] for key in recipe if key not in complete}
         if built["sampler"] is not None:

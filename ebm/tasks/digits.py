@@ -46,6 +46,8 @@ class Digits(RowTask):
     (torch.Size([32, 1, 8, 8]), torch.Size([32]), {'image_size': 8, 'channels': 1, 'classes': 10})
     """
 
+    unit = "picture"
+
     def __init__(
         self,
         size: Literal[8, 28] = 8,

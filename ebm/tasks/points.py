@@ -111,6 +111,8 @@ class Points(RowTask):
     inherits: ClassVar = ("columns",)
     paths: ClassVar = {"name": [*SHAPES, *TABLES]}
 
+    unit = "point"
+
     def __init__(
         self,
         name: str | Path = "moons",

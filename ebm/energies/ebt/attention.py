@@ -9,7 +9,9 @@ and leave out what lies in the future of all of them; that is faster than torch'
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,17 @@ from ebm.energies.ebt.kernels import Kernel, dot, is_wanted, last_derivative, th
 BASE = 10_000.0  # rotary positions' longest wavelength is 2π of this
 ROWS = 64  # queries at a time: fewer leave out more of the future, but their products are slower
 Grads = tuple[Tensor | None, ...]
+
+
+@contextmanager
+def all_rows_at_once() -> Iterator[None]:
+    """Attends for all queries at once on a CPU, too, as accelerators do: what is counted is theirs."""
+    global ROWS
+    ROWS, before = sys.maxsize, ROWS
+    try:
+        yield
+    finally:
+        ROWS = before
 
 
 def turns(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

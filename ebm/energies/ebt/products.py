@@ -8,6 +8,8 @@ device or dtype, under autocast, small products, a compiler) `linear` is torch's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +20,19 @@ from ebm.energies.ebt.kernels import Kernel, is_wanted
 
 MANY = 2**21  # multiplications: with fewer, MKL is as fast, and torch's own linear costs less around it
 ROWS = 8  # with fewer rows or columns it is no product of matrices that counts
+_plain = False
 Grads = tuple[Tensor | None, ...]
+
+
+@contextmanager
+def by_torch() -> Iterator[None]:
+    """Leaves all products to torch, whose derivatives are also computed where nobody wants them."""
+    global _plain
+    _plain, before = True, _plain
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 class Linear(nn.Linear):
@@ -55,7 +69,7 @@ def along(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
-    if not (x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32):
+    if _plain or not (x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False
     if x.numel() * len(weight) < MANY or min(x.numel() // x.shape[-1], *weight.shape) < ROWS:
         return False

@@ -94,6 +94,7 @@ class Denoising(Task):
     """
 
     headline = "psnr"
+    unit = "tile"
     paths: ClassVar = {"source": ("bundled", "foolbox")}
 
     def __init__(

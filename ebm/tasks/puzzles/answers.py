@@ -30,6 +30,7 @@ class Answers(InMemory):
     """
 
     headline = "solved"
+    unit = "answer"
     rows_at_once = 100  # each may have several candidates
 
     @abstractmethod

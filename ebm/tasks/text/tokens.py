@@ -32,6 +32,7 @@ class TokenTask(Task):
 
     context_length: int
     rows_at_once = 32
+    unit = "token"
 
     def __init__(self, start: Literal["uniform", "noise"] = "uniform") -> None:
         if start not in ("uniform", "noise"):

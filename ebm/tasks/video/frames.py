@@ -101,6 +101,7 @@ class Frames(Task):
     """
 
     rows_at_once = 64
+    unit = "frame"
     inherits: ClassVar = ("encoder",)
     paths: ClassVar = {"source": ("bundled",), "cache": ()}
 
