@@ -25,8 +25,8 @@ class LikelihoodRatio(Energy):
     y (*more, B, T, V) holds a one-hot vector for each token, and zeros where there is none, behind the
     end of a shorter sequence (`ebm.decoding.sequences.one_hot`); what a token follows are the
     likeliest tokens of the vectors before it, which have no slope. The context is a prompt's ids
-    (B, P), −1 in front where there is no token; a row ends in a token, unless nothing follows. Of
-    answers, it is the question. Energies are (*more, B), in nats.
+    (B, P), −1 where there is no token, at least one in each row. Of answers, it is the question.
+    Energies are (*more, B), in nats.
 
     Arguments:
         base: the model: a `Transformer`, or `LeftToRight`, which writes answers. It is copied. In a
@@ -69,8 +69,12 @@ class LikelihoodRatio(Energy):
     def encode(self, context: Any = None, level: int = -1) -> Tensor:
         if not isinstance(context, Tensor) or context.ndim != 2 or context.is_floating_point() or not context.numel():
             found = f"{context.dtype} {tuple(context.shape)}" if isinstance(context, Tensor) else type(context).__name__
-            raise ValueError(f"the context is {found}: pass a prompt's ids (B, P), -1 in front where there is no token")
-        return context
+            raise ValueError(f"the context is {found}: pass a prompt's ids (B, P), -1 where there is no token")
+        if isinstance(self.base, WritesAnswers):
+            return context
+        if context.is_cpu and bool((context < 0).all(1).any()):
+            raise ValueError(f"a prompt of the context {tuple(context.shape)} has no token: give each at least one")
+        return context.gather(1, (context >= 0).long().argsort(dim=1, stable=True))  # what is missing goes to the front
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*more, B, T, V) to energies (*more, B), in nats."""
@@ -82,14 +86,6 @@ class LikelihoodRatio(Energy):
             )
         if not y.numel():
             return y.sum((-2, -1))
-        if y.is_cpu and not isinstance(self.base, WritesAnswers):
-            missing, scored = prompt < 0, (y != 0).any(-1).any(-1).reshape(-1, len(prompt)).any(0)
-            wrong = (missing[:, -1] | (missing[:, 1:] & ~missing[:, :-1]).any(1)) & scored
-            if bool(wrong.any()):
-                row = prompt[wrong][0].tolist()
-                raise ValueError(
-                    f"the context has a row {row}: -1 stands in front, and a row that something follows ends in a token"
-                )
         before, after = prompt.expand(*y.shape[:-2], -1).flatten(0, -2), y.argmax(-1).flatten(0, -2)
         with torch.no_grad():
             stays = log_probabilities(self.base, before, after)
