@@ -471,7 +471,7 @@ def sizes_of(device: torch.device, quick: bool) -> Namespace:
         more = {"pictures": 1, "side": 8, "scale": 16}
     elif device.type == "cpu":
         how = {"text": ["xxs", "small"], "rounds": 2, "repeat": 1, "matmul": None, "places": 70, "rows": [1, 8], "tokens": 16}
-        shape = {"vocabulary": 257, "batch": 1, "context": 64}
+        shape = {"vocabulary": 257, "batch": 1, "context": 32}
         more = {"pictures": 4, "side": 64, "scale": 2}
     else:
         how = {"text": ["xxs", "small"], "rounds": 5, "repeat": 5, "matmul": None, "places": 70, "rows": [1, 32], "tokens": 64}
