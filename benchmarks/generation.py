@@ -40,10 +40,15 @@ def tokens(energy: TextEBT, prompt: Tensor, count: int, window: int = 4096) -> I
     return generate(energy, SAMPLER, prompt.tolist(), max_new_tokens=count, window=window, temperature=0)
 
 
+def slow_logits(energy: TextEBT, ids: Tensor) -> Tensor:
+    """Thinks about every position of ids (B, l), and returns the logits after the last: (B, V)."""
+    start = torch.zeros(1, *ids.shape, energy.vocab_size, dtype=energy.embedding.weight.dtype, device=ids.device)
+    return think(landscapes_of(energy, ids), SAMPLER, start=start).y[:, -1]
+
+
 def slow_token(energy: TextEBT, ids: Tensor) -> Tensor:
-    """Thinks about every position of ids (B, l), and takes the likeliest token after the last: (B,)."""
-    start = torch.zeros(1, *ids.shape, energy.vocab_size, dtype=energy.embedding.weight.dtype)
-    return think(landscapes_of(energy, ids), SAMPLER, start=start).y[:, -1].argmax(-1)
+    """Takes the likeliest token (B,) after ids (B, l), the slow way."""
+    return slow_logits(energy, ids).argmax(-1)
 
 
 def seconds(step) -> float:

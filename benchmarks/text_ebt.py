@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,16 +41,16 @@ from ebm.objectives import Reconstruction
 from ebm.samplers import GradientDescent
 from tests.concatenated import landscapes_of
 
-VOCABULARY = 257
-
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=257)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--step-size", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
@@ -65,30 +66,46 @@ def case(stage: str, settings: argparse.Namespace) -> tuple[TextEBT, Reconstruct
     """Makes a model, its objective, a batch and a start."""
     torch.manual_seed(0)
     size = {"dim": settings.dim, "depth": settings.depth, "heads": settings.heads}
-    energy = TextEBT(VOCABULARY, conditioning="time", levels=2 if stage == "first" else 1, **size)
-    sampler = GradientDescent(step_size=5.0, steps=1 if stage == "first" else 3, retraction="softmax")
+    energy = TextEBT(settings.vocabulary, conditioning="time", levels=2 if stage == "first" else 1, **size)
+    sampler = GradientDescent(step_size=settings.step_size, steps=1 if stage == "first" else 3, retraction="softmax")
     reduce = "mean" if stage == "first" else "last"
     objective = Reconstruction(sampler, start=lambda batch, generator=None: None, distance=distance, reduce=reduce)
-    ids = torch.randint(VOCABULARY, (settings.batch, settings.context + 1))
-    return energy, objective, Batch(ids[:, 1:], ids[:, :-1]), torch.randn(settings.batch, settings.context, VOCABULARY)
+    ids = torch.randint(settings.vocabulary, (settings.batch, settings.context + 1))
+    return energy, objective, Batch(ids[:, 1:], ids[:, :-1]), torch.randn(settings.batch, settings.context, settings.vocabulary)
 
 
-def step(stage: str, settings: argparse.Namespace, form: str) -> Callable[[], tuple[float, Tensor]]:
-    """Makes what takes one training step in a form, and returns its loss and all gradients."""
+def step(
+    stage: str, settings: argparse.Namespace, form: str, device: torch.device | str = "cpu", **options: Any
+) -> tuple[TextEBT, Callable[[], Tensor]]:
+    """Makes a model, and what takes one training step of it in a form: it leaves gradients, and returns the loss.
+
+    Arguments:
+        stage: "first" or "second".
+        settings: the sizes.
+        form: "eager", "compiled" or "concatenated", maybe with ", bfloat16".
+        device: where it runs.
+        options: of `Energy.compile`.
+    """
     energy, objective, batch, start = case(stage, settings)
+    energy, objective, batch, start = energy.to(device), objective.to(device), batch.to(device), start.to(device)
     if form.startswith("compiled"):
-        energy.compile()
-    autocast = torch.autocast("cpu", torch.bfloat16) if form.endswith("bfloat16") else nullcontext()
+        energy.compile(**options)
+    half, kind = form.endswith("bfloat16"), torch.device(device).type
 
-    def take() -> tuple[float, Tensor]:
+    def take() -> Tensor:
         energy.zero_grad()
-        with autocast:
-            functions = landscapes_of(energy, batch.context) if form == "concatenated" else energy
+        with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+            functions = landscapes_of(energy, batch.context) if form.startswith("concatenated") else energy
             loss = objective(functions, batch, start=start).value
         loss.backward()
-        return loss.item(), torch.cat([p.grad.flatten() for p in energy.parameters()])
+        return loss.detach()
 
-    return take
+    return energy, take
+
+
+def gradients(energy: TextEBT) -> Tensor:
+    """Joins the gradients of all parameters."""
+    return torch.cat([p.grad.flatten() for p in energy.parameters() if p.grad is not None])
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -106,9 +123,8 @@ def peak(stage: str, settings: argparse.Namespace, form: str) -> float:
 def _peak(stage: str, settings: argparse.Namespace, form: str) -> float:
     torch.set_num_threads(settings.threads)
     small = argparse.Namespace(**{**vars(settings), "batch": 1, "context": 8})
-    step(stage, small, form)()  # loads what a first step loads
-    take = step(stage, settings, form)
-    return peak_of(take)
+    step(stage, small, form)[1]()  # loads what a first step loads
+    return peak_of(step(stage, settings, form)[1])
 
 
 def main() -> int:
@@ -123,8 +139,9 @@ def main() -> int:
     table = Table("stage", "form", "ms", "concatenated, ms", "ratio (quartiles)", "bar", title=str(vars(settings)))
     missed = 0
     for (stage, form), bar in bars.items():
-        ours, theirs = step(stage, settings, form), step(stage, settings, "concatenated")
-        (loss, grad), (other, other_grad) = ours(), theirs()
+        (energy, ours), (oracle, theirs) = step(stage, settings, form), step(stage, settings, "concatenated")
+        loss, other = ours().item(), theirs().item()
+        grad, other_grad = gradients(energy), gradients(oracle)
         error = ((grad - other_grad).norm() / other_grad.norm()).item()
         # Several steps from a random start amplify rounding, in the last digits of either form.
         assert "bfloat16" in form or error < 2e-2, f"{stage}, {form}: losses {loss} and {other}, gradients differ by {error:.1e}"

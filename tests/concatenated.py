@@ -26,16 +26,19 @@ def concatenated(energy: CausalEBT, context: Tensor, y: Tensor, level: int) -> T
         parts.insert(0, step.expand(rows, 1, -1))
     x = torch.cat(parts, 1)
 
-    past = torch.ones(front + count, front + count, dtype=torch.bool).tril()
-    seen = torch.zeros(len(past) + count, len(past) + count, dtype=torch.bool)
+    here = x.device
+    past = torch.ones(front + count, front + count, dtype=torch.bool, device=here).tril()
+    seen = torch.zeros(len(past) + count, len(past) + count, dtype=torch.bool, device=here)
     seen[: len(past), : len(past)] = past  # an observed token sees its past
     seen[len(past) :, : len(past)] = past[front:]  # a candidate sees what the token before it sees
-    seen[len(past) :, len(past) :] = torch.eye(count, dtype=torch.bool)  # and itself, but no other
+    seen[len(past) :, len(past) :] = torch.eye(count, dtype=torch.bool, device=here)  # and itself, but no other
 
-    position = torch.cat([torch.arange(front + count), torch.arange(count) + front + 1]).double()
+    position = torch.cat(
+        [torch.arange(front + count), torch.arange(count) + front + 1]
+    ).double()  # on the CPU: not all have doubles
     frequency = 10_000.0 ** -(torch.arange(0, dim // heads, 2, dtype=torch.double) / (dim // heads))
     angle = torch.polar(torch.ones(()).double(), position[:, None] * frequency)
-    rotation = angle.to(torch.promote_types(x.dtype, torch.complex64) if x.dtype == torch.float32 else torch.complex128)
+    rotation = angle.to(torch.promote_types(x.dtype, torch.complex64) if x.dtype == torch.float32 else torch.complex128).to(here)
 
     def rotate(t: Tensor) -> Tensor:
         return torch.view_as_real(torch.view_as_complex(t.unflatten(-1, (-1, 2)).contiguous()) * rotation).flatten(-2)
@@ -62,4 +65,8 @@ def concatenated(energy: CausalEBT, context: Tensor, y: Tensor, level: int) -> T
 
 def landscapes_of(energy: CausalEBT, context: Tensor) -> list[EnergyFn]:
     """Lists the landscapes of an EBT as the oracle computes them."""
-    return [lambda y, level=level: concatenated(energy, context, y, level) for level in range(energy.levels)]
+
+    def landscape(level: int) -> EnergyFn:  # of y alone: a second argument would be taken for a context
+        return lambda y: concatenated(energy, context, y, level)
+
+    return [landscape(level) for level in range(energy.levels)]

@@ -41,13 +41,17 @@ class Batch(NamedTuple):
         counted = torch.where(self.weight > 0, values, torch.zeros_like(values))
         return (self.weight * counted).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Moves every tensor to a device.
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Moves every tensor to a device; with `non_blocking`, from pinned memory, without waiting for it.
 
         >>> Batch(torch.ones(2, 3), context=(torch.zeros(2), "label")).to("cpu").context
         (tensor([0., 0.]), 'label')
         """
-        return self._map(lambda leaf: leaf.to(device))
+        return self._map(lambda leaf: leaf.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> Batch:
+        """Copies every tensor of the CPU to pinned memory, from which an accelerator copies by itself."""
+        return self._map(lambda leaf: leaf.pin_memory() if leaf.is_cpu else leaf)
 
     def rows(self, index: Any) -> Batch:
         """Takes rows of every tensor, by a slice, a list or a tensor of indices.

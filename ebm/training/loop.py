@@ -28,6 +28,7 @@ from ebm.training.accumulation import pieces, whole
 from ebm.training.batches import Batches as _batches
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
 from ebm.training.compiling import compile_if_it_pays
+from ebm.training.devices import fuses, onto
 from ebm.training.extension import described_schedule, reschedule, told_of_extension
 from ebm.training.finish import finish
 from ebm.training.loggers import loggers_of, logging_to
@@ -37,12 +38,12 @@ from ebm.training.schedulers import scheduler_of
 from ebm.training.settings import check_can_be_saved, check_data, checked, fabric_of
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import (
+    Finite,
     check_parameters,
     data_are_blamed,
     divergence_leaves_a_report,
     examine,
     lost_processes_are_named,
-    not_finite,
     relative_change,
 )
 from ebm.words import visible
@@ -187,7 +188,7 @@ def fit(
     if not decayed and not free:
         raise ValueError("neither the energy nor the objective has a parameter that requires a gradient: nothing to train")
     numbers: dict[str, Any] = {"lr": lr, "sampler_lr": sampler_lr, "betas": betas, "weight_decay": weight_decay}
-    made = optimizer_of(optimizer, decayed, free, **numbers)
+    made = optimizer_of(optimizer, decayed, free, **numbers, fused=fuses(fabric.device, precision))
     rate = partial(_rate, steps=steps, warmup=warmup, schedule=schedule, end=lr_end)
     usual = {"warmup": (warmup, 0), "schedule": (schedule, "constant"), "lr_end": (lr_end, 0.1)}
     pace = scheduler_of(
@@ -267,7 +268,7 @@ def fit(
         progress = Progress(done, steps, shown=first)
         model.train()
         optimizer.zero_grad()  # what diverged may have left gradients behind
-        finite = torch.ones((), dtype=torch.bool, device=fabric.device)
+        finite = Finite(fabric.device)
 
         def save(step: int) -> None:
             """Writes a checkpoint of all that the steps to come depend on."""
@@ -291,7 +292,7 @@ def fit(
         while step < steps and not ended:
             step += 1
             place, batch = next(batches)
-            batch = fabric.to_device(batch)
+            batch = onto(fabric, batch)
             portion, parts, losses = ranks.weight_of_rank(fabric, batch), pieces(batch, accumulate), []
             for number, (part, share) in enumerate(parts, start=1):
                 with fabric.no_backward_sync(model, enabled=number < len(parts)), data_are_blamed(step, batch):
@@ -300,12 +301,12 @@ def fit(
             loss = whole(losses, [share for _, share in parts])
             norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False)
             assert norm is not None  # it is None only where a value is clipped
-            finite = finite & torch.isfinite(loss.value.detach()) & torch.isfinite(norm)
+            finite.see(step, loss.value, norm)
             logging = step % log_every == 0 or step in (1, steps)
             saving = step % checkpoint_every == 0 or step == steps
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
-            if (fabric.device.type == "cpu" or logging or saving or evaluating) and not bool(finite):
-                raise not_finite(step, loss, norm, folder, batch)
+            if finite.at_once or logging or saving or evaluating:
+                finite.check(step, loss, norm, folder, batch)
             before = [p.detach().clone() for p in matrices] if logging and history is not None else []
             optimizer.step()
             optimizer.zero_grad()

@@ -15,6 +15,7 @@ from ebm.offers.training import FITS, OPTIMIZERS
 from ebm.registry import build
 from ebm.training.later import Later, later
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
 DEFAULTS = {"lr": 1e-3, "sampler_lr": None, "betas": (0.9, 0.999), "weight_decay": 0.0}  # of `fit`
 
 
@@ -95,6 +96,7 @@ def optimizer_of(
     sampler_lr: float | None,
     betas: tuple[float, float],
     weight_decay: float,
+    fused: bool = False,
 ) -> Optimizer:
     """Makes the optimiser of a training, or checks one that was made.
 
@@ -104,6 +106,8 @@ def optimizer_of(
         decayed: the energy's parameters, to which weight decay applies.
         free: the objective's, whose learning rate is `sampler_lr`, or lr.
         lr, sampler_lr, betas, weight_decay: as in `fit`.
+        fused: whether an Adam or AdamW that is named takes its step in one kernel, unless it is told
+            how by `fused`, `foreach`, `capturable` or `differentiable`.
 
     Raises:
         ValueError: for numbers that the optimiser does not take, an optimiser of other parameters,
@@ -121,7 +125,10 @@ def optimizer_of(
             {"params": decayed, "lr": lr, "weight_decay": weight_decay},
             {"params": free, "lr": lr if sampler_lr is None else sampler_lr, "weight_decay": 0.0},
         ]
-        more = {"betas": betas} if optimizer.takes("betas") else {}
+        more: dict[str, Any] = {"betas": betas} if optimizer.takes("betas") else {}
+        told = {"fused", "foreach", "capturable", "differentiable"} & optimizer.keywords.keys()
+        if fused and optimizer.make in FUSED and not told and all(p.is_floating_point() for p in (*decayed, *free)):
+            more["fused"] = True
         return optimizer([group for group in groups if group["params"]], **more)
     if given:
         way_out = "say them where it is made, as in optimizer=partial(torch.optim.SGD, lr=0.1), or name it, as in optimizer='sgd'"
@@ -155,4 +162,5 @@ def described_as(optimizer: Optimizer) -> str:
     if isinstance(optimizer, Together):
         return " and ".join(map(described_as, optimizer.optimizers))
     numbers = {name: value for name, value in sorted(optimizer.defaults.items()) if isinstance(value, int | float | str | tuple)}
+    numbers.pop("fused", None)  # how a step is computed, which depends on the device
     return f"{type(optimizer).__name__}({', '.join(f'{name}={value}' for name, value in numbers.items())})"

@@ -19,6 +19,7 @@ from ebm.runs.history import History
 from ebm.runs.rollback import roll_back
 from ebm.runs.run import Run
 from ebm.training import ranks
+from ebm.training.devices import runs_ahead
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -112,6 +113,36 @@ def check_parameters(step: int, model: nn.Module, folder: Path) -> None:
         )
 
 
+class Finite:
+    """Remembers, on the device, the first step whose loss or gradient was not finite.
+
+    A CPU is asked at every step. An accelerator is asked where the host waits for it anyway: at rows
+    that are logged, and before anything is evaluated or saved.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.at_once = not runs_ahead(device)
+        self.first = torch.zeros((), dtype=torch.long, device=device)
+
+    def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Looks at a step's loss and gradient norm, and does not wait for them."""
+        fine = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self.first = torch.where((self.first == 0) & ~fine, step, self.first)
+
+    def check(self, step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) -> None:
+        """Raises FloatingPointError that names the first step that was not finite, if there was one."""
+        if not (first := int(self.first)):
+            return
+        if first == step:
+            raise not_finite(step, loss, norm, folder, batch)
+        saved = checkpoints.latest(folder / "checkpoints")
+        raise FloatingPointError(
+            f"training step {first}: the loss or a gradient was not finite, as was seen at step {step}; the weights were last "
+            f"saved in {saved or 'no checkpoint'}. With log_every=1 the error says which term, and whether the data are to "
+            f"blame; a lower lr, clip_norm, or a smaller step_size is the usual way out"
+        )
+
+
 def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) -> FloatingPointError:
     """Makes the error that names what is not finite, and whether the data are to blame."""
     values = {"loss": loss.value, **loss.terms, "gradient norm": norm}
@@ -120,6 +151,6 @@ def not_finite(step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) 
     if flaw := batch.flaw():
         return FloatingPointError(f"training step {step}: {flaw}")
     return FloatingPointError(
-        f"training step {step}: {bad or 'an earlier loss'} is not finite; the weights were last saved in "
+        f"training step {step}: {bad} is not finite; the weights were last saved in "
         f"{saved or 'no checkpoint'}. A lower lr, clip_norm, or a smaller step_size is the usual way out"
     )
