@@ -8,8 +8,8 @@ warm up, then so many whose time is the table's, between which the host waits fo
 some that wait at the end of each part, to tell where the time goes, and one whose arithmetic and host reads are counted.
 
 Rates are over all processes, whose products are measured at the same time; memory, arithmetic and parts are the first one's. A
-compiled energy takes its inner gradient within the forward pass. On a CPU a host read (`.item()`, a truth value) costs nothing;
-on an accelerator the host waits at each until the device is done.
+compiled energy takes its inner gradient within the forward pass. On a CPU a host read (`.item()`, a truth value) is free; on
+an accelerator the host waits at each until the device is done.
 """
 
 from __future__ import annotations
