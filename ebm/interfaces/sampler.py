@@ -13,6 +13,7 @@ from ebm.interfaces.arguments import built_plainly, plain
 from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
 from ebm.interfaces.precision import HALF, Fine, Rounded, refined
 from ebm.interfaces.values import Batch, Info, State
+from ebm.randomness import agreed
 
 Unroll: TypeAlias = Literal["none", "each", "last", "full"]
 
@@ -157,7 +158,7 @@ class Sampler(nn.Module):
         if low == high or not self.training:
             return high
         device = "cpu" if generator is None else generator.device
-        return int(torch.randint(low, high + 1, (), generator=generator, device=device))
+        return agreed(int(torch.randint(low, high + 1, (), generator=generator, device=device)))
 
     def _walk(
         self,

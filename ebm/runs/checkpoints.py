@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebm.files import discard, draft_of
+from ebm.runs import shards
+from ebm.runs.shards import Layout
 
 PREFIX = "step-"
 DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
@@ -84,9 +86,13 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def write(folder: Path, name: str, tree: Any) -> None:
-    """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError for a full disk."""
+def write(folder: Path, name: str, tree: Any, apart: Collection[str] = ()) -> None:
+    """Writes `folder/name.safetensors` and `folder/name.json`; raises OSError for a full disk.
+
+    Tensors at the paths `apart` are left to `shards.write`.
+    """
     tensors, value = flatten(tree)
+    tensors = {path: tensor for path, tensor in tensors.items() if path not in apart}
     # Tensors may share memory, as an average that starts as the weights: each is copied.
     own = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}
     holds = json.dumps(value)
@@ -98,10 +104,25 @@ def write(folder: Path, name: str, tree: Any) -> None:
         raise OSError(f"{folder / name} could not be written, and earlier checkpoints stay as they are: {error}") from error
 
 
-def read(folder: Path, name: str, device: torch.device | str = "cpu", *, verified: bool = False) -> Any:
+def read(
+    folder: Path,
+    name: str,
+    device: torch.device | str = "cpu",
+    *,
+    verified: bool = False,
+    layout: Layout | None = None,
+    whole: bool = True,
+) -> Any:
     """Reads what `write` wrote; raises CheckpointError that names a missing or damaged file.
 
     Digests are compared, unless the files were `verified` before; older checkpoints have none.
+
+    Arguments:
+        folder, name: the checkpoint, and what of it.
+        device: where tensors go.
+        verified: whether `newest_whole` has read all of it.
+        layout: cuts what is sharded to this process's rows; without one it is read whole.
+        whole: False leaves out what lies in shards: None stands in its place.
     """
     path = folder / f"{name}.safetensors"
     try:
@@ -116,10 +137,18 @@ def read(folder: Path, name: str, device: torch.device | str = "cpu", *, verifie
             if not verified:
                 _verify(folder / name, tensors, json.dumps(value["holds"]), value["sha256"])
             value = value["holds"]
-        return unflatten(value, {name: tensor.to(device) for name, tensor in tensors.items()})
+        found: dict[str, Any] = {}
+        while tensors:  # one by one: what is cut is not kept whole
+            key, tensor = tensors.popitem()
+            found[key] = (tensor if layout is None else layout.cut(key, tensor)).to(device)
+        if name == "shared" and (folder / shards.FOLDER).is_dir():
+            path = folder / shards.FOLDER
+            apart = shards.read(folder, layout) if whole else dict.fromkeys(shards.paths(folder))
+            found |= {key: tensor if tensor is None else tensor.to(device) for key, tensor in apart.items()}
+        return unflatten(value, found)
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint's contents: {error!r}") from error
 
 
@@ -149,9 +178,11 @@ def newest_whole(
     for step in reversed(steps(folder)):
         path = at(folder, step)
         try:
-            check(path, read(path, "shared"))
+            check(path, read(path, "shared", whole=False))
             for name in sorted({"rank0", *(file.stem for file in path.glob("rank*.json"))}):
-                read(path, name)
+                own = read(path, name)
+                if bad := shards.damaged(path, own.get("shards", {}) if isinstance(own, dict) else {}):
+                    raise CheckpointError(f"{bad} is damaged: it is not what was written, by its SHA-256")
         except CheckpointError as error:
             first = first or error
             damaged.append(path)

@@ -13,6 +13,7 @@ from ebm.interfaces import EnergyFn, Objective
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.runs import checkpoints
 from ebm.runs.checkpoints import CheckpointError
+from ebm.runs.shards import Layout
 
 AVERAGED = "module."  # what torch's AveragedModel puts before the names of the weights it averages
 
@@ -42,6 +43,7 @@ def put_back(
     rank: int = 0,
     device: torch.device | str = "cpu",
     verified: bool = False,
+    layout: Layout | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads a checkpoint into a run's parts, and returns what ranks share and this rank's own.
 
@@ -54,11 +56,12 @@ def put_back(
         rank: whose own part is read; where fewer ranks wrote the checkpoint, they are counted through again.
         device: where shared tensors go.
         verified: whether `newest` found the checkpoint, and has read all of it.
+        layout: of parts that hold a process's rows alone.
 
     Raises:
         CheckpointError: the weights are truncated, foreign, or do not fit.
     """
-    shared = checkpoints.read(saved, "shared", device, verified=verified)
+    shared = checkpoints.read(saved, "shared", device, verified=verified, layout=layout)
     own = checkpoints.read(saved, f"rank{rank % ranks_in(saved)}", verified=verified)
     if not verified:
         check_weights(saved, shared, energy, objective)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
-from ebm.runs import checkpoints, learned
+from ebm.runs import checkpoints, learned, shards
 from ebm.runs.folder import SCHEDULE, open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
+from ebm.runs.shards import Layout
 from ebm.runs.snapshots import joined_data, newest, own_state, put_back, ranks_in, shared_state
 from ebm.tasks import as_task
 from ebm.training import ranks
@@ -36,6 +38,8 @@ from ebm.training.optimizers import described_as, optimizer_of
 from ebm.training.progress import Progress
 from ebm.training.schedulers import scheduler_of
 from ebm.training.settings import check_can_be_saved, check_data, checked, fabric_of
+from ebm.training.shardable import check_shardable
+from ebm.training.sharding import gathered_anew, layout_of, unshard
 from ebm.training.stopping import stop_signals
 from ebm.training.watch import (
     Finite,
@@ -134,7 +138,8 @@ def fit(
         checkpoint_every: steps between checkpoints.
         workers: processes that load data.
         accelerator: Fabric's: "auto", "cpu", "gpu" …
-        strategy: Fabric's: "auto", "ddp" …
+        strategy: Fabric's: "auto", "ddp" …; or "fsdp", where each process holds its rows of every
+            matrix, of its gradient, its moving average and the optimiser's state (`ebm.training.sharding`).
         devices: Fabric's: how many processes, or "auto". A stopped run may go on on another number.
         num_nodes: Fabric's: how many machines.
         precision: Fabric's: "32-true", "bf16-mixed" or "16-mixed".
@@ -191,6 +196,9 @@ def fit(
     made = optimizer_of(optimizer, decayed, free, **numbers, fused=fuses(fabric.device, precision))
     rate = partial(_rate, steps=steps, warmup=warmup, schedule=schedule, end=lr_end)
     usual = {"warmup": (warmup, 0), "schedule": (schedule, "constant"), "lr_end": (lr_end, 0.1)}
+    sharded = strategy == "fsdp"
+    if sharded:
+        check_shardable(energy, objective, made, compile)
     pace = scheduler_of(
         scheduler, made, rate, [f"{name}={value!r}" for name, (value, default) in usual.items() if value != default]
     )
@@ -205,11 +213,13 @@ def fit(
         return states | {"scheduled": scheduled}
 
     check_can_be_saved(moving())
-    told = compile_if_it_pays(energy, compile, fabric.device)  # before an average is made, which shares the programs
+    # Before an average is made, which shares the programs; sharded weights are gathered between kernels.
+    told = "" if sharded else compile_if_it_pays(energy, compile, fabric.device)
     if told and first:
         print(visible(told), file=sys.stderr)
     average = AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema and isinstance(energy, nn.Module) else None
     judged = average.module if average is not None else energy
+    layout = layout_of(fabric, {"energy": energy, "objective": objective, "average": average}, made) if sharded else None
     named = {"energy": energy, "objective": objective, "task": task, "sampler": sampler}
     described: dict[str, Any] = {"settings": settings, "parts": {kind: type(part).__qualname__ for kind, part in named.items()}}
     described["parts"] |= {"optimizer": described_as(made), "scheduler": type(pace).__qualname__}
@@ -227,9 +237,11 @@ def fit(
     back = len(rollbacks(folder))
     drawn = subseed(seed, "rollback", back) if back else seed
     mine = own_randomness(subseed(drawn, "global", fabric.global_rank))
-    watched = divergence_leaves_a_report(run, seed, first, on_divergence == "rollback")
+    # A report draws from the model, and the first process alone has some rows of it.
+    watched = divergence_leaves_a_report(run, seed, first and not sharded, on_divergence == "rollback")
     lost, logged = lost_processes_are_named(folder, fabric.world_size), logging_to(sinks, {"run": folder.name, **settings})
-    with mine, stop_signals() as stop, lost, watched, logged:
+    rows = gathered_anew(fabric.device) if sharded else nullcontext()
+    with mine, stop_signals() as stop, lost, watched, logged, rows:
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own, state, ended, used = 0, (0, 0), 0, None, None, False, 0.0
         unbroken = ranks.broadcast_from_first(
@@ -237,6 +249,7 @@ def fit(
         )
         if saved := Path(unbroken) if unbroken else None:
             to: dict[str, Any] = {"averaged": False, "rank": fabric.global_rank, "device": fabric.device, "verified": True}
+            to["layout"] = layout
             shared, own = put_back(saved, energy, objective, task, **to)
             state = own.get("data")
             if (began := ranks_in(saved)) != fabric.world_size:
@@ -284,7 +297,7 @@ def fit(
             }
             own = {"generator": generator.get_state(), "random": random_states(), "data": batches.state}
             own |= own_state(energy, objective)
-            _save(folder / "checkpoints", step, shared, own, fabric)
+            _save(folder / "checkpoints", step, shared, own, fabric, layout)
 
         if saved is None and on_divergence == "rollback":
             save(0)
@@ -307,22 +320,27 @@ def fit(
             evaluating = bool(evaluate_every) and step % evaluate_every == 0 and step < steps
             if finite.at_once or logging or saving or evaluating:
                 finite.check(step, loss, norm, folder, batch)
-            before = [p.detach().clone() for p in matrices] if logging and history is not None else []
+            watching = logging and (sharded or history is not None)
+            before = [p.detach().clone() for p in matrices] if watching else []
             optimizer.step()
             optimizer.zero_grad()
             if average is not None and isinstance(energy, nn.Module):
                 average.update_parameters(energy)
 
             row = ranks.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
+            change = (
+                relative_change(before, matrices, *[partial(fabric.all_reduce, reduce_op="sum")] * sharded) if before else None
+            )
             if history is not None and logging:
                 row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
-                row |= {"relative_update": relative_change(before, matrices)} if matrices else {}
+                row |= {"relative_update": change} if change is not None else {}
                 history.add(step, "train", row)
             progress.took(step, row)
-            if history is not None and evaluating:
+            if evaluating and (sharded or history is not None):
                 found = _evaluate(run, "validation", evaluate_limit, seed, fabric)
-                history.add(step, "validation", found)
                 row |= {f"validation/{name}": value for name, value in found.items()}
+                if history is not None:
+                    history.add(step, "validation", found)
             used = optimizer.param_groups[0]["lr"]
             pace.step()
             if callbacks and (logging or evaluating):
@@ -336,6 +354,11 @@ def fit(
             if stopping:
                 stop.leave(step, folder)
         progress.close()
+        if sharded:  # a report, and whoever gets the run, use whole weights
+            optimizer.state.clear()
+            unshard(model)
+            if average is not None:
+                unshard(average)
 
         if history is not None:
             run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
@@ -381,7 +404,9 @@ def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric
         return run.evaluate(split, limit=limit, seed=seed)
 
 
-def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], fabric: Fabric) -> None:
+def _save(
+    folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], fabric: Fabric, layout: Layout | None = None
+) -> None:
     """Writes a checkpoint whole or not at all: what ranks share, and what each has of its own."""
     first, final = fabric.global_rank == 0, checkpoints.at(folder, step)
     draft = draft_of(final)
@@ -390,9 +415,13 @@ def _save(folder: Path, step: int, shared: dict[str, Any], own: dict[str, Any], 
             discard(draft)  # of a killed run
             draft.mkdir(parents=True)
         fabric.barrier()
+        apart = {}
+        if layout is not None:
+            apart = {path: tensor for path, tensor in checkpoints.flatten(shared)[0].items() if layout.has_rows(path, tensor)}
+            own = {**own, "shards": shards.write(draft, apart, layout) if apart else {}}
         checkpoints.write(draft, f"rank{fabric.global_rank}", own)
         if first:
-            checkpoints.write(draft, "shared", shared)
+            checkpoints.write(draft, "shared", shared, apart)
         fabric.barrier()
         if first:
             commit(draft, final)

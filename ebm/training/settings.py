@@ -194,6 +194,15 @@ def fabric_of(**options: Any) -> Fabric:
     with only_named("torchmetrics"):  # Fabric asks for its version alone, and would import it: three seconds
         from lightning_fabric import Fabric  # lazy: only training has to spend this second
 
+    if str(options.get("strategy")).startswith(("fsdp_", "deepspeed")):
+        raise ValueError(
+            f"strategy={options['strategy']!r}: its hooks drop weights that the gradient of an energy's gradient needs: "
+            f"pass strategy='fsdp', or 'ddp'"
+        )
+    if options.get("strategy") == "fsdp":
+        from ebm.training.fsdp import Sharded
+
+        options["strategy"] = Sharded()
     try:
         return Fabric(**options)
     except Exception as error:  # Fabric raises errors of many kinds

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +26,18 @@ if TYPE_CHECKING:
 ROWS = 10  # logged, before the doctor may stop a run: fewer tell too little
 
 
-def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor], over: Callable[[Tensor], Any] = lambda own: own) -> float:
     """Computes |θ' − θ| / |θ| over weight matrices, |θ| at least that of variance 1 / fan-in.
+
+    Where processes hold rows of matrices, `over` sums over them.
 
     >>> round(relative_change([torch.zeros(4, 100)], [torch.full((4, 100), 0.01)]), 6)    # zeros count as weights of size 0.1
     0.1
     """
     changed = [new.detach() - old for old, new in zip(before, after, strict=True)]
-    change, size = (torch.stack([part.double().norm() for part in parts]).norm().item() for parts in (changed, before))
-    natural = math.sqrt(sum(old.numel() / old[0].numel() for old in before))
+    squares = [torch.stack([part.double().square().sum() for part in parts]).sum() for parts in (changed, before)]
+    rows = sum(len(old) for old in before)  # a row has the fan-in as its length, and 1 as its natural size
+    change, size, natural = over(torch.stack([*squares, torch.full_like(squares[0], rows)])).sqrt().tolist()
     return change / max(size, natural)
 
 
