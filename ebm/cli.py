@@ -25,7 +25,7 @@ from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
 from ebm.files import hold, holding
-from ebm.processes import is_first_process, use_threads, wait_passively
+from ebm.processes import is_first_process, speaks, use_threads, wait_passively
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import CORE, KINDS, PARTS, PLURALS, TAKES, VERBS, Component, blamed, component, components, inspected, problems
 from ebm.runs.index import CARD, check_is_run, headline_of
@@ -445,6 +445,6 @@ def _warning(message: Warning | str, category: Any, filename: str, lineno: int, 
 
 
 def complain(line: str) -> None:
-    """Prints a line on stderr, in the first process only."""
-    if is_first_process():
+    """Prints a line on stderr, in one process only."""
+    if speaks():
         say(line, file=sys.stderr)

@@ -10,9 +10,20 @@ import sys
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
+STARTED_BY = os.getppid()  # a process that lives on after who started it has another parent
+
+
 def is_first_process() -> bool:
     """Tells whether this is rank 0, also before the processes have joined."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def speaks() -> bool:
+    """Tells whether this process says what stopped all: the first, or the second once the first is gone.
+
+    Rank 0 starts the others, where torchrun or a cluster does not.
+    """
+    return is_first_process() or (os.environ.get("LOCAL_RANK") == "1" and os.getppid() != STARTED_BY)
 
 
 def wait_passively() -> None:
