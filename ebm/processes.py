@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 # How OpenMP's threads wait for each other between two loops. By default they spin, and on a machine
 # with other work spin against it: a minute's training took over ten.
@@ -18,12 +19,18 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def speaks() -> bool:
-    """Tells whether this process says what stopped all: the first, or the second once the first is gone.
+def first_is_gone() -> bool:
+    """Tells a second process whether the first, which started it, has ended: then it speaks for all.
 
     Rank 0 starts the others, where torchrun or a cluster does not.
     """
-    return is_first_process() or (os.environ.get("LOCAL_RANK") == "1" and os.getppid() != STARTED_BY)
+    if os.environ.get("LOCAL_RANK") != "1":
+        return False
+    for _ in range(20):  # a process' connections close some moments before its children get another parent
+        if os.getppid() != STARTED_BY:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def wait_passively() -> None:
