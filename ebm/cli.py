@@ -25,7 +25,7 @@ from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
 from ebm.files import hold, holding
-from ebm.processes import is_first_process, use_threads, wait_passively
+from ebm.processes import first_is_gone, is_first_process, use_threads, wait_passively
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import CORE, KINDS, PARTS, PLURALS, TAKES, VERBS, Component, blamed, component, components, inspected, problems
 from ebm.runs.index import CARD, check_is_run, headline_of
@@ -473,6 +473,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     except (CycloptsError, ValueError, FloatingPointError, OSError, ImportError) as error:
         complain(f"ebm: {error}")
+        if isinstance(error, ChildProcessError) and first_is_gone():
+            say(f"ebm: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         warnings.formatwarning = usual

@@ -333,6 +333,40 @@ def test_two_processes_stopped_at_any_moment_go_on_to_the_same_numbers(recipe, n
     assert [name for name in two if one[name] != two[name]] == []
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+@pytest.mark.parametrize(("strategy", "victim"), [("ddp", "first"), ("ddp", "second"), ("fsdp", "second")])
+def test_a_process_that_is_killed_ends_the_others_with_a_word_and_one_goes_on(recipe, strategy, victim):
+    """Nobody waits for it: the job ends by itself, and what was saved is whole."""
+    words = ("--devices", "2", "--strategy", strategy, "--checkpoint-every", "10")
+    started = subprocess.Popen(
+        [sys.executable, *command(recipe, "killed", *words, "--steps", "100000")],
+        cwd=recipe,
+        env=environment(recipe / "plugins"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = recipe / "killed" / "run"
+    while started.poll() is None and len(checkpoints.steps(folder / "checkpoints")) < 2:
+        time.sleep(0.05)
+    (second,) = children(started.pid)
+    os.kill(second if victim == "second" else started.pid, signal.SIGKILL)
+    _, said = started.communicate(timeout=60)  # ends when both have closed it
+    assert started.returncode != 0
+    assert "another process of this training was killed or has failed; the same call with out=" in said
+    assert "goes on from step" in said
+    assert "Traceback" not in said
+    at = checkpoints.steps(folder / "checkpoints")[-1]
+    with installed(recipe / "plugins"):
+        ebm.load(folder)
+        ebm.run(recipe / "pair.toml", {"fit.steps": at + 5}, out=folder, extend=True)
+    assert saved(folder)["step"] == at + 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components("recipe")))
 def test_any_bundled_recipe_trains_on_two_processes(tmp_path, name):
