@@ -89,8 +89,8 @@ class LikelihoodRatio(Energy):
         before, after = prompt.expand(*y.shape[:-2], -1).flatten(0, -2), y.argmax(-1).flatten(0, -2)
         with torch.no_grad():
             stays = log_probabilities(self.base, before, after)
-        gained = log_probabilities(self.model, before, after) - stays
-        return -(y * gained.view(y.shape)).sum((-2, -1))
+        lost = stays - log_probabilities(self.model, before, after)
+        return (y * lost.view(y.shape)).sum((-2, -1))
 
 
 def log_probabilities(model: Any, prompt: Tensor, ids: Tensor) -> Tensor:

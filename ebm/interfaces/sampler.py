@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm.interfaces.agreement import agreed
 from ebm.interfaces.arguments import built_plainly, plain
 from ebm.interfaces.energy import EnergyFn, check_configuration, energy_and_grad, modules_of
 from ebm.interfaces.precision import HALF, Fine, Rounded, refined
 from ebm.interfaces.values import Batch, Info, State
-from ebm.randomness import agreed
 
 Unroll: TypeAlias = Literal["none", "each", "last", "full"]
 

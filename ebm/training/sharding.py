@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
-from ebm.randomness import agreeing
+from ebm.interfaces.agreement import agreeing
 from ebm.runs.shards import Layout, own_rows
 
 if TYPE_CHECKING:
