@@ -24,6 +24,7 @@ from docstring_parser import parse as parse_docstring
 from ebm import __version__, recipes
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
+from ebm.commands.settings import Settings, parse_settings
 from ebm.files import hold, holding
 from ebm.processes import first_is_gone, is_first_process, use_threads, wait_passively
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
@@ -32,8 +33,6 @@ from ebm.runs.index import CARD, check_is_run, headline_of
 from ebm.scaffold import new_plugin as write_package
 from ebm.source import Said, Written
 from ebm.words import nearest, visible
-
-Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
 
 def run(
@@ -68,44 +67,6 @@ def run(
     done = recipes.run(recipe, parse_settings(settings), out=out, overwrite=overwrite, extend=extend, from_model=from_model)
     if is_first_process():
         print_json(as_data(done)) if json else print_run(done)
-
-
-def cost(
-    recipe: str,
-    /,
-    *settings: Settings,
-    size: str | None = None,
-    vocabulary: int | None = None,
-    tokens: float | None = None,
-    think_steps: int | None = None,
-    candidates: int = 1,
-    flops_per_second: float | None = None,
-    price_per_hour: float | None = None,
-    json: bool = False,
-) -> None:
-    """Tell what a recipe costs before it runs: parameters, FLOPs, bytes, memory, time and money.
-
-    Training, thinking and generation are counted for each token (or picture, frame, answer), beside
-    the recipe's baselines and the paper's own way of computing, on tensors without numbers: nothing
-    is trained, and no weight is allocated. Any value of the recipe can be set, as for `ebm run`.
-
-    Args:
-        recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
-        size: a named size in place of the recipe's own, 4xs to xl; all lists the training of each.
-        vocabulary: how many tokens there are, in place of the task's.
-        tokens: how long the run is, as in 100e9, in place of the recipe's steps.
-        think_steps: steps of a landscape for each prediction; by default the recipe's.
-        candidates: starts that are tried for each prediction.
-        flops_per_second: the rate at which all devices together compute products, as in 4e14; says
-            the time, if that is all that takes any.
-        price_per_hour: of all devices together; says the price.
-        json: print JSON, with numbers that are not rounded.
-    """
-    from ebm.commands.cost import tell
-
-    how = {"vocabulary": vocabulary, "tokens": tokens, "think_steps": think_steps, "candidates": candidates}
-    how |= {"flops_per_second": flops_per_second, "price_per_hour": price_per_hour}
-    tell(recipe, parse_settings(settings), size=size, json=json, **how)
 
 
 def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
@@ -202,7 +163,7 @@ def show(name: str, /, *, kind: str | None = None, json: bool = False) -> None:
 
 COLUMNS = ("name", "type", "default", "meaning")  # of a factory's parameters
 FIT = Component("fit", "ebm.training.loop:fit", CORE, "")
-DIAGNOSE = Component("diagnose", "ebm.commands.diagnose:diagnose", CORE, "")
+APART = {verb: Component(verb, f"ebm.commands.{verb}:{verb}", CORE, "") for verb in ("diagnose", "cost")}  # imported when called
 TYPES = {**vars(typing), **vars(collections.abc), "Path": Path}  # of which commands' options are
 THREADS = Annotated[int | None, Parameter(help="How many threads compute; by default one for each core.")]
 
@@ -316,25 +277,6 @@ def new_plugin(name: str, /, *, out: Path | None = None) -> None:
         say(f"  {command}")
 
 
-def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
-    """Reads settings; a name without a dot belongs to [fit], and a bare one is True.
-
-    >>> parse_settings(["--energy.width", "64", "--steps=500", "--compile"])
-    {'energy.width': '64', 'fit.steps': '500', 'fit.compile': True}
-    """
-    settings: dict[str, Any] = {}
-    rest = list(tokens)
-    while rest:
-        key, equals, value = rest.pop(0).partition("=")
-        if not key.startswith("--"):
-            raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
-        switch = not equals and (not rest or rest[0].startswith("--"))
-        name = key[2:].replace("-", "_")
-        name = name if "." in name or name in ("seed", "summary", "base") else f"fit.{name}"
-        settings[name] = True if switch else value if equals else rest.pop(0)
-    return settings
-
-
 def describe(factory: Any, values: dict[str, Any] | None = None) -> list[tuple[str, str, str, str]]:
     """Lists a factory's parameters: (name, type, value or default, meaning from the docstring)."""
     said = factory if isinstance(factory, Said) else inspected(factory)
@@ -436,8 +378,8 @@ def in_a_line(found: Component) -> Callable[..., None]:
 def application(verb: str | None) -> App:
     """Makes the parser of the command that is called; of others it has what they are in a line."""
     app = App(name="ebm", version=__version__, help="Compose, train, sample and judge energy-based models.")
-    diagnose = DIAGNOSE.factory if verb == DIAGNOSE.name else in_a_line(DIAGNOSE)
-    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, diagnose, cost, new_plugin)
+    apart = [found.factory if verb == found.name else in_a_line(found) for found in APART.values()]
+    own: tuple[Callable[..., Any], ...] = (run, list_components, show, study, *apart, new_plugin)
     for name, function in zip(VERBS, own, strict=True):
         app.command(function, name=name)
     if verb in (*VERBS, "--version"):

@@ -26,7 +26,7 @@ def first_is_gone() -> bool:
     """
     if os.environ.get("LOCAL_RANK") != "1":
         return False
-    for _ in range(20):  # a process' connections close some moments before its children get another parent
+    for _ in range(100):  # five seconds: a process' connections close some moments before its children get another parent
         if os.getppid() != STARTED_BY:
             return True
         time.sleep(0.05)

@@ -78,7 +78,7 @@ class LikelihoodRatio(Energy):
 
     def forward(self, y: Tensor, code: Tensor | None = None) -> Tensor:
         """Maps y (*more, B, T, V) to energies (*more, B), in nats."""
-        prompt = self.encode(code)
+        prompt = self.encode() if code is None else code
         if y.ndim < 3 or y.shape[-1] != self.vocab_size or y.shape[-3] != len(prompt):
             raise ValueError(
                 f"y has shape {tuple(y.shape)}: pass (*more, {len(prompt)}, T, {self.vocab_size}), a vector over the vocabulary "

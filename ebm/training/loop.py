@@ -27,7 +27,7 @@ from ebm.runs.snapshots import joined_data, newest, own_state, put_back, ranks_i
 from ebm.tasks import as_task
 from ebm.training import ranks
 from ebm.training.accumulation import pieces, whole
-from ebm.training.batches import Batches as _batches
+from ebm.training.batches import Batches
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
 from ebm.training.compiling import compile_if_it_pays
 from ebm.training.devices import fuses, onto
@@ -273,7 +273,7 @@ def fit(
                 if average is not None:
                     average.load_state_dict(shared["average"])
             done, place, size, ended = shared["step"], tuple(shared["place"]), shared["history"], shared["ended"]
-        batches = _batches(task, batch_size, drawn, workers, place, member=fabric, state=state)
+        batches = Batches(task, batch_size, drawn, workers, place, member=fabric, state=state)
         if own is not None and shared["rollbacks"] == back:  # after a rollback draws are new
             generator.set_state(own["generator"])
             set_random_states(own["random"])
@@ -282,6 +282,7 @@ def fit(
         model.train()
         optimizer.zero_grad()  # what diverged may have left gradients behind
         finite = Finite(fabric.device)
+        over = {"over": partial(fabric.all_reduce, reduce_op="sum")} if sharded else {}  # of rows that processes hold
 
         def save(step: int) -> None:
             """Writes a checkpoint of all that the steps to come depend on."""
@@ -328,9 +329,7 @@ def fit(
                 average.update_parameters(energy)
 
             row = ranks.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
-            change = (
-                relative_change(before, matrices, *[partial(fabric.all_reduce, reduce_op="sum")] * sharded) if before else None
-            )
+            change = relative_change(before, matrices, **over) if before else None
             if history is not None and logging:
                 row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
                 row |= {"relative_update": change} if change is not None else {}

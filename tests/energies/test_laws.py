@@ -330,6 +330,13 @@ def test_every_parameter_receives_a_gradient_from_the_energy_and_from_its_slope(
             assert grad.abs().sum() > 0, parameter
 
 
+def test_what_is_frozen_is_meant_to_be():
+    """The law above passes over it."""
+    frozen = {(name, part) for name in ENERGIES for part, p in make(name)[0].named_parameters() if not p.requires_grad}
+    assert {name for name, _ in frozen} == {"likelihood-ratio"}
+    assert {part.split(".")[1] for _, part in frozen} == {"base"}
+
+
 @pytest.mark.parametrize("name", [name for name in ENERGIES if list(make(name)[0].parameters())])
 def test_parameters_gradients_equal_finite_differences(name):
     energy, event = make(name)

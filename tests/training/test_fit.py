@@ -39,7 +39,8 @@ from ebm.studies.probe import read_probe
 from ebm.studies.thinking import read_findings
 from ebm.tasks import Points, Rows
 from ebm.tasks.rows import RowsOf
-from ebm.training.loop import Trainee, _batches, _rate, fit
+from ebm.training.batches import Batches
+from ebm.training.loop import Trainee, _rate, fit
 from ebm.training.watch import lost_processes_are_named
 from tests.fake_plugins import (
     Around,
@@ -126,12 +127,12 @@ def test_fit_is_the_plain_loop(tmp_path, name):
 def test_every_row_is_seen_once_an_epoch_whatever_the_place_one_starts_from():
     """Rows of the last, short batch are left out by the task; the order differs from epoch to epoch."""
     task = Still(ROWS)
-    stream_of = _batches(task, 8, 0, 0, (0, 0))
+    stream_of = Batches(task, 8, 0, 0, (0, 0))
     first = [next(stream_of) for _ in range(15)]
     places = [place for place, _ in first]
     assert places == [(epoch, count) for epoch in range(3) for count in range(1, 6)]
     for start in (1, 4, 5, 9, 10):
-        later = _batches(task, 8, 0, 0, places[start - 1])
+        later = Batches(task, 8, 0, 0, places[start - 1])
         for place, batch in first[start:]:
             found, again = next(later)
             assert found == place

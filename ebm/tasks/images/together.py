@@ -156,7 +156,8 @@ class _Descent:
     def proposed(self, y: Tensor | None, landscape: int, entered: bool) -> tuple[Tensor, float, list[Any]]:
         """Moves each window as the sampler does: the new state, the squares by which points moved, summed, and the
         sampler's states before."""
-        new, squares, old = None, 0.0, list[Any]()
+        new, old = None, list[Any]()
+        squares: Any = 0.0
         for index, window in enumerate(self.windows):
             part, state = self.part(y, window), self.states[index]
             function = self.functions(self.thinker.energy, window)[landscape]
@@ -170,11 +171,11 @@ class _Descent:
                 large = self.total > 1 and self.size > MANY
                 new = moved.new_empty(len(moved), *self.image.shape[1:], dtype=torch.half if large else None)
             new[:, *window.place] = moved
-            squares += float((self.sampler.point(moved) - self.sampler.point(was)).square().sum(dtype=torch.float64))
+            squares = squares + (self.sampler.point(moved) - self.sampler.point(was)).square().sum(dtype=torch.float64)
             self.states[index] = _with(state, None)
             self.advance(1)
         assert new is not None
-        return new, squares, old
+        return new, float(squares), old
 
     def draw_near(self, new: Tensor, y: Tensor | None) -> None:
         """Moves a new state half the way back to y."""
@@ -184,12 +185,12 @@ class _Descent:
 
     def energy(self, y: Tensor | None, landscape: int) -> float:
         """Sums the energies of windows."""
-        total = 0.0
+        total: Any = 0.0
         for window in self.windows:
             function = self.functions(Within(self.thinker.energy, window.inner), window)[landscape]
-            total += float(function(self.sampler.point(self.part(y, window))))
+            total = total + function(self.sampler.point(self.part(y, window))).double()
             self.passes += 1
-        return total
+        return float(total)  # the device is waited for once, not at each window
 
     def part(self, y: Tensor | None, window: Window) -> Tensor:
         """Cuts out what a window sees (1, C, h, w), as a model sees it."""
