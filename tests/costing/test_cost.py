@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ebm.baselines.dit import DiT
 from ebm.costing.concatenated import Concatenated
 from ebm.costing.cost import cost
 from ebm.costing.counter import Counter
 from ebm.costing.measure import Spent, of_many, thinking, training, units
 from ebm.costing.sketch import sketch
 from ebm.costing.table import sizes, tables
-from ebm.energies import TextEBT
+from ebm.energies import ImageEBT, TextEBT
 from ebm.recipes.recipe import assemble, baselines_of, build_table, load, resolve
 from ebm.runs.run import sampler_of
 from ebm.thinking import Thinker
@@ -137,11 +138,21 @@ def test_parameters_and_flops_are_those_of_the_papers_code(size, energy, plain, 
 
 @pytest.mark.parametrize(("conditioning", "body"), [("none", 6_198_528), ("time", 6_199_296), ("adaln", 11_817_216)])
 def test_bodies_have_the_papers_parameters(conditioning, body):
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     with FakeTensorMode():
         energy = TextEBT(50277, size="xxs", conditioning=conditioning, levels=2)
     assert sum(p.numel() for p in energy.parameters()) - 2 * 50277 * 384 == body
+
+
+# Pictures of 128 x 128 in patches of 16. Fixed positions are parameters there and a buffer here; the energy's learned condition
+# is the energy's here and the task's there.
+@pytest.mark.parametrize(
+    ("kind", "size", "published"), [(ImageEBT, "xxs", 11_260_416), (ImageEBT, "large", 685_922_304), (DiT, "xxs", 12_097_920)]
+)
+def test_image_models_have_the_papers_parameters(kind, size, published):
+    with FakeTensorMode():
+        energy = kind(image_size=128, patch_size=16, channels=3, size=size)
+    condition = energy.condition.numel() if kind is ImageEBT else 0
+    assert sum(p.numel() for p in energy.parameters()) + energy.positions.numel() - condition == published
 
 
 def test_an_accelerator_attends_to_the_whole_square_and_a_cpu_to_less():
