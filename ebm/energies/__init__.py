@@ -18,6 +18,7 @@ from ebm.energies.conv import ConvEnergy
 from ebm.energies.ebt import (
     BeliefEBT,
     FrameEBT,
+    FreeTextEBT,
     ImageEBT,
     ResidualFrameEBT,
     ResidualImageEBT,
@@ -61,6 +62,7 @@ __all__ = [
     "EightSchools",
     "FrameEBT",
     "FreeEnergy",
+    "FreeTextEBT",
     "Funnel",
     "Gaussian",
     "GaussianMixture",

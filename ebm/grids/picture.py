@@ -18,15 +18,16 @@ COLORS = (SAMPLES, DATA, OTHER, INK, "#5a8f4e", "#8b5a9f", NOISE, GREY)
 
 
 def picture(table: Table, reading: Reading) -> bytes:
-    """Draws a table as a PNG: a panel for each metric, means over seeds with intervals; then one for each kind of estimate."""
+    """Draws a table as a PNG: a panel for each metric, means over seeds with intervals; below one for each kind of estimate."""
     metrics = list(dict.fromkeys(row.metric for row in table.rows))
     whats = list(dict.fromkeys(each.what for each in reading.found))
-    with figure_of(3.4 * (len(metrics) + len(whats)) + 0.8, 3.2) as (figure, png):
-        panels = figure.subplots(1, len(metrics) + len(whats), squeeze=False)[0]
-        for axes, metric in zip(panels, metrics, strict=False):
+    with figure_of(4.2 * max(len(metrics), len(whats)), 3.8 + 2.4 * bool(whats)) as (figure, png):
+        above, *below = figure.subfigures(2, height_ratios=[3.8, 2.4]) if whats else [figure]
+        for axes, metric in zip(above.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _curves(axes, table, metric)
-        for axes, what in zip(panels[len(metrics) :], whats, strict=True):
-            _estimates(axes, table, [each for each in reading.found if each.what == what])
+        for part in below:
+            for axes, what in zip(part.subplots(1, len(whats), squeeze=False)[0], whats, strict=True):
+                _estimates(axes, table, [each for each in reading.found if each.what == what])
     return png.getvalue()
 
 
@@ -80,4 +81,4 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
             axes.set_xticks([], minor=True)
     if grid.test.use == "power-law":
         axes.set_yscale("log")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

@@ -40,6 +40,7 @@ def ebm_energies() -> dict[str, str]:
         "free-energy": "ebm.energies.latent:FreeEnergy",
         "text-ebt": "ebm.energies.ebt.text:TextEBT",
         "residual-text-ebt": "ebm.energies.ebt.text:ResidualTextEBT",
+        "free-text-ebt": "ebm.energies.ebt.text:FreeTextEBT",
         "likelihood-ratio": "ebm.energies.likelihood_ratio:LikelihoodRatio",
         "sequence-ebt": "ebm.energies.ebt.sequences:SequenceEBT",
         "frame-ebt": "ebm.energies.ebt.frames:FrameEBT",

@@ -20,7 +20,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import ebm
 from ebm.baselines import FrameTransformer, Transformer
-from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
+from ebm.energies.ebt import SIZES, CausalEBT, FrameEBT, FreeTextEBT, Padded, ResidualFrameEBT, ResidualTextEBT, TextEBT, padded
 from ebm.energies.ebt.attention import attend_plainly, attend_to_past, attend_to_past_and_self, future, turns
 from ebm.energies.ebt.kernels import gated, gelu, heads, rms_norm
 from ebm.energies.ebt.layer_norm import layer_norm
@@ -47,6 +47,8 @@ TEXT = {
     "residual": lambda: ResidualTextEBT(**TINY, levels=2),
     "residual-time": lambda: ResidualTextEBT(**TINY, conditioning="time", levels=2),
     "residual-adaln": lambda: ResidualTextEBT(**TINY, conditioning="adaln", levels=2, tied=False),
+    "free": lambda: FreeTextEBT(**TINY, levels=2),
+    "free-time": lambda: FreeTextEBT(**TINY, conditioning="time", levels=2),
     "transformer": lambda: Transformer(**TINY),
 }
 # Their context is features, in which nothing is padding.
@@ -135,9 +137,12 @@ def oracle(model: nn.Module, context: Tensor, level: int = -1):
         def head(x: Tensor) -> Tensor:  # the oracle takes [:, -S:, 0] of what its head makes of all tokens
             return -(x[:, -count:] * model.head.weight * (y @ model.output.weight)).sum(-1, keepdim=True)
 
-        return concatenated(SimpleNamespace(**parts, propose=model.propose, head=head), context, y, level) - (y * logits(y)).sum(
-            -1
+        free = isinstance(model, FreeTextEBT)
+        own = (
+            {"propose": lambda y, _: ResidualTextEBT.propose(model, y, None) + hidden(y)} if free else {"propose": model.propose}
         )
+        found = concatenated(SimpleNamespace(**parts, **own, head=head), context, y, level) - (y * logits(y)).sum(-1)
+        return found + (y * y.log()).sum(-1) if free else found
 
     def moved(y: Tensor) -> Tensor:
         seen = model.motion.see(context)
@@ -151,10 +156,13 @@ def oracle(model: nn.Module, context: Tensor, level: int = -1):
         return concatenated(SimpleNamespace(**{**parts, **own}, head=head), context, y, level)
 
     def logits(y: Tensor) -> Tensor:
+        return model.output(hidden(y))
+
+    def hidden(y: Tensor) -> Tensor:
         blank = y.new_zeros(*context.shape, model.dim)
 
         def head(x: Tensor) -> Tensor:  # reads out the observed tokens
-            return model.output(x[:, -2 * count : -count])[:, :, None]
+            return x[:, -2 * count : -count, None]
 
         return concatenated(SimpleNamespace(**parts, propose=lambda *_: blank, head=head), context, y, level)
 

@@ -8,7 +8,7 @@ from ebm.energies.ebt.frames import FrameEBT, ResidualFrameEBT
 from ebm.energies.ebt.sequences import SequenceEBT
 from ebm.energies.ebt.sizes import SIZES
 from ebm.energies.ebt.streams import CausalEBT, CausalStream, Code
-from ebm.energies.ebt.text import Padded, ResidualTextEBT, TextEBT, padded
+from ebm.energies.ebt.text import FreeTextEBT, Padded, ResidualTextEBT, TextEBT, padded
 
 __all__ = [
     "SIZES",
@@ -18,6 +18,7 @@ __all__ = [
     "CausalStream",
     "Code",
     "FrameEBT",
+    "FreeTextEBT",
     "ImageEBT",
     "Padded",
     "ResidualFrameEBT",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebm.energies.ebt.belief import LEAST
 from ebm.energies.ebt.blocks import initialise
 from ebm.energies.ebt.products import Linear, linear
 from ebm.energies.ebt.sizes import size_of
@@ -167,15 +168,55 @@ class ResidualTextEBT(TextEBT):
     def propose(self, y: Tensor, code: Code | None) -> Tensor:
         return super().propose(y, code) + self.common
 
+    def refined(self, y: Tensor, code: Code | None) -> Tensor:
+        """Computes ⟨y, U (w ⊙ x(y, context))⟩ (*more, B, T)."""
+        return (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
+
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        refined = (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
-        return -expected(y, code) - refined
+        return -expected(y, code) - self.refined(y, code)
+
+
+class FreeTextEBT(ResidualTextEBT):
+    """Scores beliefs by their free energy: E = ⟨p, log p⟩ − ⟨p, U (h + w ⊙ x(p, h, context))⟩.
+
+    The entropy is what makes a step of `MirrorDescent` of size 1 the fixed-point iteration p⁺ =
+    softmax(U (h + w ⊙ x) + what x's slope adds): where w is zero, it is the feed-forward transformer
+    softmax(U h) from any start, and further steps stay there. The candidate is embedded with h, the
+    observed stream's last hidden state, beside it. Samplers move logits: `MirrorDescent(1.0,
+    steps=2)`. This form is ours; a mean field's free energy is that of Peterson and Anderson, 1987.
+
+    Arguments, shapes and errors are `ResidualTextEBT`'s.
+
+    >>> from ebm.samplers import MirrorDescent
+    >>> energy = FreeTextEBT(vocab_size=11, dim=8, depth=2, heads=2)
+    >>> landscape = energy.given(torch.tensor([[1, 2, 3]]))
+    >>> ends = MirrorDescent(1.0, steps=1).sample(landscape, torch.randn(4, 1, 3, 11))
+    >>> torch.allclose(ends[0], ends[3], atol=1e-5)    # w is zero at first
+    True
+    """
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        return torch.cat([self.output(hidden), hidden], -1)
+
+    def propose(self, y: Tensor, code: Code | None) -> Tensor:
+        return super().propose(y, code) + _last(code, y.shape[-2])[..., self.vocab_size :]
+
+    def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
+        refined = self.refined(y, code)
+        logits = _last(code, y.shape[-2])[..., : self.vocab_size]
+        return (y * (y.clamp(min=LEAST).log() - logits)).sum(-1) - refined
 
 
 def expected(y: Tensor, code: Code | None) -> Tensor:
     """Computes ⟨y, logits⟩ (*more, B, T) for the logits of the code's last T positions."""
+    logits = _last(code, y.shape[-2])
+    if y.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {logits.shape[-1]} tokens of the vocabulary")
+    return (y * logits).sum(-1)
+
+
+def _last(code: Code | None, count: int) -> Tensor:
+    """Takes what was read out at the code's last positions: (B, count, *)."""
     assert code is not None
     assert code.out is not None
-    if y.shape[-1] != code.out.shape[-1]:
-        raise ValueError(f"y has shape {tuple(y.shape)}: its last axis is the {code.out.shape[-1]} tokens of the vocabulary")
-    return (y * code.out[:, code.length - y.shape[-2] :]).sum(-1)
+    return code.out[:, code.length - count :]
