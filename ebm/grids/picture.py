@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
         axes.plot([value], [place], "o", color=_color(table, each.arm), markersize=5)
     axes.axvline(found[0].nothing, color=NOISE, linewidth=0.8)
     axes.set_yticks(range(len(found)), [_named(each) for each in reversed(found)], fontsize=7)
-    axes.set(title=found[0].what, ylim=(-0.6, len(found) - 0.4))
+    axes.set(title=found[0].what.rstrip(","), ylim=(-0.6, len(found) - 0.4))
     if found[0].nothing > 0:  # ratios
         axes.set_xscale("log")
 
@@ -69,7 +70,7 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
         means = [end.value for end in ends]
         drawn = "--" if len({*means}) == 1 < len(means) else "o-"  # what does not change along the axis is beside it
         axes.plot(x, means, drawn, color=color, markersize=4, label=arm)
-    axes.set(title=metric, xlabel=grid.axis.label if grid.axis is not None else "")
+    axes.set(title=metric, xlabel=textwrap.fill(grid.axis.label, 48) if grid.axis is not None else "")
     if grid.axis is None:
         axes.set_xticks([])
     else:
