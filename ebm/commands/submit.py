@@ -105,7 +105,12 @@ def submit(
     _check_folder(made, jobs, overwrite, extend)
 
     how: dict[str, Any] = {"name": f"ebm-{made.folder.name}", "nodes": nodes, "tasks_per_node": each, "stderr_to_stdout": True}
-    how |= {"gpus_per_node": gpus, "timeout_min": minutes, "slurm_max_num_timeout": STARTS, "local_max_num_timeout": STARTS}
+    how |= {
+        "gpus_per_node": gpus or None,
+        "timeout_min": minutes,
+        "slurm_max_num_timeout": STARTS,
+        "local_max_num_timeout": STARTS,
+    }
     executor = executor_of(cluster, jobs, {name: value for name, value in {**how, **options}.items() if value is not None})
     if overwrite:  # now: a job that is handed in again must go on, and not start anew again
         for place in (made.folder, *made.places.values()):
