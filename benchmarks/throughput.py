@@ -69,7 +69,7 @@ class Steps:
         where = ("accelerator", "strategy", "devices", "num_nodes", "precision")
         self.fabric = fabric = fabric_of(**{name: how[name] for name in where})
         fabric.launch()
-        ranks.check(fabric, how["batch_size"], how["accumulate"])
+        ranks.check(fabric.world_size, how["batch_size"], how["accumulate"], how["on_divergence"])
         self.how, self.task, self.energy, self.done = how, parts.task, parts.energy, 0
         self.parameters = [p for p in parts.energy.parameters() if p.requires_grad]
         known = {id(p) for p in self.parameters}

@@ -22,6 +22,8 @@ from cyclopts import App, CycloptsError, Parameter
 from docstring_parser import parse as parse_docstring
 
 from ebm import __version__, recipes
+from ebm.cluster import check as check_cluster
+from ebm.cluster import options_in
 from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
 from ebm.commands.console import show as show_result
 from ebm.commands.settings import Settings, parse_settings
@@ -44,13 +46,19 @@ def run(
     extend: bool = False,
     from_model: Annotated[str | None, Parameter(name="--from")] = None,
     threads: int | None = None,
+    cluster: str = "none",
+    nodes: int | None = None,
+    gpus: int | None = None,
+    minutes: int | None = None,
+    wait: bool = False,
     json: bool = False,
 ) -> None:
     """Train what a recipe says, evaluate it, and write a run folder with a report.
 
     Any value of the recipe can be set: `--energy.width 64 --steps 500 --seed 1`. A name without a
     dot belongs to [fit], as in `--devices 2 --strategy ddp`. `ebm show RECIPE` lists all values.
-    The same command goes on with a run that was stopped.
+    The same command goes on with a run that was stopped. With --cluster the run is checked, and
+    handed in as a job, which goes on by itself after its time is over or its machines are taken.
 
     Args:
         recipe: a recipe's name, or the path of a recipe file such as RUN/recipe.toml.
@@ -60,13 +68,45 @@ def run(
         from_model: start from a model's weights, with its tokenizer or encoder: a run, or a name.
         threads: how many threads compute; by default one for each core. On a machine with other
             work fewer are faster.
-        json: print what the run found as JSON.
+        cluster: none, local (a job of this machine) or slurm, by submitit, whose options are set as
+            in --cluster.slurm-partition gpu.
+        nodes: of a cluster: how many machines.
+        gpus: of a cluster: GPUs of each machine, with a process for each. Without, --devices says
+            how many processes compute on the CPUs of each.
+        minutes: of a cluster: how long a job may take, by default a day; the next one goes on.
+        wait: of a cluster: print the job's log until it ends.
+        json: print what the run found as JSON, or which job was handed in.
     """
     if threads is not None:
         use_threads(threads)
-    done = recipes.run(recipe, parse_settings(settings), out=out, overwrite=overwrite, extend=extend, from_model=from_model)
+    values = parse_settings(settings)
+    how: dict[str, Any] = {"out": out, "overwrite": overwrite, "extend": extend, "from_model": from_model}
+    of_cluster = {"nodes": nodes, "gpus": gpus, "minutes": minutes}
+    if cluster != "none":
+        _submit(recipe, values, cluster, wait, json, **how, **of_cluster, threads=threads)
+        return
+    check_cluster(cluster, options_in(values)[0])
+    if given := [name for name, value in {**of_cluster, "wait": wait or None}.items() if value is not None]:
+        instead = f"--accelerator gpu --devices {gpus}" if given[0] == "gpus" else f"--num-nodes {nodes}"
+        ways = f", or without one write {instead}" if given[0] in ("gpus", "nodes") else ""
+        raise ValueError(f"--{given[0]} is for a cluster: add --cluster slurm or --cluster local{ways}")
+    done = recipes.run(recipe, values, **how)
     if is_first_process():
         print_json(as_data(done)) if json else print_run(done)
+
+
+def _submit(recipe: str, values: dict[str, Any], cluster: str, wait: bool, json: bool, **how: Any) -> None:
+    """Hands a run in as a job, and says how to follow, end and go on with it."""
+    from ebm.commands.submit import follow, submit
+
+    made = submit(recipe, values, cluster, **how)
+    if json:
+        print_json({"job": made.job.job_id, "folder": str(made.folder), "log": str(made.log), "cancel": made.cancel})
+    else:
+        say(f"{made.folder}: job {made.job.job_id} on {made.what}\nlog: {made.log}")
+        say(f"end it, with its step saved: {made.cancel}\ngo on then: the same command with --out {made.folder}")
+    if wait and not follow(made):
+        raise ChildProcessError(f"job {made.job.job_id} has ended, and the run is not finished: see {made.log}")
 
 
 def list_components(kind: str | None = None, /, *, json: bool = False) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
+from ebm.cluster import check, options_in, typed
 from ebm.grids.budget import seconds_of
 from ebm.grids.conducting import STUDY, conduct
 from ebm.grids.findings import Finding
 from ebm.grids.grid import Grid, load, parse, slug
-from ebm.grids.launching import Cluster, cores, launcher
+from ebm.grids.launching import cores, launcher
 from ebm.grids.workers import Clock
 from ebm.processes import use_threads
-from ebm.words import nearest
-
-CLUSTER = "cluster."  # what settings begin with that are submitit's
 
 
 def conduct_by_name(
@@ -51,12 +48,10 @@ def conduct_by_name(
         ImportError: submitit is not installed.
     """
     began = Clock() if budget is None else Clock(seconds_of(budget))
-    if cluster not in (known := get_args(Cluster)):
-        raise ValueError(f"--cluster {cluster}: {nearest(cluster, known)}")
+    options, mine = options_in(settings or {})
+    check(cluster, options)
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs}: do at least one run at a time")
-    options = {key.removeprefix(CLUSTER): _plain(value) for key, value in (settings or {}).items() if key.startswith(CLUSTER)}
-    mine = {key: value for key, value in (settings or {}).items() if not key.startswith(CLUSTER)}
     grid = changed(load(name), mine, seeds)
     called = name_of(name)
     folder = Path(out) if out is not None else Path("studies") / slug(called)
@@ -70,7 +65,7 @@ def conduct_by_name(
         found = conduct(
             grid,
             folder,
-            lambda place: launcher(place, cluster, options, count),  # type: ignore[arg-type]  # it is one of the known
+            lambda place: launcher(place, cluster, options, count),
             name=called,
             at_once=at_once,
             clock=began,
@@ -108,15 +103,5 @@ def changed(grid: Grid, settings: Mapping[str, Any], seeds: int | str | list[int
     table = grid.model_dump(exclude_none=True)
     table["settings"] = {**table["settings"], **settings}
     if seeds is not None:
-        table["seeds"] = _plain(seeds)
+        table["seeds"] = typed(seeds)
     return parse(table, "the study")
-
-
-def _plain(text: Any) -> Any:
-    """Reads a value typed on the command line as TOML, or as a bare string."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

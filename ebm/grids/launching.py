@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -11,16 +10,15 @@ import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from ebm.cluster import check, executor_of
 from ebm.grids.plan import Job
 from ebm.grids.work import LOGS, work
 from ebm.processes import use_threads
 
-Cluster: TypeAlias = Literal["none", "local", "slurm"]
 # What every run imports, and may be imported before a process is forked: it starts no thread and asks for no device.
 IMPORTED = (work.__module__, "ebm.reports.page", "lightning_fabric", "matplotlib.figure", "torch.utils.tensorboard")
-MINUTES = 24 * 60  # that a cluster gives a run, unless it is told otherwise; a run that it ends goes on later
 
 
 class Running(Protocol):
@@ -77,7 +75,7 @@ def _in_process(folder: Path, job: Job, threads: int) -> None:
     work(folder, job)
 
 
-def launcher(folder: Path, cluster: Cluster, options: Mapping[str, Any], threads: int) -> Launch:
+def launcher(folder: Path, cluster: str, options: Mapping[str, Any], threads: int) -> Launch:
     """Makes what starts runs.
 
     Arguments:
@@ -90,19 +88,10 @@ def launcher(folder: Path, cluster: Cluster, options: Mapping[str, Any], threads
         ImportError: submitit is not installed.
         ValueError: options where there is no cluster, or that submitit does not know.
     """
+    check(cluster, options)
     if cluster == "none":
-        if options:
-            raise ValueError(f"--cluster.{next(iter(options))} is for a cluster: add --cluster slurm or --cluster local")
         return lambda job: OwnProcess(folder, job, threads)
-    if importlib.util.find_spec("submitit") is None:
-        raise ImportError("submitit is not installed: pip install 'ebm-toolkit[cluster]'")
-    import submitit
-
-    try:
-        executor = submitit.AutoExecutor(folder=folder.absolute() / LOGS, cluster=cluster)
-        executor.update_parameters(**{"timeout_min": MINUTES, **options})
-    except (RuntimeError, NameError, TypeError, AssertionError) as error:
-        raise ValueError(f"--cluster {cluster}: {error}") from error
+    executor = executor_of(cluster, folder / LOGS, options)
     return lambda job: Submitted(executor.submit(_submitted, folder.absolute(), job, threads))
 
 

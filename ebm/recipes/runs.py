@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ebm.files import check_writable, hold, holding, read_json
 from ebm.interfaces import EnergyFn, Objective, Sampler
@@ -65,6 +65,45 @@ def run(
     >>> sorted(done.metrics)[:2], done.baseline
     (['energy', 'mmd'], None)
     """
+    made = plan(recipe, settings, out=out, overwrite=overwrite, extend=extend, from_model=from_model)
+    folder, whole, parts = made.folder, made.whole, made.baselines
+    if is_first_process() and parts:
+        folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)  # also while a baseline trains
+        for place in (folder, *made.places.values()):
+            check_ours(place, folder)
+    compared: dict[str, Run] = {}
+    for name, place in made.places.items():
+        again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
+        compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
+    if whole.recipe.get(BASE) == OWN_BASELINE:
+        take_base(whole.objective, whole.energy, next(iter(compared.values())), OWN_BASELINE)
+    return _train(whole, folder, overwrite, extend, compared)
+
+
+class Plan(NamedTuple):
+    """What a run of a recipe trains, built, and where."""
+
+    folder: Path
+    whole: Parts
+    baselines: dict[str, Parts]
+    places: dict[str, Path]  # of the baselines
+
+
+def plan(
+    recipe: str | Path | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    extend: bool = False,
+    from_model: str | Path | None = None,
+) -> Plan:
+    """Builds what `run` of the same arguments trains, and writes nothing. To be called inside `holding`.
+
+    Raises:
+        ValueError: for a recipe or settings that cannot work, or a folder that is not for this run.
+    """
     if extend and isinstance(recipe, str | Path) and Path(recipe).is_dir():
         recipe = Path(recipe) / "recipe.toml"
     if extend and out is None and Path(str(recipe)).name == "recipe.toml":
@@ -110,18 +149,7 @@ def run(
         take_base(whole.objective, whole.energy, base, resolved[BASE]["model"])
     if str(recipe).endswith("recipe.toml"):  # a run's, whose data may have changed since
         learned.warn_of_other_data(Path(str(recipe)).parent, whole.task, "this run trains on the new ones")
-    if is_first_process() and baselines:
-        folder.mkdir(parents=True, exist_ok=True)
-        hold(folder)  # also while a baseline trains
-        for place in (folder, *places.values()):
-            check_ours(place, folder)
-    compared: dict[str, Run] = {}
-    for name, place in places.items():
-        again = not overwrite and finished(place) and _is_run_of(place, parts[name].recipe, extend)
-        compared[name] = load(place, task=parts[name].task) if again else _train(parts[name], place, overwrite, extend)
-    if resolved.get(BASE) == OWN_BASELINE:
-        take_base(whole.objective, whole.energy, next(iter(compared.values())), OWN_BASELINE)
-    return _train(whole, folder, overwrite, extend, compared)
+    return Plan(folder, whole, parts, places)
 
 
 def _assembled(resolved: Mapping[str, Any], first: Parts | None, kept: Path | None) -> Parts:

@@ -51,7 +51,7 @@ def open_folder(
         hold(path)
         check_ours(path)
         if not overwrite and (path / MARKER).exists():
-            before = _check_same(path, described, extend)
+            before = check_same(path, described, extend)
             if finished(path):
                 _reopen(path)
             if checkpoints.latest(path / "checkpoints") is not None:
@@ -168,7 +168,7 @@ def _without_rates(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, "parts": parts}
 
 
-def _check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mapping[str, Any]:
+def check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mapping[str, Any]:
     """Returns the description of the unfinished run that may go on."""
     before = read_json(path / MARKER)
     if finished(path) and not extend:

@@ -175,9 +175,7 @@ def fit(
     }
     fabric = fabric_of(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes, precision=precision)
     fabric.launch()
-    ranks.check(fabric, batch_size, accumulate)
-    if on_divergence == "rollback" and fabric.world_size > 1:
-        raise ValueError(f"on_divergence='rollback' is for one process, and here are {fabric.world_size}: choose stop or ignore")
+    ranks.check(fabric.world_size, batch_size, accumulate, on_divergence)
     lead = getattr(objective, "lead", 0)
     if lead and lead >= steps * accumulate:
         raise ValueError(
@@ -344,14 +342,18 @@ def fit(
             pace.step()
             if callbacks and (logging or evaluating):
                 ended = fabric.broadcast(first and call(callbacks, step, row, run))
-            stopping = stop.signal is not None  # looked at once: a signal may come at any moment
-            if saving or ended or (stopping and fabric.world_size == 1):
+            # Looked at once: a signal may come at any moment. Processes agree on it where the host waits anyway.
+            alone = fabric.world_size == 1
+            asking = alone or finite.at_once or logging or saving or evaluating
+            came = ranks.anywhere(fabric, stop.flags()) if asking else []
+            if saving or ended or any(came):
                 check_parameters(step, model, folder)
                 if on_divergence == "rollback" or (on_divergence == "stop" and step < steps):
                     examine(step, history, folder, fabric)
                 save(step)
-            if stopping:
-                stop.leave(step, folder)
+            if any(came):
+                stop.leave(step, folder, came, first)
+        stop.save_no_more(step, folder)
         progress.close()
         if sharded:  # a report, and whoever gets the run, use whole weights
             optimizer.state.clear()
@@ -361,8 +363,7 @@ def fit(
 
         if history is not None:
             run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
-            if stop.signal is not None:
-                stop.leave(step, folder)
+            stop.leave(step, folder, stop.flags())
             history.add(step, "test", run.metrics)
             history.close()
             finish(run, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def check(fabric: Fabric, batch_size: int, accumulate: int) -> None:
-    """Raises ValueError where a batch does not divide, or processes train alone."""
+def check(processes: int, batch_size: int, accumulate: int, on_divergence: str) -> None:
+    """Raises ValueError for what so many processes cannot do together, or where they would train alone."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > fabric.world_size:
+    if started > processes:
         raise ValueError(
             f"{started} processes were started, but each would train alone in the same folder: "
             f"pass strategy='ddp', devices={started} (--strategy ddp --devices {started})"
         )
-    if batch_size % fabric.world_size:
-        raise ValueError(f"batch_size={batch_size} does not divide over {fabric.world_size} processes")
-    if batch_size % (fabric.world_size * accumulate):
-        over = f" of each of {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    if batch_size % processes:
+        raise ValueError(f"batch_size={batch_size} does not divide over {processes} processes")
+    if batch_size % (processes * accumulate):
+        over = f" of each of {processes} processes" if processes > 1 else ""
         raise ValueError(f"batch_size={batch_size} does not divide into accumulate={accumulate} pieces{over}")
+    if on_divergence == "rollback" and processes > 1:
+        raise ValueError(f"on_divergence='rollback' is for one process, and here are {processes}: choose stop or ignore")
 
 
 def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:
@@ -44,6 +46,15 @@ def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:
     if isinstance(answer, ValueError):
         raise answer
     return answer
+
+
+def anywhere(fabric: Fabric, flags: Sequence[bool]) -> list[bool]:
+    """Tells of each flag whether it is set in any process; all hear the same."""
+    if fabric.world_size == 1:
+        return list(flags)
+    counted = fabric.all_reduce(torch.tensor(flags, dtype=torch.int32, device=fabric.device), reduce_op="sum")
+    assert isinstance(counted, Tensor)
+    return [count > 0 for count in counted.tolist()]
 
 
 def told_of_change(folder: Path, step: int, before: int, now: int) -> str:

@@ -367,6 +367,26 @@ def test_a_process_that_is_killed_ends_the_others_with_a_word_and_one_goes_on(re
     assert saved(folder)["step"] == at + 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_signal_to_one_process_saves_the_step_in_both(recipe, strategy):
+    """Else each would leave at a step of its own, and what lies behind the last checkpoint would be lost."""
+    words = ("--devices", "2", "--strategy", strategy, "--checkpoint-every", "99999", "--steps", "99999")
+    arguments = [sys.executable, *command(recipe, "stopped", *words)]
+    environ, pipe = environment(recipe / "plugins"), subprocess.PIPE
+    started = subprocess.Popen(arguments, cwd=recipe, env=environ, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+    history = recipe / "stopped" / "run" / "metrics.csv"
+    while started.poll() is None and (not history.exists() or history.read_bytes().count(b"\n") < 50):
+        time.sleep(0.01)
+    (second,) = children(started.pid)
+    os.kill(second, signal.SIGTERM)
+    _, said = started.communicate(timeout=900)
+    assert started.returncode != 0
+    (step,) = checkpoints.steps(recipe / "stopped" / "run" / "checkpoints")
+    assert said.count("stopped after step") == said.count(f"stopped after step {step}; the same call with out=") == 1
+    assert "killed" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(components("recipe")))
 def test_any_bundled_recipe_trains_on_two_processes(tmp_path, name):

@@ -263,6 +263,55 @@ def test_a_hangup_that_is_ignored_stays_ignored(undisturbed, tmp_path):
     assert_same(written(run.path, STEPS), undisturbed("contrastive divergence"))
 
 
+class Requeued(Exception):
+    """What a cluster's handler of a signal raises in a test, once it was called."""
+
+
+@pytest.mark.parametrize("name", ["persistent, fifo", "reconstruction, joined rows"])
+def test_who_handles_a_signal_is_called_once_the_step_is_saved(undisturbed, tmp_path, name):
+    """As a cluster's job does: it asks to be started again, and the run goes on to the same numbers."""
+    folder, found = tmp_path / "run" / "checkpoints", []
+
+    def handler(number: int, frame: Any) -> None:
+        found.append((number, checkpoints.steps(folder)[-1]))
+        if number == signal.SIGUSR2:
+            raise Requeued
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        # The last comes after 2 steps, and the first of a pair is no reason to stop at once at the second.
+        for at, sent in ((4, [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2]), (2, [signal.SIGUSR2])):
+            with pytest.raises(Requeued):
+                train(name, tmp_path / "run", interrupting(at, lambda sent=sent: [send(number)() for number in sent]))
+        run = train(name, tmp_path / "run", interrupting(1, send(signal.SIGTERM)))  # where it returns, training goes on
+        assert [signal.getsignal(number) for number in before] == [handler, handler]
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
+    assert found == [(signal.SIGTERM, 4), (signal.SIGUSR2, 4), (signal.SIGUSR2, 6), (signal.SIGTERM, 7)]
+    assert_same(written(run.path, STEPS), undisturbed(name))
+
+
+def test_who_handles_a_signal_is_called_at_once_when_all_is_saved(tmp_path, monkeypatch):
+    """The last evaluation and the studies after it may take longer than a cluster waits."""
+
+    def handler(number: int, frame: Any) -> None:
+        raise Requeued
+
+    def evaluate(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        raise AssertionError("it was not called at once")
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(Requeued):
+            patch.setattr(Points, "evaluate", evaluate)
+            train("contrastive divergence", tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == STEPS
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
