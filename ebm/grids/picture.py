@@ -14,6 +14,7 @@ from ebm.judging.seeds import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 COLORS = (SAMPLES, DATA, OTHER, INK, "#5a8f4e", "#8b5a9f", NOISE, GREY)
 
@@ -23,11 +24,13 @@ def picture(table: Table, reading: Reading) -> bytes:
     metrics = list(dict.fromkeys(row.metric for row in table.rows))
     whats = list(dict.fromkeys(each.what for each in reading.found))
     with figure_of(4.2 * max(len(metrics), len(whats)), 3.8 + 2.4 * bool(whats)) as (figure, png):
-        above, *below = figure.subfigures(2, height_ratios=[3.8, 2.4]) if whats else [figure]
-        for axes, metric in zip(above.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        places = figure.add_gridspec(2, 1, height_ratios=[3.8, 2.4]) if whats else figure.add_gridspec(1, 1)
+        for axes, metric in zip(
+            figure.add_subfigure(places[0]).subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+        ):
             _curves(axes, table, metric)
-        for part in below:
-            for axes, what in zip(part.subplots(1, len(whats), squeeze=False)[0], whats, strict=True):
+        if whats:
+            for axes, what in zip(figure.add_subfigure(places[1]).subplots(1, len(whats), squeeze=False)[0], whats, strict=True):
                 _estimates(axes, table, [each for each in reading.found if each.what == what])
     return png.getvalue()
 
@@ -43,6 +46,14 @@ def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
     axes.set(title=found[0].what.rstrip(","), ylim=(-0.6, len(found) - 0.4))
     if found[0].nothing > 0:  # ratios
         axes.set_xscale("log")
+        _plain(axes.xaxis)
+
+
+def _plain(axis: Axis) -> None:
+    """Writes the numbers of a logarithmic axis as numbers, not as powers of ten."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axis.set_tick_params(which="both", labelsize=7)
 
 
 def _color(table: Table, arm: str) -> str:
@@ -82,4 +93,5 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
             axes.set_xticks([], minor=True)
     if grid.test.use == "power-law":
         axes.set_yscale("log")
+        _plain(axes.yaxis)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

@@ -133,6 +133,15 @@ def test_the_ratio_of_exponents_is_found(floor, within):
         assert "Mean exponents: ours 0.26, theirs 0.2" in found.sentence
 
 
+def test_a_steeper_fall_from_behind_is_told():
+    def loss(arm, x, seed):
+        return (40 if arm == "ours" else 4) * x ** -(0.26 if arm == "ours" else 0.2)
+
+    sentence = READINGS["power-law"](table(grid("power-law"), loss), against="theirs").sentence
+    assert "ours is behind at every point" in sentence
+    assert "theirs is behind" not in sentence
+
+
 @pytest.mark.parametrize("rising", [1, 3])
 def test_a_seed_whose_loss_rises_is_not_left_out(rising):
     def loss(arm, x, seed):

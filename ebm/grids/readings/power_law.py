@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Literal
 
 from ebm.grids.readings.reading import Compared, Reading, concluded, estimate, number, pairs
@@ -17,7 +18,8 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
     Each seed has laws of its own, and its ratio; the interval is Student's t over the logarithms of
     those, since a ratio is skewed, and a bootstrap over three seeds covers too little. Where a loss
     does not fall in some seed there is no ratio, and to leave that seed out would favour its arm: then
-    exponents are subtracted, of all seeds.
+    exponents are subtracted, of all seeds. An arm that starts behind may fall faster and stay behind,
+    so that the last losses are said, too.
 
     Arguments:
         table: what was measured: losses, at three or more points.
@@ -39,6 +41,10 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
     for arm, other in pairs(table):
         ours, theirs = exponents.get(arm, {}), exponents.get(other, {})
         both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+        if (losses := _means(table, arm)) and (others := _means(table, other)):
+            more.append(f"At the last point {arm} has {number([*losses.values()][-1])}, {other} {number([*others.values()][-1])}")
+            if all(losses[point] > others[point] for point in losses if point in others):
+                more[-1] += f"; {arm} is behind at every point"
         if not both:
             missing.append(f"{arm} and {other} have no exponents of a seed in common")
         elif rising := sum(b <= 0 or c <= 0 for b, c in both):
@@ -49,6 +55,11 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
             found.append(Compared(arm, other, "", "exponent is times", values.through(math.exp), 1.0))
     means = ", ".join(f"{arm} {number(over_seeds([*each.values()]).value)}" for arm, each in exponents.items())
     return concluded(table, found, missing, [*([f"Mean exponents: {means}"] if means else []), *more])
+
+
+def _means(table: Table, arm: str) -> dict[str, float]:
+    """Lists the mean of an arm's losses at each point."""
+    return {point: fmean(values) for point in table.points(arm) if (values := [*table.values(arm, point).values()])}
 
 
 def curve_of(table: Table, arm: str, seed: int) -> Curve | None:
