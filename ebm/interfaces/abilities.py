@@ -197,6 +197,13 @@ class Represents(Protocol):
 
 
 @runtime_checkable
+class Recomputes(Protocol):
+    """A module whose blocks can be computed again in the backward pass, so that a graph keeps their inputs alone."""
+
+    recomputes: bool  # whether they are; `fit` sets it
+
+
+@runtime_checkable
 class Learns(Protocol):
     """A task that takes something from its training data, which checkpoints keep for it."""
 

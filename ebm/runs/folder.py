@@ -23,7 +23,8 @@ WRITTEN = ("recipe.toml", "metrics.csv", "metrics.json", "rollbacks.json", EXTEN
 # What an extension may change, beside callbacks: how long training goes on, by which schedule, and how it is told.
 SCHEDULE = ("steps", "lr", "sampler_lr", "warmup", "schedule", "lr_end", "scheduler")
 SHARED = ("devices", "strategy", "num_nodes")  # which processes train: the batches stay the same
-TOLD = ("log_every", "evaluate_every", "evaluate_limit", "checkpoint_every", "on_divergence", "compile", *SHARED)
+MADE = ("compile", "activation_checkpointing")  # how it is computed: the same numbers, but for rounding
+TOLD = ("log_every", "evaluate_every", "evaluate_limit", "checkpoint_every", "on_divergence", *MADE, *SHARED)
 EVENTS = "events.out.tfevents.*"  # what TensorBoard's writer calls its files
 
 
@@ -182,14 +183,14 @@ def check_same(path: Path, described: Mapping[str, Any], extend: bool) -> Mappin
     saved = checkpoints.steps(path / "checkpoints")
     if not saved:
         return before  # it trained nothing that could be lost
-    # A run that the doctor stopped may go on with another answer to divergence, any may be compiled
-    # or not, and trained by another number of processes, and one that has been trained to its end
+    # A run that the doctor stopped may go on with another answer to divergence, any may be computed
+    # otherwise, and trained by another number of processes, and one that has been trained to its end
     # may be evaluated by another limit.
     trained = saved[-1] == before["settings"].get("steps")
     different = [
         name
         for name in sorted(differences(before, described))
-        if not name.endswith(("on_divergence", ".compile", *(f".{name}" for name in SHARED)))
+        if not name.endswith(tuple(f".{name}" for name in ("on_divergence", *MADE, *SHARED)))
         and not (trained and name.endswith("evaluate_limit"))
     ]
     if different == ["data"]:

@@ -104,6 +104,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "schedule": Choice("constant", "cosine"),
     "lr_end": Number(lambda x: 0 <= x <= 1, "a fraction in [0, 1]"),
     "accumulate": Whole(1),
+    "activation_checkpointing": Truth(),
     "clip_norm": Number(lambda x: x > 0, "a positive number"),
     "ema": FRACTION,
     "log_every": Whole(1),

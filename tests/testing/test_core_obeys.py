@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ TASKS = {
     "denoising": Denoising,
     "frames": Frames,
     "arithmetic": lambda: Arithmetic(n=100),
+    "arithmetic/narrow": lambda: Arithmetic(width=(1, 2), n=1000),  # a third of whose problems are held out
     "puzzles": lambda: Puzzles(n=600),
 }
 
@@ -72,6 +75,15 @@ def test_objectives_of_labels(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks(name):
     check_task(TASKS[name])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_training_batch_has_all_its_rows(name):
+    """So that it divides over processes, and a step is of the size that was asked for."""
+    task = TASKS[name]()
+    for seed in range(2):
+        counts = {len(batch.target) for batch in islice(task.loader("train", 8, seed=seed), 10)}
+        assert counts == {8}
 
 
 def test_everything_registered_is_checked():

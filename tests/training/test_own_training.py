@@ -12,9 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 import ebm
 from ebm import recipes
+from ebm.energies import ImageEBT
 from ebm.interfaces import Batch
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
 from ebm.offers.training import OPTIMIZERS as NAMED
@@ -24,7 +26,7 @@ from ebm.registry import components
 from ebm.runs import checkpoints
 from ebm.runs.history import read_history
 from ebm.samplers import GradientDescent
-from ebm.tasks import Points
+from ebm.tasks import Points, Rows
 from ebm.training import EarlyStopping, fit
 from ebm.training.accumulation import pieces, whole
 from ebm.training.optimizers import Together
@@ -229,6 +231,7 @@ WRONG_OPTIMIZERS = {
         lambda energy: {"scheduler": torch.optim.lr_scheduler.ExponentialLR(torch.optim.SGD(energy.parameters()), 0.9)},
         "belongs to another optimiser",
     ),
+    "blocks": (lambda energy: {"activation_checkpointing": True}, "MLPEnergy has no blocks that are computed again"),
     "pieces": (lambda energy: {"accumulate": 3}, "batch_size=8 does not divide into accumulate=3 pieces"),
     "callback": (lambda energy: {"callbacks": [5]}, "5 is no function of"),
     "never stops": (lambda energy: {"callbacks": [EarlyStopping("validation/mmd")]}, "no evaluation would ever measure it"),
@@ -433,6 +436,38 @@ def test_pieces_are_smaller_and_a_run_of_them_goes_on_exactly(tmp_path):
     assert_same(written(found.path, STEPS), written(whole.path, STEPS))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_blocks_that_are_computed_again_train_the_same(tmp_path, count):
+    """A block is computed once more for each derivative that is taken of it."""
+    counts = []
+
+    def run(out, **keywords):
+        torch.manual_seed(0)
+        energy, calls = ImageEBT(8, 4, 1, dim=8, depth=1, heads=2).double(), []
+        nn.init.normal_(energy.head.weight)
+        energy.mlps[0].register_forward_hook(lambda *_: calls.append(1))
+        task = Rows(normal(40, 1, 8, 8))
+        objective = Reconstruction(GradientDescent(1.0, steps=2), task)
+        how = {"optimizer": partial(torch.optim.SGD, lr=0.1), "accumulate": count, **keywords}
+        run = train(tmp_path / out, energy, objective, task, sampler=langevin(1), **how)
+        counts.append(len(calls))
+        assert not energy.recomputes
+        return parameters(energy), read_history(run.path)
+
+    (one, history), (two, logged) = run("kept"), run("again", activation_checkpointing=True)
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert logged["train", "loss"][1] == pytest.approx(history["train", "loss"][1], rel=1e-9)
+    assert counts[1] - counts[0] >= 2 * 2 * STEPS * count  # of two steps two derivatives
+
+
+def test_a_whole_program_has_no_blocks_to_compute_again(tmp_path):
+    energy = ImageEBT(8, 4, 1, dim=8, depth=1, heads=2)
+    with pytest.raises(ValueError, match="activation_checkpointing=True\\) and compile=True: ImageEBT compiles as a whole"):
+        train(tmp_path / "x", energy, activation_checkpointing=True, compile=True)
+    assert not (tmp_path / "x").exists()
+
+
 def test_terms_that_not_all_pieces_have_are_left_out():
     from ebm.interfaces import Loss
 
@@ -628,6 +663,7 @@ WRONG = {
     "lr": [None, "0.1", True, 1 + 1j, [0.1]],
     "betas": [0.9, (0.9,), (0.9, 0.9, 0.9), (0.9, "x"), None],
     "accumulate": [0, 1.0],
+    "activation_checkpointing": ["full", 1, None],
     "evaluate_limit": [0.5],
     "workers": [0.5],
     "ema": [None, "much"],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ebm.energies.ebt.mutual import MutualBlock
 from ebm.energies.ebt.products import Linear, along
+from ebm.energies.ebt.recomputing import Blockwise
 from ebm.energies.ebt.relations import Described, relations_of
 from ebm.interfaces import Energy
 
@@ -25,7 +26,7 @@ class Code(NamedTuple):
     answer: Tensor | None = None  # (B, S, V): that answer, one-hot
 
 
-class BeliefNetwork(Energy):
+class BeliefNetwork(Blockwise, Energy):
     """Reads beliefs beside their context: what belief energies and looped networks share.
 
         f(p | x) = N(W p + x),    x = embedding(context) + place,
@@ -112,7 +113,7 @@ class BeliefNetwork(Energy):
         shape = x.shape
         x = x.reshape(-1, *shape[-2:])
         for block, bias in zip(self.blocks, code.biases, strict=True):
-            x = block(x, bias)
+            x = self.through([block], block, x, bias)
         return x.view(shape)
 
 

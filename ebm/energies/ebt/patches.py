@@ -15,6 +15,7 @@ from ebm.energies.ebt.kernels import gelu, heads
 from ebm.energies.ebt.layer_norm import layer_norm
 from ebm.energies.ebt.mutual import attend
 from ebm.energies.ebt.products import Linear, linear
+from ebm.energies.ebt.recomputing import Blockwise
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy
 
@@ -23,7 +24,7 @@ Condition: TypeAlias = Literal["none", "learned", "class", "embedding"]
 Code: TypeAlias = list[Tensor]  # the modulations (6 D,) or (B, 1, 6 D) of each block, and the last one (2 D,) or (B, 1, 2 D)
 
 
-class PatchStream(Energy):
+class PatchStream(Blockwise, Energy):
     """Transforms an image's patches by a diffusion transformer's blocks: image energies' base.
 
     The condition is "none" (a block's six vectors are parameters of its own), "learned" (they are
@@ -119,10 +120,7 @@ class PatchStream(Energy):
         x = x.reshape(*chains, *x.shape[-2:])
         tokens = [x]
         for attention, mlp, modulation in zip(self.attentions, self.mlps, code, strict=False):
-            shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, -1)
-            seen = modulated(x, shift, scale)
-            x = plus(x, attention(seen.reshape(-1, *seen.shape[-2:])).reshape(x.shape), gate)
-            x = plus(x, mlp(modulated(x, shift_mlp, scale_mlp)), gate_mlp)
+            x = self.through([attention, mlp], partial(_block, attention, mlp), x, modulation)
             tokens.append(x)
         return tokens
 
@@ -134,6 +132,14 @@ class PatchStream(Energy):
     def consider(self, y: Tensor, code: Code) -> Tensor:
         """Computes the last block's tokens (*chains, T, D), as a head reads them."""
         return modulated(self.depths(y, code)[-1], *code[-1].chunk(2, -1))
+
+
+def _block(attention: nn.Module, mlp: nn.Module, x: Tensor, modulation: Tensor) -> Tensor:
+    """Transforms tokens x (*chains, T, D) by a block; its modulation is (6 D,) or (B, 1, 6 D)."""
+    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, -1)
+    seen = modulated(x, shift, scale)
+    x = plus(x, attention(seen.reshape(-1, *seen.shape[-2:])).reshape(x.shape), gate)
+    return plus(x, mlp(modulated(x, shift_mlp, scale_mlp)), gate_mlp)
 
 
 class Patches(nn.Module):

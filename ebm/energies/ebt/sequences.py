@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ebm.energies.ebt.attention import turns
 from ebm.energies.ebt.blocks import Block, RMSNorm, initialise
 from ebm.energies.ebt.mutual import attend
 from ebm.energies.ebt.products import along
+from ebm.energies.ebt.recomputing import Blockwise
 from ebm.energies.ebt.sizes import size_of
 from ebm.interfaces import Energy
 
@@ -23,7 +25,7 @@ class Prompt(NamedTuple):
     hidden: Tensor | None  # (B, P): where there is no token
 
 
-class SequenceEBT(Energy):
+class SequenceEBT(Blockwise, Energy):
     """Scores whole sequences that follow a prompt: one energy each, of tokens that all see each other.
 
         E(y | prompt) = Σ_i ⟨w, f_i⟩,    f = N(prompt, y W),
@@ -119,6 +121,6 @@ class SequenceEBT(Energy):
         bias = torch.zeros(unseen.shape, dtype=x.dtype, device=x.device).masked_fill(unseen, -torch.inf)
         where = turns(torch.arange(x.shape[1], device=x.device), self.dim // self.heads)
         for block in self.blocks:
-            x = block(x, where, lambda q, k, v: attend(q, k, v, bias))
+            x = self.through([block], partial(block, turns=where, attend=lambda q, k, v: attend(q, k, v, bias)), x)
         scores = along(self.norm(x[:, -count:]), self.head.weight[0])
         return scores.view(there.shape).masked_fill(~there, 0.0).sum(-1)

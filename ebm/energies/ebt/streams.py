@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ebm.energies.ebt.attention import attend_to_past, attend_to_past_and_self, future, turns
 from ebm.energies.ebt.blocks import Block, RMSNorm
 from ebm.energies.ebt.products import along
+from ebm.energies.ebt.recomputing import Blockwise
 from ebm.energies.ebt.sizes import Size
 from ebm.interfaces import Energy, EnergyFn
 
@@ -58,7 +60,7 @@ def append(rows: Tensor, new: Tensor, spare: Spare | None) -> tuple[Tensor, Spar
     return buffer[..., :total, :], spare
 
 
-class CausalStream(Energy):
+class CausalStream(Blockwise, Energy):
     """Encodes a context x_0 … x_{S-1} causally. A subclass writes `observe` and `forward`.
 
     Arguments:
@@ -155,7 +157,7 @@ class CausalStream(Energy):
         where: tuple[Tensor, Tensor],
         level: int,
         mask: Tensor | None,
-        join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = lambda k, v: (k, v),
+        join: Callable[[Tensor, Tensor], tuple[Tensor, ...]] | None = None,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:
         """Runs x (B, T, D) through the blocks; `join` appends their keys and values to the past.
 
@@ -165,18 +167,26 @@ class CausalStream(Energy):
         keys: list[Tensor] = []
         values: list[Tensor] = []
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            k, v = join(k, v)
-            keys.append(k)
-            values.append(v)
-            return attend_to_past(q, k, v, mask)
+        def look_back(block: nn.Module, x: Tensor, modulation: Tensor | None) -> tuple[Tensor, ...]:
+            seen = list[Tensor]()
+
+            def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                k, v = join(k, v) if join else (k, v)
+                seen.extend((k, v))
+                return attend_to_past(q, k, v, mask)
+
+            return block(x, where, attend, modulation), *seen
 
         last = len(self.blocks) - 1 if type(self).read_out is CausalStream.read_out else None
         for index, (block, modulation) in enumerate(zip(self.blocks, self.block_modulations(level), strict=True)):
             if index == last:  # nobody reads its output: its keys and values are all that is left to compute
-                k, v = join(*block.look(x, where, modulation)[1:])  # type: ignore[operator]
+                k, v = block.look(x, where, modulation)[1:]  # type: ignore[operator]
+                k, v = join(k, v) if join else (k, v)
                 return (*keys, k), (*values, v), None
-            x = block(x, where, attend, modulation)
+            piece = partial(look_back, block)  # what joins the past is no function of its inputs alone
+            x, k, v = piece(x, modulation) if join else self.through([block], piece, x, modulation)
+            keys.append(k)
+            values.append(v)
         return tuple(keys), tuple(values), self.last(x, level)
 
     def turns(self, first: int, count: int, pad: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -247,11 +257,11 @@ class CausalEBT(CausalStream):
         where = self.turns(seen - count + 1, count, code.pad, x.device)
         if code.pad is not None:
             where = (where[0][:, :, None], where[1][:, :, None])
-        past = iter(zip(code.keys, code.values, strict=True))
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend_to_past_and_self(q, k, v, *next(past), mask)
+        def look_back(block: nn.Module, x: Tensor, keys: Tensor, values: Tensor, modulation: Tensor | None) -> Tensor:
+            return block(x, where, lambda q, k, v: attend_to_past_and_self(q, k, v, keys, values, mask), modulation)
 
-        for block, modulation in zip(self.blocks, self.block_modulations(code.level), strict=True):
-            x = block(x, where, attend, modulation)
+        past = zip(self.blocks, code.keys, code.values, self.block_modulations(code.level), strict=True)
+        for block, keys, values, modulation in past:
+            x = self.through([block], partial(look_back, block), x, keys, values, modulation)
         return rearrange(self.last(x, code.level), "b n t d -> n b t d").reshape(*more, rows, count, self.dim)

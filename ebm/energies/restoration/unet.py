@@ -11,13 +11,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ebm.energies.ebt.recomputing import Blockwise
 from ebm.energies.restoration.convolutions import convolved, spread
 from ebm.energies.restoration.elu import elu
 
 BRIGHT, LOUD = 2.0, 5.0  # what pictures of [-1, 1] and the noise's deviation are multiplied by on entry
 
 
-class UNet(nn.Module):
+class UNet(Blockwise):
     """Maps pictures (B, C, H, W) and their noise's deviation (B,), or None, to pictures.
 
     Pixels enter in blocks of 2 x 2 as channels, the deviation as one more. Each scale halves the
@@ -58,13 +59,18 @@ class UNet(nn.Module):
         x = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype)
         x, kept = self.head(x.contiguous(memory_format=torch.channels_last)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            kept.append(blocks(x))
+            kept.append(self._each(blocks, x))
             x = shrink(kept[-1])
-        x = self.middle(x)
+        x = self._each(self.middle, x)
         for blocks, grow, beside in zip(reversed(self.up), reversed(self.grow), reversed(kept), strict=True):
-            x = blocks(grow.back(x) + beside)
+            x = self._each(blocks, grow.back(x) + beside)
         found = rearrange(self.tail(x).to(y.dtype), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
         return found[..., :height, :width]
+
+    def _each(self, blocks: Any, x: Tensor) -> Tensor:
+        for block in blocks:
+            x = self.through([block], block, x)
+        return x
 
 
 class Residual(nn.Module):

@@ -182,15 +182,18 @@ class Arithmetic(Answers):
         return loader_of(_Drawn(self, seed), batch_size, True, seed, workers)
 
     def draw(self, count: int, generator: Generator) -> Batch:
-        """Draws training problems of one width, none of which is held out."""
+        """Draws `count` training problems of one width, none of which is held out."""
         wide = int(torch.randint(self.width[0], self.width[1] + 1, (), generator=generator))
-        a, b = self._numbers(count, wide, generator)
-        chained = torch.rand(count, 1, generator=generator) < self.nines
-        hand_on = (torch.rand(a.shape, generator=generator) < 0.7) & chained
-        b = torch.where(hand_on, BASE - 1 - a if self.operation == "add" else a, b)
-        batch = self._columns(*self._ordered(a, b))
-        kept = [row.numpy().tobytes() not in self._held for row in batch.context]
-        return batch.rows(torch.tensor(kept)) if any(kept) else self.draw(count, generator)
+        found = torch.empty(0, wide + 1, dtype=torch.long)
+        while missing := count - len(found):  # what is held out is drawn again
+            a, b = self._numbers(missing, wide, generator)
+            chained = torch.rand(missing, 1, generator=generator) < self.nines
+            hand_on = (torch.rand(a.shape, generator=generator) < 0.7) & chained
+            b = torch.where(hand_on, BASE - 1 - a if self.operation == "add" else a, b)
+            context = self._columns(*self._ordered(a, b)).context
+            kept = [row.numpy().tobytes() not in self._held for row in context]
+            found = torch.cat([found, context[torch.tensor(kept)]])
+        return Batch(self.answer_of(found), found)
 
     def unknown(self, context: Tensor) -> Tensor:
         """Marks the positions that are asked for: all columns, or the digits of a product."""
