@@ -45,7 +45,7 @@ def check(cluster: str, options: Mapping[str, Any], known: tuple[str, ...] = CLU
 
     >>> check("slrum", {})
     Traceback (most recent call last):
-    ValueError: --cluster slrum: did you mean 'slurm'?
+    ValueError: --cluster slrum: did you mean 'slurm'? Known: none, local, slurm
     """
     if cluster not in ("none", *known):
         raise ValueError(f"--cluster {cluster}: {nearest(cluster, ('none', *known))}")

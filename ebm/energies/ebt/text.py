@@ -173,7 +173,8 @@ class ResidualTextEBT(TextEBT):
         return (self.consider(y, code) * self.head.weight[0] * (y @ self.output.weight)).sum(-1)
 
     def forward(self, y: Tensor, code: Code | None = None) -> Tensor:
-        return -expected(y, code) - self.refined(y, code)
+        refined = self.refined(y, code)  # which checks the code
+        return -expected(y, code) - refined
 
 
 class FreeTextEBT(ResidualTextEBT):
