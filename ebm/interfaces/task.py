@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves  # private, but what torch.func itse
 
 from ebm.interfaces.arguments import built_plainly
 from ebm.interfaces.energy import EnergyFn
+from ebm.interfaces.sharing import of_all, own_parts
 from ebm.interfaces.values import Batch, Loss, Prediction, Predictor, as_batch
 
 if TYPE_CHECKING:
@@ -121,11 +122,15 @@ class Task(ABC):
     def predictions(
         self, predictor: Predictor, split: str, limit: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Batch, Prediction]]:
-        """Iterates over the batches that are judged, on the generator's device, and predictions."""
-        for batch in self.judged(split, limit):
-            batch = batch.to("cpu" if generator is None else generator.device)
-            start = self.starts(predictor, batch, generator=generator)
-            yield batch, predictor.predict(batch, start, generator=generator)
+        """Iterates over the batches that are judged, on the generator's device, and predictions.
+
+        One of a task's own takes what it judges from `ebm.interfaces.sharing.own_parts`, so that
+        processes share it.
+        """
+        for batch, own in own_parts(self.judged(split, limit), generator):
+            batch = batch.to("cpu" if own is None else own.device)
+            start = self.starts(predictor, batch, generator=own)
+            yield batch, predictor.predict(batch, start, generator=own)
 
     def check_split(self, split: str, limit: int | None = None) -> None:
         """Raises ValueError where `evaluate` could not judge a split; `fit` asks before it trains.
@@ -144,6 +149,9 @@ class Task(ABC):
     ) -> dict[str, float]:
         """Judges a predictor on a split, by the means of the task's `scores`.
 
+        Processes of a training share this one: each judges some batches, and all return the same.
+        A task's own `evaluate` runs in the first process alone.
+
         Arguments:
             predictor: what is judged, on the generator's device.
             split: the split that it is judged on.
@@ -157,8 +165,18 @@ class Task(ABC):
             ValueError: a limit below 1, no chain that counts, or scores not one number per chain.
             FloatingPointError: a prediction or a mean is not finite.
         """
-        found: dict[str, list[Tensor]] = {}
+        parts = of_all(self._scored(predictor, split, limit, generator))
+        if not any(bool(part["weight"].any()) for part in parts):
+            raise ValueError(f"split {split!r} has no chain to score (limit={limit})")
+        names = dict.fromkeys(name for part in parts for name in part)
+        return self.conclude({name: torch.cat([part[name] for part in parts if name in part]) for name in names}, split)
+
+    def _scored(
+        self, predictor: Predictor, split: str, limit: int | None, generator: torch.Generator | None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Iterates over what batches' chains score: name -> (chains,)."""
         for batch, prediction in self.predictions(predictor, split, limit, generator):
+            found: dict[str, Tensor] = {}
             scores, y = self.scores(prediction, batch), prediction.y
             weight = torch.ones_like(next(iter(scores.values())), dtype=y.dtype) if batch.weight is None else batch.weight
             chains = weight.shape
@@ -169,12 +187,10 @@ class Task(ABC):
                     continue
                 if values.shape != chains:
                     raise ValueError(f"{name} has shape {tuple(values.shape)}: pass one number per chain, {tuple(chains)}")
-                found.setdefault(name, []).append(values.flatten().cpu().double())
+                found[name] = values.flatten().cpu().double()
             if bool((y.isnan().reshape(*chains, -1).any(-1) & (weight > 0)).any()):
                 raise FloatingPointError(f"a prediction of {type(predictor).__name__} on split {split!r} is NaN")
-        if not found or not any(bool(part.any()) for part in found["weight"]):
-            raise ValueError(f"split {split!r} has no chain to score (limit={limit})")
-        return self.conclude({name: torch.cat(parts) for name, parts in found.items()}, split)
+            yield found
 
     def conclude(self, scores: dict[str, Tensor], split: str) -> dict[str, float]:
         """Makes what `evaluate` reports of all chains' scores (n,): means weighted by "weight"."""

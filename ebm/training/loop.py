@@ -200,7 +200,7 @@ def fit(
     made = optimizer_of(optimizer, decayed, free, **numbers, fused=fuses(fabric.device, precision))
     rate = partial(_rate, steps=steps, warmup=warmup, schedule=schedule, end=lr_end)
     usual = {"warmup": (warmup, 0), "schedule": (schedule, "constant"), "lr_end": (lr_end, 0.1)}
-    sharded = strategy == "fsdp"
+    sharded, shares = strategy == "fsdp", ranks.share_judging(fabric, task)
     if sharded:
         check_shardable(energy, objective, made, compile)
     pace = scheduler_of(
@@ -339,8 +339,8 @@ def fit(
                 row |= {"relative_update": change} if change is not None else {}
                 history.add(step, "train", row)
             progress.took(step, row)
-            if evaluating and (sharded or history is not None):
-                found = _evaluate(run, "validation", evaluate_limit, seed, fabric)
+            if evaluating and (sharded or shares or history is not None):  # sharded weights are gathered by all in step
+                found = _evaluate(run, "validation", evaluate_limit, seed, fabric, shares and not sharded)
                 row |= {f"validation/{name}": value for name, value in found.items()}
                 if history is not None:
                     history.add(step, "validation", found)
@@ -367,8 +367,9 @@ def fit(
             if average is not None:
                 unshard(average)
 
+        if shares or history is not None:
+            run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric, shares)
         if history is not None:
-            run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric)
             stop.leave(step, folder, stop.flags())
             history.add(step, "test", run.metrics)
             history.close()
@@ -404,9 +405,9 @@ def _rate(step: int, steps: int, warmup: int, schedule: str, end: float = 0.1) -
     return end + (1 - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric) -> dict[str, float]:
+def _evaluate(run: Run, split: str, limit: int | None, seed: int, fabric: Fabric, shared: bool) -> dict[str, float]:
     # The same draws at every evaluation: what differs between two is the model.
-    with fabric.autocast():
+    with fabric.autocast(), ranks.sharing_with_all(fabric) if shared else nullcontext():
         return run.evaluate(split, limit=limit, seed=seed)
 
 

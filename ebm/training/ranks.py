@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ebm.interfaces import Batch
+from ebm.interfaces import Batch, Task
+from ebm.interfaces.sharing import sharing
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -79,6 +82,22 @@ def shard(fabric: Any, batch: Batch) -> Batch:
         return leaf.chunk(fabric.world_size)[fabric.global_rank]
 
     return batch if fabric.world_size == 1 else pytree.tree_map(rows, batch)
+
+
+def share_judging(fabric: Fabric, task: Any) -> bool:
+    """Tells whether processes judge a task together: where it is judged as every `Task` is."""
+    return fabric.world_size > 1 and isinstance(task, Task) and type(task).evaluate is Task.evaluate
+
+
+def sharing_with_all(fabric: Fabric) -> AbstractContextManager[None]:
+    """Lets all processes share the evaluations inside."""
+
+    def gather(own: Any) -> list[Any]:
+        every: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(every, own)
+        return every
+
+    return sharing(fabric.global_rank, fabric.world_size, gather)
 
 
 def weight_of_rank(fabric: Fabric, batch: Batch) -> Tensor | float:

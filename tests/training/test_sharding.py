@@ -84,7 +84,7 @@ def jobs(folder: Path) -> dict[str, dict[str, Any]]:
     """What draws nothing, so that any number of processes trains the same."""
     torch.manual_seed(0)
     return {
-        "s1": text(folder, "text-ebt"),
+        "s1": text(folder, "text-ebt", evaluate_every=2),
         "s2": text(folder, "text-ebt", second=True),
         "recomputed": text(folder, "text-ebt", second=True, accumulate=2, activation_checkpointing=True),
         "residual": text(folder, "residual-text-ebt", accumulate=2),
@@ -184,7 +184,9 @@ def _quick(monkeypatch):
 
 
 def losses(folder: Path) -> list[float]:
-    return read_history(folder)["train", "loss"][1]
+    """The losses of all steps, and of validations where there are some."""
+    history = read_history(folder)
+    return [*history["train", "loss"][1], *history.get(("validation", "loss"), ([], []))[1]]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -291,6 +293,28 @@ def fewer(folder: Path, steps: int) -> None:
     fit(**reconstruction(False, steps=steps, extend=(folder / "fewer").exists()), **ranks, out=folder / "fewer")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1, 7])
+def test_three_processes_judge_what_one_judges(tmp_path, limit):
+    """Seven rows are three parts, one is one: some processes have less to judge than others, or nothing."""
+    data(tmp_path)
+    done = run_python(*TORCHRUN[:-1], "3", __file__, str(tmp_path), "judging", str(limit), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = fit(**text(tmp_path, "text-ebt", **JUDGING, evaluate_limit=limit), out=tmp_path / "alone")
+    assert losses(tmp_path / "judged") == pytest.approx(losses(tmp_path / "alone"), rel=1e-6, abs=1e-6)
+    assert len(losses(tmp_path / "judged")) == 3 + 2
+    assert json.loads((tmp_path / "judged" / "metrics.json").read_text()) == pytest.approx(run.metrics, rel=1e-5)
+
+
+JUDGING = {"batch_size": 6, "evaluate_every": 1}
+
+
+def judging(folder: Path, limit: int) -> None:
+    quick_report(pytest.MonkeyPatch())
+    ranks: dict[str, Any] = {"strategy": "ddp", "devices": int(os.environ["WORLD_SIZE"]), "accelerator": "cpu"}
+    fit(**text(folder, "text-ebt", **JUDGING, evaluate_limit=limit), **ranks, out=folder / "judged")
+
+
 # ------------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -320,4 +344,10 @@ def test_rows_are_dealt_out_whole():
 
 
 if __name__ == "__main__":
-    fewer(Path(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else process(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case [folder]:
+            process(Path(folder))
+        case [folder, "judging", limit]:
+            judging(Path(folder), int(limit))
+        case [folder, steps]:
+            fewer(Path(folder), int(steps))

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ebm.figures import figure_of, grid
 from ebm.interfaces import Batch, Prediction, Predictor, Task
+from ebm.interfaces.sharing import own_parts
 from ebm.interfaces.task import check_limit
 from ebm.randomness import randn_like, stream
 from ebm.tasks.images.corruptions import CORRUPTIONS
@@ -239,14 +240,14 @@ class Denoising(Task):
         noise's. FloatingPointError where a restored photograph or its energy is not finite.
         """
         device = torch.device("cpu") if generator is None else generator.device
-        for name, clean, seen in self.held_out(split, limit):
+        for (name, clean, seen), own in own_parts(self.held_out(split, limit), generator):
             step = int(seen.step)
             if isinstance(predictor, Denoiser):
                 std, signal = self.level(step)
                 known = predictor.denoise(seen.image[0], std, 1.0 if split in CORRUPTIONS else signal)
                 found = Restored(known.to(device), None, 0, None, None)
             else:
-                found = restore_picture(self, predictor, seen.image[0].to(device), step, generator=generator)
+                found = restore_picture(self, predictor, seen.image[0].to(device), step, generator=own)
             if not (bool(found.image.isfinite().all()) and math.isfinite(found.energy or 0.0)):
                 raise FloatingPointError(
                     f"{name!r} of split {split!r}: the restored photograph or its energy ({found.energy}) is not finite: "
