@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from torch import Generator
 
-from ebm.randomness import stream
-
 T = TypeVar("T")
 
 
@@ -35,6 +33,8 @@ def own_parts(parts: Iterable[T], generator: Generator | None = None) -> Iterato
     ...     [part for part, _ in own_parts("abcde")]
     ['b', 'd']
     """
+    from ebm.randomness import stream
+
     shared = _sharing.get()
     seed = 0
     if generator is not None:
