@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+MOST = 1e30  # what a curve shows at most, such as the perplexity of a model that knows nothing
+FAR = 1e3  # how many times as much a ratio is drawn at, at most
 COLORS = (SAMPLES, DATA, OTHER, INK, "#5a8f4e", "#8b5a9f", NOISE, GREY)
 
 
@@ -38,7 +40,9 @@ def picture(table: Table, reading: Reading) -> bytes:
 def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
     for place, each in enumerate(reversed(found)):
         value, low, high = each.estimate[:3]
-        if math.isfinite(high):
+        if each.nothing > 0:  # of an exponent of next to nothing a ratio is off any page
+            value, low, high = (min(max(end, 1 / FAR), FAR) for end in (value, low, high))
+        if math.isfinite(each.estimate.high):
             axes.plot([low, high], [place, place], color=GREY)
         axes.plot([value], [place], "o", color=_color(table, each.arm), markersize=5)
     axes.axvline(found[0].nothing, color=NOISE, linewidth=0.8)
@@ -71,7 +75,7 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
     arms = [arm for arm in grid.arms if any(row.arm == arm and row.metric == metric for row in table.rows)]
     for number, arm in enumerate(arms):
         color = _color(table, arm)
-        found = {p: v for p in table.points(arm) if (v := [*table.values(arm, p).values()])}
+        found = {p: v for p in table.points(arm) if (v := [min(value, MOST) for value in table.values(arm, p).values()])}
         x = [table.place(arm, p) + (0 if grid.axis else number) for p in found]
         ends = [over_seeds(values) for values in found.values()]
         for place, values, end in zip(x, found.values(), ends, strict=True):

@@ -17,7 +17,6 @@ from ebm.runs import checkpoints
 from tests.fake_plugins import installed, quick_report, run_python, write_distribution, written
 
 submitit = pytest.importorskip("submitit")
-WHERE = Path(submitit.__file__).parents[1]
 STEPS = 12
 RECIPE = """
 summary = "Several processes, and a buffer."
@@ -71,7 +70,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def ebm(folder: Path, *words: str, **variables: str):
-    return run_python("-m", "ebm", "run", "mine.toml", *words, cwd=folder, folders=(folder / "plugins", WHERE), **variables)
+    return run_python("-m", "ebm", "run", "mine.toml", *words, cwd=folder, folders=(folder / "plugins",), **variables)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is refused

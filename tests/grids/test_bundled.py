@@ -24,6 +24,8 @@ def shrunken(grid: Grid) -> Grid:
         axis["settings"][setting] = [n + 1 for n in range(len(values))] if setting.startswith("fit.") else values
     for arm in made["arms"].values():
         arm["settings"] = {key: value for key, value in arm["settings"].items() if not key.startswith("fit.")}
+        if "objective.steps" in arm["settings"]:
+            arm["settings"]["objective.steps"] = [0]  # by the last objective from the start
         arm["tune"] = arm["tune"][:1]
         if "passes" in arm["measure"].get("keywords", {}):
             arm["measure"]["keywords"]["passes"], arm["measure"]["where"]["steps"] = [2], 2

@@ -242,6 +242,11 @@ def test_every_reading_says_what_it_needs_and_is_drawn():
     assert told(Compared("a", "", "", "is", Estimate(1.0))) == "a: is 1 (one seed: no interval)"
 
 
+def test_a_loss_as_large_as_a_float_may_be_is_drawn():
+    made = table(grid("power-law"), lambda arm, x, seed: 1e303 if arm == "ours" else 3 * x**-0.2)
+    assert picture(made, READINGS["power-law"](made, against="theirs")).startswith(b"\x89PNG")
+
+
 # ------------------------------------------------------------------------------------------------------------------- tables
 
 
