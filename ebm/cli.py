@@ -22,16 +22,15 @@ from cyclopts import App, CycloptsError, Parameter
 from docstring_parser import parse as parse_docstring
 
 from ebm import __version__, recipes
-from ebm.cluster import check as check_cluster
-from ebm.cluster import options_in
-from ebm.commands.console import as_data, print_json, print_run, print_study, print_table, say
+from ebm.commands.console import as_data, print_json, print_run, print_table, say
 from ebm.commands.console import show as show_result
 from ebm.commands.settings import Settings, parse_settings
-from ebm.files import hold, holding
+from ebm.grids.cluster import check as check_cluster
+from ebm.grids.cluster import options_in
 from ebm.processes import first_is_gone, is_first_process, use_threads, wait_passively
 from ebm.recipes.tables import COMPONENT_PARAMETERS, COMPONENTS, FIT_HANDED, LEARNED
 from ebm.registry import CORE, KINDS, PARTS, PLURALS, TAKES, VERBS, Component, blamed, component, components, inspected, problems
-from ebm.runs.index import CARD, check_is_run, headline_of
+from ebm.runs.index import CARD, headline_of
 from ebm.scaffold import new_plugin as write_package
 from ebm.source import Said, Written
 from ebm.words import nearest, visible
@@ -82,31 +81,15 @@ def run(
     values = parse_settings(settings)
     how: dict[str, Any] = {"out": out, "overwrite": overwrite, "extend": extend, "from_model": from_model}
     of_cluster = {"nodes": nodes, "gpus": gpus, "minutes": minutes}
+    check_cluster(cluster, options_in(values)[0], **of_cluster, wait=wait or None)
     if cluster != "none":
-        _submit(recipe, values, cluster, wait, json, **how, **of_cluster, threads=threads)
+        from ebm.commands.submit import hand_in
+
+        hand_in(recipe, values, cluster, wait, json, **how, **of_cluster, threads=threads)
         return
-    check_cluster(cluster, options_in(values)[0])
-    if given := [name for name, value in {**of_cluster, "wait": wait or None}.items() if value is not None]:
-        instead = f"--accelerator gpu --devices {gpus}" if given[0] == "gpus" else f"--num-nodes {nodes}"
-        ways = f", or without one write {instead}" if given[0] in ("gpus", "nodes") else ""
-        raise ValueError(f"--{given[0]} is for a cluster: add --cluster slurm or --cluster local{ways}")
     done = recipes.run(recipe, values, **how)
     if is_first_process():
         print_json(as_data(done)) if json else print_run(done)
-
-
-def _submit(recipe: str, values: dict[str, Any], cluster: str, wait: bool, json: bool, **how: Any) -> None:
-    """Hands a run in as a job, and says how to follow, end and go on with it."""
-    from ebm.commands.submit import follow, submit
-
-    made = submit(recipe, values, cluster, **how)
-    if json:
-        print_json({"job": made.job.job_id, "folder": str(made.folder), "log": str(made.log), "cancel": made.cancel})
-    else:
-        say(f"{made.folder}: job {made.job.job_id} on {made.what}\nlog: {made.log}")
-        say(f"end it, with its step saved: {made.cancel}\ngo on then: the same command with --out {made.folder}")
-    if wait and not follow(made):
-        raise ChildProcessError(f"job {made.job.job_id} has ended, and the run is not finished: see {made.log}")
 
 
 def list_components(kind: str | None = None, /, *, json: bool = False) -> None:
@@ -258,50 +241,12 @@ def study(
     """
     own = {"seeds": seeds, "budget": budget, "out": out, "jobs": jobs, "cluster": cluster}
     given = {key: value for key, value in own.items() if value is not None}
+    from ebm.commands.study import ask, conduct
+
     if run is None or run.startswith("--"):
-        _conduct(name, [run, *settings] if run else settings, given, threads, json)
+        conduct(name, [run, *settings] if run else settings, given, threads, json)
     else:
-        _ask(name, run, settings, given, threads, json)
-
-
-def _conduct(name: str, settings: Sequence[str], given: dict[str, Any], threads: int | None, json: bool) -> None:
-    """Conducts a study that does its own runs."""
-    from ebm.grids.command import conduct_by_name
-
-    if not name.endswith(".toml") and name not in components("grid"):
-        if name in components("study"):
-            raise ValueError(f"ebm study {name}: this study is asked of a run: name its folder, as in ebm study {name} runs/text")
-        raise ValueError(f"no study is named {name!r}: {nearest(name, {**components('grid'), **components('study')})}")
-    found, folder = conduct_by_name(name, parse_settings(settings), threads=threads, **given)
-    if json:
-        print_json({**found._asdict(), "folder": str(folder)})
-        return
-    say(f"claim: {found.claim} ({found.source})\nfinding, {found.verdict}: {found.finding}")
-    say(f"table: {folder / 'table.csv'}\npicture: {folder / 'picture.png'}")
-
-
-@holding()
-def _ask(name: str, run: str, settings: Sequence[str], given: dict[str, Any], threads: int | None, json: bool) -> None:
-    """Asks a study of a finished run."""
-    if threads is not None:
-        use_threads(threads)
-    from ebm.reports.page import write_report
-    from ebm.studies.findings import conduct
-
-    found = component("study", name)
-    loaded = recipes.load_run(run)
-    check_is_run(loaded.path, "a study")
-    hold(loaded.path)
-    asked = {key.rpartition(".")[2]: value for key, value in parse_settings(settings).items()} | given
-    keywords = recipes.study_keywords(name, found, loaded.recipe.get(name, {}), asked)
-    with blamed("study", found):
-        rows = conduct(loaded, name, keywords)
-    write_report(loaded, loaded.recipe.get("seed", 0))
-    if json:
-        print_json(rows)
-        return
-    print_study(loaded, name)
-    say(f"report: {loaded.path / 'report.html'}")
+        ask(name, run, settings, given, threads, json)
 
 
 def new_plugin(name: str, /, *, out: Path | None = None) -> None:

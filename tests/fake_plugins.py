@@ -151,6 +151,35 @@ class Around(Objective):
         return Loss(factor * loss.value, {**loss.terms, "factor": torch.as_tensor(factor)})
 
 
+# A recipe but for its summary and [fit]: contrastive divergence with a replay buffer, whose steps wait.
+WAITING = """
+[task]
+use = "points"
+name = "moons"
+n = 60
+
+[energy]
+use = "mlp"
+hidden = [8]
+
+[objective]
+use = "waiting"
+
+[objective.objective]
+use = "contrastive-divergence"
+start = "noise"
+
+[objective.objective.sampler]
+use = "replay"
+capacity = 16
+
+[objective.objective.sampler.sampler]
+use = "langevin"
+step_size = 0.1
+steps = 2
+"""
+
+
 class Waiting(Around):
     """Waits at its call number EBM_TEST_WAIT_AT until the file EBM_TEST_GO exists, so that a signal can come meanwhile.
 

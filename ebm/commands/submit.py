@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ebm import recipes
-from ebm.cluster import check, executor_of, options_in, typed
-from ebm.commands.console import print_run, say
+from ebm.commands.console import print_json, print_run, say
 from ebm.files import holding, read_json
+from ebm.grids.cluster import check, executor_of, options_in, typed
 from ebm.processes import is_first_process, use_threads
 from ebm.recipes.runs import Plan, plan
 from ebm.runs import checkpoints
@@ -44,6 +44,18 @@ class Submission(NamedTuple):
     log: Path  # of the first process
     what: str
     cancel: str
+
+
+def hand_in(recipe: str, settings: Mapping[str, Any], cluster: str, wait: bool, json: bool, **how: Any) -> None:
+    """Hands a run in as a job, as `submit` does, and says how to follow, end and go on with it."""
+    made = submit(recipe, settings, cluster, **how)
+    if json:
+        print_json({"job": made.job.job_id, "folder": str(made.folder), "log": str(made.log), "cancel": made.cancel})
+    else:
+        say(f"{made.folder}: job {made.job.job_id} on {made.what}\nlog: {made.log}")
+        say(f"end it, with its step saved: {made.cancel}\ngo on then: the same command with --out {made.folder}")
+    if wait and not follow(made):
+        raise ChildProcessError(f"job {made.job.job_id} has ended, and the run is not finished: see {made.log}")
 
 
 @holding()

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ebm.cluster import check, options_in, typed
 from ebm.grids.budget import seconds_of
+from ebm.grids.cluster import check, options_in, typed
 from ebm.grids.conducting import STUDY, conduct
 from ebm.grids.findings import Finding
 from ebm.grids.grid import Grid, load, parse, slug

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from ebm.cluster import check, executor_of
+from ebm.grids.cluster import check, executor_of
 from ebm.grids.plan import Job
 from ebm.grids.work import LOGS, work
 from ebm.processes import use_threads

@@ -14,38 +14,13 @@ import pytest
 
 from ebm import cli
 from ebm.runs import checkpoints
-from tests.fake_plugins import installed, quick_report, run_python, write_distribution, written
+from tests.fake_plugins import WAITING, installed, quick_report, run_python, write_distribution, written
 
 submitit = pytest.importorskip("submitit")
 STEPS = 12
-RECIPE = """
+RECIPE = f"""
 summary = "Several processes, and a buffer."
-
-[task]
-use = "points"
-name = "moons"
-n = 60
-
-[energy]
-use = "mlp"
-hidden = [8]
-
-[objective]
-use = "waiting"
-
-[objective.objective]
-use = "contrastive-divergence"
-start = "noise"
-
-[objective.objective.sampler]
-use = "replay"
-capacity = 16
-
-[objective.objective.sampler.sampler]
-use = "langevin"
-step_size = 0.1
-steps = 2
-
+{WAITING}
 [fit]
 steps = 12
 batch_size = 8

@@ -27,6 +27,7 @@ from ebm.samplers import MALA, GradientDescent, ReplayAugmented
 from ebm.tasks import Points
 from ebm.training import EarlyStopping, fit
 from tests.fake_plugins import (
+    WAITING,
     Around,
     Bare,
     Dropped,
@@ -484,33 +485,9 @@ def test_a_run_killed_at_any_touch_of_the_disk_goes_on_to_the_same_numbers(tmp_p
 
 # --------------------------------------------------------------------------------------------------- killed sub-processes
 
-RECIPE = """
+RECIPE = f"""
 summary = "Killed and gone on with."
-
-[task]
-use = "points"
-n = 60
-
-[energy]
-use = "mlp"
-hidden = [8]
-
-[objective]
-use = "waiting"
-
-[objective.objective]
-use = "contrastive-divergence"
-start = "noise"
-
-[objective.objective.sampler]
-use = "replay"
-capacity = 20
-
-[objective.objective.sampler.sampler]
-use = "langevin"
-step_size = 0.1
-steps = 2
-
+{WAITING}
 [fit]
 steps = 30
 batch_size = 8

@@ -13,11 +13,8 @@ from ebm.words import nearest
 CLUSTERS = ("local", "slurm")  # of submitit's: this machine, and what SLURM manages
 OPTION = "cluster."  # what settings begin with that are submitit's
 MINUTES = 24 * 60  # that a job is given, unless its cluster is told otherwise
-AT_ONCE = (
-    "max_num_timeout",
-    "max_pickle_size_gb",
-    "python",
-)  # options, behind the cluster's name, that its executor is made with
+# Options, behind the cluster's name, that its executor is made with.
+AT_ONCE = ("max_num_timeout", "max_pickle_size_gb", "python")
 
 
 def options_in(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -40,17 +37,23 @@ def typed(text: Any) -> Any:
         return text
 
 
-def check(cluster: str, options: Mapping[str, Any], known: tuple[str, ...] = CLUSTERS) -> None:
-    """Raises ValueError for an unknown cluster or options without one, ImportError where submitit is missing.
+def check(cluster: str, options: Mapping[str, Any], **flags: Any) -> None:
+    """Raises ValueError for an unknown cluster, options or flags without one, ImportError where submitit is missing.
+
+    Flags are those of a command that mean a cluster, None where they are not given.
 
     >>> check("slrum", {})
     Traceback (most recent call last):
     ValueError: --cluster slrum: did you mean 'slurm'? Known: none, local, slurm
     """
-    if cluster not in ("none", *known):
-        raise ValueError(f"--cluster {cluster}: {nearest(cluster, ('none', *known))}")
+    if cluster not in ("none", *CLUSTERS):
+        raise ValueError(f"--cluster {cluster}: {nearest(cluster, ('none', *CLUSTERS))}")
     if cluster == "none" and options:
         raise ValueError(f"--cluster.{next(iter(options))} is for a cluster: add --cluster slurm or --cluster local")
+    if cluster == "none" and (given := [name for name, value in flags.items() if value is not None]):
+        instead = {"nodes": "--num-nodes {}", "gpus": "--accelerator gpu --devices {}"}.get(given[0], "").format(flags[given[0]])
+        ways = f", or without one write {instead}" if instead else ""
+        raise ValueError(f"--{given[0]} is for a cluster: add --cluster slurm or --cluster local{ways}")
     if cluster != "none" and importlib.util.find_spec("submitit") is None:
         raise ImportError("submitit is not installed: pip install 'ebm-toolkit[cluster]'")
 
