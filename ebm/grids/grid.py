@@ -16,6 +16,7 @@ from ebm.registry import component, components
 from ebm.words import nearest
 
 READINGS = {"power-law": 3, "gain": 1, "slope": 2, "ablation": 1, "level": 1}  # with how many points they need
+MEASURES = ("parameters", "flops")  # by which a run may lie along the axis
 ALONE = "level"  # the one that compares nothing
 
 

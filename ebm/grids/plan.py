@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ebm.grids.grid import Grid, slug
+from ebm.grids.grid import MEASURES, Grid, slug
 from ebm.recipes import load, resolve
 from ebm.registry import components
 
@@ -22,7 +22,7 @@ class Job(NamedTuple):
     point: int
     seed: int
     recipe: dict[str, Any]  # resolved
-    measured: tuple[str, ...] = ()  # of "parameters" and "flops"
+    measured: bool = False  # whether it is asked where it lies along the axis
     validated: bool = False
 
     @property
@@ -50,8 +50,8 @@ def jobs(grid: Grid, tuned: Mapping[str, float] | None = None) -> dict[tuple[str
                 recipe = recipe_of(grid, arm, point, seed, values)
                 where = f".{slug(points(grid)[point])}" if points(grid)[point] else ""
                 name = f"{slug(arm)}{where}.seed-{seed}"
-                x = grid.axis.x if grid.axis is not None and isinstance(grid.axis.x, str) else ""
-                job = Job(name, arm, point, seed, recipe, (x,) if x else ())
+                measured = grid.axis is not None and grid.axis.x in MEASURES
+                job = Job(name, arm, point, seed, recipe, measured)
                 name = known.setdefault(job.digest, name)
                 found[arm, point, seed] = job._replace(name=name)
     return found

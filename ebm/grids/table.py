@@ -76,6 +76,7 @@ def rows_of(grid: Grid, jobs: Mapping[tuple[str, int, int], Job], outcomes: Mapp
         ValueError: a run has not the number that is measured, or several; names what it has.
     """
     rows: list[Row] = []
+    asked = grid.axis.x if grid.axis is not None else ""
     for arm in grid.arms:
         measure, along = grid.measure_of(arm), grid.axis is not None and bool(grid.axis.column)
         for number, point in enumerate(grid.points_of(arm)):
@@ -85,7 +86,7 @@ def rows_of(grid: Grid, jobs: Mapping[tuple[str, int, int], Job], outcomes: Mapp
                 outcome = None if job is None else outcomes.get(job.name)
                 if job is None or outcome is None:
                     continue
-                x = next(iter(outcome.measured.values()), place)
+                x = outcome.measured.get(asked, place) if isinstance(asked, str) else place
                 value, verdict = math.nan, outcome.verdict
                 if outcome.status == FINISHED:
                     value, said = _measured(grid, measure, number, arm, outcome, folder / RUNS / job.name)

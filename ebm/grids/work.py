@@ -76,7 +76,7 @@ def work(folder: Path, job: Job) -> None:
         _await(path)
         run = recipes.load_run(path) if finished(path) else recipes.run(job.recipe, out=path)
         validation = run.evaluate("validation") if job.validated else {}
-        measured = {name: MEASURED[name](run) for name in job.measured}
+        measured = {name: measure(run) for name, measure in MEASURED.items()} if job.measured else {}
         verdict = run.verdict
     except FloatingPointError as error:
         done(DIVERGED, str(error))

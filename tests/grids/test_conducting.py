@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,26 @@ def test_arms_that_differ_in_what_is_looked_at_share_their_runs(tmp_path):
     assert len(here.started) == 8
     shared = {(r["arm"], r["run"]) for r in rows(tmp_path / "s") if r["point"] == "2" and r["seed"] == "0"}
     assert {("fast", "fast.2.seed-0"), ("same", "fast.2.seed-0")} <= shared
+
+
+def test_runs_lie_where_they_are_measured_and_serve_a_study_along_another_measure(tmp_path):
+    """As those of scaling-parameters serve scaling-flops."""
+
+    def along(measure):
+        return tiny(tmp_path, axis={**table(tmp_path)["axis"], "x": measure})
+
+    go(along("parameters"), tmp_path / "s")
+    go(along("flops"), tmp_path / "t", clock=Clock(-1.0))  # begun
+    for each in (RUNS, OUTCOMES):
+        shutil.copytree(tmp_path / "s" / each, tmp_path / "t" / each, dirs_exist_ok=True)
+    here = Here()
+    go(along("flops"), tmp_path / "t", here)
+    assert here.started == []
+    by_parameters, by_flops = rows(tmp_path / "s"), rows(tmp_path / "t")
+    assert [row["value"] for row in by_parameters] == [row["value"] for row in by_flops]
+    assert len({row["x"] for row in by_parameters}) == 1  # of two lengths of training
+    at = {row["point"]: float(row["x"]) for row in by_flops}
+    assert at["4"] == 2 * at["2"]
 
 
 def test_without_an_axis_there_is_one_point_and_a_study_may_be_asked_of_each_run(tmp_path):
