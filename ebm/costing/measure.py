@@ -20,6 +20,7 @@ from ebm.interfaces import FeedForward, Sampler, check_steps, eval_mode
 from ebm.interfaces.abilities import Decodes, DecodesFrames, DrawsSequences, FollowsCode, lacking
 from ebm.objectives import InTurn
 from ebm.thinking import Thinker, think
+from ebm.training.recomputing import blockwise_parts, recomputing
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,14 @@ def _is_random(sampler: Sampler) -> bool:
 def _counted(sketch: Sketch, energy: Any, objective: Any) -> Spent:
     stores = any(type(part).begin is not Sampler.begin for part in objective.modules() if isinstance(part, Sampler))
     objective.train()
+    asked = sketch.fit["activation_checkpointing"] and not isinstance(energy, Concatenated)  # whose authors compute none again
+    parts = blockwise_parts(energy, asked, sketch.fit["compile"])
     parameters = [p for part in (energy, objective) if isinstance(part, nn.Module) for p in part.parameters()]
     with told("a step of training"):
         for _ in range(1 + stores):  # what keeps rows of earlier batches has some in the second step
             for parameter in parameters:
                 parameter.grad = None
-            with sketch.counted() as counter:
+            with recomputing(parts), sketch.counted() as counter:
                 objective(energy, sketch.batch).value.backward()
     return Spent(counter.flops, counter.bytes, counter.peak)
 

@@ -20,6 +20,7 @@ from ebm.energies import ImageEBT, TextEBT
 from ebm.recipes.recipe import assemble, baselines_of, build_table, load, resolve
 from ebm.runs.run import sampler_of
 from ebm.thinking import Thinker
+from ebm.training.recomputing import blockwise_parts, recomputing
 
 SMALL = {"fit.batch_size": 2, "energy.dim": 32, "energy.depth": 1}
 PAPER = {"fit.batch_size": 1, "task.context": 256, "fit.accelerator": "gpu"}
@@ -59,6 +60,8 @@ def test_a_product_of_onednn_is_counted_as_torchs_own():
         ("queens", {"task.n": 60, "fit.batch_size": 2}),
         ("density", {"fit.batch_size": 8, "objective.sampler.sampler.steps": 3, "fit.sampler.steps": 3}),
         ("arithmetic-causal", {"fit.batch_size": 2}),
+        ("text-s1", {**SMALL, "fit.activation_checkpointing": True}),
+        ("frames", {"fit.batch_size": 2, "fit.activation_checkpointing": True}),
     ],
 )
 def test_what_is_counted_without_numbers_is_what_a_real_step_computes(name, settings):
@@ -74,15 +77,29 @@ def test_what_is_counted_without_numbers_is_what_a_real_step_computes(name, sett
         with Counter() as predicting:
             who.predict(batch, start)
     real.objective.train()
+    parts = blockwise_parts(real.energy, recipe["fit"].get("activation_checkpointing", False), False)
     for _ in range(2 if name == "density" else 1):  # its buffer is filled by the first
         for parameter in real.energy.parameters():
             parameter.grad = None
-        with Counter() as stepping:
+        with recomputing(parts), Counter() as stepping:
             real.objective(real.energy, batch).value.backward()
     found = training(without)
     assert found.flops == stepping.flops > 0
     assert found.bytes == pytest.approx(stepping.bytes, rel=0.01)
     assert thinking(without).flops == predicting.flops > 0
+
+
+def test_blocks_that_are_computed_again_cost_operations_and_spare_memory_but_not_in_the_papers_form():
+    plain, again = (
+        cost("text-s1", {"fit.batch_size": 2, "fit.activation_checkpointing": asked}, training_only=True)
+        for asked in (False, True)
+    )
+    for one in ("flops", "bytes"):
+        assert again["model"]["training"][one] > 1.3 * plain["model"]["training"][one]
+    assert again["model"]["training"]["memory"] < 0.8 * plain["model"]["training"]["memory"]
+    assert again["paper"]["training"] == plain["paper"]["training"]
+    with pytest.raises(ValueError, match="has no blocks that are computed again"):
+        cost("density", {"fit.activation_checkpointing": True}, training_only=True)
 
 
 def test_a_random_number_of_steps_costs_its_mean_and_stored_rows_are_joined():
