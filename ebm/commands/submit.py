@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ebm import recipes
 from ebm.commands.console import print_json, print_run, say
-from ebm.files import holding, read_json
+from ebm.files import hold, holding, read_json, write_text
 from ebm.grids.cluster import check, executor_of, options_in, typed
 from ebm.processes import is_first_process, use_threads
 from ebm.recipes.runs import Plan, plan
@@ -24,6 +24,7 @@ from ebm.training import ranks
 from ebm.training.settings import check_data
 
 JOBS = "cluster"  # the folder, in a run's own, of what submitit writes: jobs and their logs
+REPLACED = "replaced.json"  # in it: folders of the runs that a job replaces; it is there until the job begins
 # Options of submitit that are said in words of ours, since a training has to know them, too.
 OURS = {
     **dict.fromkeys(("nodes", "slurm_nodes"), "--nodes"),
@@ -124,18 +125,19 @@ def submit(
         "local_max_num_timeout": STARTS,
     }
     executor = executor_of(cluster, jobs, {name: value for name, value in {**how, **options}.items() if value is not None})
-    if overwrite:  # now: a job that is handed in again must go on, and not start anew again
-        for place in (made.folder, *made.places.values()):
-            if place.is_dir():
-                check_ours(place, made.folder)
-                clear(place)
+    places = [place for place in (made.folder, *made.places.values()) if overwrite and place.is_dir()]
+    for place in places:
+        check_ours(place, made.folder)
     arguments = {"recipe": read, "settings": mine, "out": str(made.folder.absolute()), "extend": extend, "from_model": from_model}
     from submitit.helpers import clean_env
 
+    jobs.mkdir(parents=True, exist_ok=True)
+    write_text(jobs / REPLACED, json.dumps([str(place.absolute()) for place in places]))
     try:
         with clean_env(), _apart():
             job = executor.submit(Training(arguments, threads))
     except (RuntimeError, OSError) as error:
+        (jobs / REPLACED).unlink()
         raise ValueError(f"--cluster {cluster}: the job could not be handed in: {error}") from error
     devices = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{each} CPU process{'es' * (each > 1)}"
     what = f"{nodes} machine{'s' * (nodes > 1)} with {devices}{' each' * (nodes > 1)}"
@@ -241,7 +243,7 @@ def follow(submitted: Submission) -> bool:
                     seen = file.tell()
                 sys.stdout.flush()
             if ended:
-                return finished(submitted.folder)
+                return finished(submitted.folder) and not (submitted.folder / JOBS / REPLACED).exists()
             if not (ended := submitted.job.done()):
                 time.sleep(0.5)
     except KeyboardInterrupt:
@@ -278,6 +280,7 @@ class Training:
         folder, theirs = Path(self.arguments["out"]), signal.getsignal(number)
         try:
             signal.signal(number, _preempted)
+            _replace(folder)
             if finished(folder) and not self.arguments["extend"]:
                 say(f"{folder}: this run is finished")  # by this job, before it was started again
                 return
@@ -295,6 +298,21 @@ class Training:
         finally:
             signal.signal(number, theirs)
         signal.raise_signal(number)  # the first process hands the job in again, and ends there
+
+
+def _replace(folder: Path) -> None:
+    """Removes what a job replaces, once, in the first process; the others wait. Handed in again, a job goes on."""
+    noted = folder / JOBS / REPLACED
+    while noted.exists():
+        if not is_first_process():
+            time.sleep(0.1)
+            continue
+        with holding():
+            for place in map(Path, read_json(noted)):
+                hold(place)
+                check_ours(place, folder)
+                clear(place)
+            noted.unlink()
 
 
 def _preempted(number: int, frame: Any) -> None:

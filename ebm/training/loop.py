@@ -370,7 +370,6 @@ def fit(
         if shares or history is not None:
             run.metrics = _evaluate(run, "test", evaluate_limit, seed, fabric, shares)
         if history is not None:
-            stop.leave(step, folder, stop.flags())
             history.add(step, "test", run.metrics)
             history.close()
             finish(run, seed)

@@ -26,13 +26,13 @@ class Stop:
     """
 
     def __init__(self, theirs: dict[int, Callable[..., Any]] | None = None) -> None:
-        self.theirs, self.seen, self.saves = theirs or {}, set[int](), True
+        self.theirs, self.seen, self.saves, self.message = theirs or {}, set[int](), True, "stopped"
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if number in self.theirs and not self.saves:
             self.theirs[number](number, frame)
-        elif number not in self.theirs and self.seen - self.theirs.keys():
-            raise KeyboardInterrupt
+        elif not self.saves or (number not in self.theirs and self.seen - self.theirs.keys()):
+            raise KeyboardInterrupt(self.message)  # no SystemExit, which a study that fails may raise, too
         else:
             self.seen.add(number)
 
@@ -53,9 +53,11 @@ class Stop:
             raise KeyboardInterrupt(message) if signal.SIGINT in ending else SystemExit(message if first else 1)
 
     def save_no_more(self, step: int, folder: Path) -> None:
-        """Lets whoever handles a signal have it at once from here on: all that training did is saved."""
+        """Lets signals act at once from here on, while the run is judged: all that training did is saved."""
+        where = f"the same call with out={str(folder)!r}"
+        self.message = f"stopped while the run was judged, after its last step {step}; {where} judges it"
         self.saves = False
-        self.leave(step, folder, [number in self.seen & self.theirs.keys() for number in NUMBERS])
+        self.leave(step, folder, self.flags())
 
 
 @contextmanager

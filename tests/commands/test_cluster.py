@@ -107,6 +107,20 @@ def test_a_job_that_has_not_ended_keeps_others_from_its_folder(recipe, capsys, m
     assert "scancel 7" in said
 
 
+def test_a_job_that_is_refused_leaves_the_run_that_it_would_replace(recipe, capsys, monkeypatch):
+    quick_report(monkeypatch)
+    cli_main("run", "mine.toml", "--steps", "1", "--out", "done")
+    before = written(recipe / "done", 1)
+
+    def submit(*_):
+        raise RuntimeError("the queue is full")
+
+    monkeypatch.setattr("submitit.AutoExecutor.submit", submit)
+    assert "the queue is full" in refused(capsys, "run", "mine.toml", "--out", "done", "--cluster", "local", "--overwrite")
+    assert written(recipe / "done", 1) == before
+    assert not (recipe / "done" / "cluster" / "replaced.json").exists()
+
+
 def cli_main(*words: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
@@ -179,6 +193,13 @@ def test_the_function_that_is_handed_in_again_goes_on_to_the_same_bytes(recipe, 
     one, two = (written(recipe / name, STEPS) for name in ("disturbed", "undisturbed"))
     assert [name for name in two if one[name] != two[name]] == []
     again()  # started once more when all was done, as where a machine failed just then
+    assert "this run is finished" in capsys.readouterr().out
+    monkeypatch.setattr(Progress, "took", usual)
+    (recipe / "disturbed" / "cluster").mkdir()
+    (recipe / "disturbed" / "cluster" / "replaced.json").write_text(json.dumps([str(recipe / "disturbed")]))
+    again()
+    assert "this run is finished" not in capsys.readouterr().out
+    again()
     assert "this run is finished" in capsys.readouterr().out
 
 

@@ -343,18 +343,18 @@ def test_a_signal_while_evaluating_saves_that_step_too(undisturbed, tmp_path, mo
     assert_same(written(train("persistent, fifo", tmp_path / "run", checkpoint_every=100).path, STEPS), expected)
 
 
+@pytest.mark.parametrize("where", ["ebm.tasks.Points.evaluate", "ebm.training.finish.write_report"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_last_evaluation_stops_the_run_and_loses_nothing(undisturbed, tmp_path, monkeypatch, number):
-    """It may take long, too; the weights are saved by then."""
+def test_a_signal_while_a_run_is_judged_stops_it_at_once_and_loses_nothing(undisturbed, tmp_path, monkeypatch, number, where):
+    """Judging may take long, too; the weights are saved by then."""
 
     def stop(*args: Any, **keywords: Any) -> Any:
         os.kill(os.getpid(), number)
-        return {}
+        raise AssertionError("it went on")
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr(Points, "evaluate", stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"after its last step {STEPS}; the same call"):
+        patch.setattr(where, stop)
         train("contrastive divergence", tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.json").exists()
     assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == STEPS
     assert_same(written(train("contrastive divergence", tmp_path / "run").path, STEPS), undisturbed("contrastive divergence"))
 
