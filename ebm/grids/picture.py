@@ -54,10 +54,15 @@ def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
 
 
 def _plain(axis: Axis) -> None:
-    """Writes the numbers of a logarithmic axis as numbers, not as powers of ten."""
+    """Writes the numbers of a logarithmic axis as numbers, not as powers of ten, and as many as there is room for."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if decades < 1 else LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("{x:g}")
-    axis.set_tick_params(which="both", labelsize=7)
+    axis.set_tick_params(labelsize=7)
 
 
 def _color(table: Table, arm: str) -> str:
