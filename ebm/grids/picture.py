@@ -59,7 +59,8 @@ def _plain(axis: Axis) -> None:
 
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if decades < 1 else LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    few = MaxNLocator(6, steps=[1, 2, 5, 10])
+    axis.set_major_locator(few if decades < 1 else LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
     axis.set_tick_params(labelsize=7)
