@@ -214,7 +214,8 @@ def fit(
 
     def moving() -> dict[str, Any]:
         states = {"optimizer": optimizer.state_dict(), "scheduler": pace.state_dict(), "callbacks": states_of(callbacks)}
-        return states | {"scheduled": scheduled}
+        scaled = fabric.strategy.precision.state_dict()  # by how much a loss is scaled in float16
+        return states | {"scheduled": scheduled} | ({"precision": scaled} if scaled else {})
 
     check_can_be_saved(moving())
     # Before an average is made, which shares the programs; sharded weights are gathered between kernels.
@@ -264,6 +265,8 @@ def fit(
                 if first:
                     print(visible(ranks.told_of_change(folder, shared["step"], began, fabric.world_size)), file=sys.stderr)
             with checkpoints.named(saved):
+                if scaled := shared.get("precision"):
+                    fabric.strategy.precision.load_state_dict(scaled)
                 if shared.get("scheduled", scheduled) == scheduled:
                     optimizer.load_state_dict(shared["optimizer"])
                     pace.load_state_dict(shared["scheduler"])
@@ -285,7 +288,7 @@ def fit(
         progress = Progress(done, steps, shown=first)
         model.train()
         optimizer.zero_grad()  # what diverged may have left gradients behind
-        finite = Finite(fabric.device)
+        finite = Finite(fabric.device, getattr(fabric.strategy.precision, "scaler", None))
         over = {"over": partial(fabric.all_reduce, reduce_op="sum")} if sharded else {}  # of rows that processes hold
 
         def save(step: int) -> None:
@@ -335,7 +338,8 @@ def fit(
             row = ranks.mean(fabric, {"loss": loss.value, **loss.terms}, portion) if logging else {}
             change = relative_change(before, matrices, **over) if before else None
             if history is not None and logging:
-                row |= {"gradient_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"gradient_norm": float(norm)} if math.isfinite(float(norm)) else {}  # else the step was skipped
+                row |= {"lr": optimizer.param_groups[0]["lr"]}
                 row |= {"relative_update": change} if change is not None else {}
                 history.add(step, "train", row)
             progress.took(step, row)

@@ -120,15 +120,23 @@ class Finite:
 
     A CPU is asked at every step. An accelerator is asked where the host waits for it anyway: at rows
     that are logged, and before anything is evaluated or saved.
+
+    In float16 a scaled gradient may overflow: its scaler then skips the step, and halves the scale. That
+    is no fault before the scale is below 1.
+
+    Arguments:
+        device: the process's.
+        scaler: torch's GradScaler of a training in float16.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.at_once = not runs_ahead(device)
+    def __init__(self, device: torch.device, scaler: Any = None) -> None:
+        self.at_once, self.scaler = not runs_ahead(device), scaler
         self.first = torch.zeros((), dtype=torch.long, device=device)
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Looks at a step's loss and gradient norm, and does not wait for them."""
-        fine = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        skipped = self.scaler is not None and self.scaler.get_scale() >= 1
+        fine = torch.isfinite(loss.detach()) & (torch.isfinite(norm) | skipped)
         self.first = torch.where((self.first == 0) & ~fine, step, self.first)
 
     def check(self, step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) -> None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 import ebm
 from ebm import recipes
 from ebm.energies import ImageEBT
-from ebm.interfaces import Batch
+from ebm.interfaces import Batch, Loss
 from ebm.objectives import ContrastiveDivergence, DenoisingScoreMatching, Reconstruction
 from ebm.offers.training import OPTIMIZERS as NAMED
 from ebm.offers.training import SCHEDULERS
@@ -573,6 +575,55 @@ def test_other_callbacks_than_were_saved_are_refused(tmp_path):
         train(tmp_path / "x", callbacks=[EarlyStopping("loss", 99)], wrap=interrupting(6, fail))
     with pytest.raises(ValueError, match="1 callbacks were saved, and 0 are passed"):
         train(tmp_path / "x")
+
+
+# ---------------------------------------------------------------------------------------------------------------- float16
+
+
+@pytest.fixture
+def in_float16(monkeypatch):
+    """Trains in float16 on a CPU, where Fabric would take bfloat16; the scale doubles every third step."""
+
+    def scaled(scale):
+        def made(**_):
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
+            return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+
+        monkeypatch.setattr("ebm.training.loop.fabric_of", made)
+
+    return scaled
+
+
+class NoGradient(ContrastiveDivergence):
+    """Has a finite loss, and a gradient that is not a number."""
+
+    def __init__(self, sampler):
+        super().__init__(sampler)
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.shift.register_hook(lambda grad: grad * torch.nan)
+
+    def forward(self, energy, batch, *, start=None, generator=None):
+        loss = super().forward(energy, batch, start=start, generator=generator)
+        return Loss(loss.value + self.shift, loss.terms)
+
+
+def test_a_scaled_gradient_that_overflows_skips_a_step_and_ends_nothing(tmp_path, in_float16):
+    in_float16(2.0**24)
+    run = train(tmp_path / "x", steps=20, precision="16-mixed")
+    history = read_history(run.path)
+    assert set(history["train", "loss"][0]) - set(history["train", "gradient_norm"][0])
+    changes = history["train", "relative_update"][1]
+    assert min(changes) == 0 < max(changes)
+    in_float16(4.0)
+    with pytest.raises(FloatingPointError, match="training step 4: gradient norm is not finite"):  # the scale was 4, 2, 1, 0.5
+        train(tmp_path / "y", objective=NoGradient(langevin()), precision="16-mixed")
+
+
+def test_a_run_in_float16_goes_on_exactly_by_the_scale_it_had(tmp_path, in_float16):
+    in_float16(2.0**16)
+    whole = train(tmp_path / "whole", precision="16-mixed")
+    found = stopped_and_gone_on_with(tmp_path / "x", lambda: {"precision": "16-mixed"})
+    assert_same(written(found.path, STEPS), written(whole.path, STEPS))
 
 
 # ---------------------------------------------------------------------------------------------------------------- loggers
