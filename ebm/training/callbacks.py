@@ -45,14 +45,14 @@ class EarlyStopping:
         """Takes a row's metric, if it is of the metric's split, and tells whether training ends.
 
         Raises:
-            ValueError: rows of this split do not have the metric.
+            ValueError: rows of this split do not have the metric, or there is no such split.
         """
         split, _, _ = self.metric.rpartition("/")
         names = [name for name in row if name.rpartition("/")[0] == split]
-        if not names:
+        if not names and (split.partition("/")[0] == "validation" or "loss" not in row):
             return False
         if self.metric not in row:
-            raise ValueError(f"EarlyStopping({self.metric!r}): no such number is logged: {nearest(self.metric, names)}")
+            raise ValueError(f"EarlyStopping({self.metric!r}): no such number is logged: {nearest(self.metric, names or [*row])}")
         value = row[self.metric] if self.mode == "min" else -row[self.metric]
         better = value < self.best - self.min_delta
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)

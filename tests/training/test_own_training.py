@@ -545,6 +545,10 @@ def test_early_stopping_reads_its_own_split_and_names_what_is_not_there():
     assert stop.waited == 0
     with pytest.raises(ValueError, match="no such number is logged: did you mean 'validation/mmdd'"):
         stop(2, {"validation/mmdd": 1.0}, None)
+    for never in ("test/mmd", "valid/mmd"):
+        assert not EarlyStopping(never)(2, {"validation/mmd": 1.0}, None)
+        with pytest.raises(ValueError, match="no such number is logged"):
+            EarlyStopping(never)(1, {"loss": 1.0}, None)
     with pytest.raises(ValueError, match="Known: loss"):
         EarlyStopping("los")(1, {"loss": 1.0}, None)
     for wrong in ({"patience": 0}, {"patience": 1.5}, {"min_delta": -1}, {"mode": "least"}):
