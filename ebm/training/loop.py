@@ -173,6 +173,8 @@ def fit(
         FloatingPointError: where the loss or a gradient stops being finite, or the doctor stops the
             run (`ebm.runs.doctor.Diverged`); the last good checkpoint stays.
     """
+    if overwrite and extend:
+        raise ValueError("overwrite=True removes the run in the folder, which extend=True would train on: choose one of them")
     task = as_task(task)
     settings = {key: value for key, value in locals().items() if isinstance(value, bool | int | float | str | tuple)}
     settings = {

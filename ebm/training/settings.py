@@ -118,6 +118,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
         what="32-true (which leaves a float64 energy and its data as they are), bf16-mixed or 16-mixed",
     ),
     "compile": TruthOrAuto(),
+    "overwrite": Truth(),
     "extend": Truth(),
     "on_divergence": Choice("stop", "rollback", "ignore"),
     "seed": Whole(0),

@@ -727,6 +727,7 @@ WRONG = {
     "precision": [32],
     "num_nodes": [0],
     "compile": ["yes", 1, None],
+    "overwrite": ["False", 1, None],
 }
 
 
