@@ -18,7 +18,7 @@ from ebm.files import commit, discard, draft_of, holding
 from ebm.interfaces import Batch, EnergyFn, Loss, Objective, Sampler, plainly
 from ebm.randomness import own_randomness, random_states, set_random_states, stream, subseed
 from ebm.runs import checkpoints, learned, shards
-from ebm.runs.folder import SCHEDULE, open_folder
+from ebm.runs.folder import SCHEDULE, extensions, open_folder
 from ebm.runs.history import History
 from ebm.runs.rollback import retried, rollbacks
 from ebm.runs.run import Run, sampler_of
@@ -279,6 +279,8 @@ def fit(
                         rates = shared["lr"], optimizer.param_groups[0]["lr"]
                         print(visible(told_of_extension(folder, shared["step"], steps, *rates)), file=sys.stderr)
                     shared["ended"] = False
+                if extend and shared["step"] in [each["step"] for each in extensions(folder)]:
+                    shared["ended"] = False  # what a callback ended there is trained on
                 if average is not None:
                     average.load_state_dict(shared["average"])
             done, place, size, ended = shared["step"], tuple(shared["place"]), shared["history"], shared["ended"]

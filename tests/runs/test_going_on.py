@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,6 +153,19 @@ def test_a_run_that_a_callback_ended_can_be_extended():
     assert checkpoints.steps(ebm.load("run", energy=energy).path / "checkpoints")[-1] == 4
     ebm.fit(energy, objective, task, steps=12, extend=True, **how)
     assert checkpoints.steps(ebm.load("run", energy=energy).path / "checkpoints")[-1] == 12
+
+
+def test_what_a_callback_ended_is_trained_on_by_the_same_callback():
+    energy, task = ebm.build("energy", "mlp", dim=2, hidden=[8]), ebm.build("task", "points", n=200)
+    objective = ebm.build("objective", "denoising-score-matching", sigma=0.1)
+    how = {"evaluate_limit": 20, "log_every": 1, "out": "run", "sampler": ebm.build("sampler", "langevin", steps=2)}
+    how |= {"steps": 9, "callbacks": [lambda step, row, run: step in (4, 7)]}
+    ebm.fit(energy, objective, task, **how)
+    with pytest.raises(ValueError, match="overwrite=True removes the run .* choose one of them"):
+        ebm.fit(energy, objective, task, overwrite=True, extend=True, **how)
+    for step in (7, 9):
+        ebm.fit(energy, objective, task, extend=True, **how)
+        assert checkpoints.steps(Path("run/checkpoints"))[-1] == step
 
 
 def text(source: str = "corpus.jsonl", **task) -> dict:
