@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def described_schedule(scheduler: Any) -> str:
     """Describes a scheduler by its type and numbers, as it begins."""
     state = {name: value for name, value in scheduler.state_dict().items() if isinstance(value, int | float | str | list | tuple)}
     return f"{type(scheduler).__name__} {sorted(state.items())}"
+
+
+@contextmanager
+def as_it_began(scheduler: Any) -> Iterator[None]:
+    """Puts a scheduler of one's own, and its learning rates, back in the end to how they begin.
+
+    The same call with the same object, or a rollback, then finds the schedule that the run began with.
+    """
+    if not isinstance(scheduler, LRScheduler):
+        yield
+        return
+    optimizer = scheduler.optimizer
+    state = copy.deepcopy(scheduler.state_dict())
+    own = [{key: copy.copy(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        yield
+    finally:
+        scheduler.load_state_dict(state)
+        for group, settings in zip(optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
 
 def reschedule(optimizer: Any, scheduler: Any, saved: dict[str, Any], step: int) -> None:

@@ -31,7 +31,7 @@ from ebm.training.batches import Batches
 from ebm.training.callbacks import Callback, call, checked_callbacks, put_states_back, states_of
 from ebm.training.compiling import compile_if_it_pays
 from ebm.training.devices import fuses, onto
-from ebm.training.extension import described_schedule, reschedule, told_of_extension
+from ebm.training.extension import as_it_began, described_schedule, reschedule, told_of_extension
 from ebm.training.finish import finish
 from ebm.training.loggers import loggers_of, logging_to
 from ebm.training.optimizers import described_as, optimizer_of
@@ -248,7 +248,7 @@ def fit(
     watched = divergence_leaves_a_report(run, seed, first and not sharded, on_divergence == "rollback")
     lost, logged = lost_processes_are_named(folder, fabric.world_size), logging_to(sinks, {"run": folder.name, **settings})
     rows = gathered_anew(fabric.device) if sharded else nullcontext()
-    with mine, stop_signals() as stop, lost, watched, logged, rows, recomputing(blockwise):
+    with mine, stop_signals() as stop, lost, watched, logged, rows, recomputing(blockwise), as_it_began(scheduler):
         generator = stream(drawn, "train", fabric.global_rank, device=fabric.device)
         done, place, size, own, state, ended, used = 0, (0, 0), 0, None, None, False, 0.0
         unbroken = ranks.broadcast_from_first(

@@ -332,6 +332,24 @@ def test_a_run_with_any_named_scheduler_goes_on_exactly(tmp_path, name):
     assert_same(written(stopped_and_gone_on_with(tmp_path / "x", make).path, STEPS), written(whole.path, STEPS))
 
 
+@pytest.mark.parametrize("kind", ["step", "sequential"])
+def test_the_same_call_with_the_same_scheduler_goes_on_exactly(tmp_path, kind):
+    def made():
+        energy = mlp()
+        optimizer = torch.optim.SGD(energy.parameters(), lr=1e-2)
+        pace = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+        if kind == "sequential":
+            late = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+            pace = torch.optim.lr_scheduler.SequentialLR(optimizer, [pace, late], [3])
+        return {"energy": energy, "optimizer": optimizer, "scheduler": pace}
+
+    whole = train(tmp_path / "whole", **made())
+    again = made()
+    with pytest.raises(Interrupted):
+        train(tmp_path / "x", **again, wrap=interrupting(6, fail))
+    assert_same(written(train(tmp_path / "x", **again).path, STEPS), written(whole.path, STEPS))
+
+
 def test_a_scheduler_of_muon_reaches_both_optimisers_also_when_resumed(tmp_path):
     def make():
         return {"optimizer": "muon", "scheduler": ebm.build("scheduler", "exponential", gamma=0.5), "lr": 1e-2}
