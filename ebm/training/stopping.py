@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ebm.runs import checkpoints
+from ebm.runs.rollback import RolledBack
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # where somebody handles them, as a cluster's job does
@@ -65,7 +66,8 @@ def stop_signals() -> Iterator[Stop]:
     """Catches SIGINT, SIGTERM and SIGHUP while a run trains (in the main thread, the only one that may).
 
     A signal that is ignored, as SIGHUP under nohup, stays ignored. One that somebody handles, SIGTERM,
-    SIGUSR1 or SIGUSR2, is handed on to them once the step is saved.
+    SIGUSR1 or SIGUSR2, is handed on to them once the step is saved. One that came in a step that
+    diverged, so that training would go on from an earlier one, is raised again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Stop()
@@ -76,8 +78,14 @@ def stop_signals() -> Iterator[Stop]:
     caught = [number for number in NUMBERS if number in theirs or (number in ENDING and before[number] != signal.SIG_IGN)]
     for number in caught:
         signal.signal(number, stop)
+    back = False
     try:
         yield stop
+    except RolledBack:
+        back = True
+        raise
     finally:
         for number in caught:
             signal.signal(number, before[number])
+        for number in sorted(stop.seen) if back else ():
+            signal.raise_signal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import pytest
 import torch
@@ -237,6 +238,19 @@ def test_rollback_goes_on_from_the_last_good_checkpoint_with_other_draws(tmp_pat
     assert read_history(run.path)["train", "loss"][0] == [*range(1, 41)]
     assert "Training went back to step" in (run.path / "report.html").read_text(encoding="utf-8")
     assert torch.equal(weights(run), weights(gamble(tmp_path / "y", 0.05)))
+
+
+def test_a_signal_in_a_step_that_diverges_is_heeded(tmp_path, monkeypatch):
+    usual = Unlucky.forward
+
+    def forward(self, *args, **keywords):
+        signal.raise_signal(signal.SIGINT)
+        return usual(self, *args, **keywords)
+
+    monkeypatch.setattr(Unlucky, "forward", forward)
+    with pytest.raises(KeyboardInterrupt):
+        gamble(tmp_path / "x", 1.0)
+    assert len(rollbacks(tmp_path / "x")) == 1
 
 
 def test_a_run_that_goes_well_is_the_one_without_rollback(tmp_path):
