@@ -173,7 +173,7 @@ def cost(
     found: dict[str, Any] = {"recipe": name, "summary": resolved["summary"], "unit": task.unit, "per_step": each}
     found |= {"rows": rows, "device": "accelerator" if accelerated else "cpu", "precision": whole.fit["precision"]}
     found |= {"think_steps": wanted.think_steps, "candidates": wanted.candidates, "behind": each // rows}
-    told = {**vars(wanted), "each": each, "rows": rows, "only": training_only}
+    told = {**vars(wanted), "only": training_only}
     own = whole.fit["steps"]
     found["model"] = _told(model, steps, told)
     found["baselines"] = {}
@@ -237,11 +237,10 @@ def _paper(model: Model) -> Model | None:
 
 def _told(model: Model, steps: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Tells what a model costs, for each unit and for the whole run."""
-    whole, each = model.at(), asked["each"]
+    whole = model.at()
+    each = units(whole)  # a baseline may have another batch_size
     found: dict[str, Any] = {"name": model.name, "parameters": model.parameters, "vocabulary_parameters": model.embeddings}
-    for one in model.sketches.values():
-        one.fit["steps"] = steps
-    found["training"] = _per(each, lambda: model.count(training))
+    found["training"] = _per(each, lambda: model.count(training, steps))
     found |= {"steps": steps, "run": None}
     spent = found["training"]
     if "flops" in spent:
@@ -258,7 +257,7 @@ def _told(model: Model, steps: int, asked: Mapping[str, Any]) -> dict[str, Any]:
     how = (asked["think_steps"], asked["candidates"])
     found["thinks"] = thinks(whole, whole.energy)
     found["thinking"] = _per(each, lambda: model.count(thinking, *how))
-    found["generation"] = _per(asked["rows"], lambda: model.count(generation, *how))
+    found["generation"] = _per(_rows(whole), lambda: model.count(generation, *how))
     return found
 
 

@@ -75,16 +75,17 @@ def units(sketch: Sketch) -> int:
         return sketch.task.distance(sketch.task.start(sketch.batch), sketch.batch).numel()
 
 
-def training(sketch: Sketch, energy: Any = None) -> Spent:
-    """Counts a step of training: the loss, and all its derivatives; where steps differ, their mean."""
-    energy, objective, left = sketch.energy if energy is None else energy, sketch.objective, sketch.fit["steps"]
+def training(sketch: Sketch, energy: Any = None, steps: int | None = None) -> Spent:
+    """Counts a step of training: the loss, and all its derivatives; where steps differ, their mean over so many."""
+    energy, objective = sketch.energy if energy is None else energy, sketch.objective
+    left = steps = sketch.fit["steps"] if steps is None else steps
     if not isinstance(objective, InTurn):
         return _step(sketch, energy, objective)
     spent = []
     for part, count in zip(objective.objectives, [*objective.steps, left], strict=True):
         share = min(count, left)
         left -= share
-        spent += [(share / sketch.fit["steps"], _step(sketch, energy, part))] if share else []
+        spent += [(share / steps, _step(sketch, energy, part))] if share else []
     flops, moved = (sum(share * getattr(one, name) for share, one in spent) for name in ("flops", "bytes"))
     return Spent(flops, moved, max(one.peak for _, one in spent))
 

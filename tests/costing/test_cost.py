@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ebm.baselines.dit import DiT
 from ebm.costing.concatenated import Concatenated
-from ebm.costing.cost import cost
+from ebm.costing.cost import Model, cost
 from ebm.costing.counter import Counter
 from ebm.costing.measure import Spent, of_many, thinking, training, units
 from ebm.costing.sketch import sketch
@@ -188,6 +188,30 @@ def test_objectives_in_turn_count_by_their_steps_and_tokens_set_a_runs_length():
     assert first < last
     assert training(made).flops == pytest.approx((2400 * first + 6400 * last) / 8800)
     assert units(made) == 1
+
+
+def test_steps_in_turn_are_those_of_the_run_whatever_the_depth(monkeypatch):
+    monkeypatch.setattr(
+        "ebm.costing.measure._step", lambda sketch, energy, part: Spent(len(energy.blocks) * part.sampler.steps, 0)
+    )
+    task = {"use": "dyck", "n": 60}
+    energy = {"use": "residual-text-ebt", "dim": 16, "depth": 6, "heads": 2}
+    last = {"use": "reconstruction", "sampler": {"use": "gradient-descent", "retraction": "softmax", "steps": 2}}
+    first = {**last, "sampler": {**last["sampler"], "steps": 1}}
+    objective = {"use": "in-turn", "steps": [100], "objectives": [first, last]}
+    recipe = resolve({"task": task, "energy": energy, "objective": objective, "fit": {"steps": 200, "batch_size": 2}}, {})
+    model = Model("deep", recipe, build_table("task", task, {"task": None}), accelerated=False)
+    assert [model.count(training, steps).flops for steps in (200, 2000)] == [6 * 1.5, pytest.approx(6 * 1.95)]
+
+
+def test_a_baseline_of_another_batch_size_costs_what_it_costs_alone():
+    usual, other = (
+        cost("text", {**SMALL, "task.context": 16, "baseline_fit.batch_size": size})["baselines"]["text-transformer"]
+        for size in (2, 6)
+    )
+    for activity in ("training", "thinking", "generation"):
+        assert other[activity]["flops"] == pytest.approx(usual[activity]["flops"])
+    assert other["run"]["flops"] == pytest.approx(3 * usual["run"]["flops"])
 
 
 def test_time_and_money_follow_from_the_rate_and_the_price():
