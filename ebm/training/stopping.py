@@ -87,5 +87,5 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number in caught:
             signal.signal(number, before[number])
-        for number in sorted(stop.seen) if back else ():
-            signal.raise_signal(number)
+        for missed in sorted(stop.seen) if back else ():
+            signal.raise_signal(missed)
