@@ -42,6 +42,7 @@ def jobs(grid: Grid, tuned: Mapping[str, float] | None = None) -> dict[tuple[str
     """
     found: dict[tuple[str, int, int], Job] = {}
     known: dict[str, str] = {}
+    taken: dict[str, str] = {}
     count = len(points(grid))
     for seed in grid.drawn():
         for point in range(count):
@@ -52,7 +53,7 @@ def jobs(grid: Grid, tuned: Mapping[str, float] | None = None) -> dict[tuple[str
                 name = f"{slug(arm)}{where}.seed-{seed}"
                 measured = grid.axis is not None and grid.axis.x in MEASURES
                 job = Job(name, arm, point, seed, recipe, measured)
-                name = known.setdefault(job.digest, name)
+                name = known.setdefault(job.digest, _apart(taken, job))
                 found[arm, point, seed] = job._replace(name=name)
     return found
 
@@ -62,12 +63,19 @@ def tuning(grid: Grid) -> dict[str, list[Job]]:
     if grid.tune is None:
         return {}
     found: dict[str, list[Job]] = {}
+    taken: dict[str, str] = {}
     for arm, about in grid.arms.items():
         for value in about.tune:
             recipe = recipe_of(grid, arm, 0, grid.tune.seed, {grid.tune.setting: value})
             name = f"{TUNING}.{slug(arm)}.{value:g}"
-            found.setdefault(arm, []).append(Job(name, arm, 0, grid.tune.seed, recipe, validated=True))
+            job = Job(name, arm, 0, grid.tune.seed, recipe, validated=True)
+            found.setdefault(arm, []).append(job._replace(name=_apart(taken, job)))
     return found
+
+
+def _apart(taken: dict[str, str], job: Job) -> str:
+    """Names a run; where another recipe's has the name, as at the points -1 and 1, its digest tells them apart."""
+    return job.name if taken.setdefault(job.name, job.digest) == job.digest else f"{job.name}.{job.digest}"
 
 
 def points(grid: Grid) -> Sequence[str]:

@@ -212,6 +212,19 @@ def test_names_of_folders():
     assert slug("…") == "arm"
 
 
+def test_no_two_runs_have_one_folder():
+    """Folders of -1 and 1, and of two arms whose names end in what others' points begin with, would have one name."""
+    made = changed("axis/settings", {"fit.weight_decay": [-1.0, 1.0, 1.5, 5.0]})
+    made["arms"]["ours.1"] = {"recipe": "density", "settings": {"fit.lr": 1e-4}}
+    planned = jobs(parse({**made, "seeds": 1}))
+    assert len({job.name for job in planned.values()}) == len({job.digest for job in planned.values()}) == 12
+    assert [planned["theirs", point, 0].name for point in (0, 2)] == ["theirs.1.0.seed-0", "theirs.1.5.seed-0"]
+    for arm in made["arms"].values():
+        arm["tune"] = [0.1, 0.10000001]
+    tried = [job for each in tuning(parse({**made, "tune": {"setting": "objective.energy_l2"}})).values() for job in each]
+    assert len({job.name for job in tried}) == 6
+
+
 # ---------------------------------------------------------------------------------------------------- where a run is measured
 
 
