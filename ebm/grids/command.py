@@ -13,7 +13,7 @@ from ebm.grids.budget import seconds_of
 from ebm.grids.cluster import check, options_in, typed
 from ebm.grids.conducting import STUDY, conduct
 from ebm.grids.findings import Finding
-from ebm.grids.grid import Grid, load, parse, slug
+from ebm.grids.grid import Grid, load, parse, slug, spelled
 from ebm.grids.launching import cores, launcher
 from ebm.grids.workers import Clock
 from ebm.processes import use_threads
@@ -97,8 +97,9 @@ def changed(grid: Grid, settings: Mapping[str, Any], seeds: int | str | list[int
     varied = {key: f"arm {arm}" for arm, about in grid.arms.items() for key in about.settings}
     varied |= dict.fromkeys(grid.axis.settings, "the axis") if grid.axis is not None else {}
     varied |= {grid.tune.setting: "[tune]"} if grid.tune is not None else {}
-    if taken := [key for key in settings if key in varied or key == "seed"]:
-        what = varied.get(taken[0], "--seeds")
+    varied = {spelled(key): what for key, what in varied.items()}
+    if taken := [key for key in settings if spelled(key) in varied or key == "seed"]:
+        what = varied.get(spelled(taken[0]), "--seeds")
         raise ValueError(f"--{taken[0]}: {what} of this study says it: copy the study's file, and change it there")
     table = grid.model_dump(exclude_none=True)
     table["settings"] = {**table["settings"], **settings}

@@ -236,8 +236,10 @@ def _check(grid: Grid) -> None:
         if measure.study and measure.study not in components("study"):
             where = f"arms.{name}.measure.study = {measure.study!r}"
             raise ValueError(f"{where}: no study has this name: {nearest(measure.study, components('study'))}")
-        if not measure.study and (measure.keywords or measure.where):
-            raise ValueError(f"arms.{name}: measure.keywords and measure.where are of a study's rows: name measure.study, too")
+        if not measure.study and (measure.keywords or measure.where or measure.mean_over):
+            raise ValueError(f"arms.{name}: measure.keywords, where and mean_over are of a study's rows: name measure.study, too")
+        if not measure.study and grid.axis is not None and grid.axis.column:
+            raise ValueError(f"axis.column = {grid.axis.column!r} is one of a study's rows: name arms.{name}.measure.study, too")
         other = arm.against or grid.test.against
         if other and other not in grid.arms:
             raise ValueError(f"arms.{name} is compared with {other!r}: no arm has this name: {nearest(other, grid.arms)}")
@@ -252,6 +254,35 @@ def _check(grid: Grid) -> None:
             raise ValueError("tune: what is tuned is chosen by a metric of the run's end: leave measure.study out")
     elif any(arm.tune for arm in grid.arms.values()):
         raise ValueError("an arm lists values to tune, but no [tune] says of which setting: add the table")
+    _check_settings(grid)
+
+
+def _check_settings(grid: Grid) -> None:
+    """Raises ValueError where two places say a setting, of which one would not be heard."""
+    axis = {} if grid.axis is None else grid.axis.settings
+    said = {
+        "settings": grid.settings,
+        "axis.settings": axis,
+        **{f"arms.{n}.settings": arm.settings for n, arm in grid.arms.items()},
+    }
+    tuned = {} if grid.tune is None else {grid.tune.setting: None}
+    for place, keys in {**said, "tune.setting": tuned}.items():
+        if "seed" in keys:
+            raise ValueError(f"{place} says seed, and so does seeds: write seeds = [5] at the top, and leave the other out")
+    varied = {**{spelled(key): "the axis" for key in axis}, **{spelled(key): "[tune]" for key in tuned}}
+    if both := [key for key in axis if varied[spelled(key)] == "[tune]"]:
+        raise ValueError(f"axis.settings says {both[0]}, and [tune] sets it at all points alike: leave one of them out")
+    for name, arm in grid.arms.items():
+        if both := [key for key in arm.settings if spelled(key) in varied]:
+            what = varied[spelled(both[0])]
+            raise ValueError(f"arms.{name}.settings says {both[0]}, and {what} sets it for all arms: leave one of them out")
+    if grid.tune is not None and grid.tune.seed in grid.drawn():
+        raise ValueError(f"tune.seed = {grid.tune.seed} is one of seeds, too, and what is tuned needs its own: choose another")
+
+
+def spelled(key: str) -> str:
+    """Spells a setting as recipes do: fit.batch-size as fit.batch_size."""
+    return key.replace("-", "_")
 
 
 def _check_axis(grid: Grid) -> None:

@@ -424,6 +424,7 @@ def test_the_command_conducts_a_file_and_says_what_was_found(tmp_path, capsys, m
         (("scaling-dat",), "did you mean 'scaling-data'"),
         (("mine.toml", "--fit.lr", "1"), "--fit.lr: arm fast of this study says it"),
         (("mine.toml", "--fit.steps", "1"), "--fit.steps: the axis of this study says it"),
+        (("dashed.toml", "--fit.batch-size", "1"), "--fit.batch_size: arm fast of this study says it"),
         (("mine.toml", "--seed", "1"), "--seed: --seeds of this study says it"),
         (("mine.toml", "--budget", "soon"), "--budget 'soon': write a time"),
         (("mine.toml", "--seeds", "0"), "seeds = 0"),
@@ -440,6 +441,7 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch, words, message)
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(tomli_w.dumps(table(tmp_path)))
     Path("broken.toml").write_text("claim = ")
+    Path("dashed.toml").write_text(Path("mine.toml").read_text().replace("fit.lr", "fit.batch-size"))
     status, _, err = said(capsys, "study", *words)
     assert status == 2
     assert message in err

@@ -94,6 +94,12 @@ def changed(place, value):
         ("tune", {}, "arms are tuned with equal effort"),
         ("arms/ours/tune", [1.0], "no \\[tune\\] says of which setting"),
         ("arms/ours/values", [1], "are of an axis along a column"),
+        ("settings", {"seed": 5}, "settings says seed, and so does seeds"),
+        ("arms/ours/settings", {"seed": 5}, "arms.ours.settings says seed, and so does seeds"),
+        ("axis/settings", {"seed": [1, 2, 3]}, "axis.settings says seed, and so does seeds"),
+        ("arms/ours/settings", {"fit.steps": 5}, "arms.ours.settings says fit.steps, and the axis sets it for all arms"),
+        ("measure/mean_over", ["seed"], "name measure.study, too"),
+        ("axis", {"label": "s", "column": "steps", "values": [1, 2]}, "name arms.ours.measure.study, too"),
     ],
 )
 def test_what_a_file_says_is_checked(place, value, message):
@@ -102,6 +108,26 @@ def test_what_a_file_says_is_checked(place, value, message):
         return
     with pytest.raises(ValueError, match=message):
         parse(changed(place, value))
+
+
+@pytest.mark.parametrize(
+    ("tune", "settings", "message"),
+    [
+        ({"setting": "fit.steps"}, {}, "axis.settings says fit.steps, and .tune. sets it at all points alike"),
+        ({"setting": "fit.batch_size"}, {"fit.batch-size": 3}, "ours.settings says fit.batch-size, and .tune. sets it"),
+        ({"seed": 2}, {}, "tune.seed = 2 is one of seeds, too"),
+        ({"setting": "seed"}, {}, "tune.setting says seed"),
+        ({}, {"fit.batch_size": 3}, None),
+    ],
+)
+def test_what_is_tuned_is_said_nowhere_else(tune, settings, message):
+    made = changed("tune", tune)
+    made["arms"] = {name: {"recipe": "density", "settings": settings, "tune": [1e-3, 1e-2]} for name in ("ours", "theirs")}
+    if message is None:
+        assert parse(made).tune is not None
+        return
+    with pytest.raises(ValueError, match=message):
+        parse(made)
 
 
 def test_readings_ask_for_points():
