@@ -233,6 +233,8 @@ def _check(grid: Grid) -> None:
         raise ValueError(f"test.rising: {wrong[0]!r} is no arm that is compared with another: {nearest(wrong[0], gaining)}")
     for name, arm in grid.arms.items():
         measure = grid.measure_of(name)
+        if used == "power-law" and measure.better == "higher":
+            raise ValueError(f"test: power-law reads how a loss falls, and of arms.{name} more is better: measure what falls")
         if measure.study and measure.study not in components("study"):
             where = f"arms.{name}.measure.study = {measure.study!r}"
             raise ValueError(f"{where}: no study has this name: {nearest(measure.study, components('study'))}")
@@ -308,8 +310,16 @@ def _check_axis(grid: Grid) -> None:
             places = grid.places_of(name)
         except (TypeError, ValueError) as error:
             raise ValueError(f"axis: its points {', '.join(points)} are no numbers: say by axis.x where they lie") from error
-        if not axis.x and axis.scale == "log" and min(places) <= 0:
-            raise ValueError(f"axis.scale = 'log', but {name} has a point at {min(places)}")
+        if axis.x in MEASURES:
+            continue
+        said, least = ", ".join(map(str, places)), READINGS.get(grid.test.use, 1)
+        if not all(map(math.isfinite, places)):
+            raise ValueError(f"axis: {name} has points at {said}: write numbers that are finite")
+        for what in ["axis.scale = 'log'"] * (axis.scale == "log") + ["test.use = 'power-law'"] * (grid.test.use == "power-law"):
+            if min(places) <= 0:
+                raise ValueError(f"{what}, but {name} has a point at {min(places)}: points have to lie above 0")
+        if len({*places}) < least <= len(places):
+            raise ValueError(f"test: {grid.test.use} needs {least} points at different places, and those of {name} lie at {said}")
 
 
 def slug(name: str) -> str:

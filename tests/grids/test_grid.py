@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tomllib
 
@@ -139,6 +140,30 @@ def test_readings_ask_for_points():
     logged["axis"]["scale"] = "log"
     with pytest.raises(ValueError, match=r"a point at 0\.0"):
         parse(logged)
+
+
+@pytest.mark.parametrize(
+    ("use", "axis", "measure", "message"),
+    [
+        ("gain", {"x": [0.0, 1.0, 2.0], "scale": "log"}, {}, r"axis.scale = 'log', but ours has a point at 0\.0"),
+        ("gain", {"x": [0.0, 1.0, math.nan]}, {}, "ours has points at 0.0, 1.0, nan: write numbers that are finite"),
+        ("power-law", {"x": [0.0, 1.0, 2.0]}, {}, r"test.use = 'power-law', but ours has a point at 0\.0"),
+        ("power-law", {"x": [1.0, 1.0, 2.0]}, {}, "power-law needs 3 points at different places"),
+        ("slope", {"x": [1.0, 1.0, 1.0]}, {}, "slope needs 2 points at different places, and those of ours lie at 1.0, 1.0, 1.0"),
+        ("power-law", {}, {"better": "higher"}, "power-law reads how a loss falls, and of arms.ours more is better"),
+        ("power-law", {"x": "flops", "scale": "log"}, {}, None),
+    ],
+)
+def test_what_a_reading_could_not_read_is_refused_before_anything_is_run(use, axis, measure, message):
+    made = copy.deepcopy(GRID)
+    made["axis"] |= axis
+    made["measure"] |= measure
+    made["test"]["use"] = use
+    if message is None:
+        assert parse(made).test.use == use
+        return
+    with pytest.raises(ValueError, match=message):
+        parse(made)
 
 
 def test_arms_that_are_compared_have_the_same_points():
