@@ -135,6 +135,7 @@ def _conclude(
 ) -> Finding:
     """Writes the table, the picture and the finding of what is done."""
     rows = rows_of(grid, whole, workers.outcomes, folder)
+    write_table(folder / "table.csv", rows)
     inside, left = balanced(grid, rows, LEAST[grid.test.use])
     table = Table(grid, inside)
     reading = (
@@ -142,7 +143,6 @@ def _conclude(
         if inside
         else Reading("undecided", f"{stopped or 'No run is complete'}.", [])
     )
-    write_table(folder / "table.csv", rows)
     if inside:
         with atomic(folder / "picture.png") as draft:
             draft.write_bytes(picture(table, reading))

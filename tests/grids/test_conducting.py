@@ -245,6 +245,18 @@ def test_a_run_whose_process_dies_is_tried_once_more(tmp_path):
     assert "killed" not in verdicts["fast.2.seed-0"]
 
 
+def test_a_reading_that_fails_leaves_the_table(tmp_path, monkeypatch):
+    from ebm.grids.readings import READINGS
+
+    def fails(table, *, against=""):
+        raise ValueError("nothing can be read")
+
+    monkeypatch.setitem(READINGS, "gain", fails)
+    with pytest.raises(ValueError, match="nothing can be read"):
+        go(tiny(tmp_path), tmp_path / "s")
+    assert len(rows(tmp_path / "s")) == 8
+
+
 def test_a_number_that_no_run_has_is_missed_after_the_first(tmp_path):
     here = Here()
     with pytest.raises(ValueError, match=r"arm 'slow': measure.metric = 'enregy': did you mean 'energy'"):

@@ -142,6 +142,28 @@ def test_a_steeper_fall_from_behind_is_told():
     assert "theirs is behind" not in sentence
 
 
+@pytest.mark.parametrize("floor", [0.0, 1.0, "fit"])
+def test_losses_that_are_not_above_the_floor_are_said_and_the_other_seeds_read(floor):
+    """They come to light after all runs, whose table is worth reading still."""
+    level = 1.0 if floor == 1.0 else 0.0
+
+    def loss(arm, x, seed):
+        low = arm == "ours" and x == 800 and seed == 1
+        return level + (0.0 if low else (4 + 0.1 * seed) * x ** -(0.26 if arm == "ours" else 0.2))
+
+    found = READINGS["power-law"](table(grid("power-law"), loss), against="theirs", floor=floor)
+    assert found.found[0].estimate.seeds == 2
+    assert found.verdict in ("mixed", "undecided")
+    assert f"Ours has losses that are not above {level:g} in 1 seed, of which there is no law" in found.sentence
+
+
+def test_points_that_are_measured_at_one_place_have_no_slope():
+    made = table(grid("slope"), lambda arm, x, seed: 9.0 - x * (arm == "ours"))
+    found = READINGS["slope"](Table(made.grid, [row._replace(x=24.0) for row in made.rows]))
+    assert (found.verdict, found.found) == ("undecided", [])
+    assert "All points of ours lie at 24, and have no slope" in found.sentence
+
+
 @pytest.mark.parametrize("rising", [1, 3])
 def test_a_seed_whose_loss_rises_is_not_left_out(rising):
     def loss(arm, x, seed):

@@ -19,7 +19,7 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
     those, since a ratio is skewed, and a bootstrap over three seeds covers too little. Where a loss
     does not fall in some seed there is no ratio, and to leave that seed out would favour its arm: then
     exponents are subtracted, of all seeds. An arm that starts behind may fall faster and stay behind,
-    so that the last losses are said, too.
+    so that the last losses are said, too. A loss that is not above L∞ has no law, which is said.
 
     Arguments:
         table: what was measured: losses, at three or more points.
@@ -27,8 +27,13 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
         floor: L∞; "fit" finds one for all arms of a seed, which needs many points.
     """
     exponents: dict[str, dict[int, float]] = {}
+    sunk: dict[str, int] = {}  # in how many seeds an arm's losses are not above the floor
+    least = 0.0 if floor == "fit" else floor
     for seed in table.grid.drawn():
         curves = {arm: curve for arm in table.grid.arms if (curve := curve_of(table, arm, seed)) is not None}
+        for arm in [arm for arm, (_, losses) in curves.items() if min(losses) <= least]:
+            sunk[arm] = sunk.get(arm, 0) + 1
+            del curves[arm]
         if floor == "fit":
             laws = power_laws(curves) if curves else {}
         else:
@@ -36,7 +41,10 @@ def read_power_law(table: Table, *, against: str = "", floor: float | Literal["f
         for arm, law in laws.items():
             exponents.setdefault(arm, {})[seed] = law.exponent
     found: list[Compared] = []
-    missing: list[str] = []
+    missing = [
+        f"{arm} has losses that are not above {number(least)} in {n} seed{'s' * (n > 1)}, of which there is no law"
+        for arm, n in sunk.items()
+    ]
     more: list[str] = []
     for arm, other in pairs(table):
         ours, theirs = exponents.get(arm, {}), exponents.get(other, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import linear_regression
 
-from ebm.grids.readings.reading import Compared, Reading, concluded, estimate, pairs
+from ebm.grids.readings.reading import Compared, Reading, concluded, estimate, number, pairs
 from ebm.grids.table import Table
 
 
@@ -27,6 +27,9 @@ def slope(table: Table, *, against: str = "") -> Reading:
             missing.append(f"{arm} and {other} have too few points in common for a slope")
             continue
         x = [table.place(arm, point) for point in by_point]
+        if len({*x}) < 2:
+            missing.append(f"all points of {arm} lie at {number(x[0])}, and have no slope")
+            continue
         values = estimate([linear_regression(x, [gains[seed] for gains in by_point.values()]).slope for seed in seeds])
         assert values is not None
         found.append(Compared(arm, other, "", f"gain in {table.metric(arm)}, for each unit further,", values))
