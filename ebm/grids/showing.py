@@ -28,10 +28,10 @@ def shown_grid(name: str) -> tuple[dict[str, Any], str]:
         read(path)
     grid = tomllib.loads(path.read_text(encoding="utf-8"))
     arms, axis, measure = likened(grid["arms"]), grid.get("axis"), grid["measure"]
-    points = [] if axis is None else axis["values"] if "column" in axis else next(iter(axis["settings"].values()))
+    points = [] if axis is None else axis["values"] if axis.get("column") else next(iter(axis["settings"].values()))
     said = []
     for arm, about in arms.items():
-        other = about.get("against", grid["test"].get("against", ""))
+        other = about.get("against") or grid["test"].get("against", "")
         said.append(f"  {arm}: {about['recipe']}{_settings(about)}" + (f" (against {other})" if other not in ("", arm) else ""))
     along = "one point" if axis is None else f"{axis['label']}: {', '.join(map(str, points))}"
     by = f", by the study {measure['study']}" if measure.get("study") else ""

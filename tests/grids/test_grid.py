@@ -8,6 +8,7 @@ import re
 import tomllib
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from ebm.grids import budget
 from ebm.grids.grid import READINGS, load, parse, read, slug
 from ebm.grids.measured import flops, parameters
 from ebm.grids.plan import jobs, tuning
-from ebm.grids.showing import cost
+from ebm.grids.showing import cost, shown_grid
 from ebm.interfaces import Batch, Energy, Loss, Objective
 from ebm.registry import components
 from ebm.runs.run import Run
@@ -204,6 +205,14 @@ def test_a_bundled_study_says_what_it_tests_and_can_be_run(name):
     assert cost(grid.model_dump(exclude_none=True)).startswith(
         f"{len(unique)} runs{f', and {tried} to tune' if tried else ''}: {steps:,} training steps"
     )
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_study_s_own_file_is_shown_as_what_it_was_made_of(name, tmp_path):
+    """study.toml says all keys, also those that are empty."""
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(load(name).model_dump(exclude_none=True)))
+    own, whole = (shown_grid(each)[1].split("\n", 1)[1] for each in (str(tmp_path / "study.toml"), name))
+    assert own == whole
 
 
 def test_the_studies_of_the_claims_are_there():
