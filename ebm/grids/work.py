@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -68,12 +69,15 @@ def work(folder: Path, job: Job) -> None:
     Whatever a run raises is its outcome, and no other's; what stops it (a signal) is none.
     """
     began, path = time.monotonic(), folder / RUNS / job.name
+    before = 0.0
 
     def done(status: str, verdict: str, **found: Any) -> None:
-        write_outcome(folder, job, Outcome(status, verdict, job.digest, round(time.monotonic() - began, 3), **found))
+        seconds = round(before + time.monotonic() - began, 3)
+        write_outcome(folder, job, Outcome(status, verdict, job.digest, seconds, **found))
 
     try:
         _await(path)
+        began, before = time.monotonic(), start_of(folder / LOGS / f"{job.name}.starts.json", path)
         run = recipes.load_run(path) if finished(path) else recipes.run(job.recipe, out=path)
         validation = run.evaluate("validation") if job.validated else {}
         measured = {name: measure(run) for name, measure in MEASURED.items()} if job.measured else {}
@@ -86,6 +90,15 @@ def work(folder: Path, job: Job) -> None:
         metrics = {name: float(value) for name, value in run.metrics.items()}
         line = "healthy" if verdict.healthy else str(verdict.cause or verdict.line)
         done(FINISHED, line, metrics=metrics, validation=validation, measured=measured)
+
+
+def start_of(file: Path, run: Path) -> float:
+    """Counts the seconds of a run's earlier starts, each up to the last file that it wrote, and notes the next."""
+    before, at = read_json(file) if file.exists() else (0.0, math.inf)
+    last = max((each.stat().st_mtime for each in run.rglob("*") if each.exists()), default=0.0)
+    before += max(0.0, last - at)
+    write_text(file, json.dumps([before, time.time()]))
+    return before
 
 
 def _await(path: Path, sleep: Callable[[float], None] = time.sleep) -> None:

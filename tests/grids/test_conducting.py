@@ -22,7 +22,7 @@ from ebm.grids.conducting import conduct
 from ebm.grids.findings import read_finding
 from ebm.grids.plan import jobs
 from ebm.grids.table import Table
-from ebm.grids.work import FAILED, OUTCOMES, RUNS, Outcome, write_outcome
+from ebm.grids.work import FAILED, LOGS, OUTCOMES, RUNS, Outcome, start_of, write_outcome
 from ebm.grids.workers import Clock
 from tests.fake_plugins import environment, offering, quick_report, write_distribution
 from tests.fake_plugins import installed as plugged
@@ -111,6 +111,23 @@ def test_one_that_is_killed_between_a_run_and_its_outcome_takes_the_run_as_it_is
     assert again.started == ["fast.4.seed-1"]
     assert weights.stat().st_mtime_ns == written
     assert (tmp_path / "s" / "table.csv").read_bytes() == before
+
+
+def test_what_killed_starts_of_a_run_took_is_counted(tmp_path):
+    """The budget expects of other runs what one took, and the finding says what all took."""
+    file, run = tmp_path / "starts.json", tmp_path / "run"
+    assert start_of(file, run) == 0.0
+    run.mkdir()
+    (run / "weights").touch()
+    file.write_text(json.dumps([100.0, time.time() - 60]))
+    os.utime(run / "weights", (time.time() - 20, time.time() - 20))
+    assert start_of(file, run) == pytest.approx(140, abs=5)  # what is between its last file and now did not train
+    assert start_of(file, run) == pytest.approx(140, abs=5)  # a start that wrote nothing
+    go(tiny(tmp_path, seeds=1), tmp_path / "s")
+    (tmp_path / "s" / OUTCOMES / "slow.2.seed-0.json").unlink()
+    (tmp_path / "s" / LOGS / "slow.2.seed-0.starts.json").write_text(json.dumps([6000.0, time.time()]))
+    found = go(tiny(tmp_path, seeds=1), tmp_path / "s")
+    assert found.machine_minutes >= 100
 
 
 def test_arms_that_differ_in_what_is_looked_at_share_their_runs(tmp_path):
