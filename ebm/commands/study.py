@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ebm import recipes
@@ -10,6 +11,7 @@ from ebm.commands.console import print_json, print_study, say
 from ebm.commands.settings import parse_settings
 from ebm.files import hold, holding
 from ebm.grids.command import conduct_by_name
+from ebm.grids.conducting import STUDY
 from ebm.processes import use_threads
 from ebm.registry import blamed, component, components
 from ebm.reports.page import write_report
@@ -23,13 +25,17 @@ def conduct(name: str, settings: Sequence[str], given: dict[str, Any], threads: 
     if not name.endswith(".toml") and name not in components("grid"):
         if name in components("study"):
             raise ValueError(f"ebm study {name}: this study is asked of a run: name its folder, as in ebm study {name} runs/text")
+        if (Path(name) / STUDY).exists():
+            raise ValueError(f"{name} is the folder of a study: go on with it by ebm study {Path(name) / STUDY} --out {name}")
         raise ValueError(f"no study is named {name!r}: {nearest(name, {**components('grid'), **components('study')})}")
     found, folder = conduct_by_name(name, parse_settings(settings), threads=threads, **given)
     if json:
         print_json({**found._asdict(), "folder": str(folder)})
         return
     say(f"claim: {found.claim} ({found.source})\nfinding, {found.verdict}: {found.finding}")
-    say(f"table: {folder / 'table.csv'}\npicture: {folder / 'picture.png'}")
+    say(f"table: {folder / 'table.csv'}")
+    if (folder / "picture.png").exists():  # of no run there is none
+        say(f"picture: {folder / 'picture.png'}")
 
 
 @holding()

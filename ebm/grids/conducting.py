@@ -74,7 +74,8 @@ def conduct(
             if failed := [job.name for job in flat if job.name in workers.outcomes and not workers.outcomes[job.name].final]:
                 raise ValueError(f"{failed[0]}: {workers.outcomes[failed[0]].verdict}; the same command tries it again")
             if any(job.name not in workers.outcomes for job in flat):
-                return _conclude(grid, folder, name, command, workers, {}, {}, "The time ended while learning rates were tuned")
+                setting = grid.tune.setting if grid.tune is not None else ""
+                return _conclude(grid, folder, name, command, workers, {}, {}, f"The time ended while {setting} was tuned")
             tuned = {arm: _best(grid, arm, each, workers.outcomes) for arm, each in tried.items()}
         whole = jobs(grid, {arm: found["value"] for arm, found in tuned.items()} if tried else None)
         unique = [*{job.name: job for job in whole.values()}.values()]
@@ -146,4 +147,6 @@ def _conclude(
     if inside:
         with atomic(folder / "picture.png") as draft:
             draft.write_bytes(picture(table, reading))
+    else:
+        (folder / "picture.png").unlink(missing_ok=True)  # of other seeds
     return write_finding(folder, name, grid, reading, table, left, tuned, workers.outcomes, command)

@@ -342,6 +342,13 @@ def test_each_arm_is_tuned_with_equal_effort_on_validation_data(tmp_path):
     assert "The best fit.lr lies at the end of what was tried" in found.finding
 
 
+def test_a_time_that_ends_while_something_is_tuned_names_what(tmp_path):
+    recipe = table(tmp_path)["arms"]["slow"]["recipe"]
+    arms = {"slow": {"recipe": recipe, "tune": [0.1]}, "fast": {"recipe": recipe, "tune": [0.2]}}
+    found = go(tiny(tmp_path, arms=arms, tune={"setting": "objective.sigma"}), tmp_path / "s", clock=Clock(-1.0))
+    assert found.finding.startswith("The time ended while objective.sigma was tuned.")
+
+
 # ------------------------------------------------------------------------------------------------------------------- budgets
 
 
@@ -445,6 +452,15 @@ def test_the_command_conducts_a_file_and_says_what_was_found(tmp_path, capsys, m
     assert "8 runs: 24 training steps" in out
 
 
+def test_of_no_run_there_is_no_picture_and_none_is_named(tmp_path, capsys, monkeypatch, here_by_command):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(tomli_w.dumps(table(tmp_path)))
+    assert "picture: studies/mine/picture.png" in said(capsys, "study", "mine.toml", "--seeds", 1)[1]
+    status, out, _ = said(capsys, "study", "mine.toml", "--seeds", "[7]", "--budget", "0s")
+    assert (status, "No run is complete" in out, "picture" in out) == (0, True, False)
+    assert not Path("studies/mine/picture.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -464,12 +480,15 @@ def test_the_command_conducts_a_file_and_says_what_was_found(tmp_path, capsys, m
         (("gone.toml",), "study gone.toml: No such file"),
         (("broken.toml",), "study broken.toml is not TOML"),
         (("thinking", "runs/none"), "holds no run"),
+        (("studies/x",), "studies/x is the folder of a study: go on with it by ebm study studies/x/study.toml --out studies/x"),
     ],
 )
 def test_what_the_command_refuses(tmp_path, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(tomli_w.dumps(table(tmp_path)))
     Path("broken.toml").write_text("claim = ")
+    Path("studies/x").mkdir(parents=True)
+    Path("studies/x/study.toml").write_text("")
     Path("dashed.toml").write_text(Path("mine.toml").read_text().replace("fit.lr", "fit.batch-size"))
     status, _, err = said(capsys, "study", *words)
     assert status == 2
