@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ebm.interfaces.abilities import Learns, lacking
 from ebm.runs.run import Run
@@ -85,7 +87,13 @@ def checked_callbacks(callbacks: Sequence[Any], evaluate_every: int) -> list[Cal
 def call(callbacks: Sequence[Callback], step: int, row: Mapping[str, float], run: Run) -> bool:
     """Calls every callback with a row, and tells whether one ends the training."""
     answers = [callback(step, row, run) for callback in callbacks]
-    return any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers)
+    return any(_is_true(answer) for answer in answers)
+
+
+def _is_true(answer: Any) -> bool:
+    """Tells whether an answer is True, also as a comparison of NumPy's or torch's numbers has it."""
+    one = isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1
+    return (one or isinstance(answer, bool | np.bool_)) and bool(answer)
 
 
 def states_of(callbacks: Sequence[Any]) -> list[Any]:

@@ -39,14 +39,14 @@ def check(processes: int, batch_size: int, accumulate: int, on_divergence: str) 
 
 def broadcast_from_first(fabric: Fabric, ask: Callable[[], str]) -> str:
     """Asks in the first process only: all return its answer, or raise its error."""
-    answer: str | ValueError = ""
+    answer: str | ValueError | OSError = ""
     if fabric.global_rank == 0:
         try:
             answer = ask()
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # such as of a folder that is held, or a full disk
             answer = error
     answer = fabric.broadcast(answer)
-    if isinstance(answer, ValueError):
+    if isinstance(answer, ValueError | OSError):
         raise answer
     return answer
 

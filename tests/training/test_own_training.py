@@ -519,7 +519,7 @@ def test_callbacks_see_every_logged_row_and_the_run(tmp_path):
     assert "loss" not in seen[2][1]  # nothing but the evaluation is logged at step 3
 
 
-@pytest.mark.parametrize("answer", [True, np.True_])
+@pytest.mark.parametrize("answer", [True, np.True_, torch.tensor(True)])
 def test_training_ends_where_a_callback_returns_true_and_all_are_called(tmp_path, answer):
     seen = []
     callbacks = [lambda step, row, run: answer if step == 5 else None, lambda step, row, run: seen.append(step)]

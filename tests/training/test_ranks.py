@@ -15,7 +15,7 @@ import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ from ebm.runs.history import read_history
 from ebm.samplers import GradientDescent, ReplayAugmented
 from ebm.tasks import Points
 from ebm.training import fit
-from ebm.training.ranks import shard
+from ebm.training.ranks import broadcast_from_first, shard
 from tests.fake_plugins import (
     Still,
     environment,
@@ -398,3 +398,21 @@ def test_any_bundled_recipe_trains_on_two_processes(tmp_path, name):
 
 if __name__ == "__main__":
     process(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("error", [BlockingIOError("another command holds the folder"), ValueError("no")])
+def test_what_the_first_process_cannot_do_is_told_to_those_that_wait_for_it(error):
+    class OfOne:
+        global_rank = 0
+        told: ClassVar[list[Any]] = []
+
+        def broadcast(self, value):
+            self.told.append(value)
+            return value
+
+    def ask():
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        broadcast_from_first(OfOne(), ask)
+    assert OfOne.told[-1] is error
