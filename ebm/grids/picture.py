@@ -47,7 +47,7 @@ def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
         axes.plot([value], [place], "o", color=_color(table, each.arm), markersize=5)
     axes.axvline(found[0].nothing, color=NOISE, linewidth=0.8)
     axes.set_yticks(range(len(found)), [_named(each) for each in reversed(found)], fontsize=7)
-    axes.set(title=found[0].what.rstrip(","), ylim=(-0.6, len(found) - 0.4))
+    axes.set(title=_literal(found[0].what.rstrip(",")), ylim=(-0.6, len(found) - 0.4))
     if found[0].nothing > 0:  # ratios
         axes.set_xscale("log")
         _plain(axes.xaxis)
@@ -71,9 +71,13 @@ def _color(table: Table, arm: str) -> str:
 
 
 def _named(each: Compared) -> str:
-    return "\n".join(
-        [f"{each.arm}{f', {each.point}' if each.point else ''}", *([f"against {each.against}"] if each.against else [])]
-    )
+    lines = [f"{each.arm}{f', {each.point}' if each.point else ''}", *([f"against {each.against}"] if each.against else [])]
+    return _literal("\n".join(lines))
+
+
+def _literal(text: str) -> str:
+    """Has a person's words written as they are, and not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _curves(axes: Axes, table: Table, metric: str) -> None:
@@ -90,8 +94,8 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
                 axes.plot([place, place], [end.low, end.high], color=color, linewidth=1)
         means = [end.value for end in ends]
         drawn = "--" if len({*means}) == 1 < len(means) else "o-"  # what does not change along the axis is beside it
-        axes.plot(x, means, drawn, color=color, markersize=4, label=arm)
-    axes.set(title=metric, xlabel=textwrap.fill(grid.axis.label, 48) if grid.axis is not None else "")
+        axes.plot(x, means, drawn, color=color, markersize=4, label=_literal(arm))
+    axes.set(title=_literal(metric), xlabel=_literal(textwrap.fill(grid.axis.label, 48)) if grid.axis is not None else "")
     if grid.axis is None:
         axes.set_xticks([])
     else:
@@ -99,7 +103,7 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
         if grid.axis.scale == "log":
             axes.set_xscale("log")
         if not isinstance(grid.axis.x, str) or not grid.axis.x:  # points are where they say
-            axes.set_xticks([*places], [*places.values()], fontsize=7)
+            axes.set_xticks([*places], [*map(_literal, places.values())], fontsize=7)
             axes.set_xticks([], minor=True)
     if grid.test.use == "power-law":
         axes.set_yscale("log")

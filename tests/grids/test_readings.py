@@ -269,6 +269,15 @@ def test_a_loss_as_large_as_a_float_may_be_is_drawn():
     assert picture(made, READINGS["power-law"](made, against="theirs")).startswith(b"\x89PNG")
 
 
+def test_words_of_a_person_are_drawn_as_they_are():
+    told = grid().model_dump(exclude_none=True)
+    arms = {"a $x^{$": told["arms"]["ours"], "theirs": told["arms"]["theirs"]}
+    made = table(
+        parse({**told, "arms": arms, "axis": {**told["axis"], "label": "$ spent, in $x^{$"}}), lambda arm, x, seed: x + seed
+    )
+    assert picture(made, READINGS["gain"](made, against="theirs")).startswith(b"\x89PNG")
+
+
 # ------------------------------------------------------------------------------------------------------------------- tables
 
 
