@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ebm.grids.budget import expected, keep
 from ebm.grids.grid import READINGS, Grid
-from ebm.grids.plan import Job, points
+from ebm.grids.plan import Job
 from ebm.grids.work import FINISHED
 from ebm.grids.workers import Workers
 
@@ -18,7 +18,7 @@ def affords(grid: Grid, whole: Mapping[tuple[str, int, int], Job], job: Job, wor
     """Tells whether a budget has room for a run: after a first seed at the first point, by the rule of `keep`."""
     if workers.clock.left == math.inf:
         return True
-    seeds, count = grid.drawn(), len(points(grid))
+    seeds, count = grid.drawn(), len(grid.points_of_runs())
     first = [whole[arm, 0, seeds[0]] for arm in grid.arms]
     if any(job.name == each.name for each in first):
         return True

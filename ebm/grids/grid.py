@@ -60,9 +60,10 @@ class Arm(Strict):
 
 
 class Tune(Strict):
-    """How a setting is tuned for each arm: at the first point, on validation data, by a seed of its own."""
+    """How a setting is tuned for each arm: at one point, on validation data, by a seed of its own."""
 
     setting: str = "fit.lr"
+    point: str = ""  # "": the first
     seed: int = 1000
 
 
@@ -124,6 +125,10 @@ class Grid(Strict):
             return [str(value) for value in self.arms[arm].values or self.axis.values]
         values = list(self.axis.settings.values())
         return [str(value) for value in values[0]]
+
+    def points_of_runs(self) -> list[str]:
+        """Names the points that runs differ by: one, where the axis is a study's column."""
+        return [""] if self.axis is None or self.axis.column else self.points_of(next(iter(self.arms)))
 
     def places_of(self, arm: str) -> list[float]:
         """Says where an arm's points lie; not a number where that is measured."""
@@ -278,6 +283,8 @@ def _check_settings(grid: Grid) -> None:
         if both := [key for key in arm.settings if spelled(key) in varied]:
             what = varied[spelled(both[0])]
             raise ValueError(f"arms.{name}.settings says {both[0]}, and {what} sets it for all arms: leave one of them out")
+    if grid.tune is not None and grid.tune.point and grid.tune.point not in (known := grid.points_of_runs()):
+        raise ValueError(f"tune.point = {grid.tune.point!r} is no point of the axis: {nearest(grid.tune.point, known)}")
     if grid.tune is not None and grid.tune.seed in grid.drawn():
         raise ValueError(f"tune.seed = {grid.tune.seed} is one of seeds, too, and what is tuned needs its own: choose another")
 

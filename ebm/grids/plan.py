@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ebm.grids.grid import MEASURES, Grid, slug
@@ -43,13 +43,13 @@ def jobs(grid: Grid, tuned: Mapping[str, float] | None = None) -> dict[tuple[str
     found: dict[tuple[str, int, int], Job] = {}
     known: dict[str, str] = {}
     taken: dict[str, str] = {}
-    count = len(points(grid))
+    count = len(grid.points_of_runs())
     for seed in grid.drawn():
         for point in range(count):
             for arm in grid.arms:
                 values = {} if grid.tune is None or tuned is None else {grid.tune.setting: tuned[arm]}
                 recipe = recipe_of(grid, arm, point, seed, values)
-                where = f".{slug(points(grid)[point])}" if points(grid)[point] else ""
+                where = f".{slug(grid.points_of_runs()[point])}" if grid.points_of_runs()[point] else ""
                 name = f"{slug(arm)}{where}.seed-{seed}"
                 measured = grid.axis is not None and grid.axis.x in MEASURES
                 job = Job(name, arm, point, seed, recipe, measured)
@@ -59,16 +59,17 @@ def jobs(grid: Grid, tuned: Mapping[str, float] | None = None) -> dict[tuple[str
 
 
 def tuning(grid: Grid) -> dict[str, list[Job]]:
-    """Lists the runs that tune each arm, in the order of its values: at the first point, by a seed of their own."""
+    """Lists the runs that tune each arm, in the order of its values: at one point, by a seed of their own."""
     if grid.tune is None:
         return {}
+    point = grid.points_of_runs().index(grid.tune.point) if grid.tune.point else 0
     found: dict[str, list[Job]] = {}
     taken: dict[str, str] = {}
     for arm, about in grid.arms.items():
         for value in about.tune:
-            recipe = recipe_of(grid, arm, 0, grid.tune.seed, {grid.tune.setting: value})
+            recipe = recipe_of(grid, arm, point, grid.tune.seed, {grid.tune.setting: value})
             name = f"{TUNING}.{slug(arm)}.{value:g}"
-            job = Job(name, arm, 0, grid.tune.seed, recipe, validated=True)
+            job = Job(name, arm, point, grid.tune.seed, recipe, validated=True)
             found.setdefault(arm, []).append(job._replace(name=_apart(taken, job)))
     return found
 
@@ -76,12 +77,6 @@ def tuning(grid: Grid) -> dict[str, list[Job]]:
 def _apart(taken: dict[str, str], job: Job) -> str:
     """Names a run; where another recipe's has the name, as at the points -1 and 1, its digest tells them apart."""
     return job.name if taken.setdefault(job.name, job.digest) == job.digest else f"{job.name}.{job.digest}"
-
-
-def points(grid: Grid) -> Sequence[str]:
-    """Names the points that runs differ by: one, where the axis is a study's column."""
-    axis = grid.axis
-    return [""] if axis is None or axis.column else grid.points_of(next(iter(grid.arms)))
 
 
 def recipe_of(grid: Grid, arm: str, point: int, seed: int, values: Mapping[str, Any]) -> dict[str, Any]:

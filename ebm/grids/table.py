@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ebm.files import atomic
 from ebm.grids.budget import ENOUGH
 from ebm.grids.grid import Grid, Measure
-from ebm.grids.plan import Job, points
+from ebm.grids.plan import Job
 from ebm.grids.work import FINISHED, RUNS, Outcome
 from ebm.studies.findings import Row as Found
 from ebm.studies.findings import read_rows
@@ -146,7 +146,7 @@ def balanced(grid: Grid, rows: Sequence[Row], fewest: int = 1) -> tuple[list[Row
     least as many points as a reading needs, if any seed has them.
     """
     have = {(row.arm, row.point, row.seed) for row in rows}
-    names = points(grid)
+    names = grid.points_of_runs()
 
     def complete(number: int, seed: int) -> bool:
         wanted = ((arm, grid.points_of(arm)) for arm in grid.arms)

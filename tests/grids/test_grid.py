@@ -119,6 +119,7 @@ def test_what_a_file_says_is_checked(place, value, message):
         ({"setting": "fit.batch_size"}, {"fit.batch-size": 3}, "ours.settings says fit.batch-size, and .tune. sets it"),
         ({"seed": 2}, {}, "tune.seed = 2 is one of seeds, too"),
         ({"setting": "seed"}, {}, "tune.setting says seed"),
+        ({"point": "30"}, {}, "tune.point = '30' is no point of the axis"),
         ({}, {"fit.batch_size": 3}, None),
     ],
 )
@@ -270,6 +271,22 @@ def test_names_of_folders():
     assert slug("../../x") == "x"
     assert slug("[64, 64]") == "64-64"
     assert slug("…") == "arm"
+
+
+def test_what_is_tuned_is_tuned_at_the_point_that_is_named():
+    made = changed("tune", {"setting": "fit.weight_decay"})
+    for arm in made["arms"].values():
+        arm["tune"] = [0.1, 0.2]
+    named = parse(made).points_of_runs()
+    for point, name in enumerate(named):
+        tried = tuning(parse({**made, "tune": {"setting": "fit.weight_decay", "point": name}}))
+        whole = jobs(
+            parse({**made, "seeds": [1000]} | {"tune": {"setting": "fit.weight_decay", "seed": 0}}), {"ours": 0.1, "theirs": 0.1}
+        )
+        assert tried["ours"][0].recipe == whole["ours", point, 1000].recipe
+    assert [job.digest for job in tuning(parse(made))["ours"]] == [
+        job.digest for job in tuning(parse({**made, "tune": {"setting": "fit.weight_decay", "point": named[0]}}))["ours"]
+    ]
 
 
 def test_no_two_runs_have_one_folder():
