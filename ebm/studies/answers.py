@@ -114,8 +114,10 @@ def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, genera
     with torch.no_grad(), eval_mode(run.sampler), eval_mode(energy):
         y = torch.stack([task.start(batch, generator=generator) for _ in range(candidates)])
         function, width = landscapes(energy, batch.context)[-1], y.shape[-1]
+        if getattr(run.sampler, "hidden", 0) != 0:
+            y = run.sampler.init(function, y, generator=generator).y  # with room for hidden units
         first: Tensor | None = None
-        previous: Tensor | None = None
+        previous: Tensor = run.sampler.point(run.sampler.project(y))
         for taken, (state, info) in enumerate(run.sampler.trajectory(function, y, steps=max(marks), generator=generator), 1):
             first = info.energy if first is None else first
             if taken + 1 in marks:
@@ -124,7 +126,7 @@ def follow(run: Run, batch: Batch, marks: Sequence[int], candidates: int, genera
                 continue
             point = run.sampler.point(state.y)
             value = evaluate(function, point)
-            moved = torch.zeros_like(value) if previous is None else distance_moved(point, previous, value.ndim)
+            moved = distance_moved(point, previous, value.ndim)
             answer = task.answers(state.y, batch.context)
             asked = task.unknown(batch.context)
             wrong = ((answer != batch.target) & asked).sum(-1)

@@ -43,7 +43,7 @@ def test_each_share_is_that_of_thinking_anew(run):
         generator = stream(0, "study", split)
         batch = run.task.rows(split).rows(slice(20))
         starts = torch.stack([run.task.start(batch, generator=generator) for _ in range(3)])
-        for steps in (2, 4):
+        for steps in (1, 2, 4):
             for choice in ("min", "confidence", "residual", "vote"):
                 with torch.no_grad():
                     y = think(run.energy, run.sampler, batch.context, starts, candidates=3, steps=steps, select=choice).y
