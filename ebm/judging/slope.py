@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ def slope(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Slop
     """Fits y = a + b x by least squares to rows x, y (n,): b, with its interval.
 
     The interval is a percentile bootstrap of rows, so that y may be binary, or spread differently
-    at different x.
+    at different x. A line goes through any two rows: of two, it is infinite.
 
     Raises:
         ValueError: x and y are not two or more rows each, or x is constant.
@@ -43,4 +44,5 @@ def slope(x: Tensor, y: Tensor, *, resamples: int = 2000, seed: int = 0) -> Slop
     spread = x.square().sum(1)
     found = ((x * y).sum(1) / spread)[spread > 1e-12 * spread[0]]  # a resample of one x alone has no slope
     low, high = found[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = (low, high) if x.shape[1] > 2 else (-math.inf, math.inf)
     return Slope(*(round(value, 12) for value in (found[0].item(), low, high)))

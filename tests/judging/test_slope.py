@@ -45,3 +45,7 @@ def test_what_has_no_slope_is_refused(x, y):
 def test_what_is_not_finite_is_refused():
     with pytest.raises(FloatingPointError, match="not finite"):
         slope(torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")]))
+
+
+def test_two_rows_say_nothing_of_how_far_a_slope_is_known():
+    assert slope(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])) == (1.0, -float("inf"), float("inf"))
