@@ -51,7 +51,8 @@ def generate(
         patience: think about a token until its energy fell no further for this many steps.
         rerank: how many texts the base of a sequence-nce run draws for each one that is shown: that of the
             lowest energy. The energies go to standard error, and into --json.
-        resample: draw the one that is shown by its importance weight, softmax(-E) over them.
+        resample: draw the one that is shown by its importance weight, softmax(-E) over them; at
+            --temperature 1, without --top-k and --top-p, a draw of the model as their number grows.
         cut: keep the end of a prompt that is longer than the run's context.
         seed: what every random draw is derived from; a text does not depend on those beside it.
         json: print a line of JSON for each text: its prompt, text and finish_reason, which is "end"

@@ -140,7 +140,8 @@ class Run:
             think_steps, candidates, patience: how each token is thought about, as `think` says.
             rerank: of a run of `sequence-nce`, how many texts its base draws, of which the energy
                 chooses one; no longer than the context has room for.
-            resample: whether one is drawn by its importance weight, and not the lowest energy taken.
+            resample: whether one is drawn by its importance weight, and not the lowest energy taken;
+                at temperature 1, without top_k and top_p, a draw of the model as `rerank` grows.
             cut: keeps the end of a prompt that is longer than the run's context.
             seed: what every random draw is derived from; by default 0.
 
