@@ -116,7 +116,9 @@ def export(
 
 
 def _check_place(final: Path, overwrite: bool) -> None:
-    """Raises where a folder holds what an export may not replace."""
+    """Raises where a folder holds what an export may not replace, or has no name to be replaced by."""
+    if final.name in ("", ".."):
+        raise ValueError(f"{str(final)!r} is no folder's name, by which an export could be put in its place: name a new folder")
     check_writable(final.parent)
     if final.is_symlink() or (final.exists() and not final.is_dir()):
         raise ValueError(f"{final} is a {'symbolic link' if final.is_symlink() else 'file'}: name a new folder to export to")

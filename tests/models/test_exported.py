@@ -209,6 +209,8 @@ def test_only_an_empty_folder_or_an_exported_one_is_written_to(capsys):
         "run": "holds what no",
         "link": "symbolic link",
         "file": "file",
+        ".": "name a new folder",
+        "mine/..": "name a new folder",
     }.items():
         for words in ([], ["--overwrite"]):
             status, _, err = said(capsys, "export", "run", folder, *words)
