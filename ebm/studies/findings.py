@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def conduct(run: Run, name: str, keywords: Mapping[str, Any], *, seed: int | None = None) -> list[Row]:
-    """Conducts a registered study, and keeps what it finds as NAME.csv in the run's folder.
+    """Conducts a registered study, and keeps what it finds, if anything, as NAME.csv in the run's folder.
 
     Arguments:
         run: a trained run.
@@ -45,8 +45,11 @@ def conduct(run: Run, name: str, keywords: Mapping[str, Any], *, seed: int | Non
     if seed is not None and "seed" in signature(study).parameters:
         keywords = {"seed": seed, **keywords}
     rows = rows_of(study(run, **keywords), f"the study {name!r} of {found.distribution}")
+    path = run.path / f"{name}.csv"
     if rows:
-        write_rows(run.path / f"{name}.csv", rows)
+        write_rows(path, rows)
+    else:
+        path.unlink(missing_ok=True)  # of what was asked before
     return rows
 
 
