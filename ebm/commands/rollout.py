@@ -23,6 +23,7 @@ from ebm.tasks.video.decoding import rate_of
 
 RATE = 5  # frames a second of a movie of pictures, which have no times: slow enough to see each
 FASTEST = 1000  # frames a second
+SLOWEST = Fraction(1, 1001)  # of a movie's file, whose clock has so many ticks a second
 SIDE = 256  # pixels a side of a movie's panels, at least
 PALE = "#d0d4d9"
 COLORS = {"energy": DATA, "error": SAMPLES, "error of a copy": GREY}
@@ -241,7 +242,7 @@ def _write(pictures: Iterator[np.ndarray], path: Path, rate: Fraction) -> None:
         for picture in pictures:
             if reel is None:
                 reel = container.add_stream(
-                    codec, rate=rate.limit_denominator(1001), options={"crf": "16"} if codec == "libx264" else {}
+                    codec, rate=max(SLOWEST, rate.limit_denominator(1001)), options={"crf": "16"} if codec == "libx264" else {}
                 )
                 reel.height, reel.width = picture.shape[:2]
                 reel.pix_fmt = "yuv420p"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 import ebm
 from ebm import cli, figures, recipes
-from ebm.commands.rollout import rollout
+from ebm.commands.rollout import _write, rollout
 from ebm.decoding.rollout import horizons
 from ebm.decoding.rollout import rollout as rolled_out
 from ebm.encoders import Encoder, Pixels
@@ -389,3 +390,9 @@ def test_the_command_fails_in_one_line(said, run, clip, tmp_path):
         assert status == 2
         assert reason in err
         assert err.count("\n") == 1
+
+
+def test_a_frame_an_hour_is_slower_than_a_movie_can_be_and_is_written_all_the_same(tmp_path):
+    pictures = (np.full((16, 16, 3), level, dtype=np.uint8) for level in (0, 99, 198))
+    _write(pictures, tmp_path / "slow.mp4", Fraction(1, 3600))
+    assert rate(tmp_path / "slow.mp4") == pytest.approx(1 / 1001)
