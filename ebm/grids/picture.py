@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 MOST = 1e30  # what a curve shows at most, such as the perplexity of a model that knows nothing
+THOUSAND = 1e3
 FAR = 1e3  # how many times as much a ratio is drawn at, at most
 COLORS = (SAMPLES, DATA, OTHER, INK, "#5a8f4e", "#8b5a9f", NOISE, GREY)
 
@@ -55,14 +56,14 @@ def _estimates(axes: Axes, table: Table, found: Sequence[Compared]) -> None:
 
 def _plain(axis: Axis) -> None:
     """Writes the numbers of a logarithmic axis as numbers, not as powers of ten, and as many as there is room for."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     few = MaxNLocator(6, steps=[1, 2, 5, 10])
     axis.set_major_locator(few if decades < 1 else LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_formatter(EngFormatter(sep="") if low >= THOUSAND else "{x:g}")  # 20k, 3M
     axis.set_tick_params(labelsize=7)
 
 
@@ -105,6 +106,8 @@ def _curves(axes: Axes, table: Table, metric: str) -> None:
         if not isinstance(grid.axis.x, str) or not grid.axis.x:  # points are where they say
             axes.set_xticks([*places], [*map(_literal, places.values())], fontsize=7)
             axes.set_xticks([], minor=True)
+        elif grid.axis.scale == "log":
+            _plain(axes.xaxis)
     if grid.test.use == "power-law":
         axes.set_yscale("log")
         _plain(axes.yaxis)
