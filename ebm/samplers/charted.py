@@ -63,6 +63,12 @@ class Charted(Wrapper):
         chart = self.chart(y)
         return chart.unpack(self.sampler.point(chart.pack(y)))
 
+    def project(self, y: Any) -> Any:
+        chart = self.chart(y)
+        z = chart.pack(y)
+        inside = self.sampler.project(z)
+        return y if inside is z else chart.unpack(inside)
+
     def check_point(self, chart: Chart, z: Tensor) -> None:
         """Raises ValueError for a retraction that means an axis of y, which coordinates do not have."""
         probe = torch.linspace(-9.0, 9.0, z.numel(), dtype=z.dtype, device=z.device).reshape(z.shape)

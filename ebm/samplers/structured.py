@@ -58,6 +58,9 @@ class Structured(Charted):
     def point(self, y: Any) -> Any:
         return self.sampler.point(y) if isinstance(y, Tensor) else super().point(y)
 
+    def project(self, y: Any) -> Any:
+        return self.sampler.project(y) if isinstance(y, Tensor) else super().project(y)
+
     def trajectory(
         self,
         energy: EnergyFn | Sequence[EnergyFn],

@@ -202,3 +202,11 @@ def test_candidates_are_more_leading_axes(more, seed):
     end = Conditioned(LangevinDynamics(0.1, steps=2), still, chains=1).sample(quadratic, y, generator=seeded(seed))
     assert torch.equal(end[:, still], y[:, still])
     assert bool((end != y)[:, ~still].all())
+
+
+def test_bounds_hold_what_moves_and_leave_alone_what_is_still():
+    """Thinking projects its start: so the still coordinate, outside of the bounds, would move."""
+    clamped = Conditioned(GradientDescent(0.1, steps=2, retraction="clamp"), [True, False])
+    y = torch.tensor([[3.0, 2.0]])
+    assert clamped.project(y).tolist() == clamped.sample(quadratic, y, steps=0).tolist() == [[3.0, 1.0]]
+    assert ebm.think(quadratic, clamped, start=y[None]).y[0, 0] == 3
