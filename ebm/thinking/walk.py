@@ -36,8 +36,8 @@ class Walk:
 
     Whoever walks may set `stopped` (*chains,) after each step. Chains that stopped are left where they
     are, and once enough have, the others go on in a smaller batch: where their contexts can be cut,
-    they know nothing of each other, steps draw no noise (which a smaller batch would change), and the
-    last landscape is reached.
+    they know nothing of each other, the sampler holds nothing of its own for each (step sizes, masks),
+    steps draw no noise (which a smaller batch would change), and the last landscape is reached.
 
     Arguments:
         energy: what the functions bind.
@@ -82,7 +82,9 @@ class Walk:
         leaves = [leaf for leaf in tree_leaves(self.context) if isinstance(leaf, Tensor)]
         rows = self.y.shape[self.axes - 1]
         alike = all(leaf.ndim > 0 and len(leaf) == rows for leaf in leaves)
-        return isinstance(interface_of(self.energy), Energy) and alike and not self.sampler.interacting
+        held = (*self.sampler.parameters(), *self.sampler.buffers())
+        shared = not any(part.ndim and part.shape[0] in self.y.shape[: self.axes] for part in held)
+        return isinstance(interface_of(self.energy), Energy) and alike and shared and not self.sampler.interacting
 
     def _whole(self, values: Tensor, old: Tensor | None) -> Tensor:
         """Puts values of the chains under way into those of all."""

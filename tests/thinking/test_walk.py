@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ebm import Thinker, think
 from ebm.energies import BeliefEBT
 from ebm.interfaces import Batch, Energy
-from ebm.samplers import GradientDescent, LangevinDynamics, MirrorDescent, SteinVariational
+from ebm.samplers import Conditioned, GradientDescent, LangevinDynamics, MirrorDescent, SteinVariational
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
 
@@ -136,3 +136,21 @@ def test_a_chain_that_starts_as_in_training_takes_one_step(seed, familiar, candi
     close(thought.y, torch.stack([end for _, end in ends])[chosen, rows])
     with pytest.raises(ValueError, match="familiar=nan: pass a finite energy"):
         think(quadratic, GradientDescent(0.5), start=start, candidates=candidates, familiar=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "moving",
+    [
+        GradientDescent(torch.tensor([1.0, 0.1, 1.0, 1.0], dtype=torch.float64), steps=9),
+        Conditioned(GradientDescent(1.0, steps=9), torch.tensor([[True, False], *3 * [[False, True]]]), chains=1),
+    ],
+    ids=["step sizes", "masks"],
+)
+def test_what_a_sampler_holds_for_each_chain_keeps_all_in_the_batch(moving):
+    class Bowl(Energy):
+        def forward(self, y, code=None):
+            return y.square().sum(-1) / 2
+
+    start = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    found = think(Bowl(), moving, start=start, patience=1)
+    close(found.y, think(lambda y: y.square().sum(-1) / 2, moving, start=start, patience=1).y)
