@@ -143,7 +143,8 @@ class Thinker:
         check_configuration(y, generator)
         if len(y) != candidates:
             raise ValueError(f"start has shape {tuple(y.shape)}, but candidates={candidates}: its first axis is the candidates")
-        if candidates == 1:
+        lone = candidates == 1 and not self.sampler.interacting  # candidates act on each other, rows do not
+        if lone:
             y = y[0]  # an energy that counts axes from the left may refuse an axis of one candidate
         with torch.no_grad(), eval_mode(self.sampler), eval_mode(self.energy):
             functions = [Counted(function) for function in landscapes(self.energy, context)]
@@ -152,12 +153,12 @@ class Thinker:
             if getattr(self.sampler, "hidden", 0) != 0:
                 y = self.sampler.init(final, y, generator=generator).y  # with room for hidden units
             y = self.sampler.project(y)
-            walk = Walk(self.energy, self.sampler, context, functions, y, 1 + (candidates > 1), self.steps)
+            walk = Walk(self.energy, self.sampler, context, functions, y, 2 - lone, self.steps)
             path, y, taken, moved = self._descend(walk, final, generator)
             last = evaluate(final, self.sampler.point(y))
         taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
         energies = torch.stack([*path, last])
-        if candidates == 1:
+        if lone:
             return Thought(y, last, energies[:, None], taken), walk.passes
         found = Candidates(y[..., :width], last, energies[0], torch.zeros_like(last) if moved is None else moved)
         chosen = choice_of(self.select)(found).argmax(0)

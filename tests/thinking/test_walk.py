@@ -154,3 +154,11 @@ def test_what_a_sampler_holds_for_each_chain_keeps_all_in_the_batch(moving):
     start = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
     found = think(Bowl(), moving, start=start, patience=1)
     close(found.y, think(lambda y: y.square().sum(-1) / 2, moving, start=start, patience=1).y)
+
+
+def test_particles_are_candidates_and_never_rows():
+    stein, rows = SteinVariational(0.1, steps=3), normal(3, 2)
+    found = think(quadratic, stein, start=rows[None])
+    for row, end in zip(rows, found.y, strict=True):  # as if it were there alone
+        close(end, think(quadratic, stein, start=row[None, None]).y[0])
+    assert found.energies.shape == (4, 1, 3)
