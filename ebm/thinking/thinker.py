@@ -20,6 +20,7 @@ from ebm.interfaces import (
     evaluate,
     landscapes,
     plainly,
+    raise_if_not_finite,
 )
 from ebm.thinking.choosing import Candidates, Select, check_choices, choice_of, pick
 from ebm.thinking.stopping import Stopping, distance_moved
@@ -156,6 +157,7 @@ class Thinker:
             walk = Walk(self.energy, self.sampler, context, functions, y, 2 - lone, self.steps)
             path, y, taken, moved = self._descend(walk, final, generator)
             last = evaluate(final, self.sampler.point(y))
+        raise_if_not_finite(None, y, last)  # the trajectory has looked at energies before its steps
         taken = torch.zeros_like(last, dtype=torch.long) if taken is None else taken
         energies = torch.stack([*path, last])
         if lone:

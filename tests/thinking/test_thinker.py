@@ -414,3 +414,15 @@ def test_annealing_and_accepting_samplers_think_too(seed):
     close(thought.energies[-1].min(0).values, quadratic(thought.y))
     lower = think(wavy, Monotone(LangevinDynamics(0.1)), None, start, 3, 8, generator=seeded(seed))
     assert bool((lower.energies.diff(dim=0) <= 1e-12).all())
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_an_end_whose_energy_is_not_finite_stops_thinking(candidates):
+    """No step begins there, so the trajectory does not see it; argmax would choose NaN."""
+
+    def cliff(y):
+        return (y - y.log()).sum(-1)  # NaN below zero
+
+    start = torch.tensor([[[3.0]], [[0.5]]])[-candidates:] if candidates == 2 else torch.tensor([[[3.0]]])
+    with pytest.raises(FloatingPointError, match=f"energy is not finite in 1 of {candidates} chains"):
+        think(cliff, GradientDescent(5.0, steps=1), start=start, candidates=candidates)
