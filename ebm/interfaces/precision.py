@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
-from ebm.interfaces.energy import EnergyFn, evaluate
+from ebm.interfaces.energy import EnergyFn, Given, evaluate
 from ebm.interfaces.values import savable
 
 HALF = (torch.bfloat16, torch.float16)
@@ -42,6 +42,21 @@ class Rounded:
         if name == "energy":
             raise AttributeError(name)
         return getattr(self.energy, name)
+
+
+def behind(function: Any, counted: bool = True) -> Any:
+    """Looks behind what rounds y, or counts calls (`count`, which is told), and nothing else.
+
+    What changes the energy, as a temperature or a mask does, stays.
+    """
+    while not isinstance(function, Given | nn.Module):
+        if not isinstance(function, Rounded):
+            if not callable(count := getattr(function, "count", None)) or not hasattr(function, "energy"):
+                break
+            if counted:
+                count()
+        function = function.energy
+    return function
 
 
 def refined(y: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from ebm.interfaces import EnergyFn, Info, State, energy_and_grad, evaluate
 from ebm.interfaces.abilities import Solves
 from ebm.interfaces.energy import Given
+from ebm.interfaces.precision import behind
 from ebm.samplers.stepping import SteppingSampler
 
 
@@ -51,17 +52,16 @@ class ProximalGradient(SteppingSampler):
         stride = self.stride(state, scale, value, point)
         with torch.no_grad():
             value = value + evaluate(solved, point)
-            plain = stride.reshape(value.shape) if isinstance(stride, Tensor) and stride.numel() > 1 else stride
+            plain = stride
+            if isinstance(stride, Tensor):  # (*chains, 1, …), or one number, as prox takes neither
+                plain = stride.reshape(value.shape if stride.numel() == value.numel() else ())
             y = self.project(solved.prox(point - stride * grad, plain))
         return state._replace(y=y, t=state.t + 1, scale=scale), Info(value, grad)
 
 
 def _parts(function: Any) -> tuple[EnergyFn, Any]:
     """Splits a sum, with its context bound, into what is descended and what is solved."""
-    while not isinstance(function, Given) and not hasattr(function, "energies") and hasattr(function, "energy"):
-        if callable(count := getattr(function, "count", None)):
-            count()
-        function = function.energy
+    function = behind(function)
     energy, code = (function.energy, function.code) if isinstance(function, Given) else (function, None)
     parts = getattr(energy, "energies", ())
     codes = (None,) * len(parts) if code is None else code
@@ -69,7 +69,7 @@ def _parts(function: Any) -> tuple[EnergyFn, Any]:
     if len(solved) != 1 or len(parts) < 2:
         raise ValueError(
             f"ProximalGradient over {type(energy).__name__}: pass a sum of a prior and of one energy that has prox(y, step), as "
-            f"in prior + Observed(operator, seen, std)"
+            f"in prior + Observed(operator, seen, std), which no other energy or sampler changes: scale the parts"
         )
     others = [Given(part, own) for part, own in zip(parts, codes, strict=True) if part is not solved[0]]
     return (lambda y: sum((part(y) for part in others[1:]), start=others[0](y))), solved[0]

@@ -19,7 +19,7 @@ from ebm.energies.restoration.unet import padded
 from ebm.energies.restoration.windowed import Windowed
 from ebm.interfaces import Batch, energy_and_grad, evaluate
 from ebm.objectives import DenoisingScoreMatching, InTurn, Reconstruction
-from ebm.samplers import FixedPoint, GradientDescent, Monotone, ProximalGradient
+from ebm.samplers import Conditioned, FixedPoint, GradientDescent, Monotone, ParallelTempering, ProximalGradient, Recovery
 from ebm.tasks import Points
 from ebm.tasks.images.noising import AdditivelyNoisy, AdditiveNoise, Noisy
 from ebm.training import fit
@@ -559,3 +559,25 @@ def test_no_accepted_proximal_step_raises_a_composed_energy(name, seed, step, st
         assert (after <= before * (1 + 1e-12)).all()
         moved, before = moved or bool(info.accepted.any()), after
     assert moved
+
+
+def test_a_proximal_step_never_goes_past_what_changes_the_sum():
+    """A scale, a temperature or a mask around the sum would be lost without a word."""
+    sum_ = Observed(lambda x: x, torch.ones(1, 3, 3), std=1.0) + (lambda y: y.square().sum((-3, -2, -1)) / 2)
+    y, still = torch.zeros(2, 1, 3, 3), torch.zeros(1, 3, 3, dtype=torch.bool)
+    solving = ProximalGradient(0.5, steps=1)
+    for sampler, energy in (
+        (solving, 4.0 * sum_),
+        (ParallelTempering(solving), sum_),
+        (Recovery(solving, 1.0), sum_),
+        (Conditioned(solving, still), sum_),
+    ):
+        with pytest.raises(ValueError, match="which no other energy or sampler changes: scale the parts"):
+            sampler.sample(energy, y)
+
+
+@pytest.mark.parametrize(("size", "rows"), [((), 2), ((1,), 1), ((2,), 2)])
+def test_a_proximal_step_takes_its_size_as_a_tensor(size, rows):
+    sum_ = Observed(lambda x: x, torch.ones(1, 3, 3), std=1.0) + (lambda y: y.square().sum((-3, -2, -1)) / 2)
+    y = torch.zeros(rows, 1, 3, 3)
+    close(ProximalGradient(torch.full(size, 0.5), steps=1).sample(sum_, y), ProximalGradient(0.5, steps=1).sample(sum_, y))
