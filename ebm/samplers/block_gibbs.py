@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Given, Info, Sampler, State, check_steps, evaluate
+from ebm.interfaces.precision import behind
 
 
 class BlockGibbs(Sampler):
@@ -60,7 +61,8 @@ class BlockGibbs(Sampler):
 
 
 def _layers(energy: EnergyFn) -> Any:
-    layers = energy.energy if isinstance(energy, Given) else energy
+    function = behind(energy, counted=False)
+    layers: Any = function.energy if isinstance(function, Given) else function
     if not (hasattr(layers, "sample_hidden") and hasattr(layers, "sample_visible")):
         what = f"{type(layers).__name__} has no sample_hidden(y, generator=) and sample_visible(h, generator=)"
         raise ValueError(f"{what}: BlockGibbs is for energies of two layers, such as RBM")

@@ -426,3 +426,14 @@ def test_an_end_whose_energy_is_not_finite_stops_thinking(candidates):
     start = torch.tensor([[[3.0]], [[0.5]]])[-candidates:] if candidates == 2 else torch.tensor([[[3.0]]])
     with pytest.raises(FloatingPointError, match=f"energy is not finite in 1 of {candidates} chains"):
         think(cliff, GradientDescent(5.0, steps=1), start=start, candidates=candidates)
+
+
+def test_bits_of_two_layers_think():
+    from ebm.energies import RBM
+    from ebm.samplers import BlockGibbs
+
+    rbm = RBM(6, 3).double()
+    thinker, start = Thinker(rbm, BlockGibbs(steps=2)), torch.zeros(4, 6, dtype=torch.float64)
+    found = thinker.predict(Batch(start), start, generator=seeded())
+    close(found.y, BlockGibbs(steps=2).sample(rbm, start, generator=seeded()))
+    assert found.evaluations == 3
