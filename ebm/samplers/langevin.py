@@ -52,7 +52,7 @@ class LangevinDynamics(SteppingSampler):
     ) -> None:
         super().__init__(step_size, steps, step_scale=step_scale, learnable=learnable, retraction=retraction, grad_clip=grad_clip)
         self.temperature = as_scheduled("temperature", temperature)
-        self.noise_std = as_scheduled("noise_std", noise_std)
+        self.noise_std = None if noise_std is None else as_scheduled("noise_std", noise_std)
 
     @property
     def stationary(self) -> bool:  # type: ignore[override]

@@ -193,11 +193,14 @@ def at(value: Any, t: int, positive: bool = False) -> Any:
 
 
 def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
-    """Reads a number of at least 0 (above 0 if `positive`), or a schedule of such numbers."""
+    """Reads a finite number of at least 0 (above 0 if `positive`), or a schedule of such numbers."""
     found = as_schedule(value)
-    known = [found.start, found.end] if isinstance(found, Between) else [found] if isinstance(found, int | float) else []
-    if not all(one > 0 if positive else one >= 0 for one in known):
-        what = "a positive number" if positive else "a number of at least 0"
+    if isinstance(found, Tensor) and found.ndim:  # it would spread over the event's axes
+        raise ValueError(f"{name} of shape {tuple(found.shape)}: pass one number; only step_size takes one for each chain")
+    given = not callable(found) and not isinstance(found, Tensor)
+    known = [found.start, found.end] if isinstance(found, Between) else [found] if given else []
+    if not all(isinstance(one, int | float) and (one > 0 if positive else one >= 0) and one < math.inf for one in known):
+        what = ("a positive number" if positive else "a number of at least 0") + " that is finite"
         raise ValueError(f"{name}={found}: pass {what}" + (" at both ends" if len(known) > 1 else ""))
     return found
 

@@ -220,3 +220,13 @@ def test_a_trajectory_leaves_nothing_on_the_sampler(kind):
     before = {key: repr(value) for key, value in vars(moving).items()}
     moving.sample(quadratic, normal(3, 2), generator=seeded())
     assert {key: repr(value) for key, value in vars(moving).items()} == before
+
+
+@pytest.mark.parametrize(
+    ("what", "make"), [(what.split()[0], make) for what, makes in TAKES.items() for make in makes if what != "step_size"]
+)
+@pytest.mark.parametrize("bad", [torch.ones(3), math.inf, math.nan, "0.1"])
+def test_what_is_no_number_for_all_chains_is_refused_when_made(what, make, bad):
+    """A temperature for each chain would spread over the event's axes, and an infinite one make chains stand still."""
+    with pytest.raises(ValueError, match=what):
+        make(bad)
