@@ -42,6 +42,9 @@ class Cooled(Wrapper):
         temperature: a schedule t -> T, such as {"schedule": "linear", "start": 2.0, "end": 1.0,
             "steps": 48}, or a number.
 
+    Raises:
+        ValueError: a schedule around a sampler that accepts or rejects, which belongs outside.
+
     >>> import torch
     >>> from ebm.samplers import MirrorDescent
     >>> costs = torch.tensor([0.0, 1.0])
@@ -56,6 +59,10 @@ class Cooled(Wrapper):
     def __init__(self, sampler: Sampler, temperature: Scheduled = Linear(start=2.0, end=1.0, steps=48)) -> None:  # noqa: B008
         super().__init__(sampler)
         self.temperature = as_scheduled("temperature", temperature, positive=True)
+        if callable(self.temperature) and not sampler.differentiable:
+            name = type(sampler).__name__
+            what = f"Cooled({name}): {name} compares energies of one step with the next one's, which has another temperature"
+            raise ValueError(f"{what}: put it around, as in {name}(Cooled(…)), or pass one number as the temperature")
 
     def init(self, energy: EnergyFn, y: Tensor, *, generator: Generator | None = None) -> CooledState:
         return CooledState(self.sampler.init(energy, y, generator=generator))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebm.samplers import BasinHopping, Cooled, GradientDescent, Linear, MirrorDescent
+from ebm.samplers import BasinHopping, Cooled, GradientDescent, Linear, MirrorDescent, Monotone
 from ebm.thinking import think
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 
@@ -80,3 +80,15 @@ def test_chains_of_single_numbers_hop_each_on_its_own():
     hopping = BasinHopping(GradientDescent(0.1), every=2, share=0.5)
     *_, (state, _) = hopping.trajectory(lambda y: (y - 5).square(), torch.zeros(1000), steps=2, generator=seeded())
     assert (state.inner.y != state.best).float().mean().item() == pytest.approx(0.5, abs=0.07)
+
+
+def test_what_compares_energies_from_step_to_step_goes_around_a_heat_that_fades():
+    """Energies of a hotter step are lower, so that nothing would be accepted on the way down."""
+    costs, fades = torch.tensor([0.0, 1.0, 3.0]), Linear(3.0, 1.0, 20)
+    free = lambda p: (p * (p.log() + costs)).sum(-1)  # noqa: E731
+    for around in (Monotone, BasinHopping):
+        with pytest.raises(ValueError, match=rf"put it around, as in {around.__name__}\(Cooled"):
+            Cooled(around(MirrorDescent(0.5)), fades)
+        around(Cooled(MirrorDescent(0.5), fades))
+    end = Cooled(Monotone(MirrorDescent(0.5)), 2.0).sample(free, torch.zeros(1, 3), steps=60)
+    close(end.softmax(-1), (-costs / 2).softmax(-1)[None], rtol=1e-2, atol=1e-3)
