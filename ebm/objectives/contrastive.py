@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, Unroll, bind, landscapes
+from ebm.interfaces import Batch, EnergyFn, Info, Loss, Objective, Sampler, Task, Unroll, bind, check_configuration, landscapes
 from ebm.randomness import randn_like
 
 STILL = 1e-3  # the least move of a chain that is not frozen, for data of scale 1
@@ -63,6 +63,7 @@ class ContrastiveDivergence(Objective):
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:
         data = batch.target
+        check_configuration(data, generator)
         if self.data_noise:
             data = data + self.data_noise * randn_like(data, generator)
         with torch.no_grad():

@@ -194,3 +194,9 @@ def test_the_gradient_norm_is_that_of_the_last_step():
 def test_arguments_that_cannot_work_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         ContrastiveDivergence(LangevinDynamics(0.1), **keywords)
+
+
+@pytest.mark.parametrize("how", [{"start": "noise"}, {"data_noise": 0.1}, {}])
+def test_data_of_whole_numbers_are_refused_with_the_way_out(how):
+    with pytest.raises(ValueError, match=r"y is torch.int64: .* pass y.float\(\)"):
+        ContrastiveDivergence(LangevinDynamics(0.1, steps=1), **how)(quadratic, Batch(torch.ones(3, 2, dtype=torch.long)))
