@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, energy_and_grad, evaluate, left, savable
+from ebm.randomness import Source, rand_like
 from ebm.samplers.stepping import SteppingSampler
 
 
@@ -76,6 +77,11 @@ def require_repeatable(name: str, energy: EnergyFn, y: Tensor, value: Tensor) ->
             f"(chain {chain}): it draws anew at each call. Call eval() on a module with dropout that only a closure knows, hold "
             f"a minibatch fixed, or take a sampler that bears noise, such as LangevinDynamics"
         )
+
+
+def chance(value: Tensor, generator: Generator | Source | None) -> Tensor:
+    """Draws uniform numbers (*chains,) for a test, at least in float32: in half precision each 256th is 0, which accepts all."""
+    return rand_like(value.to(torch.promote_types(value.dtype, torch.float32)), generator)
 
 
 def finite_chains(value: Tensor, grad: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
-from ebm.randomness import rand_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, chance
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase, leapfrogs
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
 
@@ -74,7 +73,7 @@ class HMC(AcceptingSampler):
         before, after = (phase.value + self.mass.kinetic(phase.momentum, chains) for phase in (start, end))
         # Not finite where the end's energy, its momentum, or its gradient, which is part of the momentum, is not.
         acceptance = torch.where(after.abs() < torch.inf, (before - after).clamp(max=0).exp(), 0.0)
-        accepted = rand_like(value, generator) < acceptance
+        accepted = chance(value, generator) < acceptance
         new = (end.y, end.value * temperature, end.grad * temperature) if heated else (end.y, end.value, end.grad)
         kept = self.settled(state, scale, accepted, new, (y, value, grad))
         gradients = torch.full_like(value, self.leapfrog_steps, dtype=torch.long)

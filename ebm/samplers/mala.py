@@ -7,8 +7,7 @@ from typing import Any
 from torch import Generator
 
 from ebm.interfaces import EnergyFn, Info, energy_and_grad
-from ebm.randomness import rand_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState, finite_chains
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, chance, finite_chains
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one, std_of
 
@@ -68,7 +67,7 @@ class MALA(AcceptingSampler):
         squares = noise * metric.velocity(noise, chains) - back * metric.velocity(back, chains)
         log_ratio = (squares / (4 * temperature * step_size)).reshape(*value.shape, -1).sum(-1)
         log_ratio = log_ratio + (value - value_new) / temperature
-        draw = rand_like(value, generator)
+        draw = chance(value, generator)
         accepted = (draw.log() < log_ratio) & finite_chains(value_new, grad_new)
         kept = self.settled(state, scale, accepted, (proposal, value_new, grad_new), (y, value, grad))
         return kept, Info(value, grad, accepted)

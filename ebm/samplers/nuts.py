@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn
-from ebm.randomness import Source, rand_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.randomness import Source
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, chance
 from ebm.samplers.hamiltonian import HamiltonianInfo, Mass, Phase
 from ebm.samplers.stepping import Steps, StepSize
 from ebm.samplers.tree import Half, Motion, Subtree, Tree, Uniform, begun, doubled, turned, with_leaf
@@ -85,7 +85,7 @@ class NUTS(AcceptingSampler):
                 numbers = iter(table)
                 tree = grown(motion, tree, self.max_depth, lambda _: next(numbers))
         else:
-            tree = grown(motion, tree, self.max_depth, lambda _: rand_like(value, own))
+            tree = grown(motion, tree, self.max_depth, lambda _: chance(value, own))
         found = tree.found
         kept = AcceptingState(found.y, state.t + 1, scale, state.gain, found.value, found.grad)
         acceptance = tree.acceptance / tree.gradients.clamp(min=1)

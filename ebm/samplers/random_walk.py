@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, evaluate, left
-from ebm.randomness import rand_like
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState, require_repeatable
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, chance, require_repeatable
 from ebm.samplers.hamiltonian import Mass
 from ebm.samplers.stepping import Scheduled, Steps, StepSize, as_scheduled, at, at_temperature_one
 
@@ -63,7 +62,7 @@ class RandomWalk(AcceptingSampler):
         with torch.no_grad():
             proposal = y + self.stride(state, scale, value, y) * self.covariance.draw(y, value.ndim, generator)
             there = evaluate(energy, proposal)
-            draw = rand_like(value, generator)
+            draw = chance(value, generator)
             accepted = (draw.log() < (value - there) / at(self.temperature, state.t, positive=True)) & torch.isfinite(there)
             moved, kept = torch.where(left(accepted, y), proposal, y), torch.where(accepted, there, value)
         return AcceptingState(moved, state.t + 1, scale, state.gain, kept), Info(value, None, accepted)

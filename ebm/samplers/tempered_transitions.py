@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm.interfaces import EnergyFn, Info, Sampler, ScaledEnergy, left
-from ebm.samplers.accepting import AcceptingSampler, AcceptingState
+from ebm.samplers.accepting import AcceptingSampler, AcceptingState, chance
 from ebm.samplers.mala import MALA
 from ebm.samplers.wrapper import Wrapper
 
@@ -74,7 +74,7 @@ class TemperedTransitions(Wrapper):
         for colder, hotter in reversed(levels):
             away, value = self._moved(energy, away, hotter, here.gain, generator)
             log_ratio = log_ratio - (1 / colder - 1 / hotter) * value
-        draw = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
+        draw = chance(value, generator)
         accepted = draw.log() < log_ratio
         # The cached gradient is the last level's: of E / T₁.
         grad = None if away.grad is None else away.grad * self.temperatures[1]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map  # private, but what torch.func itself maps trees by
 
 from ebm.interfaces import EnergyFn, Info, Sampler, evaluate, left, savable
-from ebm.samplers.accepting import require_repeatable
+from ebm.samplers.accepting import chance, require_repeatable
 from ebm.samplers.wrapper import Wrapper
 
 
@@ -115,7 +115,7 @@ class ParallelTempering(Wrapper):
         colder = torch.arange(first, count - 1, 2, device=value.device)
         cold = 1 / value.new_tensor(self.temperatures)
         log_ratio = left(cold[colder] - cold[colder + 1], value) * (value[colder] - value[colder + 1])
-        draws = torch.rand(log_ratio.shape, generator=generator, dtype=value.dtype, device=value.device)
+        draws = chance(log_ratio, generator)
         accepted = draws.log() < log_ratio
         source = torch.arange(count, device=value.device).reshape(-1, *[1] * (value.ndim - 1)).repeat(1, *value.shape[1:])
         source[colder] += accepted.long()

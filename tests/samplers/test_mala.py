@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ebm.samplers import MALA, Annealed, LangevinDynamics
+from ebm.samplers import HMC, MALA, Annealed, LangevinDynamics, RandomWalk
 from tests.helpers import close, laws, normal, quadratic, seeded, seeds
 from tests.problems import PROBLEMS
 
@@ -215,3 +215,14 @@ def test_a_proposal_that_overflows_is_rejected():
 def test_temperatures_that_cannot_work_are_refused(temperature):
     with pytest.raises(ValueError, match="temperature="):
         MALA(0.1, temperature=temperature)
+
+
+@pytest.mark.parametrize("make", [lambda: MALA(0.01), lambda: RandomWalk(0.01), lambda: HMC(0.01, leapfrog_steps=1)])
+def test_energies_in_half_precision_accept_no_wall_by_a_draw_of_zero(make):
+    """As under autocast: of uniform numbers in bfloat16 each 256th is 0, whose logarithm is below every ratio."""
+
+    def wall(y):  # 1e4 nats high at all places but the start
+        return torch.where((y == 0).all(-1), 0.0, 1e4 + 0 * y.sum(-1)).bfloat16()
+
+    y = make().sample(wall, torch.zeros(20_000, 1), steps=1, generator=seeded())
+    assert not y.any()
