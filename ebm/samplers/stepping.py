@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -199,7 +200,8 @@ def as_scheduled(name: str, value: Any, positive: bool = False) -> Any:
         raise ValueError(f"{name} of shape {tuple(found.shape)}: pass one number; only step_size takes one for each chain")
     given = not callable(found) and not isinstance(found, Tensor)
     known = [found.start, found.end] if isinstance(found, Between) else [found] if given else []
-    if not all(isinstance(one, int | float) and (one > 0 if positive else one >= 0) and one < math.inf for one in known):
+    numbers = [float(one) if isinstance(one, Real) else math.nan for one in known]
+    if not all((one > 0 if positive else one >= 0) and one < math.inf for one in numbers):
         what = ("a positive number" if positive else "a number of at least 0") + " that is finite"
         raise ValueError(f"{name}={found}: pass {what}" + (" at both ends" if len(known) > 1 else ""))
     return found
