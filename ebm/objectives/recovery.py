@@ -15,6 +15,7 @@ from ebm.objectives.ladder import at_rows, per_row, spread
 from ebm.objectives.start import same_rows
 from ebm.randomness import randn_like
 from ebm.samplers.recovery import Recovered, unretracted
+from ebm.samplers.replay import ReplayAugmented
 from ebm.samplers.schedules import noise_levels
 
 
@@ -34,6 +35,9 @@ class DiffusionRecoveryLikelihood(Objective):
         sampler: moves the chains, without a retraction.
         sigma: s_l > 0 in the order of the landscapes (the noisiest first), or one for all of them.
 
+    Raises:
+        ValueError: the sampler keeps a replay buffer, from which no chain would start.
+
     >>> from ebm.samplers import LangevinDynamics
     >>> sampler = LangevinDynamics(step_size=0.1, steps=5)
     >>> objective = DiffusionRecoveryLikelihood(sampler, sigma=[1.0, 0.3])
@@ -43,6 +47,11 @@ class DiffusionRecoveryLikelihood(Objective):
 
     def __init__(self, sampler: Sampler, sigma: float | Sequence[float] = 0.1) -> None:
         super().__init__()
+        if any(isinstance(part, ReplayAugmented) for part in sampler.modules()):
+            raise ValueError(
+                "DiffusionRecoveryLikelihood(ReplayAugmented(…)): chains start at noisier copies of their own rows, which no "
+                "buffer holds: pass the sampler inside"
+            )
         self.sampler, self.sigma = unretracted(sampler), noise_levels(sigma)
 
     def forward(self, energy: EnergyFn, batch: Batch, *, start: Tensor | None = None, generator: Generator | None = None) -> Loss:

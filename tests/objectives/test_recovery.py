@@ -11,7 +11,7 @@ from torch import nn
 from ebm.energies import GaussianMixture
 from ebm.interfaces import Batch, Energy
 from ebm.objectives import DiffusionRecoveryLikelihood
-from ebm.samplers import MALA, Annealed, GradientDescent, LangevinDynamics, Monotone, Recovery
+from ebm.samplers import MALA, Annealed, GradientDescent, LangevinDynamics, Monotone, Recovery, ReplayAugmented
 from tests.helpers import Valley, close, gradient, grads, laws, normal, parameter, quadratic, seeded, seeds
 
 LADDER = (2.0, 1.0, 0.5)
@@ -273,3 +273,10 @@ def test_a_ladder_for_other_landscapes_is_refused():
         DiffusionRecoveryLikelihood(MALA(0.1), [1.0, 0.5])(Valley(levels=3), Batch(normal(4, 2)))
     with pytest.raises(ValueError, match=r"int64.*float"):
         DiffusionRecoveryLikelihood(MALA(0.1), 0.5)(quadratic, Batch(torch.ones(4, 2, dtype=torch.long)))
+
+
+def test_a_replay_buffer_that_nothing_would_start_from_is_refused():
+    replay = ReplayAugmented(LangevinDynamics(0.1), capacity=8)
+    for sampler in (replay, Monotone(replay)):
+        with pytest.raises(ValueError, match="pass the sampler inside"):
+            DiffusionRecoveryLikelihood(sampler)
