@@ -122,7 +122,7 @@ class Finite:
     that are logged, and before anything is evaluated or saved.
 
     In float16 a scaled gradient may overflow: its scaler then skips the step, and halves the scale. That
-    is no fault before the scale is below 1.
+    is no fault before the scale is below 1, which is asked where the host waits, too.
 
     Arguments:
         device: the process's.
@@ -135,12 +135,15 @@ class Finite:
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Looks at a step's loss and gradient norm, and does not wait for them."""
-        skipped = self.scaler is not None and self.scaler.get_scale() >= 1
-        fine = torch.isfinite(loss.detach()) & (torch.isfinite(norm) | skipped)
+        fine = torch.isfinite(loss.detach())
+        if self.scaler is None:
+            fine = fine & torch.isfinite(norm)
         self.first = torch.where((self.first == 0) & ~fine, step, self.first)
 
     def check(self, step: int, loss: Loss, norm: Tensor, folder: Path, batch: Batch) -> None:
         """Raises FloatingPointError that names the first step that was not finite, if there was one."""
+        if self.scaler is not None and not bool(torch.isfinite(norm)) and self.scaler.get_scale() < 1:
+            raise not_finite(step, loss, norm, folder, batch)
         if not (first := int(self.first)):
             return
         if first == step:
