@@ -62,6 +62,24 @@ def test_any_layout_is_multiplied(x, multiplied):
     close(linear(x, weight), x @ weight.t(), rtol=1e-4, atol=1e-4)
 
 
+def test_onednn_gets_no_second_factor_with_gaps(multiplied, monkeypatch):
+    op, strides = torch.ops.mkldnn._linear_pointwise, []
+
+    def watched(a: Tensor, b: Tensor, *rest: object) -> Tensor:
+        strides.append(b.stride())
+        return op(a, b, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    x, weight, wide = torch.randn(32, 16), torch.randn(40, 16, requires_grad=True), torch.randn(40, 50)
+    linear(x, wide[:, :16])
+    linear(x, wide.t()[:16].t())
+    out = torch.cat([linear(x, weight), x], -1)  # its gradient comes back as a slice of 40 columns of 56
+    out.sin().sum().backward()
+    assert len(strides) == 4
+    assert all(1 in stride and max(stride) in (16, 32, 40) for stride in strides)
+    close(weight.grad, torch.autograd.grad((x @ weight.t()).sin().sum(), weight)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_small_products_are_torchs_own(multiplied, monkeypatch):
     monkeypatch.setattr(products, "MANY", 16 * 16 * 16)
     linear(torch.randn(15, 16), torch.randn(16, 16))

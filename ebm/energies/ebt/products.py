@@ -84,6 +84,8 @@ class _Product(Kernel):
     @staticmethod
     def forward(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
         rows = a.reshape(-1, a.shape[-1])
+        if not (b.is_contiguous() or b.t().is_contiguous()):
+            b = b.contiguous()  # oneDNN has no fast kernel for a second factor with gaps, and takes a thousand times as long
         return torch.ops.mkldnn._linear_pointwise(rows, b, c, "none", [], "").view(*a.shape[:-1], len(b))
 
     @staticmethod
