@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,14 +194,15 @@ def _targets(photos: list[Path], out: Path | None, overwrite: bool) -> list[tupl
 def _one_by_one(restorer: _Restorer, targets: list[tuple[Path, Path]], **how: Any) -> dict[str, Any]:
     """Denoises several photos; what fails is named at once and at the end, and the others are done."""
     stems = Counter(target.with_suffix("") for _, target in targets)
-    inputs = [photo for photo, _ in targets]
+    inputs, outputs = [photo for photo, _ in targets], {out for _, out in targets}
     failed: list[str] = []
     done: dict[str, Any] = {}
     for number, (photo, out) in enumerate(targets, 1):
         sides = out.name if stems[out.with_suffix("")] > 1 else out.stem
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            written = restorer.file(photo, out, sides=sides, others=inputs, of=f"{number} of {len(targets)} ", **how)
+            named = {"sides": sides, "others": inputs, "taken": outputs - {out}, "of": f"{number} of {len(targets)} "}
+            written = restorer.file(photo, out, **named, **how)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
             said = str(error) if str(photo) in str(error) else f"{photo}: {error}"
             warnings.warn(said, stacklevel=3)
@@ -242,6 +243,7 @@ class _Restorer:
         map: bool | None,
         sides: str = "",
         others: Sequence[Path] = (),
+        taken: Set[Path] = frozenset(),
         of: str = "",
     ) -> dict[str, Any]:
         """Denoises a file: the files that were written, and means over tiles."""
@@ -256,6 +258,8 @@ class _Restorer:
         )
         for side in (*noisy.values(), *maps.values()):
             check_outputs(side, photo=photo, **{f"photo {other}": other for other in others})
+            if side in taken:
+                raise ValueError(f"{str(side)!r} is where another photo is written, and would be replaced: denoise {photo} alone")
             if side.exists() and not is_ours(side):
                 raise ValueError(f"{str(side)!r} is there, and was not written by this command: choose another name for out")
         known = [f"{said}; --white NUMBER says what is" if said.endswith("white") else said for said in file.said]

@@ -36,7 +36,7 @@ def classifier_test(
     no difference, 1 that it sees all; a density ratio gives accuracy (1 + total variation) / 2 at
     best. The p-value is Fisher's exact one for the held-out table of what is what against what it
     was called: it is valid at any size, whatever the classifier. Of sets of unlike size the larger
-    is cut, so that 1/2 is chance. By scikit-learn and SciPy.
+    loses its last rows, so that 1/2 is chance: shuffle one that has an order. By scikit-learn and SciPy.
     Source: Lopez-Paz and Oquab, 2017 (arXiv 1610.06545), section 3.
 
     Arguments:

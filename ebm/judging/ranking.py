@@ -36,7 +36,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Computes Spearman's correlation of x and y (rows, columns): (value, low, high).
 
-    The 95 % interval is a percentile bootstrap of whole rows. A constant x or y gives (0, -1, 1).
+    The 95 % interval is a percentile bootstrap of whole rows: (-1, 1) of a single row, which says
+    nothing about others. A constant x or y gives (0, -1, 1).
 
     >>> x = torch.arange(40.0).view(20, 2)
     >>> rank_correlation(x, -(x**3))
@@ -57,4 +58,6 @@ def rank_correlation(x: Tensor, y: Tensor, *, resamples: int = 1000, seed: int =
     spread = ((aa - of_a**2 / n) * (bb - of_b**2 / n)).clamp(min=1e-300).sqrt()
     value, resampled = ((ab - of_a * of_b / n) / spread).clamp(-1, 1).split([1, resamples])
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    if len(x) == 1:
+        low, high = -1.0, 1.0
     return round(value.item(), 12), round(low, 12), round(high, 12)

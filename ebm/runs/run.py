@@ -111,11 +111,14 @@ class Run:
         """Draws n samples, or predicts the first n test rows: (n, *event).
 
         A task that knows a `blank` batch needs no data for that.
+
+        Raises:
+            ValueError: the test split has no batch.
         """
         task, generator = self.judge(), stream(seed, "sample", device=self.device)
         rows, found = min(n, 1000), list[torch.Tensor]()
         blank = task.blank(rows) if isinstance(task, Task) else None
-        while sum(map(len, found)) < n:
+        while (drawn := sum(map(len, found))) < n:
             for batch in task.loader("test", rows) if blank is None else [blank]:
                 batch = batch.to(generator.device)
                 start = task.starts(self.thinker, batch, generator=generator)
@@ -123,6 +126,8 @@ class Run:
                 found.append(self.sampler.point(y))
                 if sum(map(len, found)) >= n:
                     break
+            if sum(map(len, found)) == drawn:
+                raise ValueError(f"sample({n}): {type(task).__name__} has no batch of {rows} rows in its test split")
         return torch.cat(found)[:n]
 
     def generate(self, prompts: str | Sequence[str], *, n: int = 1, **how: Any) -> list[str]:

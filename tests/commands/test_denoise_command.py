@@ -540,6 +540,17 @@ def test_side_files_of_one_stem_have_the_whole_name(run, album):
     assert sorted(os.listdir("new")) == ["a.jpg", "a.jpg-energy.png", "a.png", "a.png-energy.png"]
 
 
+def test_a_side_file_replaces_no_other_photos_picture(said, run, album):
+    for named in ("a-energy.png", "a-noisy.png"):
+        (album / named).write_bytes((album / "a.png").read_bytes())
+    for words, named in ((("--map",), "a-energy.png"), (("--no-map", "--add-noise", 4), "a-noisy.png")):
+        status, _, err = said(run.path, album, "-o", "new", "--overwrite", *words)
+        assert status == 2
+        assert f"'new/{named}' is where another photo is written, and would be replaced: denoise {album}/a.png alone" in err
+        assert pixels(Path("new") / named).shape == pixels(album / named).shape
+    assert said(run.path, album / "a.png", "-o", "alone.png", "--map")[0] == 0
+
+
 def test_nothing_is_replaced_unasked(run, album, tmp_path):
     before = {path: path.read_bytes() for path in album.rglob("*.*")}
     for out in (album, album / ".", album.parent / "here" / ".." / "album"):

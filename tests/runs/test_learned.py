@@ -261,3 +261,10 @@ def test_blank_batches_are_like_the_data():
 def test_a_text_is_no_path():
     recipe = {"task": {"use": "text", "source": ["a text. " * 9999, "b"]}}
     assert absolute(recipe) == recipe
+
+
+def test_samples_of_a_split_without_a_batch_are_refused(monkeypatch):
+    run = ebm.run(text(), out="run")
+    monkeypatch.setattr(run.task, "loader", lambda *_, **__: [])
+    with pytest.raises(ValueError, match=r"sample\(3\): Text has no batch of 3 rows in its test split"):
+        run.sample(3)
