@@ -12,7 +12,7 @@ from ebm.files import atomic
 from ebm.grids.budget import ENOUGH
 from ebm.grids.grid import Grid, Measure
 from ebm.grids.plan import Job
-from ebm.grids.work import FINISHED, RUNS, Outcome
+from ebm.grids.work import FINISHED, Outcome, rows_at
 from ebm.studies.findings import Row as Found
 from ebm.studies.findings import read_rows
 from ebm.words import nearest
@@ -89,13 +89,13 @@ def rows_of(grid: Grid, jobs: Mapping[tuple[str, int, int], Job], outcomes: Mapp
                 x = outcome.measured.get(asked, place) if isinstance(asked, str) else place
                 value, verdict = math.nan, outcome.verdict
                 if outcome.status == FINISHED:
-                    value, said = _measured(grid, measure, number, arm, outcome, folder / RUNS / job.name)
+                    value, said = _measured(grid, measure, number, arm, outcome, folder, job.name)
                     verdict = said or verdict
                 rows.append(Row(arm, point, x, seed, measure.metric, value, verdict, job.name))
     return rows
 
 
-def _measured(grid: Grid, measure: Measure, point: int, arm: str, outcome: Outcome, run: Path) -> tuple[float, str]:
+def _measured(grid: Grid, measure: Measure, point: int, arm: str, outcome: Outcome, folder: Path, run: str) -> tuple[float, str]:
     """Reads the number of a finished run, or says why it has none."""
     if not measure.study:
         if measure.metric not in outcome.metrics:
@@ -104,7 +104,7 @@ def _measured(grid: Grid, measure: Measure, point: int, arm: str, outcome: Outco
     where = dict(measure.where)
     if grid.axis is not None and grid.axis.column and grid.axis.column not in where:
         where[grid.axis.column] = (grid.arms[arm].values or grid.axis.values)[point]
-    found = read_rows(run / f"{measure.study}.csv")
+    found = read_rows(rows_at(folder, run, measure.study))
     if not found:
         return math.nan, f"the study {measure.study} found nothing: its report says why"
     return number_in(found, measure, where), ""

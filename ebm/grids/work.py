@@ -14,7 +14,7 @@ from ebm import recipes
 from ebm.files import hold, holding, read_json, write_text
 from ebm.grids.measured import MEASURED
 from ebm.grids.plan import Job
-from ebm.registry import reason_of
+from ebm.registry import components, reason_of
 from ebm.runs.folder import finished
 
 RUNS, OUTCOMES, LOGS = "runs", "outcomes", "logs"  # folders of a study
@@ -63,6 +63,11 @@ def write_outcome(folder: Path, job: Job, found: Outcome) -> None:
     write_text(folder / OUTCOMES / f"{job.name}.json", json.dumps(asdict(found), indent=2) + "\n")
 
 
+def rows_at(folder: Path, run: str, study: str) -> Path:
+    """Says where a grid keeps what a study found of a run: asking the run anew leaves that alone."""
+    return folder / OUTCOMES / f"{run}.{study}.csv"
+
+
 def work(folder: Path, job: Job) -> None:
     """Does one run, or goes on with it, measures it, and writes what came of it.
 
@@ -87,6 +92,9 @@ def work(folder: Path, job: Job) -> None:
     except Exception as error:
         done(FAILED, reason_of(error))
     else:
+        for name in components("study"):
+            if name in job.recipe and (rows := path / f"{name}.csv").exists():
+                write_text(rows_at(folder, job.name, name), rows.read_text(encoding="utf-8"))
         metrics = {name: float(value) for name, value in run.metrics.items()}
         line = "healthy" if verdict.healthy else str(verdict.cause or verdict.line)
         done(FINISHED, line, metrics=metrics, validation=validation, measured=measured)

@@ -24,6 +24,8 @@ from ebm.grids.plan import jobs
 from ebm.grids.table import Table
 from ebm.grids.work import FAILED, LOGS, OUTCOMES, RUNS, Outcome, start_of, write_outcome
 from ebm.grids.workers import Clock
+from ebm.recipes import load_run as load
+from ebm.studies.findings import conduct as ask
 from tests.fake_plugins import environment, offering, quick_report, write_distribution
 from tests.fake_plugins import installed as plugged
 from tests.grids.grids import Done, Here, table, tiny
@@ -196,6 +198,10 @@ def test_without_an_axis_there_is_one_point_and_a_study_may_be_asked_of_each_run
         run = tmp_path / "s" / RUNS / "slow.seed-0"
         assert float(listed[0]["value"]) == json.loads((run / "metrics.json").read_text())["energy"]
         assert "slow.seed-1" in {r["run"] for r in listed}
+        before = (tmp_path / "s" / "table.csv").read_bytes()
+        ask(load(run), "asked", {"splits": ["test"], "shift": 5.0})  # of one of its runs, by hand
+        go(grid, tmp_path / "s")
+        assert (tmp_path / "s" / "table.csv").read_bytes() == before
         with pytest.raises(ValueError, match="no row of the study asked has a value with split = tset"):
             go(tiny(tmp_path, axis={**axis, "values": ["tset", "validation"]}, measure=measure), tmp_path / "s2")
     finally:
