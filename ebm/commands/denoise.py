@@ -201,8 +201,8 @@ def _one_by_one(restorer: _Restorer, targets: list[tuple[Path, Path]], **how: An
         sides = out.name if stems[out.with_suffix("")] > 1 else out.stem
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            named = {"sides": sides, "others": inputs, "taken": outputs - {out}, "of": f"{number} of {len(targets)} "}
-            written = restorer.file(photo, out, **named, **how)
+            named: dict[str, Any] = {"sides": sides, "others": inputs, "taken": outputs - {out}}
+            written = restorer.file(photo, out, of=f"{number} of {len(targets)} ", **named, **how)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
             said = str(error) if str(photo) in str(error) else f"{photo}: {error}"
             warnings.warn(said, stacklevel=3)

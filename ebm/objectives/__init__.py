@@ -12,6 +12,7 @@ from ebm.objectives.equilibrium_matching import EquilibriumMatching
 from ebm.objectives.improved_contrastive import ImprovedContrastiveDivergence
 from ebm.objectives.in_turn import InTurn
 from ebm.objectives.infonce import InfoNCE
+from ebm.objectives.mixture import Mixture
 from ebm.objectives.nce import NoiseContrastiveEstimation
 from ebm.objectives.next_symbol import NextSymbol
 from ebm.objectives.reconstruction import Reconstruction
@@ -32,6 +33,7 @@ __all__ = [
     "InTurn",
     "InfoNCE",
     "JointLikelihood",
+    "Mixture",
     "NextSymbol",
     "NoiseContrastiveEstimation",
     "Objective",

@@ -21,6 +21,7 @@ def ebm_objectives() -> dict[str, str]:
         "in-turn": "ebm.objectives.in_turn:InTurn",
         "infonce": "ebm.objectives.infonce:InfoNCE",
         "joint": "ebm.objectives.classification:JointLikelihood",
+        "mixture": "ebm.objectives.mixture:Mixture",
         "nce": "ebm.objectives.nce:NoiseContrastiveEstimation",
         "next-symbol": "ebm.objectives.next_symbol:NextSymbol",
         "reconstruction": "ebm.objectives.reconstruction:Reconstruction",

@@ -75,13 +75,16 @@ class Answers(InMemory):
 
     def distance(self, y: Tensor, batch: Batch) -> Tensor:
         """Averages the cross-entropy in nats over unknown positions: (*more, B)."""
+        return self.nats(y, batch) / self.unknown(batch.context).sum(-1).clamp(min=1)
+
+    def nats(self, y: Tensor, batch: Batch) -> Tensor:
+        """Computes −log p of the whole answer, its unknown positions taken as independent: (*more, B)."""
         vocab, shape = self.spec["vocab_size"], tuple(batch.target.shape)
         if y.shape[-3:-1] != shape or y.shape[-1] < vocab:
             raise ValueError(f"y has shape {tuple(y.shape)}: it must end in {(*shape, vocab)}, logits for each position")
-        asked = self.unknown(batch.context)
         target = batch.target.expand(y.shape[:-1])
         loss = F.cross_entropy(y[..., :vocab].flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
-        return (loss * asked).sum(-1) / asked.sum(-1).clamp(min=1)
+        return (loss * self.unknown(batch.context)).sum(-1)
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         answer, asked = self.answers(prediction.y, batch.context), self.unknown(batch.context)
