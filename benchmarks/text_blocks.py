@@ -3,11 +3,11 @@
     ebm run text-transformer --out runs/base
     python benchmarks/text_blocks.py --base runs/base
 
-A belief energy thinks about the next --block tokens together, given what the base model says of the first. It is trained twice,
-on the same blocks and from as many starts: by the mean of their cross-entropies (`Reconstruction`), which is least where every
-start ends at the same marginals, and by the nats of their mixture (`Mixture`), which rewards starts that share whole answers out
-among themselves. Printed are nats a token of test blocks: of mixtures of so many starts, of one start, of the best in hindsight,
-and of the base model, which reads the block's own beginning.
+A belief energy thinks about the next --block tokens together, given the base model's last hidden state before them. It is
+trained twice, on the same blocks and from as many starts: by the mean of their cross-entropies (`Reconstruction`), which is
+least where every start ends at the same marginals, and by the nats of their mixture (`Mixture`), which rewards starts that
+share whole answers out among themselves. Printed are nats a token of test blocks: of mixtures of so many starts, of one start,
+of the best in hindsight, and of the base model, which reads the block's own beginning.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,22 +41,25 @@ PER_WINDOW = 4  # blocks that one window of text gives
 
 
 class BlockEBT(BeliefEBT):
-    """A belief about the next tokens, all at once: f = N(W p + place + C logits), of the base's logits for the first of them."""
+    """A belief about the next tokens, all at once: f = N(W p + place + C h), of what the base thinks before the first of them."""
 
-    def __init__(self, vocab_size: int, block: int, dim: int, hidden: int) -> None:
+    def __init__(self, vocab_size: int, block: int, dim: int, hidden: int, width: int) -> None:
         super().__init__(vocab_size, length=block, dim=dim, hidden=hidden, fixed=False)
-        self.reads = nn.Linear(vocab_size, block * dim)
+        self.reads = nn.Linear(width, block * dim)
 
     def encode(self, context: Any = None, level: int = -1) -> Code:
         assert self.place is not None
-        given = self.reads(F.layer_norm(context, context.shape[-1:])).unflatten(-1, self.place.shape)
+        given = self.reads(context).unflatten(-1, self.place.shape)
         return Code(given + self.place, (None,) * len(self.blocks))
 
 
 def blocks_of(base: Transformer, task: Any, split: str, count: int, block: int, seed: int) -> tuple[Batch, float]:
-    """Cuts blocks out of windows, each behind at least a quarter of one: their tokens, the base's logits, its nats a token."""
+    """Cuts blocks out of windows, each behind a quarter of one: their tokens, the base's last hidden states, its nats a token."""
     generator, found, nats = stream(seed, "blocks", split), list[tuple[Tensor, Tensor]](), list[Tensor]()
+    hidden = list[Tensor]()
+    hook = base.output.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     for batch in task.loader(split, 64, seed=seed):
+        hidden.clear()
         with torch.no_grad():
             logits = base.logits(batch.context)
             losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none").view(batch.target.shape)
@@ -65,24 +68,27 @@ def blocks_of(base: Transformer, task: Any, split: str, count: int, block: int, 
         for at in (first + place for place in range(block)):
             nats.append(losses.gather(1, at).flatten())
         tokens = torch.stack([batch.target.gather(1, first + place) for place in range(block)], -1)
-        found.append((tokens.flatten(0, 1), logits.gather(1, first[..., None].expand(-1, -1, logits.shape[-1])).flatten(0, 1)))
+        found.append((tokens.flatten(0, 1), hidden[0].gather(1, first[..., None].expand(-1, -1, base.dim)).flatten(0, 1)))
         if sum(len(tokens) for tokens, _ in found) >= count:
             break
+    hook.remove()
     tokens, given = (torch.cat(parts)[:count] for parts in zip(*found, strict=True))
     return Batch(tokens, given), torch.cat(nats).mean().item()
 
 
-def nats(y: Tensor, batch: Batch) -> Tensor:
-    """Computes −log p of whole blocks, their places taken as independent: (*more, B)."""
-    said = y[..., : batch.context.shape[-1]].log_softmax(-1)
-    return -said.gather(-1, batch.target.expand(y.shape[:-1])[..., None]).sum((-1, -2))
+class Blocks(NamedTuple):
+    """Where a belief about a block starts, and how far it is from the block."""
 
+    vocab_size: int
+    noise: float
 
-def noise(scale: float, vocab_size: int) -> Callable[..., Tensor]:
-    def start(batch: Batch, *, generator: Generator | None = None) -> Tensor:
-        return scale * torch.randn(*batch.target.shape, vocab_size, generator=generator)
+    def start(self, batch: Batch, *, generator: Generator | None = None) -> Tensor:
+        return self.noise * torch.randn(*batch.target.shape, self.vocab_size, generator=generator)
 
-    return start
+    def nats(self, y: Tensor, batch: Batch) -> Tensor:
+        """Computes −log p of whole blocks, their places taken as independent: (*more, B)."""
+        said = y[..., : self.vocab_size].log_softmax(-1)
+        return -said.gather(-1, batch.target.expand(y.shape[:-1])[..., None]).sum((-1, -2))
 
 
 def batches(rows: Batch, size: int, steps: int, generator: Generator) -> Iterator[Batch]:
@@ -93,13 +99,16 @@ def batches(rows: Batch, size: int, steps: int, generator: Generator) -> Iterato
         yield Batch(rows.target[some], rows.context[some])
 
 
-def train(mixture: bool, rows: Batch, settings: argparse.Namespace, seed: int, console: Console) -> tuple[BlockEBT, Mixture]:
+def train(
+    mixture: bool, rows: Batch, vocab_size: int, settings: argparse.Namespace, seed: int, console: Console
+) -> tuple[BlockEBT, Mixture]:
     """Trains by the mixture of starts, or by their mean: returns the energy, and how it is judged."""
     torch.manual_seed(seed)
     generator = stream(seed, "train-blocks")
-    energy = BlockEBT(rows.context.shape[-1], settings.block, settings.dim, settings.hidden)
+    energy = BlockEBT(vocab_size, settings.block, settings.dim, settings.hidden, rows.context.shape[-1])
     sampler = MirrorDescent(1.0, steps=settings.thinks, hidden=settings.hidden)
-    how: dict[str, Any] = {"start": noise(settings.noise, rows.context.shape[-1]), "distance": nats, "unroll": "full"}
+    blocks = Blocks(vocab_size, settings.noise)
+    how: dict[str, Any] = {"start": blocks.start, "distance": blocks.nats, "unroll": "full"}
     shared = Mixture(sampler, starts=settings.starts, **how)
     aim = shared if mixture else Reconstruction(sampler, reduce="last", **how)
     optimizer = torch.optim.AdamW(energy.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.01)
@@ -126,7 +135,7 @@ def judge(energy: BlockEBT, aim: Mixture, rows: Batch, shares: list[int], genera
         found = list[Tensor]()
         for _ in range(max(shares)):
             start = aim.start(batch, generator=generator)
-            found.append(nats(aim.sampler.sample(energy.given(batch.context), start, generator=generator), batch))
+            found.append(aim.distance(aim.sampler.sample(energy.given(batch.context), start, generator=generator), batch))
         parts.append(torch.stack(found))
     distance = torch.cat(parts, -1)
     block = rows.target.shape[-1]
@@ -162,7 +171,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"mean": [], "mixture": []}
     for seed in settings.seeds:
         for arm, results in found.items():
-            trained = train(arm == "mixture", rows, settings, seed, console)
+            trained = train(arm == "mixture", rows, base.energy.vocab_size, settings, seed, console)
             results.append(judge(*trained, tests, settings.shares, stream(seed, "judge-blocks")))
             console.print(f"{arm}, seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in results[-1].items())}")
     if settings.json:
