@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 Settings = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
 
+WHOLE = ("seed", "summary", "base", "baseline", "pace")  # a recipe's own keys, which belong to no table
+
 
 def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
     """Reads settings; a name without a dot belongs to [fit], and a bare one is True.
@@ -24,6 +26,6 @@ def parse_settings(tokens: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{key!r} belongs to nothing: settings are written --table.key VALUE")
         switch = not equals and (not rest or rest[0].startswith("--"))
         name = key[2:].replace("-", "_")
-        name = name if "." in name or name in ("seed", "summary", "base") else f"fit.{name}"
+        name = name if "." in name or name in WHOLE else f"fit.{name}"
         settings[name] = True if switch else value if equals else rest.pop(0)
     return settings

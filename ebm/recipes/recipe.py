@@ -89,6 +89,8 @@ def _check_tables(recipe: dict[str, Any], what: str) -> dict[str, Any]:
 def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Applies settings ({"energy.width": "256"}) and checks names, keywords and types.
 
+    {"baseline": "none"} leaves a recipe's baseline out.
+
     Raises:
         ValueError: naming the key, and the nearest known one.
     """
@@ -108,6 +110,9 @@ def resolve(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None = None
             path, _, last = key.rpartition(".")
             value = _value(key, text) if isinstance(text, str) else text
             (_table(draft, path) if path else draft)[last.replace("-", "_")] = value
+    if (settings or {}).get("baseline") == "none":
+        for key in ("baseline", *{OTHERWISE, "pace"}.difference(settings or {})):
+            draft.pop(key, None)
     if "summary" not in (settings or {}):
         draft["summary"] = _summary_of(recipe, draft)
     recipe = _check_tables(draft, "a recipe")

@@ -7,6 +7,7 @@ import pytest
 import ebm
 from ebm import recipes
 from ebm.cli import main
+from ebm.commands.settings import parse_settings
 from ebm.samplers import FixedPoint
 from ebm.studies.probe import read_probe
 from ebm.studies.thinking import read_findings
@@ -72,6 +73,19 @@ def test_a_pace_needs_a_baseline_and_a_number():
         recipes.resolve({**recipe, "pace": "slow"})
     with pytest.raises(ValueError, match="pace = 2: write how many steps a baseline takes"):
         recipes.resolve({**recipe, "pace": 2, "baseline": ""})
+
+
+def test_a_recipe_runs_without_its_baseline_or_beside_another():
+    recipe = recipes.load("denoise")
+    alone = recipes.resolve(recipe, parse_settings(["--baseline", "none", "--steps", "3"]))
+    beside = {"baseline", "pace", "baseline_fit"}
+    assert alone == recipes.resolve({key: recipe[key] for key in {*recipe} - beside}, {"fit.steps": 3})
+    other = recipes.resolve(recipes.load("text"), parse_settings(["--baseline", "text-s1", "--pace", "1.5"]))
+    assert (other["baseline"], other["pace"]) == ("text-s1", 1.5)
+    with pytest.raises(ValueError, match="pace = 2: write how many steps a baseline takes"):
+        recipes.resolve(recipe, parse_settings(["--baseline", "none", "--pace", "2"]))
+    with pytest.raises(ValueError, match="nothing-like-it"):
+        recipes.resolve(recipe, parse_settings(["--baseline", "nothing-like-it"]))
 
 
 def test_a_baseline_trains_otherwise_where_the_recipe_says_so():
