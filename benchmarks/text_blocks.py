@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="blocks of one step")
     parser.add_argument("--starts", type=int, default=8, help="of each block in training")
     parser.add_argument("--shares", nargs="+", type=int, default=[16, 64, 256], help="starts of the mixtures that are judged")
-    parser.add_argument("--thinks", type=int, default=2, help="mirror steps from each start")
+    parser.add_argument("--thinks", type=int, default=1, help="mirror steps from each start")
     parser.add_argument("--noise", type=float, default=3.0, help="standard deviation of the starts' logits")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=16, help="hidden units of a place")

@@ -83,7 +83,7 @@ class Mixture(Objective):
         if not trajectory:
             raise ValueError("Mixture's sampler takes no step, so there is nothing to train: set steps >= 1")
         y, gap = trajectory[-1][0].y, trajectory[0][1].energy - trajectory[-1][1].energy
-        if not self._looked and len(start) > 1 and torch.equal(y[0], y[1]):
+        if not self._looked and len(start) > 1 and not bool((y[0] != y[1]).any()):
             raise ValueError("all starts end at one state, and are no mixture: start from noise, or add some on the way")
         self._looked = True
         distance = self.distance(y, batch)

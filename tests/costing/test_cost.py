@@ -58,6 +58,7 @@ def test_a_product_of_onednn_is_counted_as_torchs_own():
         ("text", {"fit.batch_size": 2}),
         ("dyck", {"fit.batch_size": 2}),
         ("queens", {"task.n": 60, "fit.batch_size": 2}),
+        ("queens", {"task.n": 60, "fit.batch_size": 2, "objective": {"use": "mixture", "sampler": {"use": "mirror-descent"}}}),
         ("density", {"fit.batch_size": 8, "objective.sampler.sampler.steps": 3, "fit.sampler.steps": 3}),
         ("arithmetic-causal", {"fit.batch_size": 2}),
         ("text-s1", {**SMALL, "fit.activation_checkpointing": True}),
