@@ -227,8 +227,6 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "reconstruction/last": lambda: reconstruction(reduce="last"),
     "reconstruction/full": lambda: reconstruction(unroll="full"),
     "reconstruction/scale": lambda: reconstruction(sampler=descent(step_size=0.1, step_scale=2.0, steps=(2, 4))),
-    "mixture": lambda: reconstruction(sampler=descent(step_size=0.3, learnable=True)),
-    "mixture/last": lambda: reconstruction(unroll="last", starts=2),
     "contrastive-divergence": lambda: contrastive(),
     "contrastive-divergence/noise": lambda: contrastive(sampler=langevin(step_size=0.3, steps=8), start="noise", energy_l2=0.01),
     "contrastive-divergence/noised-data": lambda: contrastive(data_noise=0.1),
@@ -256,6 +254,8 @@ OBJECTIVES: dict[str, Callable[[], dict[str, Any]]] = {
     "in-turn": lambda: {"objectives": [objective("reconstruction/last"), objective("reconstruction/scale")], "steps": [3]},
     "infonce": lambda: {"source": 2.0, "proposals": 4},
     "weighted-sum": lambda: {"objectives": [objective("denoising-score-matching"), objective("reconstruction")]},
+    "mixture": lambda: reconstruction(sampler=descent(step_size=0.3, learnable=True)),
+    "mixture/last": lambda: reconstruction(unroll="last", starts=2),
 }
 
 

@@ -242,7 +242,7 @@ def test_it_learns_to_carry_on_what_it_wrote(order):
         return torch.nn.functional.cross_entropy(logits.mT, batch.target, reduction="none").mean(-1)
 
     aim, optimizer = NextSymbol(distance=distance), torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(150):
+    for step in range(300):
         optimizer.zero_grad()
         aim(model, problems(32, 4, step)).value.backward()
         optimizer.step()
