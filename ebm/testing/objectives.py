@@ -418,7 +418,7 @@ def weights_say_what_counts(case: Case) -> None:
                 broken(seen, cause + " (the weights' sum is not divided by)")
     if not equal(plain, none := Losses(case, case.batch._replace(weight=None))):
         broken(f"with weights of 1 the loss is {plain}, with none {none}", cause)
-    separable = not _who_has_a_say(case, cause)
+    separable = not _who_has_a_say(case, cause) and not _is_of_all_rows_together(case)
     for pair in case.kinds():
         try:
             separable = _two_kinds(case, pair, cause) and separable
@@ -450,6 +450,17 @@ def _who_has_a_say(case: Case, cause: str) -> bool:
         if said:
             return True
     return False
+
+
+def _is_of_all_rows_together(case: Case) -> bool:
+    """Tells whether next to no weight on the other rows changes the loss of one, as where it is one of
+    a sample's spread: rows that are there, however little they count, are its neighbours."""
+    alone = torch.eye(case.count, dtype=torch.float64)[0]
+    one, among, whole = (
+        case.loss(case.weigh(case.batch, weight)).value.detach()
+        for weight in (alone, alone.clamp(min=1e-12), torch.ones_like(alone))
+    )
+    return not alike(one, among) and not alike(among, whole)  # alike with all rows where weights are taken for a mask
 
 
 def _two_kinds(case: Case, pair: Batch, cause: str) -> bool:
