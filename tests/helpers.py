@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -272,3 +274,12 @@ def without_example(kind: str, examples: dict[str, Any]) -> list[str]:
 def lent(task: Any, *names: str) -> Any:
     """Makes a task of another class with the same abilities, as a plugin's may have; lacks what is named."""
     return SimpleNamespace(**{name: getattr(task, name) for name in dir(task) if name[0] != "_" and name not in names})
+
+
+def benchmark(name: str) -> ModuleType:
+    """Loads benchmarks/NAME.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,18 +13,14 @@ import torch.nn.functional as F
 from ebm.baselines import Transformer
 from ebm.interfaces import Batch
 from ebm.tasks import Text
-from tests.helpers import close, normal, seeded
+from tests.helpers import benchmark, close, normal, seeded
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("text_blocks", Path(__file__).parents[1] / "benchmarks" / "text_blocks.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("text_blocks")
 
 
 @pytest.fixture(scope="module")

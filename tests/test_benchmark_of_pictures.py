@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -20,15 +19,12 @@ from ebm.runs.run import Run
 from ebm.samplers import GradientDescent
 from ebm.tasks import Denoising
 from ebm.tasks.images.photographs import read_photograph
+from tests.helpers import benchmark
 
 
 @pytest.fixture(scope="module")
 def table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bsd68", Path(__file__).parents[1] / "benchmarks" / "bsd68.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("bsd68")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,17 +12,12 @@ import torch
 from PIL import Image
 
 from ebm.interfaces import Energy, left
+from tests.helpers import benchmark
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "thinking_noise", Path(__file__).parents[1] / "benchmarks" / "thinking_noise.py"
-    )
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("thinking_noise")
 
 
 class Bowl(Energy):
